@@ -1,0 +1,1 @@
+"""What clients touch: the HTTP intake and the `tileq` command."""

@@ -1,0 +1,1 @@
+"""The HTTP API: light, without torch, Pillow only to read headers."""

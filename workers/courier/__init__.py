@@ -1,0 +1,1 @@
+"""Delivers signed webhooks; knows nothing of models."""
