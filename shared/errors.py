@@ -1,0 +1,236 @@
+"""Every error on one page: one root, the docstring is the default message, HTTP status and stable code on the class.
+
+    TileqError
+    ├── RequestError            what a client hears, as application/problem+json (RFC 9457)
+    │   ├── 400 Malformed · 401 MissingKey, InvalidKey · 404 NotFound · 405 MethodNotAllowed
+    │   ├── 409 IdempotencyInProgress, JobNotEnded, JobFailed · 413 BodyTooLarge, ImageTooLarge
+    │   ├── 415 UnsupportedMediaType, UnsupportedImageType
+    │   ├── 422 InvalidField, UnknownModel, UndecodableImage, … WebhookRefused
+    │   └── 503 Overloaded, QueueUnavailable, StorageUnavailable
+    ├── Permanent               a job that can never succeed: failed at once, no retry
+    ├── Transient               a passing trouble: tried again, up to `max_attempts`
+    └── Stale                   the lease went to another attempt: write nothing, stop
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class TileqError(Exception):
+    """Something went wrong in tileq."""
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail or (type(self).__doc__ or "").strip())
+
+    @property
+    def detail(self) -> str:
+        """What happened, to which input, and what to do."""
+        return str(self)
+
+
+class RequestError(TileqError):
+    """The request can't be served."""
+
+    status = 400
+    code = "malformed_request"
+    title = "Bad request"
+    retryable = False
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        image: int | None = None,
+        field: str | None = None,
+        errors: Sequence[Mapping[str, Any]] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.image = image
+        self.field = field
+        self.errors = errors
+        self.retry_after = retry_after
+
+
+class Malformed(RequestError):
+    """The request body is not what its content type says."""
+
+
+class MissingKey(RequestError):
+    """Send `Authorization: Bearer tq_…`; `tileq keys create` makes a key."""
+
+    status, code, title = 401, "missing_key", "API key missing"
+
+
+class InvalidKey(RequestError):
+    """This API key is unknown, expired or revoked."""
+
+    status, code, title = 401, "invalid_key", "API key not accepted"
+
+
+class NotFound(RequestError):
+    """There is nothing here under this id."""
+
+    status, code, title = 404, "not_found", "Not found"
+
+
+class MethodNotAllowed(RequestError):
+    """This path does not know this method."""
+
+    status, code, title = 405, "method_not_allowed", "Method not allowed"
+
+
+class IdempotencyInProgress(RequestError):
+    """The first request with this Idempotency-Key is still being taken in; repeat in a moment."""
+
+    status, code, title, retryable = 409, "idempotency_in_progress", "First request still in progress", True
+
+
+class JobNotEnded(RequestError):
+    """The job has not ended yet."""
+
+    status, code, title, retryable = 409, "job_not_ended", "Job not ended", True
+
+
+class JobFailed(RequestError):
+    """The job ended without a result."""
+
+    status, code, title = 409, "job_failed", "Job failed"
+
+
+class BodyTooLarge(RequestError):
+    """The request body is larger than this service takes."""
+
+    status, code, title = 413, "body_too_large", "Body too large"
+
+
+class ImageTooLarge(RequestError):
+    """An image has more bytes than this service takes."""
+
+    status, code, title = 413, "image_too_large", "Image too large"
+
+
+class UnsupportedMediaType(RequestError):
+    """Send multipart/form-data or application/json."""
+
+    status, code, title = 415, "unsupported_media_type", "Unsupported media type"
+
+
+class UnsupportedImageType(RequestError):
+    """Images must be JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, by their content."""
+
+    status, code, title = 415, "unsupported_image_type", "Unsupported image type"
+
+
+class InvalidField(RequestError):
+    """A field has a value this service does not take."""
+
+    status, code, title = 422, "invalid_field", "Invalid field"
+
+
+class UnknownModel(RequestError):
+    """This service has no such model; GET /v1/models lists them."""
+
+    status, code, title = 422, "unknown_model", "Unknown model"
+
+
+class UndecodableImage(RequestError):
+    """An image can't be decoded."""
+
+    status, code, title = 422, "undecodable_image", "Undecodable image"
+
+
+class ImageTooManyPixels(RequestError):
+    """An image has more pixels or frames than this service takes."""
+
+    status, code, title = 422, "image_too_many_pixels", "Too many pixels"
+
+
+class TooManyImages(RequestError):
+    """The job has more images than this service takes."""
+
+    status, code, title = 422, "too_many_images", "Too many images"
+
+
+class TooManyTiles(RequestError):
+    """The images of the job make more tiles than this service or model takes; lower `tiles`."""
+
+    status, code, title = 422, "too_many_tiles", "Too many tiles"
+
+
+class ImageCountMismatch(RequestError):
+    """The `<image>` marks in the user texts and the images differ in number."""
+
+    status, code, title = 422, "image_count_mismatch", "Images and placeholders differ"
+
+
+class PromptTooLong(RequestError):
+    """Images and text leave no room for an answer in the model's context."""
+
+    status, code, title = 422, "prompt_too_long", "Prompt too long"
+
+
+class UnknownParent(RequestError):
+    """`parent` must be a job of yours that succeeded and still exists."""
+
+    status, code, title = 422, "unknown_parent", "Unknown parent"
+
+
+class IdempotencyMismatch(RequestError):
+    """This Idempotency-Key was used for another request; use a new key."""
+
+    status, code, title = 422, "idempotency_mismatch", "Idempotency-Key reused"
+
+
+class WebhookRefused(RequestError):
+    """This webhook URL is not one that tileq may call."""
+
+    status, code, title = 422, "webhook_refused", "Webhook refused"
+
+
+class Overloaded(RequestError):
+    """The queue is full; repeat later."""
+
+    status, code, title, retryable = 503, "overloaded", "Overloaded", True
+
+
+class QueueUnavailable(RequestError):
+    """The job store can't be reached or is full; nothing was accepted; repeat later."""
+
+    status, code, title, retryable = 503, "queue_unavailable", "Queue unavailable", True
+
+
+class StorageUnavailable(RequestError):
+    """The object storage can't be reached; nothing was accepted; repeat later."""
+
+    status, code, title, retryable = 503, "storage_unavailable", "Storage unavailable", True
+
+
+class Permanent(TileqError):
+    """The job can never succeed."""
+
+    def __init__(self, code: str, detail: str, *, image: int | None = None) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.image = image
+
+
+class Transient(TileqError):
+    """The job failed for a reason that may pass."""
+
+    def __init__(self, code: str, detail: str, *, image: int | None = None) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.image = image
+
+
+class Stale(TileqError):
+    """This attempt no longer holds the job."""
+
+
+class ObjectMissing(TileqError):
+    """The object storage has no such object."""
+
+
+class StorageDown(TileqError):
+    """The object storage did not answer, or answered with an error of its own."""

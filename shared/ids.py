@@ -1,0 +1,37 @@
+"""Ids: `job_…`, `batch_…`, `msg_…`, sortable by time, no dots, 130 random bits so that nobody guesses one."""
+
+import re
+import secrets
+import time
+
+_DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as it counts
+_TIME, _RANDOM = 10, 26  # characters of 5 bits: 50 bits of milliseconds, 130 random ones
+_SHAPE = re.compile(rf"[a-z]+_[{_DIGITS}]{{{_TIME + _RANDOM}}}")
+
+
+def new_id(kind: str) -> str:
+    """Return a fresh id of `kind`: ``job_`` and 36 characters, the first ten of them the time in milliseconds."""
+    return f"{kind}_{_base32(time.time_ns() // 1_000_000, _TIME)}{_base32(secrets.randbits(5 * _RANDOM), _RANDOM)}"
+
+
+def is_id(kind: str, text: str) -> bool:
+    """Tell whether `text` has the shape of an id of `kind`; nothing else may become part of a key."""
+    return text.startswith(kind + "_") and _SHAPE.fullmatch(text) is not None
+
+
+def message_id(subject: str, event: str) -> str:
+    """Return the webhook id of `event` ("succeeded") of the job or batch `subject`: the same for every attempt."""
+    return f"msg_{subject.partition('_')[2]}_{event}"
+
+
+def is_message_id(text: str) -> bool:
+    """Tell whether `text` has the shape of a webhook id."""
+    return re.fullmatch(rf"msg_[{_DIGITS}]{{{_TIME + _RANDOM}}}(_[a-z]+)?", text) is not None
+
+
+def _base32(number: int, width: int) -> str:
+    digits = []
+    for _ in range(width):
+        number, digit = divmod(number, 32)
+        digits.append(_DIGITS[digit])
+    return "".join(reversed(digits))
