@@ -1,0 +1,149 @@
+"""The promise: a 202 means the job will end, once, and say how.
+
+                 ┌────────── retry, release, lost lease ─────────┐
+                 ▼                                               │
+    submit ──> QUEUED ── claim (attempt += 1, lease begins) ──> RUNNING
+                 │                                               │
+                 ├─> CANCELLED   cancel                          ├─> SUCCEEDED   finish
+                 └─> EXPIRED     start_within passed             ├─> FAILED      finish, attempts used up, run_within passed
+                                                                 └─> CANCELLED   cancel, seen by the worker within a second
+
+How it is kept:
+
+- Before the 202, images and manifest (`request.json`) are in object storage and the record is on disk (AOF).
+- A job is at any moment in exactly one of `outbox` (someone must be told), `leases` (someone works on it) and terminal.
+  It leaves the outbox only by being claimed, so a hint that the broker lost is repeated by the keeper.
+- `attempt` counts claims and is the fencing token: heartbeat and finish of any other attempt are refused, so a worker
+  that froze and thaws cannot overwrite a newer attempt. Results lie under the attempt's own name.
+- A lease that nobody renews ends; the job is queued again, and after `max_attempts` it fails with `worker_lost`.
+- Two clocks end every job: `start_within` until the first claim, `run_within` from there over all attempts. The time
+  is always the store's (`redis.call('TIME')`), never a client's.
+- Every arrow above is one Lua script in `shared/lua`, named in `shared/transitions.py`; terminal states never change.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+
+class State(StrEnum):
+    """Where a job is."""
+
+    QUEUED = "queued"  #: Taken in, waiting for a worker.
+    RUNNING = "running"  #: A worker holds its lease.
+    SUCCEEDED = "succeeded"  #: Answered; the result lies in object storage.
+    FAILED = "failed"  #: Ended without an answer; `error` says why.
+    CANCELLED = "cancelled"  #: The client no longer wanted it.
+    EXPIRED = "expired"  #: Nobody started it within `start_within`.
+
+    @property
+    def terminal(self) -> bool:
+        """The last four states never change."""
+        return self not in (State.QUEUED, State.RUNNING)
+
+
+#: What each state may become; `shared/lua` does it, tests hold both to each other.
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.EXPIRED, State.FAILED}),
+    State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELLED}),
+    **{state: frozenset() for state in State if state.terminal},
+}
+
+TERMINAL = tuple(state for state in State if state.terminal)
+PRIORITIES = ("high", "normal", "low")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as the store has it. Times are seconds since the epoch, by the store's clock; 0 means not yet."""
+
+    id: str
+    tenant: str
+    model: str
+    state: State = State.QUEUED
+    priority: int = 1  #: index into PRIORITIES
+    attempt: int = 0  #: claims so far: the fencing token
+    released: int = 0  #: claims given back by a clean shutdown, not charged
+    max_attempts: int = 3
+    owner: str = ""  #: worker that holds the lease
+    created: float = 0
+    started: float = 0  #: first claim
+    claimed: float = 0  #: latest claim
+    ended: float = 0
+    expires: float = 0  #: record and objects go after this
+    retain: float = 0
+    not_before: float = 0  #: earliest next claim after a retry
+    start_within: float = 0
+    start_by: float = 0
+    run_within: float = 0
+    run_by: float = 0  #: from the first claim on
+    cancel: bool = False
+    stage: str = ""
+    tiles: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    images: list[dict[str, Any]] = field(default_factory=list)
+    webhook: dict[str, Any] | None = None  #: url, events, payload
+    hook_state: str = "none"  #: none, pending, delivered, failed
+    hook_attempts: int = 0
+    metadata: dict[str, str] = field(default_factory=dict)
+    parent: str = ""
+    batch: str = ""
+    custom_id: str = ""
+    retry_of: str = ""
+    idem: str = ""
+    trace: str = ""  #: W3C traceparent
+    request: str = ""  #: copy of a small manifest, so that a worker needs no round trip; gone at the end
+    result: str = ""  #: key of the winning result object
+    output: dict[str, Any] | None = None  #: copy of a small output; the result object is the truth
+    error: dict[str, Any] | None = None
+    usage: dict[str, int] | None = None
+    timings: dict[str, float] | None = None
+    position: int = -1  #: jobs in front of it while queued; not stored, counted when read
+
+    @property
+    def charged(self) -> int:
+        """Claims that count against `max_attempts`."""
+        return self.attempt - self.released
+
+    def record(self) -> dict[str, str]:
+        """Return the fields that are set, as the strings of a Redis hash; `read` gives the rest their defaults."""
+        return {
+            name: _write(value)
+            for name, spec in self.__dataclass_fields__.items()
+            if name != "position" and ((value := getattr(self, name)) or spec.type is int)
+        }
+
+    @classmethod
+    def read(cls, record: Mapping[str, str]) -> Self:
+        """Build a job from a Redis hash; fields it does not know (a newer version's) are passed over."""
+        known = cls.__dataclass_fields__
+        return cls(**{name: _READ[known[name].type](text) for name, text in record.items() if name in known})  # type: ignore[index]
+
+
+def _write(value: object) -> str:
+    if isinstance(value, bool):
+        return "1" if value else ""
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return str(value)
+
+
+def _json(text: str) -> Any:
+    return json.loads(text) if text else None
+
+
+_READ = {
+    str: str,
+    int: int,
+    float: float,
+    bool: bool,
+    State: State,
+    list[dict[str, Any]]: json.loads,
+    dict[str, str]: json.loads,
+    dict[str, Any] | None: _json,
+    dict[str, int] | None: _json,
+    dict[str, float] | None: _json,
+}

@@ -1,0 +1,2 @@
+-- Returns {hash, JSON, …} of all keys.
+return call('HGETALL', P .. 'keys')

@@ -1,0 +1,156 @@
+-- In front of every script. KEYS[1] is the prefix of all keys; the names behind it are made here and nowhere else,
+-- so this needs one Redis, not a Cluster. All time is the server's.
+--   job:{id}            hash, the record            outbox      ids of queued jobs by when to publish their hint next
+--   leases              running ids by lease end    deadlines   open ids by when start_within or run_within ends
+--   ready:{m}:{p}:{t}   queued ids by age           turns:{m}:{p} tenants with ready jobs by when last served
+--   delayed             queued ids by not_before    expiry      ended ids by when they are purged
+--   jobs:{t}[:{state}]  ids in order of time        batch:{id}, batch:{id}:jobs   hash, ids
+--   hooks               messages by when due        hook:{msg}, hook:{msg}:log    hash, attempts as JSON
+--   idem:{t}:{key}      hash                        trash       ids whose objects are still to be deleted
+local P = KEYS[1]
+local call = redis.call
+local time = call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+
+local function stamp(t) return string.format('%.6f', t) end
+
+local function read(key, ...)
+  local values, record = call('HMGET', key, ...), {}
+  for i, name in ipairs({...}) do record[name] = values[i] or '' end
+  return record
+end
+
+local function job(id)
+  return read(P .. 'job:' .. id, 'state', 'tenant', 'model', 'priority', 'created', 'attempt', 'released', 'max_attempts',
+    'start_by', 'started', 'run_within', 'run_by', 'retain', 'cancel', 'webhook', 'batch', 'owner')
+end
+
+local function is_open(state) return state == 'queued' or state == 'running' end
+
+local function charged(j) return tonumber(j.attempt) - tonumber(j.released) end
+
+local function failure(code, message, retryable)
+  return cjson.encode({code = code, message = message, retryable = retryable, image = cjson.null})
+end
+
+local function enqueue(id, j)
+  call('ZADD', P .. 'ready:' .. j.model .. ':' .. j.priority .. ':' .. j.tenant, j.created, id)
+  call('ZADD', P .. 'turns:' .. j.model .. ':' .. j.priority, 'NX', stamp(now), j.tenant)
+  call('SADD', P .. 'queues', j.model)
+end
+
+local function dequeue(id, j)
+  local ready = P .. 'ready:' .. j.model .. ':' .. j.priority .. ':' .. j.tenant
+  call('ZREM', ready, id)
+  call('ZREM', P .. 'delayed', id)
+  if call('EXISTS', ready) == 0 then call('ZREM', P .. 'turns:' .. j.model .. ':' .. j.priority, j.tenant) end
+end
+
+local function promote()
+  for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'delayed', '-inf', stamp(now), 'LIMIT', 0, 100)) do
+    call('ZREM', P .. 'delayed', id)
+    local j = job(id)
+    if j.state == 'queued' then enqueue(id, j) end
+  end
+end
+
+-- The one place where a state changes: record, indexes, counts and the word to those who wait.
+local function move(id, j, to)
+  local index = P .. 'jobs:' .. j.tenant
+  if j.state ~= '' then
+    call('ZREM', index .. ':' .. j.state, id)
+    call('HINCRBY', P .. 'counts', j.state, -1)
+  else
+    call('ZADD', index, 0, id)
+  end
+  call('ZADD', index .. ':' .. to, 0, id)
+  call('HINCRBY', P .. 'counts', to, 1)
+  call('HINCRBY', P .. 'moves', to, 1)
+  if j.batch ~= '' then
+    if j.state ~= '' then call('HINCRBY', P .. 'batch:' .. j.batch, j.state, -1) end
+    call('HINCRBY', P .. 'batch:' .. j.batch, to, 1)
+  end
+  call('HSET', P .. 'job:' .. id, 'state', to)
+  call('PUBLISH', P .. 'changes', id)
+  j.state = to
+end
+
+-- Put down the message that `event` of `subject` (a job or a batch) owes its webhook, once; return its id or nil.
+local function owe(subject, kind, tenant, webhook, event)
+  if webhook == '' then return nil end
+  local hook, type, wanted = cjson.decode(webhook), kind .. '.' .. event, false
+  for _, name in ipairs(hook.events) do wanted = wanted or name == type end
+  if not wanted then return nil end
+  local msg = 'msg_' .. string.match(subject, '_(.*)') .. '_' .. event
+  local key = P .. 'hook:' .. msg
+  if call('HSETNX', key, 'msg', msg) == 0 then return nil end
+  call('HSET', key, 'subject', subject, 'tenant', tenant, 'type', type, 'url', hook.url, 'host', hook.host,
+    'payload', hook.payload, 'state', 'pending', 'attempts', 0, 'base', 0, 'turn', 0, 'created', stamp(now))
+  call('ZADD', P .. 'hooks', stamp(now), msg)
+  call('RPUSH', P .. kind .. ':' .. subject .. ':hooks', msg)
+  call('HSET', P .. kind .. ':' .. subject, 'hook_state', 'pending')
+  return msg
+end
+
+-- End a job: out of every queue, webhook owed, batch counted. Returns the messages now due.
+local function close(id, j, to, error)
+  dequeue(id, j)
+  for _, set in ipairs({'outbox', 'leases', 'deadlines'}) do call('ZREM', P .. set, id) end
+  local expires = now + tonumber(j.retain)
+  call('HSET', P .. 'job:' .. id, 'ended', stamp(now), 'expires', stamp(expires))
+  if error then call('HSET', P .. 'job:' .. id, 'error', error) end
+  call('HDEL', P .. 'job:' .. id, 'request', 'not_before', 'hints')
+  call('ZADD', P .. 'expiry', stamp(expires), id)
+  move(id, j, to)
+  local due = {}
+  due[#due + 1] = owe(id, 'job', j.tenant, j.webhook, to)
+  if j.batch ~= '' then
+    local key = P .. 'batch:' .. j.batch
+    local b = read(key, 'queued', 'running', 'ended', 'webhook')
+    if (tonumber(b.queued) or 0) + (tonumber(b.running) or 0) == 0 and b.ended == '' then
+      call('HSET', key, 'ended', stamp(now), 'expires', stamp(expires))
+      call('ZADD', P .. 'expiry', stamp(expires), j.batch)
+      due[#due + 1] = owe(j.batch, 'batch', j.tenant, b.webhook, 'ended')
+    end
+  end
+  return due
+end
+
+-- Back into the queue after `delay`; a job that nobody wants any more ends instead. Returns the messages now due.
+local function requeue(id, j, delay)
+  if j.cancel ~= '' then return close(id, j, 'cancelled') end
+  call('ZREM', P .. 'leases', id)
+  call('HDEL', P .. 'job:' .. id, 'owner', 'stage', 'completion_tokens')
+  call('HSET', P .. 'job:' .. id, 'not_before', stamp(now + delay))
+  call('ZADD', P .. 'outbox', stamp(now + delay), id)
+  if delay > 0 then call('ZADD', P .. 'delayed', stamp(now + delay), id) else enqueue(id, j) end
+  move(id, j, 'queued')
+  return {}
+end
+
+-- Take every trace of an ended job or batch away; its objects are left to whoever empties the trash.
+local function remove(id, kind)
+  local key = P .. kind .. ':' .. id
+  local r = read(key, 'tenant', 'state', 'batch', 'idem')
+  for _, msg in ipairs(call('LRANGE', key .. ':hooks', 0, -1)) do
+    call('DEL', P .. 'hook:' .. msg, P .. 'hook:' .. msg .. ':log')
+    call('ZREM', P .. 'hooks', msg)
+  end
+  if kind == 'job' then
+    call('ZREM', P .. 'jobs:' .. r.tenant, id)
+    call('ZREM', P .. 'jobs:' .. r.tenant .. ':' .. r.state, id)
+    call('HINCRBY', P .. 'counts', r.state, -1)
+    if r.batch ~= '' then call('ZREM', P .. 'batch:' .. r.batch .. ':jobs', id) end
+    call('ZADD', P .. 'trash', stamp(now), id)
+  end
+  if r.idem ~= '' then call('DEL', P .. 'idem:' .. r.tenant .. ':' .. r.idem) end
+  call('ZREM', P .. 'expiry', id)
+  call('DEL', key, key .. ':hooks', key .. ':jobs')
+end
+
+-- The running job `id` of `attempt`, or nil: the fence that a frozen worker's late word does not pass.
+local function held(id, attempt)
+  local j = job(id)
+  if j.state == 'running' and j.attempt == attempt then return j end
+  return nil
+end

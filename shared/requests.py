@@ -1,0 +1,69 @@
+"""What a job is asked to do, in the one form that is stored: the manifest `jobs/{id}/request.json`.
+
+Intake turns every way of asking (form fields, JSON, `parent`, batches) into this; the worker reads nothing else, and
+`tileq keeper --recover` builds a lost record again from it.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.conversation import Message
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Generation(_Frozen):
+    """How the answer is drawn; the names are those of transformers' GenerationConfig. `temperature` 0 is greedy."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, strict=True)] = 512
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    top_k: Annotated[int, Field(ge=1, le=1000, strict=True)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] | None = None
+    num_beams: Annotated[int, Field(ge=1, le=8, strict=True)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(max_length=8)] = ()
+
+
+class StoredImage(_Frozen):
+    """One image of a job: where it lies and what the model will see of it."""
+
+    key: str
+    media_type: str
+    bytes: int
+    width: int
+    height: int
+    sha256: str
+    max_tiles: int = Field(description="1..40, what the request asked for")
+    grid: tuple[int, int] = Field(description="columns, rows")
+    tiles: int = Field(description="tiles of the grid and the thumbnail")
+
+    def view(self) -> dict[str, Any]:
+        """Return what the API shows of it."""
+        return self.model_dump(mode="json", include={"media_type", "bytes", "width", "height", "sha256", "grid", "tiles"})
+
+
+class Request(_Frozen):
+    """One question, whole: every round of the conversation and every image, those of the parents included.
+
+    Each `<image>` mark in the user texts stands for the next `groups[i]` images: one each where the request placed
+    them, all of them where it left the placing to the service (one block before the first user text).
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    images: tuple[StoredImage, ...] = ()
+    groups: tuple[int, ...] = ()
+    thumbnail: bool = True
+    generation: Generation = Generation()
+
+
+class Manifest(_Frozen):
+    """`request.json`: the request and the record it was submitted with."""
+
+    version: Literal[1] = 1
+    record: dict[str, str]
+    request: Request

@@ -1,0 +1,299 @@
+"""Every question to the job store, each one Lua script of `shared/lua` and so one atomic step.
+
+A function here builds a `Call`: which script, with which arguments, and how to read its answer. The synchronous and the
+asynchronous store run the same calls (`shared/store.py`), so nothing is written twice.
+
+    record = store.run(transitions.claim("mini", "worker-1", lease=30))
+    job = await astore.run(transitions.read_job("acme", "job_…"))
+"""
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, TypeVar
+
+from shared.jobs import Job, State
+
+T = TypeVar("T")
+Word = str | int | float
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One atomic step: `script` of shared/lua with `args`, its answer turned into a `T` by `read`."""
+
+    script: str
+    args: tuple[Word, ...]
+    read: Callable[[Any], T]
+    durable: bool = False  #: the answer counts only once it is on disk
+
+
+@dataclass(frozen=True)
+class Moved(Generic[T]):
+    """What a transition did, and the webhook messages that became due by it."""
+
+    value: T
+    messages: tuple[str, ...] = ()
+
+
+Verdict = Literal["ok", "cancel", "late", "stale"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Many jobs submitted as one. Counts per state; `ended` once none is open."""
+
+    id: str
+    tenant: str
+    total: int
+    created: float
+    ended: float
+    expires: float
+    counts: dict[str, int]
+    webhook: dict[str, Any] | None
+    hook_state: str
+    hook_attempts: int
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Census:
+    """How the house stands: what workers serve, what waits, what was repaired."""
+
+    models: dict[str, "ModelCensus"]
+    states: dict[str, int]  #: jobs now in each state
+    moves: dict[str, int]  #: transitions into each state since the store began
+    repairs: dict[str, int]  #: lost leases, retries, releases, and indexes set right
+    outbox: int
+    leases: int
+    hooks: int
+    trash: int
+    outbox_age: float  #: seconds the oldest hint is overdue
+    lease_age: float  #: seconds the oldest lease is past its end
+    hooks_age: float  #: seconds the oldest message is overdue
+
+
+@dataclass(frozen=True)
+class ModelCensus:
+    """One model: the card its workers announced, how many are alive, how many jobs are ready."""
+
+    card: dict[str, Any]
+    workers: int
+    queued: int
+
+
+def _pairs(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _moved(answer: Sequence[Any]) -> tuple[Any, tuple[str, ...]]:
+    return answer[0], tuple(answer[1])
+
+
+# --- taking in
+
+
+def submit(
+    tenant: str,
+    jobs: Sequence[Job],
+    *,
+    max_queued: int,
+    grace: float,
+    idem: tuple[str, str, str] | None = None,
+    batch: Mapping[str, str] | None = None,
+) -> Call[str]:
+    """Take all `jobs` in, or none → `accepted`, `overloaded`, or `in_progress` (the Idempotency-Key went to another).
+
+    `grace` is how long the keeper leaves the first hint to the caller; `idem` is (key, token, id to replay).
+    """
+    order = {
+        "tenant": tenant,
+        "jobs": [job.record() for job in jobs],
+        "batch": dict(batch) if batch else None,
+        "idem": dict(zip(("key", "token", "subject"), idem, strict=True)) if idem else None,
+        "max_queued": max_queued,
+        "grace": grace,
+    }
+    return Call("submit", (json.dumps(order),), lambda answer: str(answer[0]), durable=True)
+
+
+def reserve(tenant: str, key: str, fingerprint: str, token: str, seconds: int) -> Call[tuple[str, str]]:
+    """Hold an Idempotency-Key → (`reserved` | `replay` | `mismatch` | `in_progress`, id to replay or "")."""
+    return Call("reserve", (tenant, key, fingerprint, token, seconds), lambda answer: (answer[0], answer[1]))
+
+
+def unreserve(tenant: str, key: str, token: str) -> Call[bool]:
+    """Give an Idempotency-Key back that was held for a request then refused."""
+    return Call("unreserve", (tenant, key, token), bool)
+
+
+# --- working
+
+
+def claim(model: str, worker: str, lease: float) -> Call[Moved[Job | None]]:
+    """Take the fairest queued job of `model` (priority, tenants in turn, age) for `lease` seconds, or None."""
+
+    def read(answer: Any) -> Moved[Job | None]:
+        record, messages = _moved(answer)
+        return Moved(Job.read(_pairs(record)) if record else None, messages)
+
+    return Call("claim", (model, worker, lease), read)
+
+
+def beat(jobs: Sequence[tuple[str, int, Mapping[str, Word]]], lease: float) -> Call[list[Verdict]]:
+    """Renew the leases of (id, attempt, progress) and learn what became of each; `lease` 0 looks without renewing."""
+    words = [[id, attempt, {name: str(value) for name, value in progress.items()}] for id, attempt, progress in jobs]
+    return Call("beat", (lease, json.dumps(words)), list)
+
+
+def finish(id: str, attempt: int, state: State, fields: Mapping[str, Any]) -> Call[Moved[bool]]:
+    """End a held job; False when the lease went to another attempt. Safe to repeat after a lost answer."""
+    job = Job(id=id, tenant="", model="", **fields)
+    words = {name: text for name, text in job.record().items() if name in fields}
+    return Call(
+        "finish",
+        (id, attempt, state.value, json.dumps(words)),
+        lambda answer: Moved(bool(answer[0]), tuple(answer[1])),
+        durable=True,
+    )
+
+
+def retry(id: str, attempt: int, error: Mapping[str, Any], backoff: float) -> Call[Moved[State | None]]:
+    """Queue a held job again after a passing trouble, or fail it with `error` on its last attempt; None when stale."""
+    args = (id, attempt, json.dumps(error), backoff, _jitter())
+    return Call("retry", args, lambda answer: Moved(State(answer[0]) if answer[0] else None, tuple(answer[1])))
+
+
+def release(id: str, attempt: int) -> Call[Moved[bool]]:
+    """Give a job back on a clean shutdown, uncharged; False when stale."""
+    return Call("release", (id, attempt), lambda answer: Moved(bool(answer[0]), tuple(answer[1])))
+
+
+def announce(model: str, worker: str, card: Mapping[str, Any], seconds: float) -> Call[int]:
+    """Say that `worker` serves `model` for the next `seconds`; 0 says that it leaves."""
+    return Call("announce", (model, worker, json.dumps(card), seconds), int)
+
+
+# --- ending and removing
+
+
+def cancel(tenant: str, id: str) -> Call[Moved[str]]:
+    """Cancel → `cancelled`, `cancelling`, `already_ended`, or "" where the tenant has no such job."""
+    return Call("cancel", (tenant, id), lambda answer: Moved(str(answer[0]), tuple(answer[1])), durable=True)
+
+
+def delete(tenant: str, id: str) -> Call[str]:
+    """Remove an ended job's record → `deleted`, `not_ended`, `not_found`; its id then lies in the trash."""
+    return Call("delete", (tenant, id), str, durable=True)
+
+
+def trash(limit: int = 100) -> Call[list[str]]:
+    """Ids whose objects are still to be deleted."""
+    return Call("trash", (limit,), list)
+
+
+def emptied(ids: Sequence[str]) -> Call[int]:
+    """Say that the objects of `ids` are gone."""
+    return Call("emptied", tuple(ids), int)
+
+
+# --- keeping
+
+
+def dispatch(redispatch: float, limit: int = 500) -> Call[list[tuple[str, str]]]:
+    """(id, model) of queued jobs whose hint is due again."""
+    return Call("dispatch", (redispatch, limit), lambda flat: list(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def reap(backoff: float, limit: int = 100) -> Call[Moved[list[tuple[str, str, str]]]]:
+    """(id, new state, lost worker) of jobs whose lease ran out."""
+    return Call(
+        "reap",
+        (backoff, _jitter(), limit),
+        lambda answer: Moved(list(zip(answer[0][::3], answer[0][1::3], answer[0][2::3], strict=True)), tuple(answer[1])),
+    )
+
+
+def overdue(limit: int = 100) -> Call[Moved[list[tuple[str, str]]]]:
+    """(id, new state) of jobs that passed `start_within` or `run_within`."""
+    return Call(
+        "overdue",
+        (limit,),
+        lambda answer: Moved(list(zip(answer[0][::2], answer[0][1::2], strict=True)), tuple(answer[1])),
+    )
+
+
+def purge(limit: int = 100) -> Call[list[str]]:
+    """Remove what is past its retention; ids of jobs, batches and test messages."""
+    return Call("purge", (limit,), list)
+
+
+def census() -> Call[Census]:
+    """How many of everything, and how late."""
+
+    def read(answer: Any) -> Census:
+        flat, states, moves, repairs, sizes = answer
+        models = {
+            name: ModelCensus(json.loads(card) if card else {}, int(workers), int(ready))
+            for name, card, workers, ready in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
+        }
+        counts = [{name: int(n) for name, n in _pairs(pairs).items()} for pairs in (states, moves, repairs)]
+        return Census(models, *counts, *map(int, sizes[:4]), *map(float, sizes[4:]))  # type: ignore[call-arg]
+
+    return Call("census", (), read)
+
+
+# --- reading
+
+
+def read_job(tenant: str, id: str) -> Call[Job | None]:
+    """One job with its queue position, or None; tenant "" is for our own processes."""
+
+    def read(answer: Any) -> Job | None:
+        record, position = answer
+        return replace(Job.read(_pairs(record)), position=int(position)) if record else None
+
+    return Call("read_job", (tenant, id), read)
+
+
+def read_jobs(ids: Sequence[str]) -> Call[list[Job]]:
+    """The records of `ids`, without queue positions; those that are gone are left out."""
+    return Call("read_jobs", tuple(ids), lambda records: [Job.read(_pairs(record)) for record in records if record])
+
+
+def list_jobs(
+    tenant: str, *, state: str = "", batch: str = "", after: str = "", limit: int = 20, metadata: Mapping[str, str]
+) -> Call[tuple[list[Job], str]]:
+    """A page of jobs, newest first, and the id to go on after ("" at the end). Looks at 5,000 records at most."""
+    args = (tenant, state, batch, after, limit, json.dumps(dict(metadata)), 5000)
+    return Call("list_jobs", args, lambda answer: ([Job.read(_pairs(record)) for record in answer[0]], answer[1]))
+
+
+def read_batch(tenant: str, id: str, first: int = 0, last: int = -1) -> Call[tuple[Batch, list[str]] | None]:
+    """A batch and the ids of its jobs `first` to `last` in order, or None."""
+
+    def read(answer: Any) -> tuple[Batch, list[str]] | None:
+        if not answer[0]:
+            return None
+        record = _pairs(answer[0])
+        batch = Batch(
+            id=record["id"],
+            tenant=record["tenant"],
+            total=int(record["total"]),
+            created=float(record["created"]),
+            ended=float(record.get("ended", 0)),
+            expires=float(record.get("expires", 0)),
+            counts={state.value: int(record.get(state.value, 0)) for state in State},
+            webhook=json.loads(record["webhook"]) if record.get("webhook") else None,
+            hook_state=record.get("hook_state", "none"),
+            hook_attempts=int(record.get("hook_attempts", 0)),
+            metadata=json.loads(record.get("metadata", "{}")),
+        )
+        return batch, list(answer[1])
+
+    return Call("read_batch", (tenant, id, first, last), read)
+
+
+def _jitter() -> float:
+    return random.uniform(0.5, 1.5)
