@@ -1,0 +1,1 @@
+"""What turns a prompt and tiles into text: one small interface, several engines."""

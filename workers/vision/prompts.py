@@ -1,0 +1,205 @@
+"""From messages to the exact token ids that the released model was trained on.
+
+    internlm2-chat  <s><|im_start|>system\\n{system}<|im_end|><|im_start|>user\\n{Q}<|im_end|><|im_start|>assistant\\n
+    Hermes-2        the same without <s>
+    internvl_zh     <s> <human>: {Q} <bot>: {A}</s><human>: {Q} <bot>:
+
+There is no newline after `<|im_end|>`. An image is `<img>`, its context tokens, `</img>`. Control tokens are placed by
+their ids and a speaker's text never becomes one, so a question may quote `<|im_end|>` without ending its turn.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from shared.conversation import IMAGE, Message, placeholders
+from shared.tokenizer import Tokenizer
+
+IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
+
+
+class PromptError(ValueError):
+    """The messages can't be made into a prompt."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a conversation is written: what surrounds a system message, a question and an answer."""
+
+    name: str
+    system: str  #: system message of the release; "" where there is none
+    before_system: str
+    after_system: str
+    before_user: str
+    after_user: str
+    before_assistant: str
+    after_assistant: str
+    stop: tuple[str, ...]  #: tokens that end an answer, beside the end-of-sequence token
+
+    @property
+    def separator(self) -> str:
+        """The mark at which the original cuts an answer's text."""
+        return self.stop[0]
+
+
+def _chatml(name: str, system: str, *more_stops: str) -> Template:
+    end = "<|im_end|>"
+    return Template(
+        name=name,
+        system=system,
+        before_system="<|im_start|>system\n",
+        after_system=end,
+        before_user="<|im_start|>user\n",
+        after_user=end,
+        before_assistant="<|im_start|>assistant\n",
+        after_assistant=end,
+        stop=(end, *more_stops),
+    )
+
+
+TEMPLATES = {
+    template.name: template
+    for template in (
+        _chatml(
+            "internlm2-chat",
+            "You are an AI assistant whose name is InternLM (书生·浦语).",
+            "<|im_start|>",
+        ),
+        _chatml("Hermes-2", "Answer the questions.", "<|im_start|>"),
+        Template(
+            name="internvl_zh",
+            system="",
+            before_system="",
+            after_system=" ",
+            before_user="<human>: ",
+            after_user=" ",
+            before_assistant="<bot>:",
+            after_assistant="</s>",
+            stop=("</s>",),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """What a model says about its prompts."""
+
+    tokenizer: Tokenizer
+    template: Template
+    system: str
+    tokens_per_tile: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids as the model takes them in, and the same as text."""
+
+    ids: list[int]
+    image_tokens: int
+    text: str
+    question: str = ""  #: the last user text, for engines that do not read ids
+
+
+class Control(str):
+    """Text of the template, in which special tokens are tokens; any other text is a speaker's and stays text."""
+
+    __slots__ = ()
+
+
+class Block(int):
+    """That many tiles, as one image block."""
+
+    __slots__ = ()
+
+
+Part = Control | Block | str
+
+
+def build(messages: Sequence[Message], tiles_per_image: Sequence[int], model: PromptFormat) -> Prompt:
+    """Write `messages` in the format of `model`, images where `<image>` stands, or all in one block at the top."""
+    parts = list(_parts(messages, tiles_per_image, model.template, model.system))
+    ids = _encode(parts, model)
+    tiles = sum(part for part in parts if isinstance(part, Block))
+    return Prompt(ids, tiles * model.tokens_per_tile, _fold(parts, model.tokens_per_tile), _question(messages))
+
+
+def plain(messages: Sequence[Message], tiles_per_image: Sequence[int], tokens_per_tile: int) -> Prompt:
+    """A prompt for an engine without a tokenizer: one id for each byte, `tokens_per_tile` for each tile."""
+    text = "\n".join(message.content for message in messages)
+    image_tokens = sum(tiles_per_image) * tokens_per_tile
+    return Prompt([0] * image_tokens + list(text.encode()), image_tokens, text, _question(messages))
+
+
+def _question(messages: Sequence[Message]) -> str:
+    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+
+
+def _parts(
+    messages: Sequence[Message], tiles_per_image: Sequence[int], template: Template, system: str
+) -> Iterator[Part]:
+    _check(messages, tiles_per_image)
+    yield from (Control(template.before_system), system, Control(template.after_system))
+    if tiles_per_image and not placeholders(messages):
+        images = iter([Block(sum(tiles_per_image))])  # several pictures without places are one block, as in the card
+        unplaced = True
+    else:
+        images = iter([Block(tiles) for tiles in tiles_per_image])
+        unplaced = False
+    for message in messages:
+        if message.role == "assistant":
+            # The original writes "role: text" here and "role:" before an answer that is yet to come.
+            space = " " if template.before_assistant.endswith(":") else ""
+            yield from (Control(template.before_assistant + space), message.content, Control(template.after_assistant))
+            continue
+        yield Control(template.before_user)
+        if unplaced:
+            yield from (next(images), "\n")
+            unplaced = False
+        first, *rest = message.content.split(IMAGE)
+        yield first
+        for text in rest:
+            yield from (next(images), text)
+        yield Control(template.after_user)
+    yield Control(template.before_assistant)
+
+
+def _check(messages: Sequence[Message], tiles_per_image: Sequence[int]) -> None:
+    if not messages or messages[0].role != "user" or messages[-1].role != "user":
+        raise PromptError("a conversation begins and ends with a user message")
+    if any(first.role == second.role for first, second in zip(messages, messages[1:], strict=False)):
+        raise PromptError("user and assistant messages take turns")
+    places = placeholders(messages)
+    if places and places != len(tiles_per_image):
+        raise PromptError(f"{places} {IMAGE} placeholders for {len(tiles_per_image)} images")
+
+
+def _encode(parts: Sequence[Part], model: PromptFormat) -> list[int]:
+    """Neighbouring texts are tokenised together, as in the original, but a special token only where we put it."""
+    tokenizer = model.tokenizer
+    ids = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+    pieces: list[str | int] = []
+    for part in parts:
+        if isinstance(part, Block):
+            context = [tokenizer.token_id(IMAGE_CONTEXT)] * (part * model.tokens_per_tile)
+            pieces += [tokenizer.token_id(IMAGE_START), *context, tokenizer.token_id(IMAGE_END)]
+        elif isinstance(part, Control):
+            pieces += tokenizer.split_special(part)
+        elif part:
+            pieces.append(part)
+    at_start = True
+    for is_text, group in groupby(pieces, key=lambda piece: isinstance(piece, str)):
+        if is_text:
+            ids += tokenizer.encode_text("".join(str(piece) for piece in group), at_start=at_start)
+        else:
+            ids += [int(piece) for piece in group]
+        at_start = False
+    return ids
+
+
+def _fold(parts: Sequence[Part], tokens_per_tile: int) -> str:
+    """The prompt for people: an image block shows as `<img>…256 x 7…</img>`."""
+    return "".join(
+        f"{IMAGE_START}…{tokens_per_tile} x {int(part)}…{IMAGE_END}" if isinstance(part, Block) else str(part)
+        for part in parts
+    )
