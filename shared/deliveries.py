@@ -1,8 +1,8 @@
 """Webhook messages as the store has them: the same lease and fence as jobs, under `hooks`.
 
-    PENDING ── claim (turn += 1, lease) ──> being sent ── 2xx ──> DELIVERED
-       ▲                                        │
-       └────────── again, after a delay ────────┴─ schedule used up, 410 ──> FAILED ── redeliver ──> PENDING
+PENDING ── claim (turn += 1, lease) ──> being sent ── 2xx ──> DELIVERED
+   ▲                                        │
+   └────────── again, after a delay ────────┴─ schedule used up, 410 ──> FAILED ── redeliver ──> PENDING
 """
 
 import json
@@ -42,14 +42,14 @@ class Delivery:
 
 
 def claim(msg: str, lease: float, per_host: int) -> Call[Delivery | None]:
-    """Take a due message for `lease` seconds, `msg` if that one is due, or None. Full and failing hosts are passed over."""
+    """Take a due message for `lease` seconds, `msg` if that is due, or None; full and failing hosts are passed over."""
     return Call("hook_claim", (msg, lease, per_host), lambda flat: _read(flat, []) if flat else None)
 
 
 def finish(
     msg: str, turn: int, outcome: Outcome, *, delay: float, attempt: Mapping[str, Any], healthy: bool, breaker: int = 5
 ) -> Call[bool]:
-    """Write one attempt down; False when another courier holds the message. `breaker` failures in a row pause a host."""
+    """Write one attempt down; False when another courier holds it. `breaker` failures in a row pause a host."""
     args = (msg, turn, outcome, delay, json.dumps(attempt, ensure_ascii=False), int(healthy), breaker)
     return Call("hook_finish", args, bool)
 

@@ -1,15 +1,15 @@
 """Every error on one page: one root, the docstring is the default message, HTTP status and stable code on the class.
 
-    TileqError
-    ├── RequestError            what a client hears, as application/problem+json (RFC 9457)
-    │   ├── 400 Malformed · 401 MissingKey, InvalidKey · 404 NotFound · 405 MethodNotAllowed
-    │   ├── 409 IdempotencyInProgress, JobNotEnded, JobFailed · 413 BodyTooLarge, ImageTooLarge
-    │   ├── 415 UnsupportedMediaType, UnsupportedImageType
-    │   ├── 422 InvalidField, UnknownModel, UndecodableImage, … WebhookRefused
-    │   └── 503 Overloaded, QueueUnavailable, StorageUnavailable
-    ├── Permanent               a job that can never succeed: failed at once, no retry
-    ├── Transient               a passing trouble: tried again, up to `max_attempts`
-    └── Stale                   the lease went to another attempt: write nothing, stop
+TileqError
+├── RequestError            what a client hears, as application/problem+json (RFC 9457)
+│   ├── 400 Malformed · 401 MissingKey, InvalidKey · 404 NotFound · 405 MethodNotAllowed
+│   ├── 409 IdempotencyInProgress, JobNotEnded, JobFailed · 413 BodyTooLarge, ImageTooLarge
+│   ├── 415 UnsupportedMediaType, UnsupportedImageType
+│   ├── 422 InvalidField, UnknownModel, UndecodableImage, … WebhookRefused
+│   └── 503 Overloaded, QueueUnavailable, StorageUnavailable
+├── Permanent               a job that can never succeed: failed at once, no retry
+├── Transient               a passing trouble: tried again, up to `max_attempts`
+└── Stale                   the lease went to another attempt: write nothing, stop
 """
 
 from collections.abc import Mapping, Sequence

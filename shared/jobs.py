@@ -4,9 +4,9 @@
                  ▼                                               │
     submit ──> QUEUED ── claim (attempt += 1, lease begins) ──> RUNNING
                  │                                               │
-                 ├─> CANCELLED   cancel                          ├─> SUCCEEDED   finish
-                 └─> EXPIRED     start_within passed             ├─> FAILED      finish, attempts used up, run_within passed
-                                                                 └─> CANCELLED   cancel, seen by the worker within a second
+                 ├─> CANCELLED   cancel                          ├─> SUCCEEDED  finish
+                 └─> EXPIRED     start_within passed             ├─> FAILED     finish, last attempt, run_within passed
+                                                                 └─> CANCELLED  cancel, seen within a second
 
 How it is kept:
 
@@ -22,7 +22,7 @@ How it is kept:
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
@@ -120,7 +120,7 @@ class Job:
     def read(cls, record: Mapping[str, str]) -> Self:
         """Build a job from a Redis hash; fields it does not know (a newer version's) are passed over."""
         known = cls.__dataclass_fields__
-        return cls(**{name: _READ[known[name].type](text) for name, text in record.items() if name in known})  # type: ignore[index]
+        return cls(**{name: _READ[known[name].type](text) for name, text in record.items() if name in known})
 
 
 def _write(value: object) -> str:
@@ -135,7 +135,7 @@ def _json(text: str) -> Any:
     return json.loads(text) if text else None
 
 
-_READ = {
+_READ: dict[Any, Callable[[str], Any]] = {
     str: str,
     int: int,
     float: float,

@@ -1,10 +1,10 @@
 """Object storage: images, manifests and results, on any S3 server or in memory.
 
-    jobs/{id}/image-{n}            as it was sent
-    jobs/{id}/request.json         everything needed to recreate the job, written before the record
-    jobs/{id}/result-{attempt}.json  written before finish; the record points at the winner
-    models/{id}/tokenizer.json     for exact prompt counts in intake, put there by workers
-    tenants/{tenant}/…             keys and secrets, so that losing Redis loses neither
+jobs/{id}/image-{n}            as it was sent
+jobs/{id}/request.json         everything needed to recreate the job, written before the record
+jobs/{id}/result-{attempt}.json  written before finish; the record points at the winner
+models/{id}/tokenizer.json     for exact prompt counts in intake, put there by workers
+tenants/{tenant}/…             keys and secrets, so that losing Redis loses neither
 """
 
 import io
@@ -164,7 +164,8 @@ class S3Objects:
                 if error.code in ("NoSuchKey", "NoSuchObject"):
                     raise ObjectMissing(f"the object storage has no {what.partition(' ')[2]}") from error
                 if last or error.code in _FINAL:
-                    raise StorageDown(f"the object storage answered {what} with {error.code}: {error.message}") from error
+                    told = f"{error.code}: {error.message}"
+                    raise StorageDown(f"the object storage answered {what} with {told}") from error
             except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
                 if last:
                     raise StorageDown(f"the object storage did not answer {what}: {error}") from error
@@ -180,6 +181,7 @@ class MemoryObjects:
 
     def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None) -> None:
         """See `Objects.put`."""
+        del media_type, size  # a dict needs neither
         if not isinstance(data, bytes):
             data.seek(0)
             data = data.read()

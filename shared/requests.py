@@ -43,7 +43,8 @@ class StoredImage(_Frozen):
 
     def view(self) -> dict[str, Any]:
         """Return what the API shows of it."""
-        return self.model_dump(mode="json", include={"media_type", "bytes", "width", "height", "sha256", "grid", "tiles"})
+        shown = {"media_type", "bytes", "width", "height", "sha256", "grid", "tiles"}
+        return self.model_dump(mode="json", include=shown)
 
 
 class Request(_Frozen):

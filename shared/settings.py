@@ -57,9 +57,9 @@ class Settings(BaseSettings):
     max_tiles: int = Field(200, description="tiles of one job, all images and thumbnails together")
     max_new_tokens: int = Field(4_096, description="largest `max_new_tokens` a request may ask for")
     max_batch_jobs: int = Field(1_000, description="jobs of one batch")
-    max_queued: int = Field(100_000, description="queued jobs of the service; above it submitting answers 503 overloaded")
+    max_queued: int = Field(100_000, description="queued jobs of the service; above it, 503 overloaded")
     image_mode: Literal["natural", "original"] = Field(
-        "natural", description="`natural`: EXIF turned, white under transparency, 16 bit scaled; `original`: as the card"
+        "natural", description="`natural`: EXIF turned, white under transparency, 16 bit scaled; `original`: the card's"
     )
 
     # Jobs
@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     @field_validator("webhook_allow", mode="before")
     @classmethod
     def _networks(cls, value: object) -> object:
-        return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return tuple(ip_network(part.strip()) for part in value.split(",") if part) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _outlive_webhooks(self) -> Self:

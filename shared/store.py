@@ -69,7 +69,7 @@ class Store:
         try:
             if not (call.durable and self._wait_aof):
                 return call.read(script(keys=[self.prefix], args=call.args))
-            with self.client.client() as one:  # WAITAOF speaks of the writes of its own connection
+            with self.client.client() as one:  # type: ignore[no-untyped-call]  # WAITAOF is about its own connection
                 answer = call.read(script(keys=[self.prefix], args=call.args, client=one))
                 _synced(one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))
                 return answer
@@ -96,7 +96,7 @@ class AsyncStore:
                 return call.read(await script(keys=[self.prefix], args=call.args))
             async with self.client.client() as one:
                 answer = call.read(await script(keys=[self.prefix], args=call.args, client=one))
-                _synced(await one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))
+                _synced(await one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))  # type: ignore[no-untyped-call]
                 return answer
         except RedisError as error:
             raise _unavailable(call, error) from error

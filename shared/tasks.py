@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 from prometheus_client import Counter
 
 from shared.settings import Settings
@@ -28,7 +28,7 @@ def vision_queue(model: str) -> str:
 
 def queue(name: str) -> Queue:
     """Return `name` on the anonymous exchange: it needs no binding, so none can be lost (celery app/amqp.py)."""
-    return Queue(name, Exchange(""), routing_key=name)
+    return Queue(name, Exchange(""), routing_key=name)  # type: ignore[no-untyped-call]
 
 
 def make_celery(settings: Settings, *queues: str) -> Celery:
@@ -87,7 +87,8 @@ class Hints:
 
     def deliveries(self, *messages: str) -> bool:
         """Say that webhook messages are due; False when the broker did not take them all."""
-        return all([self._send(DELIVER, COURIER, message) for message in messages])
+        sent = [self._send(DELIVER, COURIER, message) for message in messages]
+        return all(sent)
 
     def depth(self, name: str) -> int:
         """Return how many hints wait in queue `name`."""

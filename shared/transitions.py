@@ -87,6 +87,14 @@ def _pairs(flat: Sequence[str]) -> dict[str, str]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
+def _counts(flat: Sequence[str]) -> dict[str, int]:
+    return {name: int(count) for name, count in _pairs(flat).items()}
+
+
+def _triples(flat: Sequence[str]) -> list[tuple[str, str, str]]:
+    return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+
+
 def _moved(answer: Sequence[Any]) -> tuple[Any, tuple[str, ...]]:
     return answer[0], tuple(answer[1])
 
@@ -211,7 +219,7 @@ def reap(backoff: float, limit: int = 100) -> Call[Moved[list[tuple[str, str, st
     return Call(
         "reap",
         (backoff, _jitter(), limit),
-        lambda answer: Moved(list(zip(answer[0][::3], answer[0][1::3], answer[0][2::3], strict=True)), tuple(answer[1])),
+        lambda answer: Moved(_triples(answer[0]), tuple(answer[1])),
     )
 
 
@@ -238,8 +246,20 @@ def census() -> Call[Census]:
             name: ModelCensus(json.loads(card) if card else {}, int(workers), int(ready))
             for name, card, workers, ready in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
         }
-        counts = [{name: int(n) for name, n in _pairs(pairs).items()} for pairs in (states, moves, repairs)]
-        return Census(models, *counts, *map(int, sizes[:4]), *map(float, sizes[4:]))  # type: ignore[call-arg]
+        outbox, leases, hooks, trash, outbox_age, lease_age, hooks_age = sizes
+        return Census(
+            models,
+            states=_counts(states),
+            moves=_counts(moves),
+            repairs=_counts(repairs),
+            outbox=int(outbox),
+            leases=int(leases),
+            hooks=int(hooks),
+            trash=int(trash),
+            outbox_age=float(outbox_age),
+            lease_age=float(lease_age),
+            hooks_age=float(hooks_age),
+        )
 
     return Call("census", (), read)
 

@@ -1,8 +1,8 @@
 """Standard Webhooks 1.0: what is sent, and how it is signed.
 
-    webhook-id: msg_…           fixed per job and event, the same for every attempt
-    webhook-timestamp: …        seconds since the epoch, of this attempt
-    webhook-signature: v1,…     one per active secret, over "{id}.{timestamp}.{body}"
+webhook-id: msg_…           fixed per job and event, the same for every attempt
+webhook-timestamp: …        seconds since the epoch, of this attempt
+webhook-signature: v1,…     one per active secret, over "{id}.{timestamp}.{body}"
 """
 
 import base64
