@@ -34,15 +34,10 @@ class Template:
     after_user: str
     before_assistant: str
     after_assistant: str
-    stop: tuple[str, ...]  #: tokens that end an answer, beside the end-of-sequence token
-
-    @property
-    def separator(self) -> str:
-        """The mark at which the original cuts an answer's text."""
-        return self.stop[0]
+    stop: str  #: the one token that ends an answer, and the mark at which the original cuts its text
 
 
-def _chatml(name: str, system: str, *more_stops: str) -> Template:
+def _chatml(name: str, system: str) -> Template:
     end = "<|im_end|>"
     return Template(
         name=name,
@@ -53,19 +48,15 @@ def _chatml(name: str, system: str, *more_stops: str) -> Template:
         after_user=end,
         before_assistant="<|im_start|>assistant\n",
         after_assistant=end,
-        stop=(end, *more_stops),
+        stop=end,
     )
 
 
 TEMPLATES = {
     template.name: template
     for template in (
-        _chatml(
-            "internlm2-chat",
-            "You are an AI assistant whose name is InternLM (书生·浦语).",
-            "<|im_start|>",
-        ),
-        _chatml("Hermes-2", "Answer the questions.", "<|im_start|>"),
+        _chatml("internlm2-chat", "You are an AI assistant whose name is InternLM (书生·浦语)."),
+        _chatml("Hermes-2", "Answer the questions."),
         Template(
             name="internvl_zh",
             system="",
@@ -75,7 +66,7 @@ TEMPLATES = {
             after_user=" ",
             before_assistant="<bot>:",
             after_assistant="</s>",
-            stop=("</s>",),
+            stop="</s>",
         ),
     )
 }
