@@ -19,6 +19,14 @@ def is_id(kind: str, text: str) -> bool:
     return text.startswith(kind + "_") and _SHAPE.fullmatch(text) is not None
 
 
+def made_at(id: str) -> float:
+    """Return when `id` was made, in seconds since the epoch."""
+    number = 0
+    for character in id.partition("_")[2][:_TIME]:
+        number = 32 * number + _DIGITS.index(character)
+    return number / 1000
+
+
 def message_id(subject: str, event: str) -> str:
     """Return the webhook id of `event` ("succeeded") of the job or batch `subject`: the same for every attempt."""
     return f"msg_{subject.partition('_')[2]}_{event}"

@@ -42,6 +42,16 @@ def result_key(job: str, attempt: int) -> str:
     return f"jobs/{job}/result-{attempt}.json"
 
 
+def batch_key(batch: str) -> str:
+    """Return the key of the manifest of `batch`."""
+    return f"batches/{batch}.json"
+
+
+def tokenizer_key(model: str) -> str:
+    """Return the key of the tokenizer of `model`."""
+    return f"models/{model}/tokenizer.json"
+
+
 def job_prefix(job: str) -> str:
     """Return what all keys of `job` begin with."""
     return f"jobs/{job}/"

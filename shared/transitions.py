@@ -237,6 +237,12 @@ def purge(limit: int = 100) -> Call[list[str]]:
     return Call("purge", (limit,), list)
 
 
+def restore(job: Job, state: State, grace: float, batch: str = "") -> Call[Moved[bool]]:
+    """Bring a job back whose record was lost, with the JSON of its batch; False when it is there."""
+    args = (json.dumps(job.record()), state.value, grace, batch)
+    return Call("restore", args, lambda answer: Moved(bool(answer[0]), tuple(answer[1])), durable=True)
+
+
 def census() -> Call[Census]:
     """How many of everything, and how late."""
 

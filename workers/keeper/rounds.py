@@ -1,0 +1,102 @@
+"""One round of the keeper: every promise that a clock or a lost message could break, looked after in turn.
+
+Any number of keepers may run; each step is one atomic script, so two of them only share the work.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import structlog
+from prometheus_client import Counter
+
+from shared import deliveries, transitions
+from shared.errors import QueueUnavailable, StorageDown
+from shared.objects import Objects, job_prefix
+from shared.settings import Settings
+from shared.store import Store
+from shared.tasks import COURIER, Hints, vision_queue
+
+log = structlog.get_logger(__name__)
+
+MOVED = Counter("tileq_keeper_jobs_total", "Jobs the keeper moved", ["step", "state"])
+REPEATED = Counter("tileq_keeper_hints_total", "Hints the keeper repeated", ["queue"])
+FAILED = Counter("tileq_keeper_failures_total", "Steps that could not be done and are done next round", ["step"])
+
+
+class Keeper:
+    """Holds what a round needs; `round()` does every step once."""
+
+    def __init__(self, store: Store, objects: Objects, hints: Hints, settings: Settings) -> None:
+        self.store = store
+        self.objects = objects
+        self.hints = hints
+        self.settings = settings
+
+    def round(self) -> None:
+        """Do every step; one that fails is logged, counted and left to the next round."""
+        for step in (self.reap, self.expire, self.dispatch, self.remind, self.purge, self.empty_trash):
+            self._attempt(step)
+
+    def reap(self) -> None:
+        """Queue the jobs of lost workers again, or fail them on their last attempt."""
+        moved = self.store.run(transitions.reap(self.settings.retry_backoff))
+        for id, state, owner in moved.value:
+            MOVED.labels("reap", state).inc()
+            log.warning("lease ran out", job=id, worker=owner, now=state)
+        self.hints.deliveries(*moved.messages)
+
+    def expire(self) -> None:
+        """End the jobs that passed `start_within` or `run_within`."""
+        moved = self.store.run(transitions.overdue())
+        for id, state in moved.value:
+            MOVED.labels("expire", state).inc()
+            log.info("deadline passed", job=id, now=state)
+        self.hints.deliveries(*moved.messages)
+
+    def dispatch(self) -> None:
+        """Publish again the hints that nobody followed, never more than jobs are ready: hints are all alike."""
+        due = defaultdict(list)
+        for id, model in self.store.run(transitions.dispatch(self.settings.redispatch)):
+            due[model].append(id)
+        if not due:
+            return
+        models = self.store.run(transitions.census()).models
+        for model, ids in due.items():
+            name = vision_queue(model)
+            missing = models[model].queued - self.hints.depth(name) if model in models else len(ids)
+            for id in ids[: max(0, missing)]:
+                self._repeat(name, self.hints.job(model, id))
+
+    def remind(self) -> None:
+        """Publish hints for webhooks that are due, never more than are."""
+        due = self.store.run(deliveries.due())
+        if due:
+            for msg in due[: max(0, len(due) - self.hints.depth(COURIER))]:
+                self._repeat(COURIER, self.hints.deliveries(msg))
+
+    def purge(self) -> None:
+        """Remove the records past their retention; their objects go with the trash."""
+        for id in self.store.run(transitions.purge()):
+            log.info("retention over", id=id)
+
+    def empty_trash(self) -> None:
+        """Delete the objects of removed jobs; only then are they forgotten."""
+        ids = self.store.run(transitions.trash())
+        for id in ids:
+            self.objects.delete(job_prefix(id))
+            self.store.run(transitions.emptied([id]))
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (QueueUnavailable, StorageDown) as error:
+            FAILED.labels(step.__name__).inc()
+            log.warning("step left to the next round", step=step.__name__, error=error.detail)
+        except Exception:  # a broker fails in many ways, and a keeper that dies keeps nothing
+            FAILED.labels(step.__name__).inc()
+            log.exception("step left to the next round", step=step.__name__)
+
+    @staticmethod
+    def _repeat(name: str, published: bool) -> None:
+        if published:
+            REPEATED.labels(name).inc()
