@@ -12,7 +12,8 @@ from shared import transitions
 from shared.errors import QueueUnavailable
 from shared.ids import new_id
 from shared.jobs import TRANSITIONS, Job, State
-from shared.store import Store, durability, memory_store
+from shared.settings import Settings
+from shared.store import Store, connect, durability, memory_store
 from tests.waiting import eventually
 
 HOOK = {"url": "http://127.0.0.1:9/hook", "host": "127.0.0.1:9", "payload": "full"}
@@ -485,9 +486,8 @@ def test_a_worker_is_alive_while_it_announces_itself(store: Store) -> None:
 
 
 def test_a_store_that_does_not_answer_is_named_with_the_step() -> None:
-    client = redis.Redis(port=1, socket_connect_timeout=0.2, decode_responses=True)
     with pytest.raises(QueueUnavailable, match="claim"):
-        claim(Store(client, "t:"))
+        claim(Store(connect("redis://127.0.0.1:1", Settings()), "t:"))
 
 
 @pytest.mark.parametrize(
