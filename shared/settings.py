@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     )
     webhook_http: bool = Field(False, description="also deliver to http:// at public addresses")
     webhook_ports: Annotated[tuple[int, ...], Commas] = Field(
-        (), description="ports a webhook may name; empty: 80, 443 and 1024 and above"
+        (), description="ports a webhook may name; empty: 80, 443 and 1024 and above, databases' and the like left out"
     )
     webhook_timeout: float = Field(15, gt=0, description="one delivery attempt in all: resolve, connect, send, answer")
     webhook_schedule: Annotated[tuple[float, ...], Commas] = Field(
