@@ -131,7 +131,9 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     config = _read_json(folder / "tokenizer_config.json")
     if (folder / "tokenizer.model").is_file():
         pieces, model, dummy_prefix = _from_sentencepiece(folder / "tokenizer.model")
-        control = {piece.text: token for token, piece in enumerate(pieces) if piece.kind in (Kind.CONTROL, Kind.UNKNOWN)}
+        control = {
+            piece.text: token for token, piece in enumerate(pieces) if piece.kind in (Kind.CONTROL, Kind.UNKNOWN)
+        }
     elif (folder / "tokenizer.json").is_file():
         pieces, model, dummy_prefix, control = _from_json(folder / "tokenizer.json")
     else:
@@ -189,7 +191,7 @@ def _merges(scores: Mapping[str, float]) -> list[Pair]:
 
 
 def _from_json(path: Path) -> tuple[Sequence[Piece], tokenizers.Tokenizer, bool, dict[str, int]]:
-    """A tokenizer.json of a Llama: BPE with byte fallback, spaces as `▁`, its added tokens taken out of the text's way."""
+    """A tokenizer.json of a Llama: BPE with byte fallback and spaces as `▁`. Its added tokens are taken out of reach."""
     state = _read_json(path)
     model, added = state.get("model") or {}, state.get("added_tokens") or []
     if model.get("type") != "BPE" or not model.get("byte_fallback"):
@@ -198,7 +200,13 @@ def _from_json(path: Path) -> tuple[Sequence[Piece], tokenizers.Tokenizer, bool,
         control = {token["content"]: int(token["id"]) for token in added}
         vocab = {str(text): int(token) for text, token in model["vocab"].items()}
         texts = {token: text for text, token in vocab.items()} | {token: text for text, token in control.items()}
-        bare = state | {"added_tokens": [], "normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None}
+        bare = state | {
+            "added_tokens": [],
+            "normalizer": None,
+            "pre_tokenizer": None,
+            "post_processor": None,
+            "decoder": None,
+        }
         built = tokenizers.Tokenizer.from_str(json.dumps(bare))
     except Exception as error:  # tokenizers raises bare Exception for a file it can't use
         raise TokenizerError(f"{path}: {error!r}") from error
@@ -238,4 +246,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise TokenizerError(f"{path}: not a JSON object")
     return state
-

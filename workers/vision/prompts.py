@@ -10,7 +10,7 @@ their ids and a speaker's text never becomes one, so a question may quote `<|im_
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from shared.conversation import IMAGE, Message, placeholders
 from shared.tokenizer import Tokenizer
@@ -158,7 +158,7 @@ def _parts(
 def _check(messages: Sequence[Message], tiles_per_image: Sequence[int]) -> None:
     if not messages or messages[0].role != "user" or messages[-1].role != "user":
         raise PromptError("a conversation begins and ends with a user message")
-    if any(first.role == second.role for first, second in zip(messages, messages[1:], strict=False)):
+    if any(first.role == second.role for first, second in pairwise(messages)):
         raise PromptError("user and assistant messages take turns")
     places = placeholders(messages)
     if places and places != len(tiles_per_image):
@@ -168,7 +168,8 @@ def _check(messages: Sequence[Message], tiles_per_image: Sequence[int]) -> None:
 def _encode(parts: Sequence[Part], model: PromptFormat) -> list[int]:
     """Neighbouring texts are tokenised together, as in the original, but a special token only where we put it."""
     tokenizer = model.tokenizer
-    ids = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+    rules = tokenizer.rules
+    ids = [rules.bos_id] if rules.add_bos and rules.bos_id is not None else []
     pieces: list[str | int] = []
     for part in parts:
         if isinstance(part, Block):

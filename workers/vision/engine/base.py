@@ -8,8 +8,8 @@ The texts of all deltas of a request, joined, are exactly `Done.text`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,10 @@ class Cancelled(EngineError):
 
 class OutOfMemory(EngineError):
     """The device had no memory for this request beside its neighbours; later it may."""
+
+
+class PromptTooLong(EngineError):
+    """The prompt leaves no room for an answer in the model's context."""
 
 
 class EngineClosed(EngineError):
@@ -114,7 +118,6 @@ class EngineStats:
     generated_tokens: int = 0
     busy_since: float | None = None  #: `time.monotonic()` at which the step in progress began; None: idle
     memory_bytes: int | None = None  #: held on the device; None where it can't be told
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Engine(Protocol):

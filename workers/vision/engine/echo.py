@@ -41,9 +41,7 @@ class EchoEngine:
     def stats(self) -> EngineStats:
         """Requests in it and words said."""
         with self._lock:
-            return EngineStats(
-                running=len(self._running), finished=self._finished, generated_tokens=self._tokens
-            )
+            return EngineStats(running=len(self._running), finished=self._finished, generated_tokens=self._tokens)
 
     def close(self) -> None:
         """Cancel everything."""

@@ -1,0 +1,122 @@
+"""The family that is served: what a client may ask of each model, and what a worker needs to hold it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Template = Literal["internlm2-chat", "Hermes-2", "internvl_zh"]
+
+TILED = (1, 40)  #: tiles of one picture, the thumbnail not counted; zero-shot up to 40 says the card
+WHOLE = (1, 1)  #: before 1.5 a picture is resized to one tile
+HEADROOM = 1.125  # an eighth on top of the weights, for the cache of one long conversation and working memory
+
+
+@dataclass(frozen=True)
+class Model:
+    """One released model."""
+
+    id: str
+    title: str
+    parameters: int
+    hub_id: str  #: "" where it is on no hub
+    context: int  #: tokens of prompt and answer together
+    tiles: tuple[int, int]
+    thumbnail: bool
+    tokens_per_tile: int
+    template: Template
+    languages: tuple[str, ...]
+    multi_image: bool  #: several pictures in one conversation
+
+    @property
+    def memory(self) -> int:
+        """Bytes a device needs at bf16."""
+        return int(self.parameters * 2 * HEADROOM)
+
+
+MODELS = (
+    Model(
+        id="mini-internvl-chat-v1.5",
+        title="Mini-InternVL-Chat-V1.5",
+        parameters=2_205_754_368,
+        hub_id="OpenGVLab/Mini-InternVL-Chat-2B-V1-5",
+        context=32_768,
+        tiles=TILED,
+        thumbnail=True,
+        tokens_per_tile=256,
+        template="internlm2-chat",
+        languages=("en", "zh"),
+        multi_image=True,
+    ),
+    Model(
+        id="internvl-chat-v1.5",
+        title="InternVL-Chat-V1.5",
+        parameters=25_514_186_112,
+        hub_id="OpenGVLab/InternVL-Chat-V1-5",
+        context=32_768,
+        tiles=TILED,
+        thumbnail=True,
+        tokens_per_tile=256,
+        template="internlm2-chat",
+        languages=("en", "zh"),
+        multi_image=True,
+    ),
+    Model(
+        id="internvl-chat-v1.2-plus",
+        title="InternVL-Chat-V1.2-Plus",
+        parameters=40_100_000_000,
+        hub_id="OpenGVLab/InternVL-Chat-V1-2-Plus",
+        context=4_096,
+        tiles=WHOLE,
+        thumbnail=False,
+        tokens_per_tile=256,
+        template="Hermes-2",
+        languages=("en", "zh"),
+        multi_image=True,
+    ),
+    Model(
+        id="internvl-chat-v1.2",
+        title="InternVL-Chat-V1.2",
+        parameters=40_100_000_000,
+        hub_id="OpenGVLab/InternVL-Chat-V1-2",
+        context=4_096,
+        tiles=WHOLE,
+        thumbnail=False,
+        tokens_per_tile=256,
+        template="Hermes-2",
+        languages=("en", "zh"),
+        multi_image=True,
+    ),
+    Model(
+        id="internvl-chat-v1.1",
+        title="InternVL-Chat-V1.1",
+        parameters=19_100_000_000,
+        hub_id="OpenGVLab/InternVL-Chat-V1-1",
+        context=4_096,
+        tiles=WHOLE,
+        thumbnail=False,
+        tokens_per_tile=256,
+        template="internvl_zh",
+        languages=("en", "zh"),
+        multi_image=True,
+    ),
+    Model(
+        id="tileq-demo",
+        title="tileq demo checkpoint",
+        parameters=3_800_000,
+        hub_id="",
+        context=32_768,
+        tiles=TILED,
+        thumbnail=True,
+        tokens_per_tile=196,  # patches of 16 pixels: (448 / 16 / 2) squared
+        template="internlm2-chat",
+        languages=("en", "zh"),
+        multi_image=True,
+    ),
+)
+
+BY_ID = {model.id: model for model in MODELS}
+
+
+def named(name: str) -> Model | None:
+    """The model that `name` says: an id, a hub id with or without organisation and revision, or a folder of that name."""
+    last = name.rstrip("/").rsplit("/", 1)[-1].split("@", 1)[0].lower()
+    return next((model for model in MODELS if last in (model.id, model.hub_id.rsplit("/", 1)[-1].lower())), None)

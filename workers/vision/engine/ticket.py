@@ -1,0 +1,96 @@
+"""A request inside an engine, seen from both sides: the caller reads events, the engine's thread writes them."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+from workers.vision.engine.base import Cancelled, Delta, Done, EngineRequest, Event, Stage
+
+
+class Ticket:
+    """Where a request stands."""
+
+    def __init__(self, request: EngineRequest) -> None:
+        self.request = request
+        self._cancelled = threading.Event()
+        self._events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
+        self.clock = Clock()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether anyone still wants the answer."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Raise `Cancelled` at the reader now; the engine leaves at its next step."""
+        if not self._cancelled.is_set():
+            self._cancelled.set()
+            self._events.put(Cancelled())
+
+    def check(self) -> None:
+        """Leave the engine if cancelled."""
+        if self.cancelled:
+            raise Cancelled
+
+    def stage(self, name: Literal["vision", "prefill", "decode"]) -> None:
+        """Say that a stage begins."""
+        self.clock.enter(name)
+        self._events.put(Stage(name))
+
+    def delta(self, text: str, completion_tokens: int) -> None:
+        """Hand out final text."""
+        if text:
+            self._events.put(Delta(text, completion_tokens))
+
+    def done(self, answer: Done) -> None:
+        """Hand out the answer."""
+        self._events.put(answer)
+
+    def fail(self, error: BaseException) -> None:
+        """Hand out the error instead of an answer."""
+        self._events.put(error)
+
+    def events(self) -> Iterator[Event]:
+        """Read to the end; leaving early cancels."""
+        try:
+            while True:
+                event = self._events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                if self.cancelled:
+                    raise Cancelled
+                yield event
+                if isinstance(event, Done):
+                    return
+        finally:
+            self._cancelled.set()
+
+
+class Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self._began = self._entered = 0.0
+        self._stage = ""
+        self.timings = {"vision": 0.0, "prefill": 0.0, "decode": 0.0, "first_token": 0.0}
+
+    def enter(self, stage: str) -> None:
+        """End the stage before and begin `stage`; decoding begins with the first token."""
+        now = time.perf_counter()
+        self._began = self._began or now
+        self._leave(now)
+        self._stage, self._entered = stage, now
+        if stage == "decode":
+            self.timings["first_token"] = now - self._began
+
+    def stop(self) -> dict[str, float]:
+        """End the last stage and return all of them."""
+        self._leave(time.perf_counter())
+        self._stage = ""
+        return self.timings
+
+    def _leave(self, now: float) -> None:
+        if self._stage:
+            self.timings[self._stage] += now - self._entered

@@ -1,0 +1,252 @@
+"""The stock model behind the engine's interface: one request at a time, exact, the oracle of the other engines.
+
+    submit ──> queue ──> one thread: vision ─> prefill ─> a step for each token ─> Done
+
+The thread owns the device. Between two steps it hands out text and looks whether the request is still wanted.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, InternVLForConditionalGeneration, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.logits_process import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+
+from shared.tokenizer import Tokenizer
+from workers.vision.checkpoint.config import Config
+from workers.vision.engine.base import (
+    Cancelled,
+    Done,
+    EngineClosed,
+    EngineRequest,
+    EngineStats,
+    Event,
+    OutOfMemory,
+    PromptTooLong,
+    Sampling,
+)
+from workers.vision.engine.pictures import embed, feature_batches
+from workers.vision.engine.text import TextStream
+from workers.vision.engine.ticket import Ticket
+from workers.vision.prompts import IMAGE_CONTEXT, TEMPLATES
+
+TOP_K = 50  # what generation under the card's code falls back to when it samples
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its device, with what belongs to it."""
+
+    model: InternVLForConditionalGeneration
+    config: Config
+    tokenizer: Tokenizer
+
+
+class TransformersEngine:
+    """See `Engine`. Requests wait in order; waiting ones are cancelled at once, the running one within a step."""
+
+    slots = 1
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._lock = threading.Lock()
+        self._tickets: dict[str, Ticket] = {}
+        self._waiting: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._running = self._finished = self._tokens = 0
+        self._busy_since: float | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: EngineRequest) -> Iterator[Event]:
+        """Queue the request at once; its events come as they are read."""
+        ticket = Ticket(request)
+        with self._lock:
+            if self._closed:
+                raise EngineClosed
+            self._tickets[request.id] = ticket
+            self._waiting.put(ticket)
+        return ticket.events()
+
+    def cancel(self, request_id: str) -> None:
+        """Make the request leave."""
+        with self._lock:
+            ticket = self._tickets.get(request_id)
+        if ticket:
+            ticket.cancel()
+
+    def stats(self) -> EngineStats:
+        """The figures of this moment."""
+        with self._lock:
+            return EngineStats(
+                running=self._running,
+                waiting=len(self._tickets) - self._running,
+                finished=self._finished,
+                generated_tokens=self._tokens,
+                busy_since=self._busy_since,
+                memory_bytes=torch.cuda.memory_allocated() if torch.cuda.is_initialized() else None,
+            )
+
+    def close(self) -> None:
+        """Cancel everything and end the thread."""
+        with self._lock:
+            self._closed = True
+            tickets = list(self._tickets.values())
+        for ticket in tickets:
+            ticket.cancel()
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while ticket := self._waiting.get():
+            with self._lock:
+                self._running = 1
+            try:
+                ticket.check()
+                self._answer(ticket)
+            except Exception as error:
+                # The traceback holds the tensors of the step; the reader needs its text only.
+                ticket.fail(_translated(error).with_traceback(None))
+            finally:
+                with self._lock:
+                    self._running, self._busy_since = 0, None
+                    # An id given twice: the later one stays cancellable.
+                    if self._tickets.get(ticket.request.id) is ticket:
+                        del self._tickets[ticket.request.id]
+
+    @torch.inference_mode()
+    def _answer(self, ticket: Ticket) -> None:
+        request, loaded = ticket.request, self._loaded
+        room = loaded.config.context - len(request.prompt.ids)
+        if room < 1:
+            raise PromptTooLong(f"{len(request.prompt.ids)} tokens; the context holds {loaded.config.context}")
+        self._step()
+        embeddings = self._embed(ticket)
+        ticket.stage("prefill")
+        follower = _Follower(self, ticket, loaded)
+        output = loaded.model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
+            generation_config=_generation(request.sampling, min(room, request.sampling.max_new_tokens), follower.end),
+            stopping_criteria=StoppingCriteriaList([follower]),
+            logits_processor=_penalty(request.sampling),
+        )
+        ticket.check()
+        follower.finish(output[0])
+        with self._lock:
+            self._finished += 1
+            self._tokens += follower.count
+        ticket.done(
+            Done(
+                text=follower.text,
+                finish_reason="stop" if follower.stopped else "length",
+                prompt_tokens=len(request.prompt.ids),
+                image_tokens=request.prompt.image_tokens,
+                cached_tokens=0,
+                completion_tokens=follower.count,
+                timings=ticket.clock.stop(),
+            )
+        )
+
+    def _embed(self, ticket: Ticket) -> Tensor:
+        request, (model, config) = ticket.request, (self._loaded.model, self._loaded.config)
+        found: list[Tensor] = []
+        if len(request.tiles):
+            ticket.stage("vision")
+            for batch in feature_batches(model, config, torch.from_numpy(request.tiles)):
+                found.append(batch)
+                ticket.check()
+                self._step()
+        ids = torch.tensor([request.prompt.ids], device=model.get_input_embeddings().weight.device)
+        return embed(model, ids, self._loaded.tokenizer.token_id(IMAGE_CONTEXT), found)
+
+    def _step(self) -> None:
+        """A step begins: a watchdog that finds this moment too long ago knows that the device hangs."""
+        with self._lock:
+            self._busy_since = time.monotonic()
+
+
+class _Follower(StoppingCriteria):
+    """Called after every step of `generate`: hands out text, and says when to stop."""
+
+    def __init__(self, engine: TransformersEngine, ticket: Ticket, loaded: Loaded) -> None:
+        stop = TEMPLATES[loaded.config.template].stop
+        self._engine = engine
+        self._ticket = ticket
+        self._beams = ticket.request.sampling.num_beams > 1
+        self._stream = TextStream(loaded.tokenizer, (stop, *ticket.request.sampling.stop))
+        self.end = loaded.tokenizer.token_id(stop)
+        self.count = 0
+        self.stopped = False
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self._stream.text
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **_: Any) -> torch.BoolTensor:
+        """Look at the newest token. Beams change until the end, so their text comes at once, with `finish`."""
+        self._engine._step()
+        if not self.count:
+            self._ticket.stage("decode")
+        if self._beams:
+            self.count = input_ids.shape[1]
+        elif not self.stopped:  # on a GPU the loop may run a step ahead of our word, and takes it back later
+            self._take(int(input_ids[0, -1]))
+        done: Any = torch.full((len(input_ids),), self._ticket.cancelled or self.stopped, device=input_ids.device)
+        return done
+
+    def finish(self, output: Tensor) -> None:
+        """The loop has ended with `output`: hand out what is left."""
+        if self._beams:
+            self.count = 0
+            for token in output.tolist():
+                self._take(token)
+                if self.stopped:
+                    break
+        self._ticket.delta(self._stream.finish(), self.count)
+
+    def _take(self, token: int) -> None:
+        self.count += 1
+        if token == self.end:
+            self.stopped = True
+            return
+        self._ticket.delta(self._stream.push(token), self.count)
+        self.stopped = self._stream.stopped
+
+
+def _generation(sampling: Sampling, max_new_tokens: int, end: int) -> GenerationConfig:
+    options: dict[str, Any] = {"do_sample": False}
+    if sampling.temperature > 0:
+        if sampling.seed is None:
+            torch.seed()
+        else:
+            torch.manual_seed(sampling.seed)
+        options = {
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_p": 1.0 if sampling.top_p is None else sampling.top_p,
+            "top_k": TOP_K if sampling.top_k is None else sampling.top_k,
+        }
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens, num_beams=sampling.num_beams, eos_token_id=end, pad_token_id=end, **options
+    )
+
+
+def _penalty(sampling: Sampling) -> LogitsProcessorList:
+    """Given by hand: through the configuration it would come with a warning that it leaves the prompt alone."""
+    penalty = sampling.repetition_penalty
+    return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty)] if penalty not in (None, 1.0) else [])
+
+
+def _translated(error: Exception) -> Exception:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        return OutOfMemory(str(error).splitlines()[0] if str(error) else "out of memory")
+    return error
