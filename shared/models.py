@@ -1,7 +1,10 @@
 """The family that is served: what a client may ask of each model, and what a worker needs to hold it."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+from shared.settings import Settings
 
 Template = Literal["internlm2-chat", "Hermes-2", "internvl_zh"]
 
@@ -113,10 +116,33 @@ MODELS = (
     ),
 )
 
+DEMO = "tileq-demo"  #: what is served where nothing is said
+
 BY_ID = {model.id: model for model in MODELS}
 
 
 def named(name: str) -> Model | None:
-    """The model that `name` says: an id, a hub id with or without organisation and revision, or a folder of that name."""
-    last = name.rstrip("/").rsplit("/", 1)[-1].split("@", 1)[0].lower()
-    return next((model for model in MODELS if last in (model.id, model.hub_id.rsplit("/", 1)[-1].lower())), None)
+    """The model that `name` says: an id, a hub id with or without organisation and revision, or a folder of that name.
+
+    Dots and dashes are one: the card writes `Mini-InternVL-Chat-V1-5`.
+    """
+    last = _plain(name.rstrip("/").rsplit("/", 1)[-1].split("@", 1)[0])
+    known = ((model, (_plain(model.id), _plain(model.hub_id.rsplit("/", 1)[-1]))) for model in MODELS)
+    return next((model for model, names in known if last and last in names), None)
+
+
+def model_id_of(settings: Settings) -> str:
+    """The id under which a worker with these settings serves its checkpoint, and intake its default model."""
+    if settings.model_id or not settings.model:
+        return settings.model_id or DEMO
+    known = named(settings.model)
+    return known.id if known else _slug(settings.model) or DEMO
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _slug(path: str) -> str:
+    last = path.rstrip("/").rsplit("/", 1)[-1].split("@", 1)[0]
+    return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-.")[:64]

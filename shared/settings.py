@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     broker_url: str = Field("", description="Celery's Redis; empty: redis_url")
     events_url: str = Field("", description="Redis for text deltas, may live without AOF; empty: redis_url")
     redis_prefix: str = Field("tileq:", description="in front of every Redis key and queue")
+    require_aof: bool = Field(True, description="take no job while the job store keeps no append-only file")
     redis_timeout: float = Field(5, gt=0, description="for one Redis round trip, connecting included")
     s3_url: str = Field("http://127.0.0.1:9000", description="S3 server, scheme and port included")
     s3_access_key: str = Field("", description="S3 access key")
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(4_096, description="largest `max_new_tokens` a request may ask for")
     max_batch_jobs: int = Field(1_000, description="jobs of one batch")
     max_queued: int = Field(100_000, description="queued jobs of the service; above it, 503 overloaded")
+    max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
     image_mode: Literal["natural", "original"] = Field(
         "natural", description="`natural`: EXIF turned, white under transparency, 16 bit scaled; `original`: the card's"
     )
