@@ -113,3 +113,32 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError(f"a number of over 64 bits at byte {at}")
+
+
+def write_vocabulary(vocabulary: Vocabulary) -> bytes:
+    """The file of `vocabulary`, as `read_vocabulary` and sentencepiece read it."""
+    pieces = b"".join(
+        _message(
+            1, _message(1, piece.text.encode()) + b"\x15" + struct.pack("<f", piece.score) + _number(3, piece.kind)
+        )
+        for piece in vocabulary.pieces
+    )
+    trainer = _number(3, BPE) + _number(35, any(piece.kind is Kind.BYTE for piece in vocabulary.pieces))
+    normalizer = _message(1, b"identity") + _number(3, vocabulary.dummy_prefix) + _number(4, 0)
+    return pieces + _message(2, trainer) + _message(3, normalizer)
+
+
+def _message(number: int, data: bytes) -> bytes:
+    return _as_varint(number << 3 | 2) + _as_varint(len(data)) + data
+
+
+def _number(number: int, value: int) -> bytes:
+    return _as_varint(number << 3) + _as_varint(int(value))
+
+
+def _as_varint(value: int) -> bytes:
+    low = b""
+    while value > 0x7F:
+        low += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return low + bytes([value])

@@ -19,9 +19,7 @@ def grids(max_tiles: int) -> tuple[Grid, ...]:
     """All grids of at most `max_tiles` tiles, by area. The order within one area can't matter (internvl.md, 6.3)."""
     if max_tiles < 1:
         raise ValueError(f"max_tiles must be at least 1, not {max_tiles}")
-    every = [
-        (columns, rows) for columns in range(1, max_tiles + 1) for rows in range(1, max_tiles // columns + 1)
-    ]
+    every = [(columns, rows) for columns in range(1, max_tiles + 1) for rows in range(1, max_tiles // columns + 1)]
     return tuple(sorted(every, key=lambda grid: grid[0] * grid[1]))
 
 

@@ -191,7 +191,7 @@ def _merges(scores: Mapping[str, float]) -> list[Pair]:
 
 
 def _from_json(path: Path) -> tuple[Sequence[Piece], tokenizers.Tokenizer, bool, dict[str, int]]:
-    """A tokenizer.json of a Llama: BPE with byte fallback and spaces as `▁`. Its added tokens are taken out of reach."""
+    """A tokenizer.json of a Llama: BPE with byte fallback and spaces as `▁`. Its added tokens get out of reach."""
     state = _read_json(path)
     model, added = state.get("model") or {}, state.get("added_tokens") or []
     if model.get("type") != "BPE" or not model.get("byte_fallback"):

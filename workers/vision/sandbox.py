@@ -190,9 +190,10 @@ class Decoder:
             side = self._start.limits.side
             if not 0 < count <= max_tiles + 1:
                 raise ValueError(count)
-            data = os.pread(self._output, count * side * side * 3, 0)
+            tiles = np.empty((count, side, side, 3), np.uint8)
+            if os.preadv(self._output, [tiles], 0) != tiles.nbytes:
+                raise ValueError("tiles are missing")
             os.ftruncate(self._output, 0)
-            tiles = np.frombuffer(data, np.uint8).reshape(count, side, side, 3)
             return Tiled(tiles, (columns, rows), int(answer["width"]), int(answer["height"]))
         except (ValueError, KeyError, TypeError) as error:
             self.end()

@@ -18,6 +18,7 @@ from workers.vision.checkpoint.fields import Fields
 from workers.vision.prompts import TEMPLATES
 
 CHAT_MODEL = "InternVLChatModel"
+Quantised = Literal["int8", "int4"]  #: how a decoder's weights may be packed while loading
 DECODERS = {"InternLM2ForCausalLM": "internlm2", "LlamaForCausalLM": "llama"}
 
 

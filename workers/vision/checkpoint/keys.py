@@ -157,7 +157,7 @@ def _of_group(decoder: DecoderConfig, name: str) -> Take:
     part = {"q": slice(0, queries), "k": slice(queries, queries + 1), "v": slice(queries + 1, queries + 2)}[name]
 
     def take(tensor: "Tensor") -> "Tensor":
-        grouped = tensor.unflatten(0, (decoder.kv_heads, queries + 2, decoder.head))
+        grouped = tensor.reshape(decoder.kv_heads, queries + 2, decoder.head, *tensor.shape[1:])
         return grouped[:, part].flatten(0, 2)
 
     return take

@@ -4,11 +4,8 @@ from typing import Any
 
 import torch
 from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, LlamaConfig
-from transformers.utils import logging as transformers_logging
 
 from workers.vision.checkpoint.config import Config, DecoderConfig
-
-LAYER_NORM_EPS = 1e-6  # fixed in the stock q/k norm
 
 
 def native_config(config: Config) -> InternVLConfig:
@@ -57,13 +54,16 @@ def _text(decoder: DecoderConfig) -> LlamaConfig:
     )
 
 
-def empty_model(config: Config) -> InternVLForConditionalGeneration:
+#: transformers' model. Its annotations contradict its own mixins, so it goes untyped through our code.
+StockModel = Any
+
+
+def empty_model(config: Config) -> StockModel:
     """The model with shapes but no memory (on the `meta` device)."""
-    transformers_logging.set_verbosity_error()
     native = native_config(config)
     with torch.device("meta"):
-        model = InternVLForConditionalGeneration(native)
-    for module in model.modules():
-        if config.vision.qk_norm and hasattr(module, "q_norm") and hasattr(module.q_norm, "variance_epsilon"):
-            module.q_norm.variance_epsilon = module.k_norm.variance_epsilon = config.vision.eps
+        model: StockModel = InternVLForConditionalGeneration(native)
+    if config.vision.qk_norm:  # the stock one fixes its epsilon at 1e-6; the original's is the tower's
+        for layer in model.model.vision_tower.encoder.layer:
+            layer.attention.q_norm.variance_epsilon = layer.attention.k_norm.variance_epsilon = config.vision.eps
     return model.eval().requires_grad_(False)

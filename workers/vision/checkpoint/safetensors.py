@@ -8,7 +8,7 @@ import json
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from workers.vision.checkpoint.errors import CheckpointError
 
@@ -70,7 +70,7 @@ def _entry(value: dict[str, Any], base: int) -> Entry:
 
 
 class Map:
-    """The mapped file of a header."""
+    """The mapped file of a header; it goes when the last view of it does."""
 
     def __init__(self, header: Header) -> None:
         self._header = header
@@ -93,9 +93,3 @@ class Map:
         start = entry.start - entry.start % mmap.PAGESIZE
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED, start, entry.end - start)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """The map goes when the last view of it does: closing it now would fail while one is alive."""

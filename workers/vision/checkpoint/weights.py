@@ -3,23 +3,25 @@
 No more than the model and 32 MiB are in memory at any moment, whatever the size of a shard or of its largest tensor.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import InternVLForConditionalGeneration
 
-from workers.vision.checkpoint.config import Config
+from workers.vision.checkpoint.config import Config, Quantised
 from workers.vision.checkpoint.errors import CheckpointError
 from workers.vision.checkpoint.files import Files, check, find_weights
-from workers.vision.checkpoint.keys import Weight, weights
-from workers.vision.checkpoint.native import empty_model
+from workers.vision.checkpoint.keys import IGNORED, weights
+from workers.vision.checkpoint.native import StockModel, empty_model
+from workers.vision.checkpoint.placement import LAYERS
+from workers.vision.checkpoint.quantise import BYTES, Quantiser
 from workers.vision.checkpoint.safetensors import Map
 
 CHUNK = 32 << 20  # bytes copied at once
 
-Device = torch.device | str
 Place = Callable[[str], torch.device]  #: the device of a parameter, by its name
 Progress = Callable[[int], None]  #: is told the bytes just loaded
 
@@ -27,51 +29,49 @@ Progress = Callable[[int], None]  #: is told the bytes just loaded
 def load_model(
     folder: Path,
     config: Config,
-    device: Device,
     dtype: torch.dtype,
+    place: Place,
     *,
-    place: Place | None = None,
-    prepare: Callable[[nn.Module], None] | None = None,
+    quantiser: Quantiser | None = None,
     progress: Progress | None = None,
-) -> InternVLForConditionalGeneration:
-    """Load the checkpoint in `folder`. `place` spreads it over devices, `prepare` changes layers before it is filled."""
+) -> StockModel:
+    """Load the checkpoint in `folder`, each parameter to the device that `place` names. Raises `CheckpointError`."""
     files = find_weights(folder)
     promised = list(weights(config))
     check(files, promised, folder)
     model = empty_model(config)
-    if prepare:
-        prepare(model)
-    at = torch.device(device)
-    fill(model, files, promised, dtype, place or (lambda _: at), progress)
-    _restore_buffers(model, place or (lambda _: at))
+    if quantiser:
+        quantiser.prepare(model)
+    by_key = {weight.key: weight for weight in promised}
+    for key, tensor, size in _stream(files):
+        for target in by_key[key].targets if key in by_key else ():
+            source = target.take(tensor.view) if target.take else tensor.view
+            _assign(model, target.name, _copy(source, place(target.name), dtype, tensor.forget), quantiser)
+        tensor.forget()
+        if progress:
+            progress(size)
+    _check_filled(model)
+    # RoPE's frequencies are no weights: they are computed, where the decoder begins.
+    decoder = model.model.language_model
+    decoder.rotary_emb = type(decoder.rotary_emb)(decoder.config).to(place("model.language_model.rotary_emb"))
     return model
 
 
-def fill(
-    model: nn.Module,
-    files: Files,
-    promised: list[Weight],
-    dtype: torch.dtype,
-    place: Place,
-    progress: Progress | None,
-) -> None:
-    """Copy every weight to where it belongs, in the order of the files."""
-    by_key = {weight.key: weight for weight in promised}
+@dataclass(frozen=True)
+class Mapped:
+    """A tensor of a mapped file."""
+
+    view: Tensor
+    forget: Callable[[], None]
+
+
+def _stream(files: Files) -> Iterator[tuple[str, Mapped, int]]:
+    """Yield name, tensor and bytes of every weight in the order in which they lie on the disk."""
     for header in files.headers:
-        with Map(header) as mapped:
-            for key, entry in sorted(header.entries.items(), key=lambda item: item[1].start):
-                for target in by_key[key].targets if key in by_key else ():
-                    whole = mapped.tensor(key)
-                    source = target.take(whole) if target.take else whole
-                    copied = _copy(source, place(target.name), dtype, lambda name=key: mapped.forget(name))
-                    _assign(model, target.name, copied)
-                    del whole, source
-                mapped.forget(key)
-                if progress:
-                    progress(entry.end - entry.start)
-    missing = [name for name, tensor in model.named_parameters() if tensor.is_meta]
-    if missing:
-        raise CheckpointError(f"the key map leaves {missing[0]} empty, and {len(missing) - 1} more")
+        mapped = Map(header)
+        for key, entry in sorted(header.entries.items(), key=lambda item: item[1].start):
+            if not key.endswith(IGNORED):
+                yield key, Mapped(mapped.tensor(key), partial(mapped.forget, key)), entry.end - entry.start
 
 
 def _copy(source: Tensor, device: torch.device, dtype: torch.dtype, forget: Callable[[], None]) -> Tensor:
@@ -84,30 +84,26 @@ def _copy(source: Tensor, device: torch.device, dtype: torch.dtype, forget: Call
     return copied
 
 
-def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+def _assign(model: nn.Module, name: str, tensor: Tensor, quantiser: Quantiser | None) -> None:
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     expected = module.get_parameter(leaf)
     if expected.shape != tensor.shape:
         raise CheckpointError(f"the key map gives {name} {list(tensor.shape)}; it takes {list(expected.shape)}")
-    if type(expected) is not nn.Parameter:  # a quantised layer packs what it is given in its own parameter class
-        setattr(module, leaf, type(expected)(tensor, **getattr(expected, "__dict__", {})))
-        return
-    setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+    packed = quantiser.pack(expected, tensor) if quantiser else nn.Parameter(tensor, requires_grad=False)
+    setattr(module, leaf, packed)
 
 
-def _restore_buffers(model: InternVLForConditionalGeneration, place: Place) -> None:
-    """RoPE's frequencies are no weights: they are computed, where the decoder begins."""
-    decoder = model.model.language_model
-    rotary = type(decoder.rotary_emb)(decoder.config)
-    decoder.rotary_emb = rotary.to(place("model.language_model.rotary_emb.inv_freq"))
+def _check_filled(model: nn.Module) -> None:
+    empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if empty:
+        raise CheckpointError(f"the key map leaves {empty[0]} empty, and {len(empty) - 1} more")
 
 
-def parameter_count(config: Config) -> int:
-    """Parameters of the released files, idle layers included."""
-    return sum(torch.Size(weight.shape).numel() for weight in weights(config))
-
-
-def loaded_bytes(config: Config, dtype: torch.dtype) -> Mapping[str, int]:
+def loaded_bytes(config: Config, dtype: torch.dtype, quantised: Quantised | None = None) -> dict[str, int]:
     """Bytes that each parameter of the loaded model takes."""
-    return {name: parameter.numel() * dtype.itemsize for name, parameter in empty_model(config).named_parameters()}
+    layer = BYTES[quantised] if quantised else dtype.itemsize
+    return {
+        name: int(parameter.numel() * (layer if name.startswith(LAYERS) else dtype.itemsize))
+        for name, parameter in empty_model(config).named_parameters()
+    }

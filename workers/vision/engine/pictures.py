@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from transformers import InternVLForConditionalGeneration
 
 from workers.vision.checkpoint.config import Config
+from workers.vision.checkpoint.native import StockModel
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as the card's code
 BATCH = 8  # tiles at once through the tower: enough to fill a device, little beside the weights
@@ -21,24 +21,24 @@ def normalise(tiles: Tensor) -> Tensor:
     return tiles.permute(0, 3, 1, 2).float().div(255).sub_(mean).div_(std)
 
 
-def features(model: InternVLForConditionalGeneration, config: Config, pixels: Tensor) -> Tensor:
-    """(T, 3, side, side) to (T, tokens of a tile, hidden), in the order in which the decoder was trained to read them."""
+def features(model: StockModel, config: Config, pixels: Tensor) -> Tensor:
+    """(T, 3, side, side) to (T, tokens of a tile, hidden), in the order that the decoder was trained on."""
     found: Tensor = model.model.get_image_features(pixels, return_dict=True).pooler_output
     if config.transposed:
         # ps_version v1 leaves the grid of tokens column by column; the stock model always writes rows.
         side = config.token_grid
-        found = found.unflatten(1, (side, side)).transpose(1, 2).flatten(1, 2)
+        found = found.view(len(found), side, side, -1).transpose(1, 2).flatten(1, 2)
     return found
 
 
-def feature_batches(model: InternVLForConditionalGeneration, config: Config, tiles: Tensor) -> Iterator[Tensor]:
+def feature_batches(model: StockModel, config: Config, tiles: Tensor) -> Iterator[Tensor]:
     """Yield the features of a few tiles at a time, so that a cancelled request leaves between them."""
     device = model.model.vision_tower.embeddings.cls_token.device
     for start in range(0, len(tiles), BATCH):
         yield features(model, config, normalise(tiles[start : start + BATCH].to(device)))
 
 
-def embed(model: InternVLForConditionalGeneration, ids: Tensor, image_token: int, found: list[Tensor]) -> Tensor:
+def embed(model: StockModel, ids: Tensor, image_token: int, found: list[Tensor]) -> Tensor:
     """(1, N) ids to (1, N, hidden), with `found` at the image tokens, in order."""
     embeddings: Tensor = model.get_input_embeddings()(ids)
     if not found:

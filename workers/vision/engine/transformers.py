@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, InternVLForConditionalGeneration, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.logits_process import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from shared.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
+from workers.vision.checkpoint.native import StockModel
 from workers.vision.engine.base import (
-    Cancelled,
     Done,
     EngineClosed,
     EngineRequest,
@@ -42,7 +43,7 @@ TOP_K = 50  # what generation under the card's code falls back to when it sample
 class Loaded:
     """A model on its device, with what belongs to it."""
 
-    model: InternVLForConditionalGeneration
+    model: StockModel
     config: Config
     tokenizer: Tokenizer
 
@@ -89,7 +90,7 @@ class TransformersEngine:
                 finished=self._finished,
                 generated_tokens=self._tokens,
                 busy_since=self._busy_since,
-                memory_bytes=torch.cuda.memory_allocated() if torch.cuda.is_initialized() else None,
+                memory_bytes=torch.cuda.memory_allocated() if torch.cuda.is_available() else None,
             )
 
     def close(self) -> None:
@@ -110,8 +111,7 @@ class TransformersEngine:
                 ticket.check()
                 self._answer(ticket)
             except Exception as error:
-                # The traceback holds the tensors of the step; the reader needs its text only.
-                ticket.fail(_translated(error).with_traceback(None))
+                ticket.fail(_translated(error))
             finally:
                 with self._lock:
                     self._running, self._busy_since = 0, None
@@ -158,7 +158,7 @@ class TransformersEngine:
         found: list[Tensor] = []
         if len(request.tiles):
             ticket.stage("vision")
-            for batch in feature_batches(model, config, torch.from_numpy(request.tiles)):
+            for batch in feature_batches(model, config, torch.from_numpy(np.require(request.tiles, requirements=["C", "W"]))):
                 found.append(batch)
                 ticket.check()
                 self._step()
@@ -189,7 +189,7 @@ class _Follower(StoppingCriteria):
         """The text so far."""
         return self._stream.text
 
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **_: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Any:
         """Look at the newest token. Beams change until the end, so their text comes at once, with `finish`."""
         self._engine._step()
         if not self.count:
@@ -198,8 +198,7 @@ class _Follower(StoppingCriteria):
             self.count = input_ids.shape[1]
         elif not self.stopped:  # on a GPU the loop may run a step ahead of our word, and takes it back later
             self._take(int(input_ids[0, -1]))
-        done: Any = torch.full((len(input_ids),), self._ticket.cancelled or self.stopped, device=input_ids.device)
-        return done
+        return torch.full((len(input_ids),), self._ticket.cancelled or self.stopped, device=input_ids.device)
 
     def finish(self, output: Tensor) -> None:
         """The loop has ended with `output`: hand out what is left."""
@@ -221,6 +220,7 @@ class _Follower(StoppingCriteria):
 
 
 def _generation(sampling: Sampling, max_new_tokens: int, end: int) -> GenerationConfig:
+    make: Any = GenerationConfig
     options: dict[str, Any] = {"do_sample": False}
     if sampling.temperature > 0:
         if sampling.seed is None:
@@ -233,9 +233,10 @@ def _generation(sampling: Sampling, max_new_tokens: int, end: int) -> Generation
             "top_p": 1.0 if sampling.top_p is None else sampling.top_p,
             "top_k": TOP_K if sampling.top_k is None else sampling.top_k,
         }
-    return GenerationConfig(
+    config: GenerationConfig = make(
         max_new_tokens=max_new_tokens, num_beams=sampling.num_beams, eos_token_id=end, pad_token_id=end, **options
     )
+    return config
 
 
 def _penalty(sampling: Sampling) -> LogitsProcessorList:
@@ -246,7 +247,8 @@ def _penalty(sampling: Sampling) -> LogitsProcessorList:
 
 def _translated(error: Exception) -> Exception:
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        # A new error without the old one's traceback, which would keep the tensors of the step alive.
         return OutOfMemory(str(error).splitlines()[0] if str(error) else "out of memory")
     return error

@@ -1,0 +1,95 @@
+"""A checkpoint that was found and makes sense: config, tokenizer and files agree. Nothing is loaded yet."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shared.models import BY_ID, TILED, WHOLE, Model, named
+from shared.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from workers.vision.checkpoint.config import Config, read_config
+from workers.vision.checkpoint.errors import CheckpointError
+from workers.vision.checkpoint.files import Files, check, find_weights
+from workers.vision.checkpoint.keys import weights
+from workers.vision.prompts import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TEMPLATES, PromptFormat
+
+#: A vocabulary may be padded to a round number; further apart than this, the tokenizer is another model's.
+PADDING = 1024
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder holds."""
+
+    folder: Path
+    config: Config
+    tokenizer: Tokenizer
+    files: Files
+    model: Model  #: the registry's entry, with the figures of these files
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """How this model's prompts are written."""
+        config = self.config
+        return PromptFormat(self.tokenizer, TEMPLATES[config.template], config.system, config.tokens_per_tile)
+
+
+def open_checkpoint(folder: Path, source: str = "") -> Checkpoint:
+    """Read and check all but the weights' values. `source` is how the user named it. Raises `CheckpointError`."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
+    config = read_config(folder)
+    tokenizer = read_tokenizer(folder, config)
+    files = find_weights(folder)
+    check(files, weights(config), folder)
+    return Checkpoint(folder, config, tokenizer, files, describe(config, source or str(folder)))
+
+
+def read_tokenizer(folder: Path, config: Config) -> Tokenizer:
+    """Load the tokenizer and hold it against the model. Raises `CheckpointError`."""
+    try:
+        tokenizer = load_tokenizer(folder)
+        for token in (IMAGE_START, IMAGE_CONTEXT, IMAGE_END, TEMPLATES[config.template].stop):
+            tokenizer.token_id(token)
+    except TokenizerError as error:
+        raise CheckpointError(f"{error}; template {config.template} in {folder / 'config.json'} needs it") from error
+    vocab = config.decoder.vocab
+    if not vocab - PADDING <= tokenizer.size <= vocab:
+        raise CheckpointError(
+            f"{folder}: the tokenizer is another model's: it has ids up to {tokenizer.size - 1}, "
+            f"config.json: llm_config.vocab_size is {vocab}"
+        )
+    return tokenizer
+
+
+def describe(config: Config, source: str) -> Model:
+    """The registry's entry of these files, by name or else by shape; a stranger gets one of its own."""
+    known = named(config.name) or named(source) or _of_shape(config)
+    title = Path(source.split("@", 1)[0]).name or "model"
+    base = known or replace(BY_ID["tileq-demo"], id=title.lower(), title=title, languages=())
+    return replace(
+        base,
+        parameters=sum(_product(weight.shape) for weight in weights(config)),
+        context=config.context,
+        tiles=TILED if config.tiles else WHOLE,
+        thumbnail=config.tiles and config.thumbnail,
+        tokens_per_tile=config.tokens_per_tile,
+        template=config.template,
+    )
+
+
+def _of_shape(config: Config) -> Model | None:
+    """V1.2 and V1.2-Plus share one shape; unnamed files are taken for V1.2."""
+    shapes = {
+        ("internlm2-chat", 2048): "mini-internvl-chat-v1.5",
+        ("internlm2-chat", 6144): "internvl-chat-v1.5",
+        ("Hermes-2", 7168): "internvl-chat-v1.2",
+        ("internvl_zh", 5120): "internvl-chat-v1.1",
+    }
+    found = shapes.get((config.template, config.decoder.hidden))
+    return BY_ID[found] if found else None
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for side in shape:
+        product *= side
+    return product

@@ -1,0 +1,105 @@
+"""The engine that the settings ask for, and what a worker needs to know of the model behind it.
+
+torch is imported only for an engine that computes: a worker with the echo engine starts without it.
+"""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shared.conversation import Message
+from shared.models import BY_ID, Model
+from shared.objects import S3Objects
+from shared.settings import Settings
+from shared.tiling import TILE
+from shared.tokenizer import Tokenizer
+from workers.vision.checkpoint.config import Quantised
+from workers.vision.checkpoint.opened import Checkpoint, open_checkpoint
+from workers.vision.checkpoint.random import write_random
+from workers.vision.checkpoint.source import Report, Storage, default_cache, locate
+from workers.vision.engine.base import Engine
+from workers.vision.engine.echo import EchoEngine
+from workers.vision.prompts import Prompt, PromptFormat, build, plain
+
+DEMO = "tileq-demo"
+BUNDLED = Path(__file__).parents[1] / "demo"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model ready to answer."""
+
+    engine: Engine
+    model: Model
+    side: int  #: of a tile, pixels
+    prompt_format: PromptFormat | None  #: None for an engine without a checkpoint
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """For exact counts in intake; None without a checkpoint."""
+        return self.prompt_format.tokenizer if self.prompt_format else None
+
+    def prompt(self, messages: Sequence[Message], tiles_per_image: Sequence[int]) -> Prompt:
+        """The prompt as this model takes it. Raises `PromptError`."""
+        if self.prompt_format:
+            return build(messages, tiles_per_image, self.prompt_format)
+        return plain(messages, tiles_per_image, self.model.tokens_per_tile)
+
+
+def make_engine(
+    settings: Settings, *, pinned: str = "", quantised: Quantised | None = None, report: Report | None = None
+) -> Served:
+    """Find, check and load what the settings name. Raises `CheckpointError`, before which nothing was consumed."""
+    if settings.engine == "echo":
+        base = BY_ID.get(settings.model_id or DEMO, BY_ID[DEMO])
+        return Served(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
+    say = report or _to_stderr
+    checkpoint = find_checkpoint(settings, say)
+    return Served(
+        _computing(checkpoint, settings, pinned, quantised, say),
+        _renamed(checkpoint.model, settings),
+        checkpoint.config.vision.image,
+        checkpoint.prompt_format,
+    )
+
+
+def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
+    """The checkpoint that the settings name, or the bundled one. Raises `CheckpointError`."""
+    if not settings.model:
+        return open_checkpoint(demo_folder(report), DEMO)
+    storage = Storage(S3Objects(settings).client, default_cache()) if settings.model.startswith("s3://") else None
+    return open_checkpoint(locate(settings.model, storage, report), settings.model)
+
+
+def demo_folder(report: Report) -> Path:
+    """The bundled demo checkpoint, or where there is none an untrained one, written once."""
+    if (BUNDLED / "config.json").is_file():
+        return BUNDLED
+    folder = default_cache() / "untrained"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as part, suppress(OSError):  # another worker was quicker
+            write_random(Path(part) / "whole").rename(folder)
+    report("the demo model is untrained: what it answers is noise")
+    return folder
+
+
+def _computing(
+    checkpoint: Checkpoint, settings: Settings, pinned: str, quantised: Quantised | None, report: Report
+) -> Engine:
+    from workers.vision.engine.loading import Wish, load  # noqa: PLC0415 - brings torch
+    from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415
+
+    model = load(checkpoint, Wish(settings.device, settings.dtype, quantised, pinned), report)
+    return TransformersEngine(Loaded(model, checkpoint.config, checkpoint.tokenizer))
+
+
+def _renamed(model: Model, settings: Settings) -> Model:
+    return replace(model, id=settings.model_id) if settings.model_id else model
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201 - for whoever starts a worker by hand
