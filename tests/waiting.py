@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], within: float = 10.0, every: float = 0.02) -> T:
+def eventually(look: Callable[[], T | None], within: float = 10.0, every: float = 0.02) -> T:
     """Return the first truthy `look()`; fail with the last falsy one when `within` seconds have passed."""
     deadline = time.monotonic() + within
     while not (seen := look()):
