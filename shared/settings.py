@@ -95,6 +95,7 @@ class Settings(BaseSettings):
 
     # Vision worker
     model: str = Field("", description="checkpoint: a folder, a hub id (`org/name@revision`) or `s3://bucket/prefix`")
+    model_sha256: str = Field("", description="the checkpoint's digest, or a manifest file; other files are refused")
     model_id: str = Field("", description="name under which jobs ask for it; empty: what the checkpoint says it is")
     default_model: str = Field("", description="model of a job that names none; empty: model_id, else the demo model")
     engine: Literal["transformers", "echo"] = Field("transformers", description="`echo` answers at once, for tests")
@@ -102,6 +103,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="`auto`: bfloat16 where the device computes it well, else float32"
     )
+    quantise: Literal["none", "int8", "int4"] = Field("none", description="pack the decoder, with the extra `quant`")
     slots: int = Field(0, ge=0, description="jobs a vision worker holds at once; 0: what the engine takes")
     decoders: int = Field(2, ge=1, description="sandbox processes that decode images")
     decode_timeout: float = Field(20, gt=0, description="wall seconds for decoding and tiling one image")
@@ -109,6 +111,8 @@ class Settings(BaseSettings):
     delta_interval: float = Field(0.05, gt=0, description="text is gathered this long before it is written out")
     cancel_interval: float = Field(0.5, gt=0, description="how often a worker asks whether its jobs are still wanted")
     stall: float = Field(120, gt=0, description="an engine step longer than this ends the process; leases do the rest")
+    shutdown_grace: float = Field(25, ge=0, description="after SIGTERM running jobs may end, then they are given back")
+    echo_delay: float = Field(0, ge=0, description="seconds before each word of the `echo` engine, for tests")
     worker_name: str = Field("", description="name of this worker; empty: host and process id")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level written")

@@ -16,7 +16,6 @@ from shared.objects import S3Objects
 from shared.settings import Settings
 from shared.tiling import TILE
 from shared.tokenizer import Tokenizer
-from workers.vision.checkpoint.config import Quantised
 from workers.vision.checkpoint.opened import Checkpoint, open_checkpoint
 from workers.vision.checkpoint.random import write_random
 from workers.vision.checkpoint.source import Report, Storage, default_cache, locate
@@ -49,9 +48,7 @@ class Served:
         return plain(messages, tiles_per_image, self.model.tokens_per_tile)
 
 
-def make_engine(
-    settings: Settings, *, pinned: str = "", quantised: Quantised | None = None, report: Report | None = None
-) -> Served:
+def make_engine(settings: Settings, report: Report | None = None) -> Served:
     """Find, check and load what the settings name. Raises `CheckpointError`, before which nothing was consumed."""
     if settings.engine == "echo":
         base = BY_ID.get(settings.model_id or DEMO, BY_ID[DEMO])
@@ -59,7 +56,7 @@ def make_engine(
     say = report or _to_stderr
     checkpoint = find_checkpoint(settings, say)
     return Served(
-        _computing(checkpoint, settings, pinned, quantised, say),
+        _computing(checkpoint, settings, say),
         _renamed(checkpoint.model, settings),
         checkpoint.config.vision.image,
         checkpoint.prompt_format,
@@ -87,14 +84,13 @@ def demo_folder(report: Report) -> Path:
     return folder
 
 
-def _computing(
-    checkpoint: Checkpoint, settings: Settings, pinned: str, quantised: Quantised | None, report: Report
-) -> Engine:
+def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> Engine:
     from workers.vision.engine.loading import Wish, load  # noqa: PLC0415 - brings torch
     from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415
 
-    model = load(checkpoint, Wish(settings.device, settings.dtype, quantised, pinned), report)
-    return TransformersEngine(Loaded(model, checkpoint.config, checkpoint.tokenizer))
+    quantised = None if settings.quantise == "none" else settings.quantise
+    wish = Wish(settings.device, settings.dtype, quantised, settings.model_sha256)
+    return TransformersEngine(Loaded(load(checkpoint, wish, report), checkpoint.config, checkpoint.tokenizer))
 
 
 def _renamed(model: Model, settings: Settings) -> Model:
