@@ -32,6 +32,8 @@ class Delivery:
     base: int  #: attempts made before the latest redelivery; the schedule counts from here
     once: bool  #: a test: tried once
     created: float
+    since: float  #: when the present schedule began: created, or asked for again
+    claimed: float = 0
     next: float = 0
     log: list[dict[str, Any]] = field(default_factory=list)
 
@@ -42,16 +44,27 @@ class Delivery:
 
 
 def claim(msg: str, lease: float, per_host: int) -> Call[Delivery | None]:
-    """Take a due message for `lease` seconds, `msg` if that is due, or None; full and failing hosts are passed over."""
+    """Take a due message for `lease` seconds, or None: hosts in turn, full and failing ones passed over.
+
+    `msg`, the one of the hint or "", goes first only if it is a test.
+    """
     return Call("hook_claim", (msg, lease, per_host), lambda flat: _read(flat, []) if flat else None)
 
 
 def finish(
     msg: str, turn: int, outcome: Outcome, *, delay: float, attempt: Mapping[str, Any], healthy: bool, breaker: int = 5
 ) -> Call[bool]:
-    """Write one attempt down; False when another courier holds it. `breaker` failures in a row pause a host."""
+    """Write one attempt down; False when another courier holds it. `breaker` failures in a row pause a host.
+
+    Safe to repeat after a lost answer.
+    """
     args = (msg, turn, outcome, delay, json.dumps(attempt, ensure_ascii=False), int(healthy), breaker)
     return Call("hook_finish", args, bool)
+
+
+def release(msg: str, turn: int, delay: float) -> Call[bool]:
+    """Put a held message back untried, to be claimed again after `delay`; False when another courier holds it."""
+    return Call("hook_release", (msg, turn, delay), bool)
 
 
 def add_test(msg: str, tenant: str, url: str, host: str, keep: float = 86_400) -> Call[int]:
@@ -65,7 +78,7 @@ def again(tenant: str, subject: str, msg: str) -> Call[str]:
 
 
 def due(limit: int = 500) -> Call[list[str]]:
-    """Messages that a courier should look at now."""
+    """Messages that a courier could deliver now."""
     return Call("hooks_due", (limit,), list)
 
 
@@ -95,6 +108,8 @@ def _read(flat: Sequence[str], log: Sequence[str]) -> Delivery:
         base=int(record["base"]),
         once=bool(record.get("once")),
         created=float(record["created"]),
+        since=float(record.get("since") or record["created"]),
+        claimed=float(record.get("claimed", 0)),
         next=float(record.get("next", 0)),
         log=[json.loads(line) for line in log],
     )

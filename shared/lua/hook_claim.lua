@@ -1,30 +1,44 @@
--- Give a courier a due message whose host may be called now. ARGV: message to prefer or '', lease, most at once per host.
--- Hosts that fail again and again are left alone for a while; their messages wait and lose no attempt.
+-- Give a courier a due message whose receiver may be called now: receivers in turn, the oldest message of each.
+-- ARGV: message of the hint or '', lease, most at once per host. A hint decides nothing, but a test goes first and through
+-- a pause: who asks for one wants to see. Messages to a receiver that fails again and again wait and lose no attempt.
 -- Returns the message's hash or {}.
-local due = call('ZRANGEBYSCORE', P .. 'hooks', '-inf', stamp(now), 'LIMIT', 0, 100)
-local score = ARGV[1] ~= '' and call('ZSCORE', P .. 'hooks', ARGV[1])
-if score and tonumber(score) <= now then table.insert(due, 1, ARGV[1]) end
-for _, msg in ipairs(due) do
-  local h = read(P .. 'hook:' .. msg, 'state', 'host')
-  if h.state ~= 'pending' then
-    call('ZREM', P .. 'hooks', msg)
-    call('HINCRBY', P .. 'repairs', 'hooks', 1)
+local function closed_until(host, test)
+  local name = P .. 'host:' .. host
+  local open = tonumber(call('GET', name .. ':open') or 0)
+  if open > now and not test then return open end
+  call('ZREMRANGEBYSCORE', name .. ':busy', '-inf', stamp(now))
+  local most = (open > 0 and not test) and 1 or tonumber(ARGV[3]) -- after a pause one goes ahead to see
+  if call('ZCARD', name .. ':busy') < most then return nil end
+  return tonumber(call('ZRANGE', name .. ':busy', 0, 0, 'WITHSCORES')[2])
+end
+
+local function take(msg, host)
+  local ends = now + tonumber(ARGV[2])
+  call('HINCRBY', P .. 'hook:' .. msg, 'turn', 1)
+  call('HSET', P .. 'hook:' .. msg, 'claimed', stamp(now), 'held', stamp(ends))
+  call('ZADD', P .. 'host:' .. host .. ':busy', stamp(ends), msg)
+  call('EXPIRE', P .. 'host:' .. host .. ':busy', 3600)
+  await(msg, host, ends)
+  look_at(host, now) -- behind the receivers that wait already
+  return call('HGETALL', P .. 'hook:' .. msg)
+end
+
+local due = ARGV[1] ~= '' and tonumber(call('ZSCORE', P .. 'hooks', ARGV[1]) or now + 1)
+if due and due <= now then
+  local h = read(P .. 'hook:' .. ARGV[1], 'state', 'host', 'once')
+  if h.once ~= '' and h.state == 'pending' and not closed_until(h.host, true) then return take(ARGV[1], h.host) end
+end
+for _, host in ipairs(call('ZRANGEBYSCORE', P .. 'hosts', '-inf', stamp(now), 'LIMIT', 0, 1000)) do
+  local later = closed_until(host)
+  if later then
+    call('ZADD', P .. 'hosts', stamp(later), host)
   else
-    local busy, open = P .. 'host:' .. h.host .. ':busy', tonumber(call('GET', P .. 'host:' .. h.host .. ':open') or 0)
-    call('ZREMRANGEBYSCORE', busy, '-inf', stamp(now))
-    if open > now then
-      call('ZADD', P .. 'hooks', stamp(open), msg)
-      call('HINCRBY', P .. 'repairs', 'breaker', 1)
-    elseif call('ZCARD', busy) >= tonumber(ARGV[3]) then
-      call('ZADD', P .. 'hooks', stamp(now + 0.2), msg)
-      call('HINCRBY', P .. 'repairs', 'host_full', 1)
-    else
-      call('HINCRBY', P .. 'hook:' .. msg, 'turn', 1)
-      call('ZADD', P .. 'hooks', stamp(now + tonumber(ARGV[2])), msg)
-      call('ZADD', busy, stamp(now + tonumber(ARGV[2])), msg)
-      call('EXPIRE', busy, 3600)
-      return call('HGETALL', P .. 'hook:' .. msg)
+    for _, msg in ipairs(call('ZRANGEBYSCORE', P .. 'line:' .. host, '-inf', stamp(now), 'LIMIT', 0, 100)) do
+      if call('HGET', P .. 'hook:' .. msg, 'state') == 'pending' then return take(msg, host) end
+      wait_no_more(msg, host)
+      call('HINCRBY', P .. 'repairs', 'hooks', 1)
     end
+    look_at(host)
   end
 end
 return {}

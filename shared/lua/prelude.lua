@@ -6,6 +6,8 @@
 --   delayed             queued ids by not_before    expiry      ended ids by when they are purged
 --   jobs:{t}[:{state}]  ids in order of time        batch:{id}, batch:{id}:jobs   hash, ids
 --   hooks               messages by when due        hook:{msg}, hook:{msg}:log    hash, attempts as JSON
+--   hosts               receivers by when to look   line:{host} messages to one receiver by when due
+--   host:{host}:busy    messages on their way       host:{host}:fails, :open      failures in a row, pause until
 --   idem:{t}:{key}      hash                        trash       ids whose objects are still to be deleted
 local P = KEYS[1]
 local call = redis.call
@@ -75,6 +77,33 @@ local function move(id, j, to)
   j.state = to
 end
 
+-- When `host` is next worth a look: not before its first message is due, and not before `from`. With this a claim is
+-- as quick beside a hundred thousand messages to a dead receiver as beside none.
+local function look_at(host, from)
+  local first = call('ZRANGE', P .. 'line:' .. host, 0, 0, 'WITHSCORES')
+  if not first[1] then return call('ZREM', P .. 'hosts', host) end
+  call('ZADD', P .. 'hosts', stamp(math.max(tonumber(first[2]), from or 0)), host)
+end
+
+-- A message waits until `at`, in `hooks` and in the line of its receiver.
+local function await(msg, host, at)
+  call('ZADD', P .. 'hooks', stamp(at), msg)
+  call('ZADD', P .. 'line:' .. host, stamp(at), msg)
+  look_at(host)
+end
+
+local function wait_no_more(msg, host)
+  call('ZREM', P .. 'hooks', msg)
+  call('ZREM', P .. 'line:' .. host, msg)
+  look_at(host)
+end
+
+local function forget(msg)
+  local host = call('HGET', P .. 'hook:' .. msg, 'host')
+  call('DEL', P .. 'hook:' .. msg, P .. 'hook:' .. msg .. ':log')
+  if host then wait_no_more(msg, host) else call('ZREM', P .. 'hooks', msg) end
+end
+
 -- Put down the message that `event` of `subject` (a job or a batch) owes its webhook, once; return its id or nil.
 local function owe(subject, kind, tenant, webhook, event)
   if webhook == '' then return nil end
@@ -86,7 +115,7 @@ local function owe(subject, kind, tenant, webhook, event)
   if call('HSETNX', key, 'msg', msg) == 0 then return nil end
   call('HSET', key, 'subject', subject, 'tenant', tenant, 'type', type, 'url', hook.url, 'host', hook.host,
     'payload', hook.payload, 'state', 'pending', 'attempts', 0, 'base', 0, 'turn', 0, 'created', stamp(now))
-  call('ZADD', P .. 'hooks', stamp(now), msg)
+  await(msg, hook.host, now)
   call('RPUSH', P .. kind .. ':' .. subject .. ':hooks', msg)
   call('HSET', P .. kind .. ':' .. subject, 'hook_state', 'pending')
   return msg
@@ -132,10 +161,7 @@ end
 local function remove(id, kind)
   local key = P .. kind .. ':' .. id
   local r = read(key, 'tenant', 'state', 'batch', 'idem')
-  for _, msg in ipairs(call('LRANGE', key .. ':hooks', 0, -1)) do
-    call('DEL', P .. 'hook:' .. msg, P .. 'hook:' .. msg .. ':log')
-    call('ZREM', P .. 'hooks', msg)
-  end
+  for _, msg in ipairs(call('LRANGE', key .. ':hooks', 0, -1)) do forget(msg) end
   if kind == 'job' then
     call('ZREM', P .. 'jobs:' .. r.tenant, id)
     call('ZREM', P .. 'jobs:' .. r.tenant .. ':' .. r.state, id)

@@ -3,8 +3,7 @@ local ids = call('ZRANGEBYSCORE', P .. 'expiry', '-inf', stamp(now), 'LIMIT', 0,
 for _, id in ipairs(ids) do
   local kind = string.match(id, '^(%a+)_')
   if kind == 'msg' then
-    call('DEL', P .. 'hook:' .. id, P .. 'hook:' .. id .. ':log')
-    call('ZREM', P .. 'hooks', id)
+    forget(id)
     call('ZREM', P .. 'expiry', id)
   else
     if kind == 'batch' then call('ZREM', P .. 'batches:' .. read(P .. 'batch:' .. id, 'tenant').tenant, id) end

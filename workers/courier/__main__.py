@@ -1,0 +1,81 @@
+"""`python -m workers.courier`: a Celery worker with threads, one delivery each; SIGTERM lets the current ones end."""
+
+import sys
+import threading
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+from pydantic import ValidationError
+
+from shared.logs import configure_logs
+from shared.metrics import serve_metrics
+from shared.objects import S3Objects
+from shared.settings import Settings, read_settings
+from shared.store import Store, connect
+from shared.tasks import COURIER, DELIVER, make_celery, task
+from shared.webhooks import secret_problem
+from workers.courier.client import Client
+from workers.courier.deliver import Courier
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT; return the exit status."""
+    try:
+        settings = read_settings()
+    except ValidationError as error:
+        print(f"courier: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
+        return 2
+    secret = settings.webhook_secret.get_secret_value()
+    if secret and (problem := secret_problem(secret)) is not None:
+        print(f"courier: TILEQ_WEBHOOK_SECRET {problem}", file=sys.stderr)  # noqa: T201
+        return 2
+    configure_logs(settings, "courier")
+    serve_metrics(settings)
+    stop = threading.Event()
+    store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
+    courier = Courier(store, S3Objects(settings), Client(settings), settings, stop.is_set)
+    return run(make_app(courier), settings, stop)
+
+
+def make_app(courier: Courier) -> Celery:
+    """Return the app whose one task follows hints."""
+    app = make_celery(courier.settings, COURIER)
+
+    @task(app, DELIVER)  # type: ignore[untyped-decorator]
+    def deliver(msg: str) -> None:
+        courier.follow(msg)
+
+    return app
+
+
+def run(app: Celery, settings: Settings, stop: threading.Event) -> int:
+    """Consume hints until a signal; `stop` is set as soon as one comes, and the sends under way end."""
+
+    def keep_our_logs(**_: Any) -> None:
+        """Celery sets logging up unless somebody hears this signal."""
+
+    def stopping(**_: Any) -> None:
+        stop.set()
+
+    signals.setup_logging.connect(keep_our_logs, weak=False)
+    signals.worker_shutting_down.connect(stopping, weak=False)
+    worker = app.Worker(
+        pool="threads",
+        concurrency=settings.webhook_concurrency,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+        redirect_stdouts=False,
+    )
+    log.info("courier delivers", slots=settings.webhook_concurrency, timeout=settings.webhook_timeout)
+    worker.start()
+    log.info("courier ends")
+    return int(worker.exitcode or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""What a message says: the same bytes at every attempt, read from the record that no longer changes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shared import transitions, views, webhooks
+from shared.deliveries import Delivery
+from shared.errors import NotFound
+from shared.jobs import Job, State
+from shared.objects import Objects
+from shared.settings import Settings
+from shared.store import Store
+
+
+@dataclass(frozen=True)
+class Message:
+    """A body, and the trace of the request that led to it ("" where there is none)."""
+
+    body: str
+    trace: str = ""
+
+
+def read_message(delivery: Delivery, store: Store, objects: Objects, settings: Settings) -> Message:
+    """Build what `delivery` sends.
+
+    Raises `NotFound` where its job or batch is gone, `ObjectMissing` where the result is, and `QueueUnavailable` or
+    `StorageDown` where neither can be told now.
+    """
+    data, trace = _READERS[delivery.type.partition(".")[0]](delivery, store, objects)
+    moment = views.moment(delivery.created) or ""
+    return Message(webhooks.body(delivery.type, moment, data, delivery.payload, settings.webhook_full_bytes), trace)
+
+
+def _job(delivery: Delivery, store: Store, objects: Objects) -> tuple[Mapping[str, Any], str]:
+    job = store.run(transitions.read_job("", delivery.subject))
+    if job is None:
+        raise NotFound(f"{delivery.subject} is gone")
+    # What the delivery itself changes must not change what it says.
+    job = replace(job, hook_state="pending", hook_attempts=0)
+    if delivery.type == "job.started":
+        return views.job_view(_as_started(job)), job.trace
+    output = None
+    if job.state is State.SUCCEEDED and not job.output and job.result and delivery.payload == "full":
+        output = json.loads(objects.get(job.result))["output"]
+    return views.job_view(job, output), job.trace
+
+
+def _as_started(job: Job) -> Job:
+    """Return `job` as it was when its first attempt began, whatever has become of it since."""
+    return replace(
+        job,
+        state=State.RUNNING,
+        attempt=1,
+        released=0,
+        ended=0,
+        expires=0,
+        stage="",
+        tiles=0,
+        prompt_tokens=0,
+        completion_tokens=0,
+        output=None,
+        error=None,
+        usage=None,
+        timings=None,
+    )
+
+
+def _batch(delivery: Delivery, store: Store, objects: Objects) -> tuple[Mapping[str, Any], str]:
+    del objects
+    found = store.run(transitions.read_batch("", delivery.subject, 0, 0))
+    if found is None:
+        raise NotFound(f"{delivery.subject} is gone")
+    return views.batch_view(replace(found[0], hook_state="pending", hook_attempts=0)), ""
+
+
+def _test(delivery: Delivery, store: Store, objects: Objects) -> tuple[Mapping[str, Any], str]:
+    del store, objects
+    return {"id": delivery.msg, "object": "test"}, ""
+
+
+_READERS = {"job": _job, "batch": _batch, "webhook": _test}
