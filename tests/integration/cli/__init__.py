@@ -1,0 +1,1 @@
+"""Supervision and the embedded servers, with real processes."""

@@ -1,0 +1,1 @@
+"""The `tileq` command without servers."""
