@@ -1,6 +1,7 @@
 """Object storage: images, manifests and results, on any S3 server or in memory.
 
 jobs/{id}/image-{n}            as it was sent
+jobs/{id}/view-{n}.png         the tiles that the model sees of it, put there by workers
 jobs/{id}/request.json         everything needed to recreate the job, written before the record
 jobs/{id}/result-{attempt}.json  written before finish; the record points at the winner
 models/{id}/tokenizer.json     for exact prompt counts in intake, put there by workers
@@ -30,6 +31,11 @@ _FINAL = {"NoSuchKey", "NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "Si
 def image_key(job: str, n: int) -> str:
     """Return the key of image `n` of `job`."""
     return f"jobs/{job}/image-{n}"
+
+
+def view_key(job: str, n: int) -> str:
+    """Return the key of the picture of what the model sees of image `n` of `job`."""
+    return f"jobs/{job}/view-{n}.png"
 
 
 def manifest_key(job: str) -> str:

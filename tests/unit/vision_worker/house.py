@@ -1,0 +1,248 @@
+"""A worker with everything around it in memory: store, objects, broker, sandbox and engine."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from shared import transitions
+from shared.conversation import Message
+from shared.errors import QueueUnavailable, StorageDown
+from shared.events import TextDelta, stream_key
+from shared.ids import new_id
+from shared.jobs import Job, State
+from shared.models import BY_ID
+from shared.objects import MemoryObjects, image_key, manifest_key
+from shared.requests import Generation, Manifest, Request, StoredImage
+from shared.settings import Settings
+from shared.store import Store, memory_store
+from shared.tiling import tile_count
+from shared.transitions import Call
+from tests.waiting import eventually
+from workers.vision.deltas import Deltas
+from workers.vision.engine.base import Engine, EngineRequest, EngineStats, Event
+from workers.vision.engine.echo import EchoEngine
+from workers.vision.engine.factory import Served
+from workers.vision.farewell import Farewell
+from workers.vision.hands import Hands
+from workers.vision.images import Images
+from workers.vision.pulse import Presence, Pulse
+from workers.vision.sandbox import Tiled, UndecodableImage
+from workers.vision.worker import Worker
+
+MODEL = "tileq-demo"
+PER_TILE = 196
+SIDE = 8
+BROKEN = b"no picture"
+
+
+class FlakyStore(Store):
+    """A store that is away as long as `away` says so of a script."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.client, store.prefix)
+        self.away: Callable[[str], bool] = lambda script: False
+        self.calls: list[Call[Any]] = []
+
+    def run(self, call: Call[Any]) -> Any:
+        if self.away(call.script):
+            raise QueueUnavailable("away")
+        self.calls.append(call)
+        return super().run(call)
+
+
+class FlakyObjects(MemoryObjects):
+    """An object storage that does not take keys ending in `refused`."""
+
+    refused = "nothing"
+
+    def put(self, key: str, data: Any, media_type: str, size: int | None = None) -> None:
+        if key.endswith(self.refused):
+            raise StorageDown("503")
+        super().put(key, data, media_type, size)
+
+
+class NotedHints:
+    """Says nothing to a broker, and remembers what it would have said."""
+
+    def __init__(self) -> None:
+        self.jobs: list[str] = []
+        self.messages: list[str] = []
+
+    def job(self, model: str, job: str) -> bool:
+        self.jobs.append(job)
+        return True
+
+    def deliveries(self, *messages: str) -> bool:
+        self.messages += messages
+        return True
+
+
+class FakeSandbox:
+    """Cuts every picture into a 2x1 grid of grey tiles; `hold` keeps it busy."""
+
+    def __init__(self) -> None:
+        self.hold = threading.Event()
+        self.hold.set()
+        self.asked: list[tuple[int, bool]] = []
+
+    def tile(self, image: bytes, max_tiles: int, thumbnail: bool) -> Tiled:
+        self.hold.wait(10)
+        self.asked.append((max_tiles, thumbnail))
+        if image == BROKEN:
+            raise UndecodableImage("it is no whole picture")
+        grid = (min(2, max_tiles), 1)
+        tiles = np.full((tile_count(grid, thumbnail), SIDE, SIDE, 3), 128, np.uint8)
+        return Tiled(tiles, grid, 64, 32)
+
+
+class ScriptedEngine:
+    """Yields `events`, an exception among them is raised; remembers what it was asked."""
+
+    slots = 1
+
+    def __init__(self, *events: Event | Exception) -> None:
+        self.events = events
+        self.asked: list[EngineRequest] = []
+        self.cancelled: list[str] = []
+        self.busy_since: float | None = None
+
+    def submit(self, request: EngineRequest) -> Iterator[Event]:
+        self.asked.append(request)
+        for event in self.events:
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+    def cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(busy_since=self.busy_since)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class House:
+    engine: Engine = field(default_factory=EchoEngine)
+    settings: Settings = field(default_factory=lambda: Settings(retry_backoff=0))
+    store: FlakyStore = field(default_factory=lambda: FlakyStore(memory_store()))
+    objects: FlakyObjects = field(default_factory=FlakyObjects)
+    hints: NotedHints = field(default_factory=NotedHints)
+    sandbox: FakeSandbox = field(default_factory=FakeSandbox)
+    hands: Hands = field(default_factory=Hands)
+
+    def __post_init__(self) -> None:
+        self.deltas = Deltas(self.store.client, self.store.prefix, self.settings.delta_interval)
+        self.farewell = Farewell(self.store, self.hands, self.engine, self.settings.shutdown_grace)
+        self.images = Images(self.objects, self.sandbox, threads=4)  # type: ignore[arg-type]
+        self.presence = Presence(self.store, MODEL, "worker-1", {"id": MODEL})
+        self.pulse = Pulse(
+            self.store,
+            self.hands,
+            self.engine,
+            self.presence,
+            lease=self.settings.lease,
+            interval=self.settings.cancel_interval,
+        )
+        self.worker = Worker(
+            "worker-1",
+            self.settings,
+            self.store,
+            self.objects,
+            self.hints,  # type: ignore[arg-type]
+            Served(self.engine, BY_ID[MODEL], SIDE, None),
+            self.images,
+            self.deltas,
+            self.hands,
+            self.farewell.stopping,
+        )
+
+    @contextmanager
+    def open(self) -> Iterator["House"]:
+        """With its threads running."""
+        self.deltas.start()
+        self.pulse.start()
+        try:
+            yield self
+        finally:
+            self.sandbox.hold.set()
+            self.pulse.close()
+            self.deltas.close()
+            self.images.close()
+
+    def submit(
+        self,
+        *texts: str,
+        images: Sequence[bytes] = (),
+        groups: tuple[int, ...] = (),
+        inline: bool = True,
+        generation: Generation | None = None,
+        **changes: Any,
+    ) -> Job:
+        """Take a job in as intake does."""
+        id = new_id("job")
+        messages = tuple(
+            Message(role="assistant" if n % 2 else "user", content=text) for n, text in enumerate(texts or ("hello",))
+        )
+        stored = tuple(self._store_image(image_key(id, n), data) for n, data in enumerate(images))
+        request = Request(
+            model=MODEL, messages=messages, images=stored, groups=groups, generation=generation or Generation()
+        )
+        job = Job(id=id, tenant="acme", model=MODEL, start_within=60, run_within=60, retain=60)
+        job = replace(job, **({"request": request.model_dump_json() if inline else ""} | changes))
+        manifest = Manifest(record=job.record(), request=request)
+        self.objects.put(manifest_key(id), manifest.model_dump_json().encode(), "application/json")
+        self.store.run(transitions.submit("acme", [job], max_queued=1000, grace=0))
+        return job
+
+    def _store_image(self, key: str, data: bytes) -> StoredImage:
+        self.objects.put(key, data, "image/png")
+        return StoredImage(
+            key=key,
+            media_type="image/png",
+            bytes=len(data),
+            width=64,
+            height=32,
+            sha256=hashlib.sha256(data).hexdigest(),
+            max_tiles=6,
+            grid=(2, 1),
+            tiles=3,
+        )
+
+    def look(self) -> int:
+        return self.worker.look("hint")
+
+    def look_aside(self) -> threading.Thread:
+        """Follow a hint in a thread, as Celery's pool does."""
+        thread = threading.Thread(target=self.look)
+        thread.start()
+        return thread
+
+    def read(self, job: Job) -> Job:
+        found = self.store.run(transitions.read_job("", job.id))
+        assert isinstance(found, Job)
+        return found
+
+    def state(self, job: Job) -> State:
+        return self.read(job).state
+
+    def running(self, job: Job, stage: str = "decode") -> Job:
+        """Wait until the store has heard that `job` is in `stage`."""
+        eventually(lambda: self.read(job).stage == stage)
+        return self.read(job)
+
+    def result(self, job: Job) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.objects.get(self.read(job).result))
+        return found
+
+    def deltas_of(self, job: Job) -> list[TextDelta]:
+        entries: Any = self.store.client.xrange(stream_key(self.store.prefix, job.id))
+        return [TextDelta.read(fields) for _, fields in entries]

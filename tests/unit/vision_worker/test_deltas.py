@@ -1,0 +1,123 @@
+"""Text on its way out: gathered, in order, at the cost of nobody."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fakeredis
+import pytest
+from redis.exceptions import ConnectionError as Away
+
+from shared.events import KEEP, stream_key
+from shared.jobs import State
+from tests.unit.vision_worker.house import House, ScriptedEngine
+from tests.unit.vision_worker.test_way import answer
+from tests.waiting import eventually
+from workers.vision.deltas import LOST, Deltas
+from workers.vision.engine.base import Delta
+
+
+class CountingRedis(fakeredis.FakeRedis):
+    """Counts its round trips; away when told so."""
+
+    trips = 0
+    away = False
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        self.trips += 1
+        if self.away:
+            raise Away("away")
+        return super().pipeline(*args, **options)
+
+
+@pytest.fixture
+def client() -> CountingRedis:
+    return CountingRedis(decode_responses=True)
+
+
+@pytest.fixture
+def deltas(client: CountingRedis) -> Iterator[Deltas]:
+    thread = Deltas(client, "t:", 0.2)
+    thread.start()
+    yield thread
+    thread.close()
+
+
+def entries(client: CountingRedis, job: str) -> list[tuple[str, str, str]]:
+    found: Any = client.xrange(stream_key("t:", job))
+    return [(fields["attempt"], fields["offset"], fields["text"]) for _, fields in found]
+
+
+def test_text_of_many_jobs_goes_out_together(client: CountingRedis, deltas: Deltas) -> None:
+    streams = [deltas.stream(f"job-{n}", 1) for n in range(10)]
+    for text in ("one ", "two"):
+        for stream in streams:
+            stream.add(text)
+    eventually(lambda: entries(client, "job-9"))
+    assert client.trips == 1
+    assert all(entries(client, f"job-{n}") == [("1", "0", "one two")] for n in range(10))
+    left: Any = client.ttl(stream_key("t:", "job-0"))
+    assert KEEP - 5 < left <= KEEP
+
+
+def test_text_waits_for_more_but_not_for_long(client: CountingRedis, deltas: Deltas) -> None:
+    began = time.monotonic()
+    deltas.stream("job", 1).add("text")
+    eventually(lambda: entries(client, "job"))
+    assert 0.1 < time.monotonic() - began < 1
+
+
+def test_a_flush_does_not_wait_for_more(client: CountingRedis, deltas: Deltas) -> None:
+    stream = deltas.stream("job", 2)
+    stream.add("last words")
+    began = time.monotonic()
+    assert stream.flush().wait(1)
+    assert time.monotonic() - began < 0.15
+    assert entries(client, "job") == [("2", "0", "last words")]
+
+
+def test_a_flush_of_nothing_sends_nothing(client: CountingRedis, deltas: Deltas) -> None:
+    assert deltas.stream("job", 1).flush().wait(1)
+    assert client.trips == 0
+
+
+def test_offsets_count_characters_of_the_attempt(client: CountingRedis, deltas: Deltas) -> None:
+    stream = deltas.stream("job", 1)
+    for text in ("é三", "x", "yz"):
+        stream.add(text)
+        stream.flush().wait(1)
+    assert entries(client, "job") == [("1", "0", "é三"), ("1", "2", "x"), ("1", "3", "yz")]
+
+
+def test_lost_text_is_counted_and_leaves_a_gap(client: CountingRedis, deltas: Deltas) -> None:
+    stream = deltas.stream("job", 1)
+    before = LOST._value.get()
+    client.away = True
+    stream.add("lost")
+    assert stream.flush().wait(1)
+    client.away = False
+    stream.add("kept")
+    stream.flush().wait(1)
+    assert LOST._value.get() == before + 1
+    assert entries(client, "job") == [("1", "4", "kept")]
+
+
+def test_closing_writes_what_is_left(client: CountingRedis) -> None:
+    deltas = Deltas(client, "t:", 60)
+    deltas.start()
+    deltas.stream("job", 1).add("left")
+    deltas.close()
+    assert entries(client, "job") == [("1", "0", "left")]
+
+
+def test_losing_the_events_redis_costs_no_job(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    house = build(engine=ScriptedEngine(Delta("yes", 1), answer("yes")))
+
+    def away(*_: Any, **__: Any) -> None:
+        raise Away("away")
+
+    monkeypatch.setattr(house.deltas, "_client", type("Gone", (), {"pipeline": away})())
+    job = house.submit()
+    house.look()
+    assert house.state(job) is State.SUCCEEDED
+    assert house.deltas_of(job) == []
