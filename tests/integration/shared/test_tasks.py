@@ -1,0 +1,61 @@
+"""Hints through a real broker."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+import redis
+
+from shared.settings import Settings
+from shared.tasks import COURIER, DELIVER, LOOK, Hints, make_celery, vision_queue
+
+
+@dataclass
+class Broker:
+    """The broker as seen from outside."""
+
+    client: "redis.Redis"
+    prefix: str
+
+    def messages(self, queue: str) -> list[dict[str, object]]:
+        """The messages that wait in `queue`, headers and all."""
+        return [json.loads(raw) for raw in self.client.lrange(f"{self.prefix}mq:{queue}", 0, -1)]
+
+
+@pytest.fixture
+def settings(valkey_url: str, prefix: str) -> Settings:
+    return Settings(redis_url=valkey_url, redis_prefix=prefix)
+
+
+@pytest.fixture
+def broker(valkey_url: str, prefix: str) -> Broker:
+    return Broker(redis.Redis.from_url(valkey_url, decode_responses=True), prefix)
+
+
+def test_a_hint_carries_the_id_and_nothing_else(settings: Settings, broker: Broker) -> None:
+    hints = Hints(make_celery(settings))
+    assert hints.job("m", "job_x")
+    assert hints.deliveries("msg_a", "msg_b")
+    assert hints.depth(vision_queue("m")) == 1
+    assert hints.depth(COURIER) == 2
+    (message,) = broker.messages(vision_queue("m"))
+    headers = message["headers"]
+    assert isinstance(headers, dict)
+    assert (headers["task"], headers["argsrepr"], headers["kwargsrepr"]) == (LOOK, "('job_x',)", "{}")
+    assert broker.messages(COURIER)[0]["headers"]["task"] == DELIVER  # type: ignore[index]
+    assert len(json.dumps(message)) < 1500
+
+
+def test_a_broker_that_is_gone_costs_a_hint_and_no_exception() -> None:
+    hints = Hints(make_celery(Settings(redis_url="redis://127.0.0.1:1/0", redis_timeout=0.5)))
+    assert hints.job("m", "job_x") is False
+    assert hints.deliveries("msg_a") is False
+
+
+def test_no_setting_that_loses_or_strands_a_message_is_on() -> None:
+    conf = make_celery(Settings(), COURIER).conf
+    assert conf.worker_cancel_long_running_tasks_on_connection_loss is False
+    assert (conf.task_acks_late, conf.worker_disable_prefetch, conf.task_ignore_result) == (True, True, True)
+    assert conf.accept_content == ["json"]
+    assert conf.worker_enable_remote_control is False
+    assert conf.broker_transport_options["visibility_timeout"] > Settings().max_run_within
