@@ -1,0 +1,71 @@
+# Every target makes its environment first; the second call finds it made. `make help` lists them.
+#   make test PYTHON=python3.12                      another interpreter (it is asked only when .venv is made)
+#   make demo PIP_FLAGS='--extra-index-url URL'      anything `pip install` takes, such as another package index
+#   make test ARGS='-k tiling'                       more arguments for the command behind a target
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+ARGS ?=
+SEED ?= 7
+#: What `make constraints` pins by hand: a range would take the newest build, with several GB of CUDA packages.
+TORCH ?= 2.13.0
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made
+
+export PIP_FLAGS
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint bench-accept parity evaluate constraints clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
+
+demo: $(STAMP)  ## the whole service on this machine, asked about a photograph, then stopped
+	@$(BIN)/tileq demo $(ARGS)
+
+test: $(STAMP)  ## every test, against real servers
+	@$(BIN)/python -m pytest tests/unit tests/integration tests/acceptance $(ARGS)
+
+lint: $(STAMP)  ## style, types, who may import whom, the Dockerfile
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/hadolint infra/docker/Dockerfile
+	@$(BIN)/mypy
+
+bench-accept: $(STAMP)  ## what accepting a job costs beside the same work done by hand
+	@$(BIN)/python -m tests.bench.accept $(ARGS)
+
+parity: $(STAMP)  ## the cases of $TILEQ_PARITY (default ../shared/parity): prompts, tiles, logits and answers
+	@$(BIN)/python -m pytest -m parity tests $(ARGS)
+
+evaluate: $(STAMP)  ## ask the demo model questions drawn from SEED and count right answers
+	@$(BIN)/python -m infra.demo_model.evaluate --seed $(SEED) $(ARGS)
+
+env: $(STAMP)  ## the environment alone
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "tileq: no $(PYTHON) here; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "tileq needs Python 3.11 or newer, and $(PYTHON) is `$(PYTHON) --version 2>&1`;" \
+	       "name another: make PYTHON=python3.11" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "tileq: making $(VENV)" && \
+	  $(PYTHON) -m venv --clear $(VENV); } || { rm -rf $(VENV); \
+	  echo "tileq: $(PYTHON) can't make environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "tileq: installing into $(VENV) from constraints.txt, a few minutes the first time"
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -e '.[dev]' || { \
+	  echo "tileq: pip could not install; another package index: make PIP_FLAGS='--index-url URL'" >&2; exit 1; }
+	@touch $@
+
+constraints:  ## pin anew: the newest of everything that pyproject.toml allows, from a fresh environment
+	@rm -rf build/pins && $(PYTHON) -m venv build/pins
+	@build/pins/bin/python -m pip install -q $(PIP_FLAGS) torch==$(TORCH) -e '.[dev]'
+	@{ echo "# Made by \`make constraints\`: everything of \`.[dev]\` as tested, torch as its CPU build."; \
+	   echo "# What the CUDA build of torch brings besides is pinned by torch itself."; \
+	   build/pins/bin/python -m pip freeze --exclude-editable | grep -viE "^(nvidia-|triton|cuda-)" | sed 's/+cpu$$//'; } > build/pins/constraints.txt
+	@mv build/pins/constraints.txt constraints.txt && rm -rf build/pins && wc -l constraints.txt
+
+clean:  ## remove the environment, builds and caches
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find services workers shared tests infra -name __pycache__ -prune -exec rm -rf {} +
