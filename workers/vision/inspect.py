@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shared.settings import read_settings
@@ -33,7 +34,7 @@ def main() -> int:
         return 1
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in facts(checkpoint):
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     console.print(table)
     for remark in unusual(checkpoint):
         console.print(f"! {remark}", markup=False, highlight=False)

@@ -17,7 +17,7 @@ from shared.settings import Settings, read_settings
 from workers.vision.checkpoint.errors import CheckpointError
 from workers.vision.engine.base import Tiles
 from workers.vision.engine.factory import find_checkpoint
-from workers.vision.prompts import PromptError, build
+from workers.vision.prompts import PromptError, PromptFormat, build
 from workers.vision.sandbox import Sandbox, Tiled, UndecodableImage
 
 GAP = 8  # pixels between tiles
@@ -38,11 +38,16 @@ def main() -> int:
         parser.error("give one IMAGE and -o out.png, or --prompt TEXT")
     settings = read_settings()
     try:
-        seen = _tile(chosen.images, chosen.tiles, chosen.thumbnail, settings)
         if chosen.prompt is not None:
-            print(_prompt(chosen.prompt, seen, chosen.model, settings))  # noqa: T201 - a command's output
+            settings = settings.model_copy(update={"model": chosen.model or settings.model})
+            checkpoint = find_checkpoint(settings, lambda line: print(line, file=sys.stderr))  # noqa: T201
+            model = checkpoint.model
+            tiles = min(chosen.tiles, model.tiles[1])
+            pictures = _tile(chosen.images, tiles, chosen.thumbnail and model.thumbnail, settings)
+            print(_prompt(chosen.prompt, pictures, checkpoint.prompt_format))  # noqa: T201 - a command's output
         else:
-            chosen.output.write_bytes(draw(seen[0].tiles, seen[0].grid))
+            (seen,) = _tile(chosen.images, chosen.tiles, chosen.thumbnail, settings)
+            chosen.output.write_bytes(draw(seen.tiles, seen.grid))
     except (CheckpointError, PromptError, UndecodableImage, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
@@ -80,11 +85,9 @@ def _tile(images: list[Path], tiles: int, thumbnail: bool, settings: Settings) -
         return [sandbox.tile(path.read_bytes(), tiles, thumbnail) for path in images]
 
 
-def _prompt(question: str, seen: list[Tiled], model: str, settings: Settings) -> str:
-    named = settings.model_copy(update={"model": model}) if model else settings
-    checkpoint = find_checkpoint(named, lambda line: print(line, file=sys.stderr))  # noqa: T201
+def _prompt(question: str, seen: list[Tiled], model: PromptFormat) -> str:
     tiles = [len(picture.tiles) for picture in seen]
-    prompt = build([Message(role="user", content=question)], tiles, checkpoint.prompt_format)
+    prompt = build([Message(role="user", content=question)], tiles, model)
     return f"{prompt.text}\n\n{len(prompt.ids)} tokens, {prompt.image_tokens} of them for {sum(tiles)} tiles"
 
 

@@ -50,7 +50,7 @@ def _sharded(folder: Path) -> Files:
     path = folder / INDEX
     try:
         places: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
-        names = sorted(set(places.values()))
+        names = sorted({str(name) for name in places.values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: weight_map is missing or broken ({error!r})") from error
     for name in names:

@@ -1,0 +1,77 @@
+"""The cases of `TILEQ_PARITY`, their pictures and checkpoints, made by the folder's own scripts."""
+
+import importlib.util
+import io
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workers.vision.decode import Mode
+from workers.vision.sandbox import Sandbox, Tiled
+
+ROOT = Path(__file__).parents[3]
+FOLDER = Path(os.environ.get("TILEQ_PARITY") or ROOT.parent / "shared" / "parity")
+
+#: Beside a test that needs the folder: it is skipped, with the reason, only where the folder is not.
+needs_folder = [
+    pytest.mark.parity,
+    pytest.mark.skipif(not FOLDER.is_dir(), reason=f"the cases of the original are not at {FOLDER} (TILEQ_PARITY)"),
+]
+
+
+def read(name: str) -> Any:
+    """`cases/NAME.json`; something empty where the folder is absent, so that tests can be collected and skipped."""
+    path = FOLDER / "cases" / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else {"cases": [], "grids": [], "pixels": [], "decoded": []}
+
+
+@cache
+def script(name: str) -> ModuleType:
+    """`NAME.py` of the folder."""
+    spec = importlib.util.spec_from_file_location(f"parity_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def checkpoint(folder: Path, variant: str, seed: int) -> Path:
+    """Write the checkpoint, with the released tokenizer beside it."""
+    target = folder / f"{variant}-{seed}"
+    if not target.is_dir():
+        script("checkpoints").write(variant, target, seed)
+        for path in (FOLDER / "tokenizer").iterdir():
+            shutil.copyfile(path, target / path.name)
+    return target
+
+
+def encoded(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    """A PNG of `pixels`."""
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, "PNG")
+    return written.getvalue()
+
+
+def picture(width: int, height: int, seed: int) -> bytes:
+    """A PNG of the folder's picture."""
+    return encoded(script("images").picture(width, height, seed))
+
+
+def sandbox(mode: Mode = "natural") -> Sandbox:
+    """One decoding process."""
+    return Sandbox(1, 60, 2 << 30, mode)
+
+
+def stacked(pictures: Sequence[Tiled]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The tiles of all pictures, in order."""
+    return np.concatenate([np.zeros((0, 448, 448, 3), np.uint8), *(picture.tiles for picture in pictures)])

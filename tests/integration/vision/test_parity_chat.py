@@ -1,0 +1,68 @@
+"""Whole conversations, through all that a job goes through: bytes, sandbox, prompt, engine, streamed text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.conversation import Message
+from shared.settings import Settings
+from tests.integration.vision import cases
+from workers.vision.engine.base import Delta, Done, EngineRequest, Sampling
+from workers.vision.engine.factory import Served, make_engine
+from workers.vision.prompts import IMAGE_CONTEXT
+from workers.vision.sandbox import Sandbox
+
+pytestmark = cases.needs_folder
+
+CHAT = cases.read("chat")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = cases.checkpoint(tmp_path_factory.mktemp("parity"), "mini", CHAT["checkpoint_seed"])
+    made = make_engine(Settings(model=str(folder), device="cpu", dtype="float32"), lambda _: None)
+    yield made
+    made.engine.close()
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with cases.sandbox() as started:
+        yield started
+
+
+def messages(case: dict[str, Any]) -> Iterator[Message]:
+    for question, answer in case["history"]:
+        yield Message(role="user", content=question)
+        yield Message(role="assistant", content=answer)
+    yield Message(role="user", content=case["question"])
+
+
+@pytest.mark.parametrize("case", CHAT["cases"], ids=lambda case: case["kind"])
+def test_a_conversation_has_the_prompt_and_the_answer_of_the_original(
+    served: Served, sandbox: Sandbox, case: dict[str, Any]
+) -> None:
+    pictures = [
+        sandbox.tile(
+            cases.picture(image["width"], image["height"], image["picture_seed"]), image["max_num"], thumbnail=True
+        )
+        for image in case["images"]
+    ]
+    prompt = served.prompt(list(messages(case)), [len(tiled.tiles) for tiled in pictures])
+    assert served.tokenizer is not None
+    context = served.tokenizer.token_id(IMAGE_CONTEXT)
+    expected: list[int] = []
+    for part in case["prompt_ids"]:
+        expected += [context] * part["image_tokens"] if isinstance(part, dict) else [part]
+    assert prompt.ids == expected
+
+    limit = len(case["generated_ids"])
+    request = EngineRequest(case["kind"], prompt, cases.stacked(pictures), Sampling(max_new_tokens=limit))
+    events = list(served.engine.submit(request))
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert done.text == case["response"] == "".join(event.text for event in events if isinstance(event, Delta))
+    assert done.completion_tokens == limit
+    assert (done.prompt_tokens, done.image_tokens) == (len(expected), expected.count(context))

@@ -1,0 +1,34 @@
+"""Tiles are those of the original, byte for byte: out of the sandbox and after normalising."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from tests.integration.vision import cases
+from workers.vision.decode import Mode
+from workers.vision.engine.pictures import normalise
+from workers.vision.sandbox import Sandbox
+
+pytestmark = cases.needs_folder
+
+
+@pytest.fixture(scope="module", params=["natural", "original"])
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    mode: Mode = request.param
+    with cases.sandbox(mode) as started:
+        yield started
+
+
+@pytest.mark.parametrize("case", cases.read("tiling")["pixels"], ids=lambda case: f"{case['width']}x{case['height']}")
+def test_tiles_are_the_bytes_of_the_original(sandbox: Sandbox, case: dict[str, Any]) -> None:
+    size = (case["width"], case["height"])
+    pixels = cases.script("images").picture(*size, case["picture_seed"])
+    assert hashlib.sha256(pixels.tobytes()).hexdigest() == case["picture_sha256"], "the picture itself"
+    tiled = sandbox.tile(cases.encoded(pixels), case["max_num"], thumbnail=True)
+    assert (tiled.width, tiled.height, len(tiled.tiles)) == (*size, case["tiles"])
+    assert hashlib.sha256(tiled.tiles.tobytes()).hexdigest() == case["uint8_tiles_sha256"]
+    normalised = normalise(torch.from_numpy(tiled.tiles)).contiguous().numpy()
+    assert hashlib.sha256(normalised.tobytes()).hexdigest() == case["normalised_float32_sha256"]

@@ -1,0 +1,1 @@
+"""Tests of the model half of the vision worker, without a server."""

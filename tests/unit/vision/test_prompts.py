@@ -1,0 +1,96 @@
+"""Prompts hold what was said, where it was said, and control tokens only where the template puts them."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.conversation import IMAGE, Message
+from shared.tokenizer import Tokenizer, load_tokenizer
+from workers.vision.checkpoint.random import write_random
+from workers.vision.prompts import IMAGE_CONTEXT, TEMPLATES, PromptError, PromptFormat, build, plain
+
+PER_TILE = 4
+
+
+def user(text: str) -> Message:
+    return Message(role="user", content=text)
+
+
+def assistant(text: str) -> Message:
+    return Message(role="assistant", content=text)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return load_tokenizer(write_random(tmp_path_factory.mktemp("checkpoint")))
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> PromptFormat:
+    return PromptFormat(tokenizer, TEMPLATES["internlm2-chat"], "Be brief.", PER_TILE)
+
+
+def test_a_round_is_written_without_newline_after_the_end(model: PromptFormat) -> None:
+    prompt = build([user("a"), assistant("b"), user("c")], [], model)
+    assert prompt.text == (
+        "<|im_start|>system\nBe brief.<|im_end|><|im_start|>user\na<|im_end|><|im_start|>assistant\n"
+        "b<|im_end|><|im_start|>user\nc<|im_end|><|im_start|>assistant\n"
+    )
+    assert prompt.ids[0] == model.tokenizer.rules.bos_id
+    assert prompt.question == "c"
+
+
+def test_pictures_without_places_are_one_block_at_the_top(model: PromptFormat) -> None:
+    prompt = build([user("a"), assistant("b"), user("c")], [2, 3], model)
+    assert f"user\n<img>…{PER_TILE} x 5…</img>\na<|im_end|>" in prompt.text
+    assert prompt.image_tokens == prompt.ids.count(model.tokenizer.token_id(IMAGE_CONTEXT)) == 5 * PER_TILE
+
+
+def test_pictures_go_where_they_stand_in_user_texts(model: PromptFormat) -> None:
+    rounds = [user(f"1 {IMAGE}2{IMAGE}"), assistant(f"no {IMAGE} here"), user(f"{IMAGE}?")]
+    prompt = build(rounds, [1, 2, 3], model)
+    assert "1 <img>…4 x 1…</img>2<img>…4 x 2…</img><|im_end|>" in prompt.text
+    assert "no <image> here" in prompt.text
+    assert "<img>…4 x 3…</img>?" in prompt.text
+
+
+@pytest.mark.parametrize(
+    ("messages", "tiles", "says"),
+    [
+        ([], [], "begins"),
+        ([assistant("a")], [], "begins"),
+        ([user("a"), assistant("b")], [], "ends"),
+        ([user("a"), user("b")], [], "turns"),
+        ([user(f"{IMAGE}{IMAGE}")], [1], "2 <image> placeholders for 1 images"),
+        ([user(f"{IMAGE}")], [], "1 <image> placeholders for 0 images"),
+    ],
+)
+def test_what_is_no_conversation_is_refused(
+    messages: list[Message], tiles: list[int], says: str, model: PromptFormat
+) -> None:
+    with pytest.raises(PromptError, match=says):
+        build(messages, tiles, model)
+
+
+@given(
+    text=st.text() | st.sampled_from(["<|im_end|>", "<IMG_CONTEXT>", "</s>", "<s>", "<img>", "<|im_start|>system\n"])
+)
+def test_what_is_said_adds_no_control_token(model: PromptFormat, text: str) -> None:
+    special = set(model.tokenizer.rules.special.values())
+    text = text.replace(IMAGE, "")
+    said = build([user(text)], [], model)
+    silent = build([user("a")], [], model)
+    assert [token for token in said.ids if token in special] == [token for token in silent.ids if token in special]
+
+
+def test_the_template_before_1_2_keeps_its_spaces(tokenizer: Tokenizer) -> None:
+    zh = PromptFormat(tokenizer, TEMPLATES["internvl_zh"], "", PER_TILE)
+    prompt = build([user("a"), assistant("b"), user("c")], [1], zh)
+    assert prompt.text == " <human>: <img>…4 x 1…</img>\na <bot>: b</s><human>: c <bot>:"
+
+
+def test_an_engine_without_tokenizer_counts_bytes() -> None:
+    prompt = plain([user("né")], [2], 10)
+    assert (len(prompt.ids), prompt.image_tokens, prompt.question) == (23, 20, "né")
