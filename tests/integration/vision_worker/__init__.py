@@ -1,0 +1,1 @@
+"""`python -m workers.vision` as a process, over real servers."""
