@@ -1,0 +1,88 @@
+"""The service put together: one factory, everything handed in."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from redis.asyncio import Redis
+
+from services.intake import batches, deliveries, health, images, jobs, models, pictures
+from services.intake.auth import Doorkeeper
+from services.intake.catalogue import Catalogue
+from services.intake.changes import Changes
+from services.intake.chores import Chores
+from services.intake.desk import Desk
+from services.intake.documents import document
+from services.intake.house import House
+from services.intake.post import HintsLike, Post
+from services.intake.problems import refuse_all_alike
+from services.intake.readiness import Readiness
+from services.intake.reception import Reception
+from services.intake.storage import Storage
+from services.intake.stream import Streams
+from services.intake.tokens import Tokens
+from shared.objects import Objects
+from shared.settings import Settings
+from shared.store import AsyncStore
+
+
+def make_house(
+    settings: Settings, store: AsyncStore, objects: Objects, hints: HintsLike, events: "Redis | None" = None
+) -> House:
+    """Return what the routes need; `events` is the Redis of the deltas where it is another than the store's."""
+    desk, storage = Desk(store, settings.redis_timeout), Storage(objects)
+    changes = Changes(store.client, store.prefix)
+    return House(
+        settings=settings,
+        desk=desk,
+        storage=storage,
+        door=Doorkeeper(desk, settings),
+        catalogue=Catalogue(desk, settings),
+        tokens=Tokens(storage, settings),
+        changes=changes,
+        streams=Streams(desk, storage, changes, events or store.client, most=settings.max_streams),
+        post=Post(hints),
+        readiness=Readiness(desk, storage, settings),
+        chores=Chores(),
+    )
+
+
+def make_app(house: House) -> FastAPI:
+    """Return the ASGI application."""
+    settings = house.settings
+    images.arm(images.Limits(settings.max_image_pixels, settings.max_image_side, settings.max_image_frames, "natural"))
+    app = FastAPI(
+        title="tileq",
+        version=version("tileq"),
+        description="Images and a question in, an answer out: by webhook, by polling, or as it is written.",
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+    )
+    app.state.house = house
+    for room in (jobs, pictures, batches, deliveries, models, health):
+        app.include_router(room.router)
+    refuse_all_alike(app)
+    document(app)
+    app.add_middleware(Reception)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    house: House = app.state.house
+    house.post.start()
+    background = [asyncio.create_task(house.changes.run()), asyncio.create_task(house.readiness.run())]
+    try:
+        yield
+    finally:
+        house.changes.close()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await house.chores.end()
+        await asyncio.to_thread(house.post.close)
+        house.storage.close()

@@ -1,0 +1,220 @@
+"""What a picture is, by its content and header alone: nothing is decoded here, and whatever is not on the list is not
+even opened.
+
+Pillow reads the header under its own plugin for the type found; frames are counted by a walk of bounded length.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
+
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from shared.errors import ImageTooManyPixels, UndecodableImage, UnsupportedImageType
+
+PLUGINS = {
+    "image/jpeg": JpegImagePlugin.JpegImageFile.format,
+    "image/png": PngImagePlugin.PngImageFile.format,
+    "image/webp": WebPImagePlugin.WebPImageFile.format,
+    "image/gif": GifImagePlugin.GifImageFile.format,
+    "image/bmp": BmpImagePlugin.BmpImageFile.format,
+    "image/tiff": TiffImagePlugin.TiffImageFile.format,
+    "image/avif": AvifImagePlugin.AvifImageFile.format,
+}
+_MAGIC = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+    *((order + version, "image/tiff") for order, version in ((b"II", b"*\0"), (b"MM", b"\0*"), (b"II", b"+\0"))),
+    (b"MM\0+", "image/tiff"),
+)
+_OTHERS = (
+    (b"%PDF", "a PDF"),
+    (b"<svg", "SVG"),
+    (b"<?xml", "XML or SVG"),
+    (b"%!PS", "PostScript"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\0\0\1\0", "an icon"),
+    (b"SIMPLE  =", "FITS"),
+    (b"<", "HTML or SVG"),
+)
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+_LEAST = 12  # bytes; below, no type can be told
+_STEPS = 1_000_000  # of a walk through frames; what lies behind is not counted, since the first frame is the one used
+_SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a picture may be."""
+
+    pixels: int
+    side: int
+    frames: int
+    mode: Literal["natural", "original"]
+
+
+@dataclass(frozen=True)
+class Header:
+    """A picture as the model will be given it: turned, if EXIF says so and the mode heeds it."""
+
+    media_type: str
+    width: int
+    height: int
+
+
+def arm(limits: Limits) -> None:
+    """Set Pillow's process-wide guard, which WebP's reader asks before it makes room for a canvas."""
+    Image.MAX_IMAGE_PIXELS = limits.pixels
+
+
+def look(file: BinaryIO, size: int, limits: Limits, image: int) -> Header:
+    """Return the header of a picture, or refuse it as number `image` of its job."""
+    file.seek(0)
+    start = file.read(64)
+    kind = sniff(start)
+    if kind is None:
+        raise _unknown(start, size, image)
+    opened = _open(file, kind, limits, image)
+    width, height = opened.size
+    _check_size(width, height, limits, image)
+    frames = _frames(file, kind, opened, limits.frames)
+    if frames > limits.frames:
+        detail = f"image {image} has more than {limits.frames} frames; send the one that is meant"
+        raise ImageTooManyPixels(detail, image=image)
+    if limits.mode == "natural" and kind != "image/tiff" and _orientation(opened) in _SIDEWAYS:
+        width, height = height, width  # Pillow turns TIFF by itself, in either mode
+    return Header(kind, width, height)
+
+
+def sniff(start: bytes) -> str | None:
+    """Return the media type that the first bytes tell, or None for one that is not taken."""
+    for magic, kind in _MAGIC:
+        if start.startswith(magic):
+            return kind
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "image/webp"
+    if start[4:8] == b"ftyp":
+        brands = {start[place : place + 4] for place in range(8, min(len(start), _box_end(start)), 4)}
+        if brands & {b"avif", b"avis"}:
+            return "image/avif"
+    return None
+
+
+def _box_end(start: bytes) -> int:
+    return int.from_bytes(start[:4], "big")
+
+
+def _unknown(start: bytes, size: int, image: int) -> UndecodableImage | UnsupportedImageType:
+    if size == 0:
+        return UndecodableImage(f"image {image} is empty", image=image)
+    if size < _LEAST:
+        return UndecodableImage(f"image {image} has {size} bytes, too few for any picture", image=image)
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    found = next((name for magic, name in _OTHERS if text[:16].lower().startswith(magic.lower())), "of no known type")
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
+        found = "HEIC/HEIF"
+    detail = f"image {image} is {found} by its content; send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+    return UnsupportedImageType(detail, image=image)
+
+
+def _open(file: BinaryIO, kind: str, limits: Limits, image: int) -> Image.Image:
+    plugin = PLUGINS[kind]
+    assert plugin is not None  # noqa: S101  # every plugin names its format
+    try:
+        file.seek(0)
+        return Image.open(file, formats=(plugin,))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooManyPixels(f"image {image} has more than {limits.pixels} pixels", image=image) from error
+    except Exception as error:  # Pillow's readers raise eight kinds; whichever it is, this picture can't be read
+        told = "its header can't be read" if "cannot identify" in str(error) else f"{error}"[:200]
+        raise UndecodableImage(f"image {image} is no readable {plugin}: {told}", image=image) from error
+
+
+def _check_size(width: int, height: int, limits: Limits, image: int) -> None:
+    if width < 1 or height < 1:
+        raise UndecodableImage(f"image {image} is {width}x{height} pixels by its header", image=image)
+    if width * height > limits.pixels or max(width, height) > limits.side:
+        most = f"{limits.pixels} pixels and {limits.side} on a side are the most"
+        raise ImageTooManyPixels(f"image {image} is {width}x{height} pixels; {most}", image=image)
+
+
+def _orientation(opened: Image.Image) -> int:
+    try:
+        # The base class's: PNG's own would decode the picture to find an EXIF block behind its pixels.
+        return int(Image.Image.getexif(opened).get(_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block says nothing of how to turn the picture, which may be whole
+        return 1
+
+
+def _frames(file: BinaryIO, kind: str, opened: Image.Image, most: int) -> int:
+    """Count frames, `most` + 1 at the most."""
+    if kind == "image/gif":
+        return _gif_frames(file, most)
+    if kind == "image/tiff":
+        return _tiff_frames(file, most)
+    if kind == "image/jpeg":
+        return 1  # an MPO's further pictures are passed over
+    return int(getattr(opened, "n_frames", 1))
+
+
+def _gif_frames(file: BinaryIO, most: int) -> int:
+    file.seek(0)
+    data = file.read()
+    place = 13 + _colours(data[10]) if len(data) > 10 else len(data)
+    frames = steps = 0
+    while place < len(data) and frames <= most and steps < _STEPS:
+        block = data[place]
+        if block == 0x2C and place + 9 < len(data):
+            frames += 1
+            place += 11 + _colours(data[place + 9])
+        elif block == 0x21:
+            place += 2
+        else:
+            break
+        while place < len(data) and data[place] and steps < _STEPS:
+            place += 1 + data[place]
+            steps += 1
+        place += 1
+        steps += 1
+    return frames
+
+
+def _colours(flags: int) -> int:
+    """Bytes of a colour table."""
+    return 3 << (flags % 8 + 1) if flags & 0x80 else 0
+
+
+def _tiff_frames(file: BinaryIO, most: int) -> int:
+    file.seek(0)
+    start = file.read(16)
+    order = "<" if start[:2] == b"II" else ">"
+    big = start[2:4] in (b"+\0", b"\0+")
+    count, entry, offset = ("Q", 20, "Q") if big else ("H", 12, "I")
+    frames, seen = 0, set()
+    (place,) = struct.unpack_from(order + offset, start, 8 if big else 4)
+    while place and place not in seen and frames <= most:
+        seen.add(place)
+        frames += 1
+        file.seek(min(place, 1 << 62))
+        head = file.read(struct.calcsize(count))
+        if len(head) < struct.calcsize(count):
+            break
+        file.seek(min(entry * struct.unpack(order + count, head)[0], 1 << 62), 1)
+        following = file.read(struct.calcsize(offset))
+        if len(following) < struct.calcsize(offset):
+            break
+        (place,) = struct.unpack(order + offset, following)
+    return frames
