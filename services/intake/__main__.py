@@ -55,7 +55,7 @@ async def _serve(house: House, server: "_Server") -> int:
 def _house(settings: Settings) -> House:
     store = AsyncStore(connect_async(settings.redis_url, settings), settings.redis_prefix)
     events = connect_async(settings.events, settings) if settings.events_url else None
-    return make_house(settings, store, S3Objects(settings), Hints(make_celery(settings)), events)
+    return make_house(settings, store, S3Objects(settings), Hints(make_celery(settings)), events=events)
 
 
 async def _exposed(house: House) -> str | None:

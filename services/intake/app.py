@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from services.intake import batches, deliveries, health, images, jobs, models, pictures
 from services.intake.auth import Doorkeeper
 from services.intake.catalogue import Catalogue
-from services.intake.changes import Changes
+from services.intake.changes import LOOK_AGAIN, Changes
 from services.intake.chores import Chores
 from services.intake.desk import Desk
 from services.intake.documents import document
@@ -29,11 +29,17 @@ from shared.store import AsyncStore
 
 
 def make_house(
-    settings: Settings, store: AsyncStore, objects: Objects, hints: HintsLike, events: "Redis | None" = None
+    settings: Settings,
+    store: AsyncStore,
+    objects: Objects,
+    hints: HintsLike,
+    *,
+    events: "Redis | None" = None,
+    look_again: float = LOOK_AGAIN,
 ) -> House:
     """Return what the routes need; `events` is the Redis of the deltas where it is another than the store's."""
     desk, storage = Desk(store, settings.redis_timeout), Storage(objects)
-    changes = Changes(store.client, store.prefix)
+    changes = Changes(store.client, store.prefix, look_again)
     return House(
         settings=settings,
         desk=desk,
@@ -64,7 +70,7 @@ def make_app(house: House) -> FastAPI:
     )
     app.state.house = house
     for room in (jobs, pictures, batches, deliveries, models, health):
-        app.include_router(room.router)
+        app.router.routes.extend(room.router.routes)  # flat, so that a 405 can name all methods of a path
     refuse_all_alike(app)
     document(app)
     app.add_middleware(Reception)
