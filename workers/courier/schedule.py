@@ -15,6 +15,8 @@ from shared.deliveries import Outcome
 #: Answers that say "slow down": like silence, they count towards the pause of a host. Any other answer comes from a
 #: host that is well, whatever it thinks of this one message; others may share the host.
 _STRAINED = (429, 502, 503, 504)
+#: Seconds that a due message may fairly wait for its turn: a host's longest pause (60), and as long for its neighbours.
+TURN = 120.0
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def decide(
 
 
 def window(schedule: Sequence[float]) -> float:
-    """Return how long attempts may go on: every wait doubled by Retry-After, and a tenth of jitter."""
-    return 2.1 * sum(schedule)
+    """Return how long attempts may go on: waits doubled by Retry-After, a tenth of jitter, and `TURN` for each."""
+    return 2.1 * sum(schedule) + TURN * (len(schedule) + 1)
 
 
 def wait_asked(header: str, now: float) -> float:

@@ -1,0 +1,300 @@
+"""`python -m workers.courier` over a real Valkey and real receivers: what is promised when things stop and start."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from standardwebhooks import Webhook
+
+from services.cli.local.ports import free_ports
+from services.cli.local.supervisor import supervised
+from services.cli.local.valkey import valkey
+from shared import deliveries, transitions, webhooks
+from shared.deliveries import Delivery
+from shared.ids import message_id, new_id
+from shared.jobs import Job, State
+from shared.settings import Settings
+from shared.store import Store, connect
+from shared.tasks import Hints, make_celery
+from tests.receiver import Receiver, receiver
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass
+class House:
+    """A store, hints, and couriers as processes of their own."""
+
+    env: Mapping[str, str]
+    folder: Path
+    store: Store
+    hints: Hints
+    stack: ExitStack
+    couriers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def courier(self, **more: str) -> "subprocess.Popen[bytes]":
+        """Start a courier; it is killed at the end of the test."""
+        log = self.stack.enter_context((self.folder / f"courier-{len(self.couriers)}.log").open("wb"))
+        env = {**os.environ, **self.env, **more}
+        courier = subprocess.Popen([sys.executable, "-m", "workers.courier"], env=env, stdout=log, stderr=log)
+        self.couriers.append(courier)
+        self.stack.callback(end, courier)
+        return courier
+
+    def owe(self, url: str, hint: bool = True) -> str:
+        """Let a job succeed; return the message that this owes `url`."""
+        host = url.split("/")[2]
+        hook = {"url": url, "host": host, "payload": "full", "events": ["job.succeeded"]}
+        job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=600, webhook=hook)
+        self.store.run(transitions.submit("acme", [job], max_queued=1000, grace=0))
+        self.store.run(transitions.claim("m", "worker", 60))
+        moved = self.store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "你好"}}))
+        if hint:
+            self.hints.deliveries(*moved.messages)
+        return message_id(job.id, "succeeded")
+
+    def read(self, msg: str) -> Delivery:
+        (delivery,) = self.store.run(deliveries.read([msg]))
+        return delivery
+
+    def ended(self, msg: str, state: str = "delivered", within: float = 15) -> Delivery:
+        """Wait until the message is in `state`."""
+        self.until(lambda: self.read(msg).state == state, within)
+        return self.read(msg)
+
+    def until(self, holds: Callable[[], object], within: float = 15) -> None:
+        """Wait until something holds, repeating hints as the keeper does."""
+
+        def look() -> object:
+            self.hints.deliveries(*self.store.run(deliveries.due())[:10])
+            return holds()
+
+        try:
+            eventually(look, within=within, every=0.1)
+        except AssertionError as failure:
+            raise AssertionError(f"{failure}\n{self.logs()}") from None
+
+    def logs(self) -> str:
+        return "\n".join(log.read_text(errors="replace") for log in sorted(self.folder.glob("courier-*.log")))
+
+
+def end(courier: "subprocess.Popen[bytes]") -> None:
+    courier.kill()
+    courier.wait()
+
+
+@contextmanager
+def a_house(url: str, prefix: str, folder: Path) -> Iterator[House]:
+    env = {
+        "TILEQ_REDIS_URL": url,
+        "TILEQ_REDIS_PREFIX": prefix,
+        "TILEQ_WEBHOOK_ALLOW": "127.0.0.0/8",
+        "TILEQ_WEBHOOK_SCHEDULE": "0.3,0.3,0.3,0.3,0.5,0.5,1,1",
+        "TILEQ_WEBHOOK_TIMEOUT": "5",
+    }
+    settings = Settings(redis_url=url, redis_prefix=prefix)
+    client = connect(url, settings)
+    with ExitStack() as stack:
+        stack.callback(client.close)
+        yield House(env, folder, Store(client, prefix), Hints(make_celery(settings)), stack)
+
+
+@pytest.fixture
+def house(valkey_url: str, prefix: str, tmp_path: Path) -> Iterator[House]:
+    with a_house(valkey_url, prefix, tmp_path) as house:
+        yield house
+
+
+@dataclass
+class Slow:
+    """A receiver that does something before it answers, and keeps the ids of what came."""
+
+    url: str = ""
+    ids: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def slow(before_answering: Callable[[], object]) -> Iterator[Slow]:
+    here = Slow()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            here.ids.append(self.headers["webhook-id"])
+            before_answering()
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A courier that was killed reads no answer."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        here.url = f"http://127.0.0.1:{server.server_port}/hook"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield here
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def hook() -> Receiver:
+    return receiver()
+
+
+def test_a_message_arrives_signed_and_is_written_down(house: House, hook: Receiver) -> None:
+    house.courier()
+    with hook.up():
+        msg = house.owe(hook.url)
+        delivery = house.ended(msg)
+    (arrived,) = hook.arrived
+    (secret,) = house.store.run(webhooks.active_secrets("acme", webhooks.new_secret()))
+    body = Webhook(secret).verify(arrived.body, arrived.headers)
+    assert (body["type"], body["data"]["output"]) == ("job.succeeded", {"text": "你好"})
+    assert arrived.headers["webhook-id"] == msg
+    assert [attempt["status"] for attempt in delivery.log] == [204]
+
+
+def test_a_receiver_that_was_down_gets_its_message_when_it_is_back(house: House, hook: Receiver) -> None:
+    house.courier()
+    msg = house.owe(hook.url)
+    house.until(lambda: house.read(msg).attempts >= 2)
+    hook.status = 503
+    with hook.up():
+        house.until(lambda: hook.arrived)
+        hook.status = 204
+        delivery = house.ended(msg)
+    assert delivery.log[0]["error"] == "the connection failed: Connection refused"
+    assert 503 in [attempt["status"] for attempt in delivery.log]
+    assert len({arrived.body for arrived in hook.arrived}) == 1
+    assert {arrived.headers["webhook-id"] for arrived in hook.arrived} == {msg}
+    job = house.store.run(transitions.read_job("", delivery.subject))
+    assert job is not None
+    assert (job.hook_state, job.hook_attempts) == ("delivered", delivery.attempts)
+
+
+def test_a_receiver_that_stays_down_fails_the_message_when_the_schedule_is_used_up(
+    house: House, hook: Receiver
+) -> None:
+    house.courier(TILEQ_WEBHOOK_SCHEDULE="0.1,0.1")
+    delivery = house.ended(house.owe(hook.url), "failed")
+    assert delivery.attempts == 3
+    assert [attempt["next_at"] is None for attempt in delivery.log] == [False, False, True]
+
+
+def test_a_courier_killed_between_sending_and_recording_costs_a_repetition_under_the_same_id(house: House) -> None:
+    first = house.courier()
+    killed = threading.Event()
+
+    def kill_the_first() -> None:
+        if not killed.is_set():
+            first.kill()
+            killed.set()
+
+    with slow(kill_the_first) as receiver:
+        msg = house.owe(receiver.url)
+        assert killed.wait(15), house.logs()
+        first.wait()
+        assert (house.read(msg).state, house.read(msg).attempts) == ("pending", 0)
+        house.courier()
+        end_lease(house.store, msg)
+        delivery = house.ended(msg)
+    assert receiver.ids == [msg, msg]
+    assert (delivery.attempts, delivery.turn) == (1, 2)
+
+
+def end_lease(store: Store, msg: str) -> None:
+    """Let the lease of a dead courier be over."""
+    host = str(store.client.hget(f"{store.prefix}hook:{msg}", "host"))
+    for key, member in (("hooks", msg), (f"line:{host}", msg), (f"host:{host}:busy", msg), ("hosts", host)):
+        store.client.zadd(f"{store.prefix}{key}", {member: 1})
+
+
+def test_two_couriers_send_nothing_twice(house: House, hook: Receiver) -> None:
+    with hook.up():
+        messages = [house.owe(hook.url) for _ in range(40)]
+        for _ in range(2):
+            house.hints.deliveries(*messages)  # hints come twice and three times
+        for _ in range(2):
+            house.courier(TILEQ_WEBHOOK_CONCURRENCY="8")
+        for msg in messages:
+            house.ended(msg)
+    assert sorted(arrived.headers["webhook-id"] for arrived in hook.arrived) == sorted(messages)
+
+
+def test_a_slow_host_delays_no_other(house: House, hook: Receiver) -> None:
+    release = threading.Event()
+    with slow(lambda: release.wait(20)) as crawling, hook.up():
+        for _ in range(40):
+            house.owe(crawling.url)
+        house.courier(TILEQ_WEBHOOK_CONCURRENCY="4", TILEQ_WEBHOOK_PER_HOST="2", TILEQ_WEBHOOK_TIMEOUT="20")
+        eventually(lambda: len(crawling.ids) == 2, within=15)
+        begun = time.monotonic()
+        for _ in range(10):
+            house.ended(house.owe(hook.url))
+        assert time.monotonic() - begun < 5
+        assert len(crawling.ids) == 2
+        release.set()
+
+
+def test_a_signal_lets_the_current_sends_end_and_begins_no_new_ones(house: House) -> None:
+    asked, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        asked.set()
+        release.wait(10)
+
+    courier = house.courier(TILEQ_WEBHOOK_CONCURRENCY="1")
+    with slow(hold) as receiver:
+        msg, later = house.owe(receiver.url), house.owe(receiver.url)
+        assert asked.wait(15), house.logs()
+        courier.send_signal(signal.SIGTERM)
+        eventually(lambda: "shutdown" in house.logs().lower())
+        release.set()
+        assert courier.wait(10) == 0, house.logs()
+        assert (house.read(msg).state, house.read(msg).attempts) == ("delivered", 1)
+        assert (house.read(later).state, house.read(later).attempts) == ("pending", 0)
+
+
+def test_a_courier_outlives_a_broker_and_store_that_are_away(tmp_path: Path, hook: Receiver) -> None:
+    (port,) = free_ports(1)
+    with a_house(f"redis://127.0.0.1:{port}/0", "t:", tmp_path) as house, hook.up():
+        courier = house.courier()
+        eventually(lambda: "Cannot connect" in house.logs(), within=15)
+        for _ in range(2):  # comes, goes, comes back with what it had
+            with supervised(tmp_path, [[valkey(tmp_path / "valkey", port)]]):
+                house.ended(house.owe(hook.url), within=40)
+                assert courier.poll() is None, house.logs()
+
+
+def test_a_secret_that_is_none_is_refused_at_the_start(house: House) -> None:
+    courier = house.courier(TILEQ_WEBHOOK_SECRET="whsec_short")
+    assert courier.wait(15) == 2
+    assert "TILEQ_WEBHOOK_SECRET" in house.logs()
+
+
+def test_the_logs_are_json_and_name_the_message(house: House, hook: Receiver) -> None:
+    house.courier()
+    with hook.up():
+        msg = house.owe(hook.url)
+        house.ended(msg)
+    lines = eventually(lambda: [line for line in house.logs().splitlines() if "webhook delivered" in line])
+    told = json.loads(lines[0])
+    assert (told["process"], told["msg"], told["status"]) == ("courier", msg, 204)
