@@ -1,7 +1,6 @@
 """Whole conversations, through all that a job goes through: bytes, sandbox, prompt, engine, streamed text."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest

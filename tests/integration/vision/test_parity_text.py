@@ -38,7 +38,8 @@ def test_text_becomes_the_ids(tokenizer: Tokenizer, case: dict[str, object]) -> 
 
 def test_intake_counts_the_same_from_the_one_string(tokenizer: Tokenizer) -> None:
     published = Tokenizer.from_json(tokenizer.to_json())
-    assert [published.encode_text(case["text"]) for case in TOKENS["cases"]] == [case["ids"] for case in TOKENS["cases"]]
+    found = [published.encode_text(case["text"]) for case in TOKENS["cases"]]
+    assert found == [case["ids"] for case in TOKENS["cases"]]
 
 
 @pytest.mark.parametrize("case", TOKENS["decoded"], ids=lambda case: repr(case["text"][:20]))

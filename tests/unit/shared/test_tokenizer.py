@@ -132,7 +132,7 @@ def test_a_broken_file_is_named_with_its_field(tmp_path: Path, name: str, conten
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(TokenizerError, match="neither tokenizer.model nor tokenizer.json"):
+    with pytest.raises(TokenizerError, match=r"neither tokenizer\.model nor tokenizer.json"):
         load_tokenizer(tmp_path)
 
 

@@ -27,7 +27,7 @@ def shard(folder: Path) -> dict[str, str]:
     """Spread the weights over two files; returns the index."""
     weights = load_file(folder / SINGLE)
     (folder / SINGLE).unlink()
-    places = {}
+    places: dict[str, str] = {}
     for number in (0, 1):
         name = f"model-0000{number + 1}-of-00002.safetensors"
         part = {key: value for place, (key, value) in enumerate(sorted(weights.items())) if place % 2 == number}
@@ -69,7 +69,7 @@ def test_a_weight_that_its_shard_lacks_is_named(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["../elsewhere.safetensors", "pytorch_model.bin"])
 def test_an_index_that_leaves_the_folder_is_refused(folder: Path, name: str) -> None:
     (folder / INDEX).write_text(json.dumps({"weight_map": {WQKV: name}}))
-    with pytest.raises(CheckpointError, match="no .safetensors file of this folder"):
+    with pytest.raises(CheckpointError, match=r"no \.safetensors file of this folder"):
         open_checkpoint(folder)
 
 

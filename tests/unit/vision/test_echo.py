@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from workers.vision.engine.echo import EchoEngine
 from workers.vision.prompts import plain
 
 
-def request(text: str = "What is this?", tiles: int = 0, **sampling: int) -> EngineRequest:
+def request(text: str = "What is this?", tiles: int = 0, **sampling: Any) -> EngineRequest:
     prompt = plain([Message(role="user", content=text)], [tiles] if tiles else [], 256)
     return EngineRequest("job", prompt, np.zeros((tiles, 448, 448, 3), np.uint8), Sampling(**sampling))
 
@@ -63,6 +64,6 @@ def test_a_worker_with_it_needs_no_torch() -> None:
         {"stop": ("",)},
     ],
 )
-def test_impossible_sampling_is_refused_when_built(wrong: dict[str, int]) -> None:
+def test_impossible_sampling_is_refused_when_built(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Sampling(**wrong)

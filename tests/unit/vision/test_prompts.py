@@ -1,7 +1,5 @@
 """Prompts hold what was said, where it was said, and control tokens only where the template puts them."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,6 @@
 """Streamed text is final when it is handed out, and in the end exactly what decoding at once gives."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given

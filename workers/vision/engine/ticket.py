@@ -15,7 +15,7 @@ class Ticket:
     def __init__(self, request: EngineRequest) -> None:
         self.request = request
         self._cancelled = threading.Event()
-        self._events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
         self.clock = Clock()
 
     @property
@@ -44,20 +44,16 @@ class Ticket:
         if text:
             self._events.put(Delta(text, completion_tokens))
 
-    def done(self, answer: Done) -> None:
-        """Hand out the answer."""
-        self._events.put(answer)
-
-    def fail(self, error: BaseException) -> None:
-        """Hand out the error instead of an answer."""
-        self._events.put(error)
+    def end(self, outcome: Done | Exception) -> None:
+        """Hand out the answer, or the error in its place."""
+        self._events.put(outcome)
 
     def events(self) -> Iterator[Event]:
         """Read to the end; leaving early cancels."""
         try:
             while True:
                 event = self._events.get()
-                if isinstance(event, BaseException):
+                if isinstance(event, Exception):
                     raise event
                 if self.cancelled:
                     raise Cancelled

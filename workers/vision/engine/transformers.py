@@ -107,20 +107,26 @@ class TransformersEngine:
         while ticket := self._waiting.get():
             with self._lock:
                 self._running = 1
-            try:
-                ticket.check()
-                self._answer(ticket)
-            except Exception as error:
-                ticket.fail(_translated(error))
-            finally:
-                with self._lock:
-                    self._running, self._busy_since = 0, None
-                    # An id given twice: the later one stays cancellable.
-                    if self._tickets.get(ticket.request.id) is ticket:
-                        del self._tickets[ticket.request.id]
+            outcome = self._outcome(ticket)
+            with self._lock:  # before the reader hears of it, so that an ended request is in no figure
+                self._running, self._busy_since = 0, None
+                # An id given twice: the later one stays cancellable.
+                if self._tickets.get(ticket.request.id) is ticket:
+                    del self._tickets[ticket.request.id]
+                if isinstance(outcome, Done):
+                    self._finished += 1
+                    self._tokens += outcome.completion_tokens
+            ticket.end(outcome)
+
+    def _outcome(self, ticket: Ticket) -> Done | Exception:
+        try:
+            ticket.check()
+            return self._answer(ticket)
+        except Exception as error:
+            return _translated(error)
 
     @torch.inference_mode()
-    def _answer(self, ticket: Ticket) -> None:
+    def _answer(self, ticket: Ticket) -> Done:
         request, loaded = ticket.request, self._loaded
         room = loaded.config.context - len(request.prompt.ids)
         if room < 1:
@@ -138,19 +144,14 @@ class TransformersEngine:
         )
         ticket.check()
         follower.finish(output[0])
-        with self._lock:
-            self._finished += 1
-            self._tokens += follower.count
-        ticket.done(
-            Done(
-                text=follower.text,
-                finish_reason="stop" if follower.stopped else "length",
-                prompt_tokens=len(request.prompt.ids),
-                image_tokens=request.prompt.image_tokens,
-                cached_tokens=0,
-                completion_tokens=follower.count,
-                timings=ticket.clock.stop(),
-            )
+        return Done(
+            text=follower.text,
+            finish_reason="stop" if follower.stopped else "length",
+            prompt_tokens=len(request.prompt.ids),
+            image_tokens=request.prompt.image_tokens,
+            cached_tokens=0,
+            completion_tokens=follower.count,
+            timings=ticket.clock.stop(),
         )
 
     def _embed(self, ticket: Ticket) -> Tensor:
@@ -158,7 +159,9 @@ class TransformersEngine:
         found: list[Tensor] = []
         if len(request.tiles):
             ticket.stage("vision")
-            for batch in feature_batches(model, config, torch.from_numpy(np.require(request.tiles, requirements=["C", "W"]))):
+            for batch in feature_batches(
+                model, config, torch.from_numpy(np.require(request.tiles, requirements=["C", "W"]))
+            ):
                 found.append(batch)
                 ticket.check()
                 self._step()

@@ -1,0 +1,215 @@
+"""The stock model behind the engine's interface, on a small checkpoint of our own."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shared.conversation import Message
+from shared.settings import Settings
+from workers.vision.checkpoint.random import write_random
+from workers.vision.engine.base import (
+    Cancelled,
+    Delta,
+    Done,
+    EngineClosed,
+    EngineRequest,
+    OutOfMemory,
+    PromptTooLong,
+    Sampling,
+    Stage,
+)
+from workers.vision.engine.factory import Served, make_engine
+from workers.vision.engine.transformers import _translated
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = write_random(tmp_path_factory.mktemp("model") / "tileq-demo")
+    made = make_engine(Settings(model=str(folder), device="cpu", dtype="float32"), lambda _: None)
+    yield made
+    made.engine.close()
+
+
+def asked(
+    served: Served, name: str = "job", tiles: int = 1, text: str = "What is this?", **sampling: Any
+) -> EngineRequest:
+    prompt = served.prompt([Message(role="user", content=text)], [tiles] if tiles else [])
+    pixels = np.random.default_rng(1).integers(0, 256, (tiles, served.side, served.side, 3), np.uint8)
+    return EngineRequest(name, prompt, pixels, Sampling(**{"max_new_tokens": 24, **sampling}))
+
+
+def answer(served: Served, **sampling: Any) -> Done:
+    *_, done = served.engine.submit(asked(served, **sampling))
+    assert isinstance(done, Done)
+    return done
+
+
+def test_events_come_in_order_and_deltas_join(served: Served) -> None:
+    events = list(served.engine.submit(asked(served, tiles=3)))
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert [event.name for event in events if isinstance(event, Stage)] == ["vision", "prefill", "decode"]
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert "".join(delta.text for delta in deltas) == done.text
+    assert [delta.completion_tokens for delta in deltas] == sorted(delta.completion_tokens for delta in deltas)
+    assert done.image_tokens == 3 * 196
+    assert done.prompt_tokens > done.image_tokens
+    assert set(done.timings) == {"vision", "prefill", "decode", "first_token"}
+    assert done.timings["first_token"] >= done.timings["vision"] > 0
+
+
+def test_text_alone_needs_no_picture(served: Served) -> None:
+    events = list(served.engine.submit(asked(served, tiles=0)))
+    assert [event.name for event in events if isinstance(event, Stage)] == ["prefill", "decode"]
+
+
+def test_greedy_answers_are_the_same_each_time(served: Served) -> None:
+    assert answer(served).text == answer(served).text
+
+
+def test_a_picture_matters(served: Served) -> None:
+    dark = asked(served)
+    dark.tiles[:] = 0
+    *_, done = served.engine.submit(dark)
+    assert isinstance(done, Done)
+    assert done.text != answer(served).text
+
+
+def test_the_same_seed_gives_the_same_text(served: Served) -> None:
+    drawn = [answer(served, temperature=1.5, seed=seed).text for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert answer(served, temperature=1.5).text != answer(served, temperature=1.5).text
+
+
+def test_narrow_sampling_is_greedy(served: Served) -> None:
+    greedy = answer(served).text
+    assert answer(served, temperature=1.5, top_k=1).text == greedy
+    assert answer(served, temperature=1.5, top_p=1e-6).text == greedy
+
+
+def test_a_repetition_penalty_changes_a_text_that_repeats(served: Served) -> None:
+    assert answer(served, max_new_tokens=60, repetition_penalty=5.0).text != answer(served, max_new_tokens=60).text
+
+
+def test_beams_answer_in_one_piece(served: Served) -> None:
+    events = list(served.engine.submit(asked(served, num_beams=3)))
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert "".join(event.text for event in events if isinstance(event, Delta)) == done.text
+    assert 0 < done.completion_tokens <= 24
+
+
+def test_a_stop_string_ends_the_answer_before_it(served: Served) -> None:
+    whole = answer(served)
+    stop = whole.text[3:5]
+    cut = answer(served, stop=(stop,))
+    assert (cut.text, cut.finish_reason) == (whole.text[: whole.text.index(stop)].rstrip(), "stop")
+    assert cut.completion_tokens < whole.completion_tokens
+
+
+def test_max_new_tokens_is_a_limit(served: Served) -> None:
+    done = answer(served, max_new_tokens=3)
+    assert (done.completion_tokens, done.finish_reason) == (3, "length")
+
+
+def test_the_context_bounds_prompt_and_answer(served: Served) -> None:
+    with pytest.raises(PromptTooLong, match="the context holds 32768"):
+        list(served.engine.submit(asked(served, tiles=0, text="x" * 33_000)))
+    nearly = answer(served, tiles=0, text="x" * 32_660, max_new_tokens=500)
+    assert nearly.prompt_tokens + nearly.completion_tokens <= 32768
+
+
+def test_a_running_request_leaves_within_a_step(served: Served) -> None:
+    events = served.engine.submit(asked(served, "long", max_new_tokens=20_000))
+    for event in events:
+        if isinstance(event, Delta):
+            break
+    served.engine.cancel("long")
+    with pytest.raises(Cancelled):
+        list(events)
+    began = time.monotonic()
+    assert answer(served, max_new_tokens=1).completion_tokens == 1
+    assert time.monotonic() - began < 2
+
+
+def test_a_waiting_request_leaves_at_once(served: Served) -> None:
+    running = served.engine.submit(asked(served, "first", max_new_tokens=20_000))
+    next(running)
+    waiting = served.engine.submit(asked(served, "second"))
+    served.engine.cancel("second")
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        next(waiting)
+    assert time.monotonic() - began < 0.5
+    served.engine.cancel("first")
+    with pytest.raises(Cancelled):
+        list(running)
+
+
+def test_a_reader_that_goes_away_frees_the_engine(served: Served) -> None:
+    events = served.engine.submit(asked(served, "left", max_new_tokens=20_000))
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert answer(served, max_new_tokens=1).completion_tokens == 1
+
+
+def test_many_threads_may_ask(served: Served) -> None:
+    alone = answer(served).text
+
+    def ask(number: int) -> str:
+        *_, done = served.engine.submit(asked(served, f"job-{number}"))
+        assert isinstance(done, Done)
+        return done.text
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(ask, range(16))) == {alone}
+    stats = served.engine.stats()
+    assert (stats.running, stats.waiting, stats.busy_since) == (0, 0, None)
+
+
+def test_a_watchdog_can_see_how_long_a_step_takes(served: Served) -> None:
+    events = served.engine.submit(asked(served, "busy", max_new_tokens=20_000))
+    next(events)
+    busy = served.engine.stats()
+    assert busy.busy_since is not None
+    assert time.monotonic() - busy.busy_since < 30
+    assert busy.running == 1
+    served.engine.cancel("busy")
+
+
+def test_a_wrong_number_of_tiles_is_an_error_of_that_request_only(served: Served) -> None:
+    request = asked(served)
+    with pytest.raises(ValueError, match="196 image tokens for 392 features"):
+        list(
+            served.engine.submit(EngineRequest("odd", request.prompt, np.repeat(request.tiles, 2, 0), request.sampling))
+        )
+    assert answer(served, max_new_tokens=1).completion_tokens == 1
+
+
+def test_a_closed_engine_takes_nothing(tmp_path: Path) -> None:
+    folder = write_random(tmp_path / "model")
+    made = make_engine(Settings(model=str(folder), device="cpu", dtype="float32"), lambda _: None)
+    running = made.engine.submit(asked(made, max_new_tokens=20_000))
+    next(running)
+    made.engine.close()
+    with pytest.raises(Cancelled):
+        list(running)
+    with pytest.raises(EngineClosed):
+        made.engine.submit(asked(made))
+    assert not [thread for thread in threading.enumerate() if thread.name == "engine" and not thread.daemon]
+
+
+def test_memory_that_is_not_there_is_told_apart() -> None:
+    assert isinstance(_translated(torch.OutOfMemoryError("CUDA out of memory. Tried")), OutOfMemory)
+    assert isinstance(
+        _translated(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")), OutOfMemory
+    )
+    other = ValueError("other")
+    assert _translated(other) is other
