@@ -210,12 +210,13 @@ async def _submitted(request: Request, house: House, job: Job, *, replayed: bool
     wait = preferred_wait(request)
     if wait and not job.state.terminal:
         job = await ended(house, job.tenant, job.id, wait)
-    headers = {"Location": f"/v1/jobs/{job.id}"} | _hint(job)
+    over = job.state.terminal and (replayed or bool(wait))  # a quick worker does not turn a plain 202 into a 200
+    headers = {"Location": f"/v1/jobs/{job.id}"} | ({} if over else {"Retry-After": "1"} | _hint(job))
     if wait is not None:
         headers["Preference-Applied"] = f"wait={wait:g}"
     if replayed:
         headers["Idempotent-Replayed"] = "true"
-    return answer(await shown(house, job), 200 if job.state.terminal else 202, headers)
+    return answer(await shown(house, job), 200 if over else 202, headers)
 
 
 async def _again(house: House, old: Job, trace: str) -> Order:

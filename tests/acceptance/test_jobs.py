@@ -29,7 +29,7 @@ def test_a_picture_and_a_question_go_in_and_the_answer_comes_back(api: Client, q
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.headers["x-request-id"]
     assert re.fullmatch(r"job_[0-9a-z]+", job["id"])
-    assert job["state"] == "queued"
+    assert job["state"] in ("queued", "running", "succeeded")  # the echo engine is quick
     ended = api.ended(job["id"])
     assert ended["state"] == "succeeded"
     assert question in ended["output"]["text"]
