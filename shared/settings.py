@@ -113,6 +113,7 @@ class Settings(BaseSettings):
     stall: float = Field(120, gt=0, description="an engine step longer than this ends the process; leases do the rest")
     shutdown_grace: float = Field(25, ge=0, description="after SIGTERM running jobs may end, then they are given back")
     echo_delay: float = Field(0, ge=0, description="seconds before each word of the `echo` engine, for tests")
+    echo_tiles: bool = Field(True, description="off: `echo` looks at no picture, to measure the queue alone")
     worker_name: str = Field("", description="name of this worker; empty: host and process id")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level written")

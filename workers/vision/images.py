@@ -17,6 +17,7 @@ from prometheus_client import Counter
 from shared.errors import ObjectMissing, Permanent, StorageDown, Transient
 from shared.objects import Objects, view_key
 from shared.requests import StoredImage
+from shared.tiling import TILE
 from workers.vision.hands import Held
 from workers.vision.render import draw
 from workers.vision.sandbox import Sandbox, SandboxError, Tiled, UndecodableImage
@@ -93,6 +94,24 @@ class Images:
             self._objects.put(view_key(job, n), view(tiled), "image/png")
         except StorageDown as error:
             log.warning("view not stored", job=job, image=n, error=error.detail)
+
+
+class Unseen(Images):
+    """Takes pictures at their header's word: nothing is decoded and tiles have no content. For the queue alone."""
+
+    def tile(self, held: Held, images: Sequence[StoredImage], data: Sequence[bytes], thumbnail: bool) -> list[Tiled]:
+        """Return as many blank tiles as intake counted."""
+        del held, data, thumbnail
+        blank = np.uint8(0)
+        return [
+            Tiled(np.broadcast_to(blank, (image.tiles, TILE, TILE, 3)), image.grid, image.width, image.height)
+            for image in images
+        ]
+
+    def show(self, job: str, tiled: Sequence[Tiled]) -> "list[Future[None]]":
+        """There is nothing to see."""
+        del job, tiled
+        return []
 
 
 def read(objects: Objects, key: str) -> bytes:

@@ -26,7 +26,7 @@ from workers.vision.deltas import Deltas
 from workers.vision.engine.factory import Served, make_engine
 from workers.vision.farewell import Farewell
 from workers.vision.hands import Hands
-from workers.vision.images import Images
+from workers.vision.images import Images, Unseen
 from workers.vision.pulse import Presence, Pulse
 from workers.vision.sandbox import Sandbox, SandboxError
 from workers.vision.watchdog import Watchdog
@@ -83,7 +83,8 @@ def serve(settings: Settings, served: Served, sandbox: Sandbox) -> int:
     slots = settings.slots or served.engine.slots
     card = asdict(served.model) | {"engine": settings.engine, "slots": slots}
     presence = Presence(store, served.model.id, name, card)
-    images = Images(objects, sandbox, threads=slots + 2 * settings.decoders)
+    kind = Unseen if settings.engine == "echo" and not settings.echo_tiles else Images
+    images = kind(objects, sandbox, threads=slots + 2 * settings.decoders)
     deltas = Deltas(connect(settings.events, settings), settings.redis_prefix, settings.delta_interval)
     pulse = Pulse(store, hands, served.engine, presence, lease=settings.lease, interval=settings.cancel_interval)
     farewell = Farewell(store, hands, served.engine, settings.shutdown_grace)

@@ -25,12 +25,13 @@ from shared.conversation import Message
 from shared.events import TextDelta, stream_key
 from shared.ids import new_id
 from shared.jobs import Job, State
-from shared.models import DEMO
-from shared.objects import S3Objects, image_key, manifest_key, result_key, view_key
-from shared.requests import Manifest, Request, StoredImage
+from shared.models import BY_ID, DEMO
+from shared.objects import S3Objects, image_key, manifest_key, result_key, tokenizer_key, view_key
+from shared.requests import Generation, Manifest, Request, StoredImage
 from shared.settings import Settings
 from shared.store import Store
 from shared.tasks import Hints, make_celery
+from shared.tokenizer import Tokenizer
 from tests.waiting import eventually
 from workers.keeper.rounds import Keeper
 
@@ -90,7 +91,7 @@ class Here:
         """Messages that the broker has lent out."""
         return [str(key) for key in self.store.client.scan_iter(f"{self.settings.redis_prefix}mq:unacked*")]
 
-    def submit(self, text: str, picture: bytes = b"", hint: bool = True) -> Job:
+    def submit(self, text: str, picture: bytes = b"", *, hint: bool = True, max_new_tokens: int = 512) -> Job:
         """Take a job in as intake does."""
         id = new_id("job")
         images: tuple[StoredImage, ...] = ()
@@ -110,7 +111,13 @@ class Here:
                 ),
             )
         message = Message(role="user", content=text)
-        request = Request(model=DEMO, messages=(message,), images=images, groups=(1,) * len(images))
+        request = Request(
+            model=DEMO,
+            messages=(message,),
+            images=images,
+            groups=(1,) * len(images),
+            generation=Generation(max_new_tokens=max_new_tokens),
+        )
         job = Job(id=id, tenant="acme", model=DEMO, start_within=60, run_within=60, retain=60)
         manifest = Manifest(record=job.record(), request=request)
         self.objects.put(manifest_key(id), manifest.model_dump_json().encode(), "application/json")
@@ -193,6 +200,19 @@ def test_a_submitted_job_is_answered_with_its_tiles_text_and_view(here: Here) ->
     assert "".join(TextDelta.read(fields).text for _, fields in entries) == job.output["text"]
     with Image.open(io.BytesIO(here.objects.get(view_key(job.id, 0)))) as view:
         assert view.format == "PNG"
+
+
+def test_a_model_answers_and_its_tokenizer_is_handed_to_intake(here: Here) -> None:
+    with here.worker(TILEQ_ENGINE="transformers", TILEQ_DEVICE="cpu", TILEQ_DTYPE="float32"):
+        job = here.ended(here.submit("What is this?", a_picture(), max_new_tokens=8), within=120)
+    assert job.state is State.SUCCEEDED, here.log()
+    assert job.usage is not None
+    assert job.usage["completion_tokens"] <= 8
+    assert job.usage["image_tokens"] == 3 * BY_ID[DEMO].tokens_per_tile
+    assert job.timings is not None
+    assert all(job.timings[stage] > 0 for stage in ("vision", "prefill", "decode", "first_token", "total"))
+    tokenizer = Tokenizer.from_json(here.objects.get(tokenizer_key(DEMO)).decode())
+    assert tokenizer.count("What is this?") > 0
 
 
 def test_jobs_that_waited_for_a_worker_are_answered_though_their_hints_were_lost(here: Here) -> None:
