@@ -56,6 +56,7 @@ class Courier:
         self.client = client
         self.settings = settings
         self.stopping = stopping
+        self._agent = f"tileq/{version('tileq')}"  # once: where tileq is not installed, nothing must begin
 
     def follow(self, hint: str) -> int:
         """Deliver while something is due and there is time; return how many messages were tried.
@@ -123,7 +124,7 @@ class Courier:
         secrets = self.store.run(webhooks.active_secrets(delivery.tenant, fixed or webhooks.new_secret()))
         headers = {
             "content-type": "application/json",
-            "user-agent": f"tileq/{version('tileq')}",
+            "user-agent": self._agent,
             **webhooks.headers(delivery.msg, message.body, secrets, now),
         }
         return headers | ({"traceparent": message.trace} if message.trace else {})
