@@ -191,7 +191,7 @@ class Decoder:
             if not 0 < count <= max_tiles + 1:
                 raise ValueError(count)
             tiles = np.empty((count, side, side, 3), np.uint8)
-            if os.preadv(self._output, [tiles], 0) != tiles.nbytes:
+            if os.preadv(self._output, [tiles.data], 0) != tiles.nbytes:
                 raise ValueError("tiles are missing")
             os.ftruncate(self._output, 0)
             return Tiled(tiles, (columns, rows), int(answer["width"]), int(answer["height"]))
