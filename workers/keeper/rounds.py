@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 from shared import deliveries, transitions
 from shared.errors import QueueUnavailable, StorageDown
-from shared.objects import Objects, job_prefix
+from shared.objects import Objects, batch_key, job_prefix
 from shared.settings import Settings
 from shared.store import Store
 from shared.tasks import COURIER, Hints, vision_queue
@@ -75,9 +75,11 @@ class Keeper:
                 self._repeat(COURIER, self.hints.deliveries(msg))
 
     def purge(self) -> None:
-        """Remove the records past their retention; their objects go with the trash."""
+        """Remove the records past their retention; the objects of jobs go with the trash."""
         for id in self.store.run(transitions.purge()):
             log.info("retention over", id=id)
+            if id.startswith("batch_"):
+                self.objects.delete(batch_key(id))
 
     def empty_trash(self) -> None:
         """Delete the objects of removed jobs; only then are they forgotten."""

@@ -10,7 +10,7 @@ from shared import deliveries, transitions
 from shared.errors import StorageDown
 from shared.ids import new_id
 from shared.jobs import Job, State
-from shared.objects import MemoryObjects, image_key
+from shared.objects import MemoryObjects, batch_key, image_key
 from shared.settings import Settings
 from shared.store import Store, memory_store
 from shared.tasks import Hints
@@ -110,6 +110,21 @@ def test_objects_go_when_their_job_is_purged_and_not_before(keeper: Keeper) -> N
     after_rounds(keeper, lambda: state(keeper, job) is None)
     after_rounds(keeper, lambda: not list(keeper.objects.keys("jobs/")))
     assert keeper.store.run(transitions.trash()) == []
+
+
+def test_the_manifest_of_a_batch_goes_with_its_record(keeper: Keeper) -> None:
+    batch = new_id("batch")
+    job = replace(
+        Job(id=new_id("job"), tenant="t", model="m", start_within=60, run_within=60, retain=0.001), batch=batch
+    )
+    record = {"id": batch, "tenant": "t", "total": "1"}
+    keeper.store.run(transitions.submit("t", [job], max_queued=100, grace=0, batch=record))
+    keeper.objects.put(batch_key(batch), b"{}", "application/json")
+    keeper.round()
+    assert list(keeper.objects.keys("batches/")) == [batch_key(batch)]
+    keeper.store.run(transitions.cancel("t", job.id))
+    after_rounds(keeper, lambda: not list(keeper.objects.keys("batches/")))
+    assert keeper.store.run(transitions.read_batch("t", batch)) is None
 
 
 def test_a_step_that_fails_leaves_the_others_to_run_and_is_done_later(
