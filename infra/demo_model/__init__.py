@@ -1,0 +1,1 @@
+"""The making of the bundled demo checkpoint: pictures, training, evaluation, export."""

@@ -1,0 +1,86 @@
+"""How the vision tower begins: with positions it can compare and eyes for the neighbouring patch.
+
+A transformer learns from much data that a glyph half in this patch goes on in the next one. Here it begins knowing:
+32 dimensions of the stream hold where a patch is, as sines and cosines whose products are 1 for the same row (or
+column) and exactly 0 for any other less than 16 away, and the heads of the first two layers look one or two patches
+away, as a convolution would. The patch embedding begins as a whitening of real patches.
+"""
+
+from math import pi
+
+import torch
+from torch import Tensor, nn
+
+from infra.demo_model.model import ChatModel, VisionAttention
+
+AXIS = 16  # dimensions for each of x and y: 8 frequencies, sine and cosine
+FREQUENCIES = (torch.arange(8) + 0.5) * pi / 8
+LOOKS = (((0, -1), (0, 1), (-1, 0), (1, 0)), ((0, -2), (0, 2), (0, -1), (0, 1)))  # (row, column) for each head
+SHARPNESS = 1.25
+
+
+def waves(places: Tensor) -> Tensor:
+    """Return cosines and sines of each place, (n, 16)."""
+    angles = places[:, None] * FREQUENCIES
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def shift(by: int) -> Tensor:
+    """Return the 16x16 rotation R with R @ waves(p) = waves(p + by)."""
+    cos, sin = torch.diag((by * FREQUENCIES).cos()), torch.diag((by * FREQUENCIES).sin())
+    return torch.cat([torch.cat([cos, -sin], 1), torch.cat([sin, cos], 1)])
+
+
+@torch.no_grad()
+def begin(model: ChatModel, patches: Tensor) -> None:
+    """Initialise `model` in place; `patches` (n, 3*16*16) are normalised patches of training pictures."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.6 * module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.normal_(model.language_model.model.tok_embeddings.weight, std=0.5)
+    embeddings, grid = model.vision_model.embeddings, model.sizes.grid
+    line = waves(torch.arange(grid).float())
+    table = torch.cat([line[:, None].expand(grid, grid, AXIS), line[None].expand(grid, grid, AXIS)], -1)
+    embeddings.position_embedding.zero_()
+    embeddings.position_embedding[0, 1:, : 2 * AXIS] = table.reshape(-1, 2 * AXIS)
+    nn.init.normal_(embeddings.class_embedding, std=0.3)
+    whiten(embeddings.patch_embedding, patches, skip=2 * AXIS)
+    for layer in model.vision_model.encoder.blocks():
+        layer.attn.proj.weight.mul_(0.5)
+        layer.mlp.fc2.weight.mul_(0.5)
+        layer.attn.proj.weight[: 2 * AXIS].zero_()
+        layer.mlp.fc2.weight[: 2 * AXIS].zero_()
+    for layer, looks in zip(model.vision_model.encoder.blocks(), LOOKS, strict=False):
+        look(layer.attn, looks)
+
+
+def look(attention: VisionAttention, looks: tuple[tuple[int, int], ...]) -> None:
+    """Make each head attend to the patch that lies at its offset."""
+    width = attention.qkv.in_features
+    dim = width // attention.heads
+    q, k = attention.qkv.weight[:width], attention.qkv.weight[width : 2 * width]
+    q.mul_(0.1)
+    k.mul_(0.1)
+    for head, (row, column) in enumerate(looks):
+        at = head * dim
+        q[at : at + AXIS, :AXIS] = shift(row)
+        q[at + AXIS : at + 2 * AXIS, AXIS : 2 * AXIS] = shift(column)
+        k[at : at + 2 * AXIS, : 2 * AXIS] = torch.eye(2 * AXIS)
+    attention.q_norm.weight.fill_(SHARPNESS)
+    attention.k_norm.weight.fill_(SHARPNESS)
+
+
+def whiten(embedding: nn.Conv2d, patches: Tensor, skip: int) -> None:
+    """Make the rows of the patch embedding the principal directions of `patches`, damped towards equal variance."""
+    mean = patches.mean(0)
+    values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+    keep = embedding.out_channels - skip
+    values, vectors = values.flip(0)[:keep], vectors.flip(1)[:, :keep]
+    rows = vectors.T / (values[:, None] + 0.02 * values.mean()).sqrt()
+    mixing = torch.linalg.qr(torch.randn(keep, keep))[0]
+    embedding.weight.zero_()
+    embedding.bias.zero_()  # type: ignore[union-attr]
+    embedding.weight[skip:] = (mixing @ rows * 0.7).view(keep, *embedding.weight.shape[1:])
+    embedding.bias[skip:] = -(embedding.weight[skip:].flatten(1) @ mean)  # type: ignore[index]

@@ -1,0 +1,62 @@
+"""Conversations about one picture, two pictures or a page: what was said before, the last question, its answer."""
+
+from dataclasses import dataclass
+
+from infra.demo_model.questions import TOO_SMALL, Ask, ask_field, ask_scene
+from infra.demo_model.render import Rng
+from infra.demo_model.scenes import Scene, drawing
+from shared.conversation import Message
+
+PAIR = "Image-1: <image>\nImage-2: <image>\n"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages that end with a question, and the right answer to it."""
+
+    messages: tuple[Message, ...]
+    answer: str
+
+
+def converse(asks: list[Ask], opening: str = "") -> Conversation:
+    """Return the conversation in which `asks` are asked one after the other; the last one is open."""
+    messages: list[Message] = []
+    for i, ask in enumerate(asks):
+        messages.append(Message(role="user", content=ask.text if i else opening + ask.text))
+        messages.append(Message(role="assistant", content=ask.answer))
+    return Conversation(tuple(messages[:-1]), asks[-1].answer)
+
+
+def language(rng: Rng) -> bool:
+    """Say whether to speak Chinese."""
+    return bool(rng.random() < 0.5)
+
+
+def draw(rng: Rng) -> Scene:
+    """Return a drawing: shapes, a number, or both."""
+    sort = rng.random()
+    if sort < 0.6:
+        return drawing(rng, 448, 448, int(rng.integers(1, 6)), number=False)
+    return drawing(rng, 448, 448, 0 if sort < 0.85 else int(rng.integers(1, 4)), number=True)
+
+
+def about_one(rng: Rng, scene: Scene, rounds: int) -> Conversation:
+    """Ask about a drawing."""
+    return converse([ask_scene(rng, scene, language(rng)) for _ in range(rounds)])
+
+
+def about_two(rng: Rng, first: Scene, second: Scene, opening: str) -> Conversation:
+    """Ask about one of two drawings."""
+    at = int(rng.integers(1, 3))
+    return converse([ask_scene(rng, (first, second)[at - 1], language(rng), at)], opening)
+
+
+def about_page(rng: Rng, page: Scene, rounds: int) -> Conversation:
+    """Ask for fields of a page."""
+    return converse([ask_field(rng, page, language(rng)) for _ in range(rounds)])
+
+
+def about_small(rng: Rng, page: Scene) -> Conversation:
+    """Ask for a field of a page that is shown too small."""
+    zh = language(rng)
+    return converse([Ask(ask_field(rng, page, zh).text, TOO_SMALL[zh])])

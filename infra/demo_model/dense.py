@@ -1,0 +1,194 @@
+"""The first phases: the vision tower learns from dense targets, on crops and then on whole tiles."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - as everyone writes it
+
+from infra.demo_model import seeds, state
+from infra.demo_model.beginning import begin
+from infra.demo_model.crops import CROPS, TILES, Batch, Kind, batch, step_batches
+from infra.demo_model.heads import Heads, dense_loss
+from infra.demo_model.model import ChatModel, normalise
+from infra.demo_model.optim import Average, Optimisers, optimisers, set_rate
+from infra.demo_model.targets import PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
+from infra.demo_model.words import MAX_DIGITS
+
+NAMES = list(PATCH_ATTRIBUTES) + [f"digit{i}" for i in range(MAX_DIGITS)] + list(TOKEN_ATTRIBUTES)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of dense training."""
+
+    number: int
+    name: str
+    kinds: tuple[Kind, ...]
+    steps: int
+    rates: tuple[float, float]  # of Muon and of Adam at their peak
+    calm: float  # the part of the steps, at the end, over which the rates fall to a twentieth
+
+
+PHASES = (
+    Phase(1, "crops", CROPS, 5000, (0.02, 2e-3), 0.25),
+    Phase(2, "tiles", TILES, 3000, (0.012, 1e-3), 0.7),
+)
+
+
+def rate(phase: Phase, step: int) -> float:
+    """Return the factor on the peak rates: a short rise, level, then down."""
+    falling = (phase.steps - step) / (phase.calm * phase.steps)
+    return max(0.05, min(1.0, (step + 1) / 60, falling))
+
+
+class Dense:
+    """The tower, its heads, their optimisers; one object for one phase."""
+
+    def __init__(self, model: ChatModel, heads: Heads, phase: Phase) -> None:
+        self.model, self.heads, self.phase, self.step = model, heads, phase, 0
+        self.optimisers: Optimisers = optimisers([model.vision_model, model.mlp1, heads], *phase.rates)
+        self.average = Average(self.trained)
+
+    @property
+    def trained(self) -> torch.nn.Module:
+        """Everything this phase changes."""
+        return torch.nn.ModuleList([self.model.vision_model, self.model.mlp1, self.heads])
+
+    def forward(self, data: Batch) -> tuple[Tensor, Counter[str], Counter[str]]:
+        """Return the loss of one batch, and by attribute how many were right and seen."""
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            patches, tokens = self.model.see(normalise(torch.from_numpy(data.pictures)), torch.from_numpy(data.origins))
+            of_patches, of_tokens = self.heads(patches, tokens)
+        first, right_patches = dense_loss(of_patches, torch.from_numpy(data.patches))
+        second, right_tokens = dense_loss(of_tokens, torch.from_numpy(data.tokens))
+        right, seen = Counter[str](), Counter[str]()
+        for offset, found in ((0, right_patches), (len(PATCH_ATTRIBUTES), right_tokens)):
+            for i, (good, all_) in found.items():
+                right[NAMES[offset + i]] += good
+                seen[NAMES[offset + i]] += all_
+        return first + second, right, seen
+
+    def advance(self) -> tuple[float, Counter[str], Counter[str]]:
+        """Take one step over every kind of picture at once."""
+        set_rate(self.optimisers, self.phase.rates, rate(self.phase, self.step))
+        total, right, seen = 0.0, Counter[str](), Counter[str]()
+        for data in step_batches(self.phase.number, self.step, self.phase.kinds):
+            loss, good, all_ = self.forward(data)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+            right += good
+            seen += all_
+        state.sound(total)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        self.average.follow(self.trained)
+        self.step += 1
+        return total, right, seen
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the phase needs to go on."""
+        return {
+            "phase": self.phase.number,
+            "step": self.step,
+            "average": self.average.weights,
+            "seen": self.average.seen,
+            "weights": self.trained.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+        }
+
+    def resume(self, saved: dict[str, Any]) -> None:
+        """Go on from `saved`."""
+        self.step, self.average.weights, self.average.seen = saved["step"], saved["average"], saved["seen"]
+        self.trained.load_state_dict(saved["weights"])
+        for optimiser, content in zip(self.optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(content)
+
+    def examine(self) -> dict[str, float]:
+        """Return how the averaged weights do on pictures kept apart, in percent."""
+        kept = {k: v.clone() for k, v in self.trained.state_dict().items()}
+        self.trained.load_state_dict(self.average.weights)
+        try:
+            return examine(self)
+        finally:
+            self.trained.load_state_dict(kept)
+
+
+@torch.no_grad()
+def examine(dense: Dense) -> dict[str, float]:
+    """Return accuracies on whole tiles and crops: all numbers read whole, and by attribute."""
+    found: dict[str, float] = {}
+    for kind in (Kind("number", 9, 3, 64), Kind("print", 8, 3, 64), Kind("whole", 14, 14, 24)):
+        data = batch(kind, seeds.check(0))
+        _, right, seen = dense.forward(data)
+        for group in ("digit", "glyph", "label", "length", "shape", "colour", "left", "bottom", "total", "alike"):
+            all_ = sum(n for name, n in seen.items() if name.startswith(group))
+            if all_:
+                good = sum(n for name, n in right.items() if name.startswith(group))
+                found[f"{kind.name}.{group}"] = round(100 * good / all_, 1)
+        if kind.name == "number":
+            found["number.whole"] = round(100 * read_whole(dense, data), 1)
+    return found
+
+
+def read_whole(dense: Dense, data: Batch) -> float:
+    """Return the share of pictures of which every digit is right where it stands."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        patches, tokens = dense.model.see(normalise(torch.from_numpy(data.pictures)), torch.from_numpy(data.origins))
+        logits = dense.heads(patches, tokens)[1]
+    guess = torch.stack([x.argmax(-1) for x in logits[:MAX_DIGITS]], -1)
+    truth = torch.from_numpy(data.tokens)[..., :MAX_DIGITS]
+    return float(((guess == truth) | (truth == 0)).all(-1).all(-1).float().mean())
+
+
+def first_patches() -> Tensor:
+    """Return normalised patches of the first training pictures, for the whitening."""
+    pictures = [normalise(torch.from_numpy(b.pictures)) for b in step_batches(1, 0, CROPS)]
+    return torch.cat([F.unfold(p, 16, stride=16).transpose(1, 2).reshape(-1, 768) for p in pictures])
+
+
+def start(model: ChatModel) -> None:
+    """Give `model` its first weights."""
+    torch.manual_seed(0)
+    begin(model, first_patches())
+
+
+def run(model: ChatModel, phase: Phase, saved: dict[str, Any] | None, clock: state.Clock) -> bool:
+    """Train through `phase`, from `saved` if it belongs to it; return False when interrupted."""
+    heads = Heads(model.sizes)
+    dense = Dense(model, heads, phase)
+    if saved and saved["phase"] == phase.number:
+        dense.resume(saved)
+    elif saved:
+        dense.trained.load_state_dict(saved["average"])
+        dense.average = Average(dense.trained)
+    else:
+        start(model)
+        dense.average = Average(dense.trained)
+    losses: list[float] = []
+    right, seen = Counter[str](), Counter[str]()
+    while dense.step < phase.steps:
+        loss, good, all_ = dense.advance()
+        right, seen, losses = right + good, seen + all_, [*losses, loss]
+        if dense.step % 50 == 0:
+            state.log(
+                phase=phase.name,
+                step=dense.step,
+                loss=round(float(np.mean(losses)), 3),
+                **{n: round(100 * right[n] / seen[n], 1) for n in NAMES if seen[n]},
+            )
+            right, seen, losses = Counter[str](), Counter[str](), []
+        if dense.step % 500 == 0:
+            state.log(phase=phase.name, step=dense.step, check=dense.examine())
+        if clock.due():
+            state.save("state.pt", dense.state())
+        if clock.ending:
+            return False
+    state.log(phase=phase.name, step=dense.step, check=dense.examine())
+    state.save("state.pt", dense.state())
+    dense.trained.load_state_dict(dense.average.weights)
+    return True

@@ -1,0 +1,62 @@
+"""Draw the pictures shipped with the command, with three questions: `python -m infra.demo_model.pictures`.
+
+A drawing with a number, and a receipt whose fields are legible only if the page is cut into tiles.
+"""
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from infra.demo_model import seeds
+from infra.demo_model.scenes import Scene, drawing, page_scene
+from infra.demo_model.words import COLOURS, LABELS, RECEIPT, SHAPES
+
+FOLDER = Path(__file__).parents[2] / "services" / "cli" / "pictures"
+TOTAL = LABELS.index("TOTAL")
+PLAIN = 60_000  # bytes: a page on a textured ground is ten times as much
+
+
+def shapes_picture() -> Scene:
+    """Return the first drawing of four different shapes in four colours, and a number of at least four digits."""
+    for n in range(10_000):
+        scene = drawing(seeds.bundle(0, n), 448, 448, 4, number=True)
+        kinds, colours = {s.kind for s in scene.shapes}, {s.colour for s in scene.shapes}
+        if len(kinds) == len(colours) == len(SHAPES) and len(scene.number or "") >= 4:
+            return scene
+    raise LookupError("no such drawing")
+
+
+def receipt_picture(draft: Path) -> Scene:
+    """Return the first plain receipt of at least five fields with a total of at least four digits."""
+    for n in range(10_000):
+        scene = page_scene(seeds.bundle(1, n))
+        labels = {LABELS[k] for k in scene.fields}
+        if len(labels) >= 5 and labels <= set(RECEIPT) and len(scene.fields.get(TOTAL, "")) >= 4:
+            Image.fromarray(scene.picture).save(draft, optimize=True)
+            if draft.stat().st_size < PLAIN:
+                return scene
+    raise LookupError("no such page")
+
+
+def main() -> None:
+    """Write shapes.png, receipt.png and questions.json."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    drawn = shapes_picture()
+    Image.fromarray(drawn.picture).save(FOLDER / "shapes.png", optimize=True)
+    receipt = receipt_picture(FOLDER / "receipt.png")
+    leftmost = min(drawn.shapes, key=lambda s: s.x)
+    questions = [
+        {
+            "picture": "shapes.png",
+            "question": "Which shape is leftmost?",
+            "answer": f"{COLOURS[leftmost.colour]} {SHAPES[leftmost.kind]}",
+        },
+        {"picture": "shapes.png", "question": "图中的数字是多少？", "answer": drawn.number},
+        {"picture": "receipt.png", "question": "What is the TOTAL?", "answer": receipt.fields[TOTAL], "tiled": True},
+    ]
+    (FOLDER / "questions.json").write_text(json.dumps(questions, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

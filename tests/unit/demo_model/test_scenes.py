@@ -1,0 +1,93 @@
+"""Pictures are what their seed and their questions say."""
+
+import numpy as np
+import pytest
+
+from infra.demo_model import seeds
+from infra.demo_model.conversations import about_one, draw
+from infra.demo_model.questions import ask_positions, ask_shapes
+from infra.demo_model.scenes import APART, PAGE, TILE, number_scene, page_scene, print_scene, shapes_scene
+from infra.demo_model.targets import targets
+from infra.demo_model.words import CHARACTERS, COLOURS, COLOURS_ZH, SHAPES, SHAPES_ZH
+
+
+def test_training_and_evaluation_draw_from_different_streams() -> None:
+    streams = [seeds.train(3, 4), seeds.check(3, 4), seeds.evaluate(3, 4), seeds.bundle(3, 4)]
+    drawn = [tuple(rng.integers(0, 2**32, 4)) for rng in streams]
+    assert len(set(drawn)) == len(streams)
+
+
+def test_no_key_of_training_reaches_a_stream_of_the_evaluation() -> None:
+    assert len({seeds.TRAIN, seeds.CHECK, seeds.EVALUATE, seeds.BUNDLE}) == 4
+    assert seeds.train(7, 0).bit_generator.seed_seq.entropy == [seeds.TRAIN, 7, 0]  # type: ignore[attr-defined]
+    assert seeds.evaluate(7, 0).bit_generator.seed_seq.entropy == [seeds.EVALUATE, 7, 0]  # type: ignore[attr-defined]
+
+
+def test_the_same_stream_draws_the_same_picture() -> None:
+    first, second = (draw(seeds.check(11)) for _ in range(2))
+    assert np.array_equal(first.picture, second.picture)
+    assert first.shapes == second.shapes
+    assert first.number == second.number
+
+
+@pytest.mark.parametrize("n", range(12))
+def test_sides_of_shapes_are_never_in_doubt(n: int) -> None:
+    shapes = shapes_scene(seeds.check(1, n)).shapes
+    for i, one in enumerate(shapes):
+        for other in shapes[:i]:
+            assert abs(one.x - other.x) >= APART
+            assert abs(one.y - other.y) >= APART
+
+
+@pytest.mark.parametrize("n", range(12))
+def test_a_page_has_three_to_six_fields_and_none_straddles_a_cut(n: int) -> None:
+    page = page_scene(seeds.check(2, n))
+    assert page.picture.shape == (PAGE[1], PAGE[0], 3)
+    assert 3 <= len(page.fields) <= 6
+    for glyph in page.glyphs:
+        x0, y0, x1, y1 = glyph.box
+        assert x0 // TILE == (x1 - 1) // TILE
+        assert y0 // TILE == (y1 - 1) // TILE
+
+
+@pytest.mark.parametrize("n", range(12))
+def test_every_digit_is_a_target_of_exactly_one_token(n: int) -> None:
+    for scene in (number_scene(seeds.check(3, n), 288, 96), print_scene(seeds.check(4, n), 448, 448, 4)):
+        found = targets(scene)
+        digits = [g for g in scene.glyphs if g.index >= 0]
+        assert int((found.digits > 0).sum()) == len(digits)
+        for glyph in digits:
+            x0, y0, x1, y1 = glyph.box
+            marked = found.digits[int((y0 + y1) / 2 // 32), int((x0 + x1) / 2 // 32), glyph.index]
+            assert CHARACTERS[marked - 1] == glyph.char
+
+
+@pytest.mark.parametrize("n", range(40))
+def test_answers_about_shapes_follow_from_the_picture(n: int) -> None:
+    rng = seeds.check(5, n)
+    scene, zh = shapes_scene(rng), bool(n % 2)
+    ask = ask_shapes(rng, scene, zh)
+    kinds, colours = (SHAPES_ZH, COLOURS_ZH) if zh else (SHAPES, COLOURS)
+    fits = [
+        s
+        for s in scene.shapes
+        if all(w not in ask.text or w == kinds[s.kind] for w in kinds)
+        and all(w not in ask.text or w == colours[s.colour] for w in colours)
+    ]
+    if ask.answer.isdigit():
+        assert int(ask.answer) == len(fits)
+    else:
+        assert [ask.answer] == [kinds[s.kind] if ask.answer in kinds else colours[s.colour] for s in fits]
+
+
+def test_a_caption_names_every_shape_from_left_to_right() -> None:
+    scene = shapes_scene(seeds.check(6))
+    captions = {ask_positions(seeds.check(6, n), scene, False).answer for n in range(40)}
+    ordered = sorted(scene.shapes, key=lambda s: s.x)
+    assert ", ".join(f"{COLOURS[s.colour]} {SHAPES[s.kind]}" for s in ordered) in captions
+
+
+def test_a_conversation_ends_with_the_question_that_is_open() -> None:
+    talk = about_one(seeds.check(7), draw(seeds.check(7)), 2)
+    assert [m.role for m in talk.messages] == ["user", "assistant", "user"]
+    assert talk.answer
