@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import structlog
 from prometheus_client import Counter
 from redis import Redis
-from redis.exceptions import RedisError
 
 from shared.events import KEEP, MOST, TextDelta, stream_key
 
@@ -84,7 +83,7 @@ class Deltas(threading.Thread):
                     pipe.xadd(key, part.delta.fields(), maxlen=MOST, approximate=True)
                     pipe.expire(key, KEEP)
                 pipe.execute()
-        except RedisError as error:
+        except Exception as error:  # whatever it is: neither a job nor this thread is lost over it
             LOST.inc(len(parts))
             log.warning("deltas lost, their readers will be reset", streams=len(parts), error=str(error))
 

@@ -18,7 +18,8 @@ from shared.store import Store
 from workers.vision.engine.base import Engine
 from workers.vision.hands import Hands
 
-PATIENCE = 10.0  #: seconds for a dropped job to leave the engine, and for the process to end after its jobs
+LEAVE = 2.0  #: seconds for a dropped job to leave the engine
+END = 2.5  #: seconds for the process to end after its jobs
 LOOK = 0.05  #: seconds between two looks
 
 log = structlog.get_logger(__name__)
@@ -49,7 +50,7 @@ class Farewell(threading.Thread):
         log.info("stopping", jobs=len(self._hands.all()), grace=self._grace)
         if not self._emptied(self._grace, self._hurry):
             self.give_back()
-        if not self.over.wait(PATIENCE):
+        if not self.over.wait(END):
             log.error("the process does not end by itself")
             os._exit(0)
 
@@ -58,7 +59,7 @@ class Farewell(threading.Thread):
         for held in self._hands.all():
             held.drop("release")
             self._engine.cancel(held.key)
-        if self._emptied(PATIENCE):
+        if self._emptied(LEAVE):
             return
         for held in self._hands.all():
             log.error("a job does not leave the engine, given back all the same", job=held.job.id)

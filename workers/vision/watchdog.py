@@ -32,7 +32,10 @@ class Watchdog(threading.Thread):
     def hung(self) -> str | None:
         """Say what takes longer than `stall`, or None."""
         now = time.monotonic()
-        since = self._engine.stats().busy_since
+        try:
+            since = self._engine.stats().busy_since
+        except Exception as error:  # a dead device answers in its own ways
+            return f"the engine can't tell its figures: {error}"
         if since is not None and now - since > self._stall:
             return f"a step has been in progress for {now - since:.0f} s"
         for held in self._hands.all():

@@ -102,6 +102,15 @@ def test_lost_text_is_counted_and_leaves_a_gap(client: CountingRedis, deltas: De
     assert entries(client, "job") == [("1", "4", "kept")]
 
 
+def test_text_that_can_not_be_written_does_not_end_the_writing(client: CountingRedis, deltas: Deltas) -> None:
+    broken, fine = deltas.stream("broken", 1), deltas.stream("fine", 1)
+    broken.add("\ud800")
+    assert broken.flush().wait(1)
+    fine.add("text")
+    assert fine.flush().wait(1)
+    assert entries(client, "fine") == [("1", "0", "text")]
+
+
 def test_closing_writes_what_is_left(client: CountingRedis) -> None:
     deltas = Deltas(client, "t:", 60)
     deltas.start()

@@ -88,7 +88,7 @@ def test_a_job_whose_thread_does_not_come_back_is_given_back_all_the_same(
         def cancel(self, request_id: str) -> None:
             pass
 
-    monkeypatch.setattr(module, "PATIENCE", 0.3)
+    monkeypatch.setattr(module, "LEAVE", 0.3)
     house = build(engine=Deaf(2), settings=Settings(shutdown_grace=0))
     job = house.submit("word")
     thread = house.look_aside()
@@ -101,7 +101,7 @@ def test_a_job_whose_thread_does_not_come_back_is_given_back_all_the_same(
 
 def test_a_process_that_does_not_end_by_itself_is_ended(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    monkeypatch.setattr(module, "END", 0.1)
     monkeypatch.setattr(os, "_exit", ended.append)
     house.farewell.start()
     house.farewell.begin()
@@ -133,6 +133,15 @@ def test_a_job_that_does_not_stop_is_noticed(build: Build) -> None:
     assert dog.hung() is None
     held.why, held.dropped = "late", time.monotonic() - 6
     assert job.id in (dog.hung() or "")
+
+
+def test_an_engine_that_can_not_tell_its_figures_is_noticed(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stats() -> None:
+        raise RuntimeError("CUDA error")
+
+    house = build(engine=ScriptedEngine())
+    monkeypatch.setattr(house.engine, "stats", stats)
+    assert "CUDA error" in (Watchdog(house.engine, house.hands, stall=5).hung() or "")
 
 
 def test_a_hanging_engine_ends_the_process(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
