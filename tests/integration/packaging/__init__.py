@@ -1,0 +1,1 @@
+"""What is shipped, against real programs."""

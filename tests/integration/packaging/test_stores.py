@@ -1,0 +1,83 @@
+"""The stores of docker-compose.yml, started with the very arguments it gives them; places and ports aside."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+from minio.error import S3Error
+
+from services.cli.local.ports import free_ports
+from services.cli.local.seaweed import S3, seaweed, takes_objects
+from services.cli.local.supervisor import supervised
+from services.cli.local.valkey import valkey
+from tests.servers import needed
+from tests.unit.packaging.compose import compose, filled
+
+SERVICES = compose(filled())["services"]
+pytestmark = pytest.mark.integration
+
+
+def placed(argv: list[str], folder: Path) -> list[str]:
+    """The arguments with this folder for the container's /data."""
+    return [word.replace("/data", str(folder)) for word in argv]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[redis.Redis]:
+    """The composed Valkey's client, let in."""
+    (port,) = free_ports(1)
+    program = needed(lambda: valkey(tmp_path / "data", port))
+    here = ["--port", str(port), "--bind", "127.0.0.1"]
+    argv = [program.argv[0], *placed(SERVICES["valkey"]["command"][1:], tmp_path / "data"), *here]
+    password = SERVICES["valkey"]["environment"]["VALKEY_PASSWORD"]
+    with redis.Redis(port=port, password=password, decode_responses=True) as client:
+
+        def probe() -> str:
+            try:
+                return "" if client.ping() else "no PONG"
+            except redis.RedisError as error:
+                return str(error)
+
+        with supervised(tmp_path, [[replace(program, argv=argv, probe=probe)]]):
+            yield client
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Iterator[S3]:
+    """The composed SeaweedFS."""
+    program, server = needed(lambda: seaweed(tmp_path / "data"))
+    environment = SERVICES["seaweedfs"]["environment"]
+    server = S3(server.url, environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"], "tileq")
+    flags = [flag for flag in SERVICES["seaweedfs"]["command"] if not flag.startswith(("-ip.bind=", "-s3.port="))]
+    ports = [flag for flag in program.argv if ".port=" in flag]
+    argv = [program.argv[0], *placed(flags, tmp_path / "data"), "-ip.bind=127.0.0.1", *ports]
+    with supervised(tmp_path, [[replace(program, argv=argv, env=environment, probe=takes_objects(server))]]):
+        yield server
+
+
+def test_valkey_writes_before_it_answers_forgets_nothing_and_asks_for_a_password(store: redis.Redis) -> None:
+    said = {
+        name: store.config_get(name)[name]
+        for name in ("appendonly", "appendfsync", "maxmemory-policy", "maxmemory", "save")
+    }
+    assert said == {
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "maxmemory-policy": "noeviction",
+        "maxmemory": str(1 << 30),
+        "save": "",
+    }
+    port = store.connection_pool.connection_kwargs["port"]
+    with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+
+
+def test_seaweedfs_takes_objects_from_whoever_has_the_key_and_makes_no_bucket_by_itself(objects: S3) -> None:
+    client = objects.client()
+    assert client.bucket_exists("tileq")
+    with pytest.raises(S3Error, match="NoSuchBucket"):
+        client.remove_object("another", "x")
+    with pytest.raises(S3Error, match="AccessDenied"):
+        replace(objects, secret_key="wrong").client().bucket_exists("tileq")
