@@ -48,8 +48,7 @@ env: $(STAMP)  ## the environment alone
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "tileq: no $(PYTHON) here; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "tileq needs Python 3.11 or newer, and $(PYTHON) is `$(PYTHON) --version 2>&1`;" \
-	       "name another: make PYTHON=python3.11" >&2; exit 1; }
+	  echo "tileq needs Python 3.11 or newer, which $(PYTHON) is not; name another: make PYTHON=python3.11" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "tileq: making $(VENV)" && \
 	  $(PYTHON) -m venv --clear $(VENV); } || { rm -rf $(VENV); \
 	  echo "tileq: $(PYTHON) can't make environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
