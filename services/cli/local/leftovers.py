@@ -14,7 +14,7 @@ _PATIENCE = 5.0
 
 
 def end_leftovers(folder: Path) -> list[str]:
-    """Kill what still works for `folder`, and remove its pid files. The caller holds the folder's lock."""
+    """Kill what still works for `folder`, and remove its notes. The caller holds the folder's lock."""
     ended: set[int] = set()
     deadline = time.monotonic() + _PATIENCE
     while (found := set(marked(folder)) - {os.getpid()}) and time.monotonic() < deadline:
@@ -23,10 +23,15 @@ def end_leftovers(folder: Path) -> list[str]:
                 os.kill(pid, signal.SIGKILL)
         ended |= found
         time.sleep(0.02)
-    for kind in ("pid", "metrics"):
-        for note in (folder / "run").glob(f"*.{kind}"):
-            note.unlink(missing_ok=True)
+    remove_notes(folder)
     return [f"ended process {pid}, left over from a supervisor that was killed" for pid in sorted(ended)]
+
+
+def remove_notes(folder: Path) -> None:
+    """Remove everything that tells of running processes. The caller holds the folder's lock."""
+    for note in (folder / "run").iterdir():
+        if note.name != "lock":  # whoever waits for it must find the same file
+            note.unlink(missing_ok=True)
 
 
 def marked(folder: Path) -> Iterator[int]:

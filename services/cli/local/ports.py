@@ -1,44 +1,62 @@
-"""Free ports on loopback."""
+"""Free ports on loopback, never the same for two processes that look for some at the same time.
 
+Between choosing a port and listening on it lie seconds. So each process keeps to a block of ports of its own, and
+holds the block by listening on its first port; the system lets go of it when the process ends, however it ends.
+"""
+
+import atexit
 import random
 import socket
-from contextlib import ExitStack
+from collections import deque
+from contextlib import suppress
+from functools import cache
 
 GRPC_OFFSET = 10_000  #: SeaweedFS puts each server's gRPC this far above its HTTP port.
-_LOW, _HIGH = 11_000, 22_000  # this and this + GRPC_OFFSET lie below the ports that outgoing connections take (32768..)
+_BLOCK = 100
+# These and those GRPC_OFFSET above don't overlap, and lie below the ports that outgoing connections take (32768..).
+_BLOCKS = range(11_000, 21_000, _BLOCK)
+_LOOPBACK = "127.0.0.1"
 
 
-def free_ports(count: int, *, with_grpc: bool = False, host: str = "127.0.0.1") -> list[int]:
-    """Return `count` different ports nobody listens on; `with_grpc`: those `GRPC_OFFSET` above are free too."""
-    offsets = (0, GRPC_OFFSET) if with_grpc else (0,)
+def free_ports(count: int, *, with_grpc: bool = False, host: str = _LOOPBACK) -> list[int]:
+    """Return `count` different ports nobody listens on; `with_grpc`: those `GRPC_OFFSET` above are free too.
+
+    A port is given out again only after the rest of the block.
+    """
+    block = _own_block()
     found: list[int] = []
-    with ExitStack() as held:  # held until all are chosen, so that no two are the same
-        for port in random.sample(range(_LOW, _HIGH), _HIGH - _LOW):
-            if len(found) == count:
-                break
-            with ExitStack() as pair:
-                try:
-                    for offset in offsets:
-                        pair.enter_context(_bound(host, port + offset))
-                except OSError:
-                    continue
-                held.enter_context(pair.pop_all())
+    for _ in range(len(block)):
+        if len(found) == count:
+            break
+        port = block[0]
+        block.rotate(-1)
+        if is_free(port, host) and (not with_grpc or is_free(port + GRPC_OFFSET, host)):
             found.append(port)
     if len(found) < count:
         raise OSError(f"no {count} free ports on {host}")
     return found
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
+def is_free(port: int, host: str = _LOOPBACK) -> bool:
     """Tell whether `port` can be bound."""
     try:
-        with _bound(host, port):
+        with _listening(host, port):
             return True
     except OSError:
         return False
 
 
-def _bound(host: str, port: int) -> socket.socket:
+@cache
+def _own_block() -> deque[int]:
+    """Return the ports of a block that is this process's from now on."""
+    for first in random.sample(_BLOCKS, len(_BLOCKS)):
+        with suppress(OSError):
+            atexit.register(_listening(_LOOPBACK, first).close)
+            return deque(range(first + 1, first + _BLOCK))
+    raise OSError(f"every block of ports from {_BLOCKS.start} to {_BLOCKS.stop} is taken")
+
+
+def _listening(host: str, port: int) -> socket.socket:
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

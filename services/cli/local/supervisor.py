@@ -1,7 +1,7 @@
 """Several processes in one folder: started stage by stage, restarted when one dies, stopped in the opposite order.
 
     FOLDER/run/lock            held by the supervisor, its pid inside
-    FOLDER/run/NAME.pid        one of each process
+    FOLDER/run/NAME.pid        one of each process; NAME.metrics beside it is the port of its /metrics
     FOLDER/logs/NAME.log
 
 Everything happens in the one thread that calls `run`; `supervised` gives it a thread of its own.
@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.cli.local.leftovers import end_leftovers
+from services.cli.local.leftovers import end_leftovers, remove_notes
 from services.cli.local.process import Process, Program
 
 Stages = Sequence[Sequence[Program]]
 
 _PERIOD = 0.1  # between two looks at the processes
+_PROBE_PERIOD = 0.5  # between two probes of a process that nobody waits for
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.5, 30.0
 _STEADY = 60.0  # a process that ran this long starts its backoff anew
+_HURRY = 1.0  # seconds that a second `stop` leaves
 
 
 class SupervisorError(Exception):
@@ -36,11 +38,14 @@ class Supervisor:
         self._folder = folder.absolute()
         self._stages = [[Watched(Process(program, self._folder)) for program in stage] for stage in stages]
         self._say = say
-        self._stopping = False
+        self._stops = 0
 
     def stop(self) -> None:
-        """Make `run` stop everything and return. Only sets a flag: safe in a signal handler and from other threads."""
-        self._stopping = True
+        """Make `run` stop everything and return; a second call kills what takes its time.
+
+        Only counts: safe in a signal handler and from other threads.
+        """
+        self._stops += 1
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Start all, call `ready`, watch until `stop`, stop all. Raises `SupervisorError` if a start fails."""
@@ -50,27 +55,28 @@ class Supervisor:
             try:
                 if self._start_all():
                     ready()
-                while not self._stopping:
+                while not self._stops:
                     self._watch()
                     time.sleep(_PERIOD)
             finally:
                 self._stop_all()
+                remove_notes(self._folder)
 
     def _start_all(self) -> bool:
         for stage in self._stages:
             for watched in stage:
                 watched.start()
-            names = ", ".join(watched.process.name for watched in stage)
+            names = ", ".join(watched.process.name for watched in stage if watched.process.program.awaited)
             began = time.monotonic()
             while missing := [watched for watched in stage if not watched.ready()]:
-                if self._stopping:
+                if self._stops:
                     return False
                 for watched in missing:
                     watched.refuse_failure(began)
                 self._watch()
                 time.sleep(_PERIOD / 2)
             self._say(f"{names} up in {time.monotonic() - began:.1f} s")
-        return not self._stopping
+        return not self._stops
 
     def _watch(self) -> None:
         for stage in self._stages:
@@ -80,11 +86,18 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         for stage in reversed(self._stages):
-            for watched in stage:
-                watched.process.terminate()
+            processes = [watched.process for watched in stage]
+            for process in processes:
+                process.terminate()
             began = time.monotonic()
-            for watched in stage:
-                watched.process.finish(began + watched.process.program.stop_within)
+            while any(process.exit_code() is None and self._patience(process, began) > 0 for process in processes):
+                time.sleep(_PERIOD / 5)
+            for process in processes:
+                process.finish()
+
+    def _patience(self, process: Process, began: float) -> float:
+        allowed = process.program.stop_within if self._stops < 2 else _HURRY
+        return began + allowed - time.monotonic()
 
 
 class Watched:
@@ -97,6 +110,7 @@ class Watched:
         self._failures = 0
         self._was_ready = False
         self._missing = ""
+        self._probe_at = 0.0
 
     def start(self) -> None:
         """Start the process."""
@@ -105,7 +119,10 @@ class Watched:
         self.process.start()
 
     def ready(self) -> bool:
-        """Tell whether its probe was ever content."""
+        """Tell whether its probe was ever content; one that is not awaited counts as ready."""
+        return not self.process.program.awaited or self._probe()
+
+    def _probe(self) -> bool:
         if not self._was_ready:
             self._missing = self.process.program.probe()
             self._was_ready = not self._missing
@@ -121,14 +138,21 @@ class Watched:
 
     def look(self) -> str:
         """Restart the process if it died and its backoff is over; return what is new, or ""."""
-        if not self._started:
+        if not self._started or not (self._was_ready or not self.process.program.awaited):
             return ""
         if self._restart_at is not None:
             if time.monotonic() >= self._restart_at:
                 self.start()
             return ""
-        if not self._was_ready or (code := self.process.exit_code()) is None:
-            return ""
+        code = self.process.exit_code()
+        if code is not None:
+            return self._back_off(code)
+        if not self._was_ready and time.monotonic() >= self._probe_at:
+            self._probe_at = time.monotonic() + _PROBE_PERIOD
+            return f"{self.process.name} up in {time.monotonic() - self._started:.1f} s" if self._probe() else ""
+        return ""
+
+    def _back_off(self, code: int) -> str:
         self._failures = 0 if time.monotonic() - self._started > _STEADY else self._failures
         delay = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2**self._failures)
         self._failures += 1

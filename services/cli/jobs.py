@@ -1,0 +1,134 @@
+"""`tileq status`, `wait`, `cancel`, `jobs`, `deliveries`, `models`: what goes on in the service."""
+
+from typing import Annotated
+
+import typer
+
+from services.cli import show
+from services.cli.ask import finish
+from services.cli.client import ENDED
+from services.cli.failure import Failure, Usage
+from services.cli.options import URL, AsJson, JobId, Url, api
+
+
+def status(job: JobId, url: Url = URL, json: AsJson = False) -> None:
+    """Show a job as it is now."""
+    with api(url) as service:
+        found = service.job(job)
+    if json:
+        show.as_json(found)
+    else:
+        show.job_facts(found)
+
+
+def wait(
+    job: JobId,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Give up after this.")] = None,
+    url: Url = URL,
+    json: AsJson = False,
+) -> None:
+    """Wait until a job has ended, and print its answer."""
+    with api(url) as service:
+        found = service.wait(job, timeout)
+    if found["state"] not in ENDED:
+        raise Failure(f"{job} has not ended after {timeout:g} s: {show.state_line(found)}")
+    finish(found, json)
+
+
+def cancel(job: JobId, url: Url = URL, json: AsJson = False) -> None:
+    """Stop a job, queued or running."""
+    with api(url) as service:
+        told = service.post(f"/v1/jobs/{job}/cancel")
+    if json:
+        show.as_json(told)
+    else:
+        print(f"{job} {told['outcome']}")
+
+
+def jobs(
+    *,
+    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, cancelled or expired.")] = None,
+    batch: Annotated[str | None, typer.Option(metavar="BATCH", help="Of this batch only.")] = None,
+    metadata: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="With this metadata only.")] = [],  # noqa: B006
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    url: Url = URL,
+    json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    query = {name: value for name, value in (("state", state), ("batch", batch)) if value}
+    for entry in metadata:
+        name, separator, value = entry.partition("=")
+        if not separator:
+            raise Usage(f"--metadata takes KEY=VALUE, not {entry!r}")
+        query[f"metadata.{name}"] = value
+    with api(url) as service:
+        found = list(service.pages("/v1/jobs", limit, **query))
+    if json:
+        for job in found:
+            show.as_json(job)
+        return
+    columns = ("job", "state", "created", "model", "tiles", "answer")
+    rows = (
+        (
+            job["id"],
+            job["state"],
+            job["created_at"],
+            job["model"],
+            sum(image["tiles"] for image in job.get("images") or []),
+            _glimpse(job),
+        )
+        for job in found
+    )
+    show.table(columns, rows)
+
+
+def deliveries(job: JobId, url: Url = URL, json: AsJson = False) -> None:
+    """List the webhooks of a job, with every attempt."""
+    with api(url) as service:
+        found = service.get(f"/v1/jobs/{job}/deliveries")["data"]
+    if json:
+        for message in found:
+            show.as_json(message)
+        return
+    for message in found:
+        print(f"{message['id']}  {message['type']}  {message['state']}  {show.clean(message['url'])}")
+        rows = (
+            (attempt["at"], attempt["status"] or "-", f"{attempt['seconds']:.2f} s", attempt["error"] or "")
+            for attempt in message["attempts"]
+        )
+        show.table(("  at", "status", "took", "error"), rows)
+        if message.get("next_at"):
+            print(f"  next attempt at {message['next_at']}")
+    if not found:
+        show.note(f"{job} has no webhooks")
+
+
+def models(url: Url = URL, json: AsJson = False) -> None:
+    """List the models, their workers and queues."""
+    with api(url) as service:
+        found = service.get("/v1/models")["data"]
+    if json:
+        for model in found:
+            show.as_json(model)
+        return
+    columns = ("model", "parameters", "context", "tiles", "languages", "workers", "queued")
+    rows = (
+        (
+            model["id"],
+            f"{model['parameters']:,}",
+            model["context"],
+            "-".join(str(number) for number in dict.fromkeys(model["tiles"])),
+            " ".join(model["languages"]),
+            model["workers"],
+            model["queued"],
+        )
+        for model in found
+    )
+    show.table(columns, rows)
+
+
+def _glimpse(job: show.Json) -> str:
+    if job.get("error"):
+        return str(job["error"]["code"])
+    text = " ".join(str((job.get("output") or {}).get("text", "")).split())
+    return text if len(text) <= 60 else text[:59] + "…"

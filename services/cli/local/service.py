@@ -1,0 +1,141 @@
+"""The whole service on this machine: Valkey and SeaweedFS first, then our own processes.
+
+FOLDER/valkey, FOLDER/objects     the data; everything else can be lost
+FOLDER/webhook-secret             `whsec_…` of the keyless tenant, made once
+FOLDER/run/environment            what another process needs to join, as `NAME=value` lines; there while it runs
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+
+from services.cli.local.ports import free_ports
+from services.cli.local.process import Program
+from services.cli.local.seaweed import seaweed
+from services.cli.local.supervisor import Stages
+from services.cli.local.valkey import valkey
+from shared.settings import Settings
+from shared.webhooks import new_secret
+
+_SECRET = "TILEQ_WEBHOOK_SECRET"  # noqa: S105  # the variable's name
+#: Variables that say where things are: here they are ours, whatever the user's shell has for other services.
+_PLACES = (
+    "REDIS_URL",
+    "BROKER_URL",
+    "EVENTS_URL",
+    "S3_URL",
+    "S3_ACCESS_KEY",
+    "S3_SECRET_KEY",
+    "S3_BUCKET",
+    "PORT",
+    "HOST",
+)
+
+
+@dataclass(frozen=True)
+class WholeService:
+    """What to start, and where it will be."""
+
+    url: str
+    stages: Stages
+    environment: Mapping[str, str]  #: that all its processes have beside the user's own
+
+
+def whole_service(
+    folder: Path,
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    vision: int,
+    more: Mapping[str, str] | None = None,
+    load: float = 0,
+) -> WholeService:
+    """Lay out the service with its data in `folder` and `vision` workers; `more` goes over every other setting.
+
+    It is up once jobs are taken in; with `load`, only once the workers have loaded their model, within so many seconds.
+
+    Nothing is started. Raises `ImportError` or `FileNotFoundError` where the extra `local` is not installed.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    redis_port, *metrics = free_ports(4 + vision)
+    weed, s3 = seaweed(folder / "objects")
+    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104  # compared, not bound
+    environment = {
+        "TILEQ_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+        "TILEQ_BROKER_URL": "",
+        "TILEQ_EVENTS_URL": "",
+        "TILEQ_S3_URL": s3.url,
+        "TILEQ_S3_ACCESS_KEY": s3.access_key,
+        "TILEQ_S3_SECRET_KEY": s3.secret_key,
+        "TILEQ_S3_BUCKET": s3.bucket,
+        "TILEQ_HOST": host,
+        "TILEQ_PORT": str(port),
+        **_webhook_secret(folder),
+        **(more or {}),
+    }
+    variables: dict[str, str | None] = {**{f"TILEQ_{name}_FILE": None for name in _PLACES}, **environment}
+
+    def ours(name: str, module: str, probe_url: str = "") -> Program:
+        port = metrics.pop()
+        # -P: a folder called `services` where the command is given must not stand in for ours.
+        argv = [sys.executable, "-P", "-m", module]
+        return Program(name, argv, variables, answers(probe_url or f"http://127.0.0.1:{port}/metrics"), port)
+
+    def worker(name: str) -> Program:
+        patient = ours(name, "workers.vision")
+        return replace(patient, awaited=load > 0, start_within=load, stop_within=settings.shutdown_grace + 5)
+
+    processes = [
+        ours("intake", "services.intake", f"{url}/readyz"),
+        ours("keeper", "workers.keeper"),
+        ours("courier", "workers.courier"),
+        *(worker("vision" if n == 1 else f"vision-{n}") for n in range(1, vision + 1)),
+    ]
+    return WholeService(url, [[valkey(folder / "valkey", redis_port), weed], processes], environment)
+
+
+def answers(url: str) -> Callable[[], str]:
+    """Return a probe: `url` answers 200."""
+
+    def probe() -> str:
+        try:
+            answer = httpx.get(url, timeout=2, trust_env=False)
+        except httpx.HTTPError as error:
+            return str(error) or type(error).__name__
+        return "" if answer.status_code == 200 else answer.text[:500]
+
+    return probe
+
+
+def write_environment(folder: Path, environment: Mapping[str, str]) -> None:
+    """Leave the way in for `tileq keys` and `tileq doctor`, readable by this user alone."""
+    path = folder / "run" / "environment"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.writelines(f"{name}={value}\n" for name, value in environment.items())
+
+
+def read_environment(folder: Path) -> dict[str, str]:
+    """Return what `write_environment` left, or nothing where no service runs on `folder`."""
+    with suppress(OSError):
+        lines = (folder / "run" / "environment").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)
+    return {}
+
+
+def _webhook_secret(folder: Path) -> dict[str, str]:
+    """Where the secret stands, made if need be; nothing if the user brings one."""
+    if _SECRET in os.environ or f"{_SECRET}_FILE" in os.environ:
+        return {}
+    path = folder / "webhook-secret"
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(new_secret() + "\n")
+    return {f"{_SECRET}_FILE": str(path)}

@@ -1,0 +1,27 @@
+"""What every command that talks to the service takes."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from services.cli.client import Api
+from shared.ids import is_id
+
+URL = "http://127.0.0.1:8000"
+
+
+def _job_id(text: str) -> str:
+    if not is_id("job", text):
+        raise typer.BadParameter(f"{text!r} is not a job's id; `tileq jobs` lists them")
+    return text
+
+
+Url = Annotated[str, typer.Option("--url", envvar="TILEQ_URL", metavar="URL", help="Where the service is.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, job_…", callback=_job_id)]
+
+
+def api(url: str) -> Api:
+    """Return a client; the key comes from the environment only, since a command line is public on its machine."""
+    return Api(url, os.environ.get("TILEQ_API_KEY", ""))
