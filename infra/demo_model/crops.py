@@ -54,8 +54,8 @@ def whole(rng: Rng) -> Scene:
     return shapes_scene(rng)
 
 
-CROPS = (Kind("number", 9, 3, 28), Kind("print", 8, 3, 32), Kind("shapes", 9, 8, 10))
-TILES = (Kind("number", 9, 3, 16), Kind("print", 8, 3, 16), Kind("whole", GRID, GRID, 8))
+CROPS = (Kind("number", 9, 3, 22), Kind("print", 8, 3, 26), Kind("shapes", 8, 7, 18))
+TILES = (Kind("number", 9, 3, 12), Kind("print", 8, 3, 12), Kind("shapes", 8, 7, 8), Kind("whole", GRID, GRID, 8))
 
 
 def batch(kind: Kind, rng: Rng) -> Batch:
