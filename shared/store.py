@@ -36,10 +36,13 @@ def connect(url: str, settings: Settings) -> "redis.Redis":
     return redis.Redis.from_url(url, **_options(settings), retry=Retry(ExponentialWithJitterBackoff(cap=0.5), 2))
 
 
-def connect_async(url: str, settings: Settings) -> "redis.asyncio.Redis":
-    """Return an asynchronous client with bounded waits; nothing is sent yet."""
+def connect_async(url: str, settings: Settings, connections: int = 64) -> "redis.asyncio.Redis":
+    """Return an asynchronous client with bounded waits; nothing is sent yet. Beyond `connections`, calls wait."""
     retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(cap=0.5), 2)
-    return redis.asyncio.Redis.from_url(url, **_options(settings), retry=retry)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url, **_options(settings), retry=retry, max_connections=connections, timeout=settings.redis_timeout
+    )
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def _options(settings: Settings) -> dict[str, Any]:

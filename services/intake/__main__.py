@@ -24,6 +24,7 @@ from shared.store import AsyncStore, connect_async
 from shared.tasks import Hints, make_celery
 
 GRACE = 10  #: seconds that requests have to end after SIGTERM
+SPARE = 16  #: connections to the Redis of the deltas beside those of open streams
 log = structlog.get_logger(__name__)
 
 
@@ -32,6 +33,7 @@ def main() -> int:
     try:
         settings = read_settings()
         configure_logs(settings, "intake")
+        warnings.filterwarnings("ignore", module="PIL")  # what it thinks of a picture's metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         house = _house(settings)
     except (ValidationError, ValueError) as error:
@@ -54,7 +56,7 @@ async def _serve(house: House, server: "_Server") -> int:
 
 def _house(settings: Settings) -> House:
     store = AsyncStore(connect_async(settings.redis_url, settings), settings.redis_prefix)
-    events = connect_async(settings.events, settings) if settings.events_url else None
+    events = connect_async(settings.events, settings, settings.max_streams + SPARE)  # each stream blocks one
     return make_house(settings, store, S3Objects(settings), Hints(make_celery(settings)), events=events)
 
 

@@ -194,7 +194,8 @@ class AttemptBody(_Body):
     status: int | None
     seconds: float
     error: str | None
-    answer: Annotated[str | None, Field(description="the first bytes of what the receiver answered")]
+    body: Annotated[str | None, Field(description="the first bytes of what the receiver answered")]
+    next_at: Moment | None
 
 
 class DeliveryBody(_Body):
@@ -215,7 +216,7 @@ class DeliveryList(_Body):
     data: list[DeliveryBody]
 
 
-class TestBody(_Body):
+class WebhookTestBody(_Body):
     """The outcome of one signed `webhook.test`; `pending` when it took longer than the request may."""
 
     msg: str

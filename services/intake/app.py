@@ -37,7 +37,7 @@ def make_house(
     events: "Redis | None" = None,
     look_again: float = LOOK_AGAIN,
 ) -> House:
-    """Return what the routes need; `events` is the Redis of the deltas where it is another than the store's."""
+    """Return what the routes need; `events` is the client of the deltas where it is another than the store's."""
     desk, storage = Desk(store, settings.redis_timeout), Storage(objects)
     changes = Changes(store.client, store.prefix, look_again)
     return House(
@@ -88,7 +88,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         house.changes.close()
         for task in background:
             task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await asyncio.wait(background, timeout=2)
         await house.chores.end()
         await asyncio.to_thread(house.post.close)
         house.storage.close()

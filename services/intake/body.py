@@ -40,6 +40,10 @@ class Upload:
         self._hash.update(data)
         self.size += len(data)
 
+    def __del__(self) -> None:
+        """Close the file with its last user, who may be a thread that outlives the request."""
+        self.file.close()
+
     @property
     def sha256(self) -> str:
         """Hash of all that was written."""

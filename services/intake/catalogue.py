@@ -25,6 +25,8 @@ class Catalogue:
         self.default = settings.default_model or model_id_of(settings)
         self._census: Census | None = None
         self._until = 0.0
+        self._listed: dict[str, Model] = {}
+        self._listed_for: Census | None = None
         self._counting = asyncio.Lock()
 
     async def census(self) -> Census:
@@ -36,26 +38,22 @@ class Catalogue:
             return self._census
 
     async def model(self, name: str | None) -> Model:
-        """Return what is known of `name`, or of the default. Raises `UnknownModel`."""
+        """Return what is known of `name`, or of the default; its workers' word counts most. Raises `UnknownModel`."""
         id = name or self.default
-        if id in BY_ID:
-            return BY_ID[id]
-        announced = (await self.census()).models.get(id)
-        if announced and announced.card:
-            return of_card(id, announced.card)
-        if id == self.default:
-            return replace(BY_ID[DEMO], id=id, title=id)  # what it can do is known once its worker is there
-        raise UnknownModel(f"this service has no model {id[:100]!r}; GET /v1/models lists them", field="model")
+        known = (await self.models()).get(id)
+        if known is None:
+            raise UnknownModel(f"this service has no model {id[:100]!r}; GET /v1/models lists them", field="model")
+        return known
 
     async def models(self) -> dict[str, Model]:
         """Return all of them."""
-        known = dict(BY_ID)
-        for id, announced in (await self.census()).models.items():
-            if id not in known and announced.card:
-                known[id] = of_card(id, announced.card)
-        if self.default not in known:
-            known[self.default] = await self.model(None)
-        return known
+        census = await self.census()
+        if census is not self._listed_for:
+            # What an unknown default can do is known once its worker is there; until then it is taken for the demo.
+            known = {self.default: replace(BY_ID[DEMO], id=self.default, title=self.default)} | BY_ID
+            self._listed = known | {id: of_card(id, one.card) for id, one in census.models.items() if one.card}
+            self._listed_for = census
+        return self._listed
 
 
 def of_card(id: str, card: Mapping[str, Any]) -> Model:

@@ -85,8 +85,8 @@ class Changes:
         self._wake_all()
 
     async def run(self) -> None:
-        """Listen for ever, through broken connections."""
-        while True:
+        """Listen until closed, through broken connections."""
+        while not self.closed:
             try:
                 await self._listen()
             except RedisError as error:
@@ -97,8 +97,8 @@ class Changes:
         async with self._client.pubsub() as ear:
             await ear.subscribe(self._channel)
             self._wake_all()  # what was said before is not heard any more
-            while True:
-                message = await ear.get_message(ignore_subscribe_messages=True, timeout=5)
+            while not self.closed:
+                message = await ear.get_message(ignore_subscribe_messages=True, timeout=1)
                 if message is not None:
                     for watch in self._watches.get(str(message["data"]), ()):
                         watch.wake()

@@ -30,7 +30,8 @@ class Chores:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=2)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
-from services.intake.answers import DeliveryBody, DeliveryList, SecretBody, TestBody, answer
+from services.intake.answers import DeliveryBody, DeliveryList, SecretBody, WebhookTestBody, answer
 from services.intake.body import read_json
 from services.intake.documents import body
 from services.intake.house import Here, House, Tenant
 from services.intake.jobs import Id, job_of
 from services.intake.responses import refuses, shows
-from services.intake.schema import RotateRequest, TestRequest, read
+from services.intake.schema import RotateRequest, WebhookTestRequest, read
 from services.intake.submit import permitted_host
 from shared import deliveries, webhooks
 from shared.deliveries import Delivery
@@ -25,7 +25,7 @@ router = APIRouter(tags=["webhooks"])
 
 TEST_WAIT = 20.0  #: seconds for the outcome of a test; one attempt has `webhook_timeout`, 15
 _WRITTEN = (Malformed, BodyTooLarge, UnsupportedMediaType, InvalidField)
-_ATTEMPT = ("at", "status", "seconds", "error", "answer")
+_ATTEMPT = ("at", "status", "seconds", "error", "body", "next_at")
 
 
 @router.get("/v1/jobs/{id}/deliveries", responses=shows(DeliveryList) | refuses(NotFound))
@@ -56,12 +56,12 @@ async def redeliver(house: Here, tenant: Tenant, id: Id, msg: Annotated[str, Pat
 
 @router.post(
     "/v1/webhooks/test",
-    responses=shows(TestBody) | refuses(*_WRITTEN, WebhookRefused),
-    openapi_extra={"requestBody": body(json="TestRequest")},
+    responses=shows(WebhookTestBody) | refuses(*_WRITTEN, WebhookRefused),
+    openapi_extra={"requestBody": body(json="WebhookTestRequest")},
 )
 async def test(request: Request, house: Here, tenant: Tenant) -> Response:
     """Send one signed `webhook.test`, and tell how it went."""
-    asked = read(TestRequest, await read_json(request, house.settings))
+    asked = read(WebhookTestRequest, await read_json(request, house.settings))
     host = await permitted_host(house, asked.url)
     msg = new_id("msg")
     await house.desk.run(deliveries.add_test(msg, tenant, asked.url, host))

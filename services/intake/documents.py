@@ -18,7 +18,7 @@ _WRITTEN: tuple[type[BaseModel], ...] = (
     schema.JobForm,
     schema.BatchJson,
     schema.BatchForm,
-    schema.TestRequest,
+    schema.WebhookTestRequest,
     schema.RotateRequest,
 )
 

@@ -151,7 +151,7 @@ class BatchForm(BaseModel):
     request: BatchJson
 
 
-class TestRequest(_Asked):
+class WebhookTestRequest(_Asked):
     """Where to send a test."""
 
     url: Url

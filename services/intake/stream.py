@@ -121,6 +121,7 @@ class Streams:
         self._prefix = desk.store.prefix
         self._most = most
         self._open = 0
+        self._readers: set[asyncio.Task[None]] = set()
 
     async def forget(self, id: str) -> None:
         """Remove the deltas of a deleted job; what is not reached ends by itself after an hour."""
@@ -157,7 +158,10 @@ class Streams:
 
     async def _follow(self, job: Job, teller: Teller, watch: Watch) -> AsyncIterator[bytes]:
         news: asyncio.Queue[list[Entry]] = asyncio.Queue()
-        reader = asyncio.create_task(self._read(job.id, teller.entry, news, watch))
+        stopped = asyncio.Event()
+        reader = asyncio.create_task(self._read(job.id, teller.entry, news, watch, stopped))
+        self._readers.add(reader)
+        reader.add_done_callback(self._readers.discard)
         quiet_since = time.monotonic()
         try:
             while not job.state.terminal and not watch.closed:
@@ -177,8 +181,8 @@ class Streams:
                     yield b": still here\n\n"
                     quiet_since = time.monotonic()
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            stopped.set()
+            reader.cancel()  # redis-py may miss it in the middle of a read; then the flag ends it, and nobody waits
         if job.state.terminal:
             for event in _drained(news, teller):
                 yield event
@@ -211,11 +215,12 @@ class Streams:
         """Learn what the client has; False where that can't be known any more."""
         last = teller.entry
         try:
-            for _ in teller.entries(await self._range(id, "-", last)):
-                pass
-            known = teller.entry == last and not teller.told.broken
+            before = await self._range(id, "-", last)
         except RedisError:
-            known = False
+            before = []
+        for _ in teller.entries(before):
+            pass
+        known = bool(before) and teller.entry == last and not teller.told.broken
         if not known:
             teller.told = Told(teller.told.attempt, broken=True)
         teller.entry = last
@@ -225,10 +230,12 @@ class Streams:
         found: Any = await self._client.xrange(stream_key(self._prefix, id), first, last)
         return list(found)
 
-    async def _read(self, id: str, after: str, news: asyncio.Queue[list[Entry]], watch: Watch) -> None:
+    async def _read(
+        self, id: str, after: str, news: asyncio.Queue[list[Entry]], watch: Watch, stopped: asyncio.Event
+    ) -> None:
         """Put new entries into `news`, and wake whoever sends them."""
         key = stream_key(self._prefix, id)
-        while True:
+        while not stopped.is_set():
             try:
                 found: Any = await self._client.xread({key: after}, block=BLOCK)
             except RedisError:

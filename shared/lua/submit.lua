@@ -25,7 +25,8 @@ for i, record in ipairs(order.jobs) do
     record.state = nil
     for name, value in pairs(record) do call('HSET', key, name, value) end
     local start_by = now + tonumber(record.start_within)
-    call('HSET', key, 'created', stamp(now), 'start_by', stamp(start_by), 'expires', stamp(now + tonumber(record.retain)))
+    local created = stamp(now + (i - 1) / 1000000) -- the jobs of a batch are served in its order
+    call('HSET', key, 'created', created, 'start_by', stamp(start_by), 'expires', stamp(now + tonumber(record.retain)))
     if record.batch then call('ZADD', P .. 'batch:' .. record.batch .. ':jobs', i, record.id) end
     local j = job(record.id)
     enqueue(record.id, j)
