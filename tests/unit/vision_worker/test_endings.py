@@ -1,7 +1,7 @@
 """Every other way in which an attempt ends."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,7 +13,7 @@ from shared.settings import Settings
 from tests.unit.vision_worker.house import BROKEN, MODEL, House, ScriptedEngine
 from tests.waiting import eventually
 from workers.vision import asking
-from workers.vision.engine.base import EngineClosed, OutOfMemory, PromptTooLong, Stage
+from workers.vision.engine.base import EngineClosed, EngineRequest, Event, OutOfMemory, PromptTooLong, Stage
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.sandbox import SandboxError
 from workers.vision.worker import ATTEMPTS
@@ -154,8 +154,9 @@ def test_a_dead_engine_ends_the_process_and_leaves_the_job_to_its_lease(
 # --- cancelled, late
 
 
-def test_a_cancelled_job_leaves_the_engine_within_a_second(build: Build) -> None:
-    house = build(engine=EchoEngine(0.1))
+@pytest.mark.parametrize("seconds_per_token", [0.1, 60])
+def test_a_cancelled_job_leaves_the_engine_within_a_second(build: Build, seconds_per_token: float) -> None:
+    house = build(engine=EchoEngine(seconds_per_token))
     job = house.submit(LONG)
     thread = house.look_aside()
     house.running(job)
@@ -201,12 +202,28 @@ def test_a_job_past_run_within_before_the_engine_never_reaches_it(build: Build) 
     assert engine.asked == []
 
 
-def test_the_deadline_is_kept_while_the_store_is_away(build: Build) -> None:
-    house = build(engine=EchoEngine(0.1), settings=Settings(cancel_interval=0.05))
+def test_the_deadline_is_kept_while_the_store_is_away_and_the_engine_silent(build: Build) -> None:
+    house = build(engine=EchoEngine(60), settings=Settings(cancel_interval=0.05))
     job = house.submit(LONG, run_within=0.4)
     house.store.away = lambda script: script == "beat"
     house.look()
     failed(house, job, "timed_out", retryable=True)
+
+
+def test_the_deadline_is_kept_even_without_a_pulse(build: Build) -> None:
+    class Slow(ScriptedEngine):
+        def submit(self, request: EngineRequest) -> Iterator[Event]:
+            for event in super().submit(request):
+                time.sleep(0.3)
+                yield event
+
+    engine = Slow(Stage("prefill"), Stage("decode"))
+    house = build(engine=engine)
+    house.pulse.close()
+    job = house.submit(LONG, run_within=0.2)
+    house.look()
+    failed(house, job, "timed_out", retryable=True)
+    assert engine.cancelled == [f"{job.id}/1"]
 
 
 # --- stale

@@ -1,9 +1,12 @@
 """A job that ends as it should: what is read, asked, stored and told."""
 
 import io
+import time
 from collections.abc import Callable, MutableMapping
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import structlog
 from PIL import Image
 
@@ -106,7 +109,14 @@ def test_a_question_without_images_has_no_tiles(build: Build) -> None:
     assert (sampling.max_new_tokens, sampling.temperature, sampling.seed, sampling.stop) == (5, 0.5, 1, ("x",))
 
 
-def test_what_the_model_saw_is_there_when_the_job_has_ended(house: House) -> None:
+def test_what_the_model_saw_is_there_when_the_job_has_ended(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = house.objects.put
+
+    def put_slowly(key: str, data: bytes, media_type: str) -> None:
+        time.sleep(0.2 * key.endswith(".png"))
+        store(key, data, media_type)
+
+    monkeypatch.setattr(house.images, "_objects", SimpleNamespace(put=put_slowly, get=house.objects.get))
     job = house.submit("?", images=[b"a", b"b"], groups=(2,))
     house.look()
     for n in range(2):
