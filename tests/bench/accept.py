@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["accept", "whole"])
     parser.add_argument("--clients", type=int, default=16)
     arguments = parser.parse_args()
-    table = Table(title=f"tileq beside the same work by hand ({machine()})")
+    table = Table(title=f"tileq beside the same work by hand, no picture decoded ({machine()})")
     for column in ("", "by hand", "tileq", "ratio", "goal", ""):
         table.add_column(column, justify="left" if not column else "right")
     for parts, workers in (("accept", 0), ("whole", 1)):
