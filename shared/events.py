@@ -22,7 +22,7 @@ class TextDelta:
     offset: int
     text: str
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> dict[Any, Any]:
         """Return the fields of its stream entry."""
         return {"attempt": self.attempt, "offset": self.offset, "text": self.text}
 
