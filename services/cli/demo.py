@@ -14,20 +14,21 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from services.cli.client import ENDED, Api, Json, Picture
-from services.cli.failure import Failure, Refused, Usage, settings_problem
+from services.cli.environment import settings
+from services.cli.failure import Failure, Refused
 from services.cli.local.ports import free_ports
 from services.cli.local.service import whole_service
-from services.cli.local.supervisor import SupervisorError, supervised
+from services.cli.local.supervisor import supervised
+from services.cli.local.watched import SupervisorError
 from services.cli.mosaic import boxes, mosaic
 from services.cli.receiver import Arrived, Receiver, receiving
 from services.cli.show import clean, state_line, why
-from shared.settings import Settings, read_settings
+from shared.settings import Settings
 
 _LONGEST_ANSWER = 48  # tokens
 _LOADING = 600.0  # seconds in which a model must be loaded
@@ -51,32 +52,26 @@ STEPS = (Step("coffee.jpg", "What is in this picture?"),)
 OWN = {"TILEQ_API_KEYS": "", "TILEQ_WEBHOOK_HTTP": "false", "TILEQ_WEBHOOK_PORTS": "", "TILEQ_WEBHOOK_ALLOW": ""}
 
 
-def demo() -> None:
-    """Start the whole service, ask about a bundled photograph, show everything that happens, and stop it again.
-
-    TILEQ_MODEL, TILEQ_DEVICE and other settings of the vision worker pass through.
-    """
-    try:
-        settings = read_settings()
-    except (ValidationError, OSError) as error:
-        raise Usage(settings_problem(error)) from None
+def run() -> None:
+    """Start the service, go through the steps, stop it."""
+    found = settings()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that `kill` stops everything too
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tileq-demo-") as name:
         try:
-            _run(Path(name), settings, Stage())
+            _run(Path(name), found, Stage())
         except SupervisorError as error:
             raise Failure(str(error)) from None
     print(f"\nEverything is stopped, nothing is left behind. {time.monotonic() - began:.0f} s in all.", flush=True)
 
 
-def _run(folder: Path, settings: Settings, stage: "Stage") -> None:
+def _run(folder: Path, found: Settings, stage: "Stage") -> None:
     stage.title("Starting Valkey, SeaweedFS, intake, keeper, courier and a vision worker")
     (port,) = free_ports(1)
     secret = folder / "webhook-secret"
     own = OWN | {"TILEQ_WEBHOOK_SECRET_FILE": str(secret)}
     try:
-        service = whole_service(folder, settings, host="127.0.0.1", port=port, vision=1, more=own, load=_LOADING)
+        service = whole_service(folder, found, host="127.0.0.1", port=port, vision=1, more=own, load=_LOADING)
     except (ImportError, FileNotFoundError) as error:
         raise Failure(f"{error}; the demo needs the extra `local`: pip install 'tileq[local]'") from None
     with supervised(folder, service.stages, stage.line), Api(service.url) as api, receiving() as receiver:

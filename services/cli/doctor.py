@@ -1,287 +1,44 @@
-"""`tileq doctor`: look at everything the service stands on, and say what to fix."""
+"""`tileq doctor`: what the checks found, for people or as JSON."""
 
-import importlib.metadata
-import io
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-import httpx
-import redis
-import typer
-from packaging.requirements import Requirement
-from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 
 from services.cli import show
-from services.cli.failure import Failure, Usage, settings_problem
-from services.cli.house import Data, folder_of, joined
-from services.cli.options import URL, AsJson
-from shared.errors import TileqError
-from shared.objects import S3Objects
-from shared.settings import Settings, read_settings
-from shared.store import durability
-from shared.tasks import COURIER, Hints, make_celery
+from services.cli.checks import Finding, look
+from services.cli.environment import folder_of, joined, settings
+from services.cli.failure import Failure
+from services.cli.options import URL
 
-Level = Literal["ok", "warn", "fail"]
-
-_COLOUR: dict[Level, str] = {"ok": "green", "warn": "yellow", "fail": "red"}
-_OLDEST_STORE = (6, 2)
-_SKEW = 1.0  # seconds; webhook receivers allow 300, but timings would be off
-_DISK_LOW, _DISK_OUT = 5 << 30, 1 << 30
-_LOOK = ".doctor"
+_COLOUR = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at. `fix` says what to do about it."""
-
-    level: Level
-    what: str
-    seen: str
-    fix: str = ""
-
-
-Check = Callable[[Settings], Iterator[Finding]]
-
-
-def doctor(
-    data: Data = None,
-    url: Annotated[str | None, typer.Option("--url", envvar="TILEQ_URL", help="Also ask this service.")] = None,
-    json: AsJson = False,
-) -> None:
-    """Check every dependency, and say what to fix."""
+def run(data: Path | None, url: str | None, as_json: bool) -> None:
+    """Look at everything; raise if something is broken."""
     folder = joined(data)
-    try:
-        settings = read_settings()
-    except (ValidationError, OSError) as error:
-        raise Usage(settings_problem(error)) from None
-    findings = list(look(settings, folder or folder_of(data), url or (_url_of(settings) if folder else URL)))
-    if json:
+    found = settings()
+    if folder and not as_json:
+        show.note(f"looking at the service in {folder}")
+    url = url or (f"http://127.0.0.1:{found.port}" if folder else URL)
+    findings = list(look(found, folder or folder_of(data), url))
+    if as_json:
         for finding in findings:
             show.as_json(finding.__dict__)
     else:
-        _print(findings, folder)
+        show.grid(_table(findings))
     failed = sum(finding.level == "fail" for finding in findings)
     if failed:
         raise Failure(f"{failed} of {len(findings)} checks failed")
 
 
-def look(settings: Settings, folder: Path, url: str) -> Iterator[Finding]:
-    """Yield what was found, one line for each thing."""
-    yield from packages()
-    yield from store(settings)
-    yield from broker(settings)
-    yield from storage(settings)
-    yield from service(url)
-    yield from disk(folder)
-    yield from gpu()
-
-
-def packages() -> Iterator[Finding]:
-    """Python and the packages that each part needs."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    yield Finding("ok", "python", version)
-    try:
-        requirements = [Requirement(line) for line in importlib.metadata.requires("tileq") or []]
-    except importlib.metadata.PackageNotFoundError:
-        yield Finding("fail", "packages", "tileq is not installed", "pip install '.[local]'")
-        return
-    for extra in ("", "intake", "vision", "local"):
-        problems = [problem for line in requirements if _belongs(line, extra) and (problem := _missing(line))]
-        name = f"packages for {extra}" if extra else "packages"
-        if problems:
-            fix = f"pip install 'tileq[{extra}]'" if extra else "pip install tileq"
-            # A machine need not play every part.
-            yield Finding("fail" if not extra else "warn", name, ", ".join(problems), fix)
-        else:
-            yield Finding("ok", name, "all there")
-
-
-def store(settings: Settings) -> Iterator[Finding]:
-    """Redis or Valkey: the truth about every job."""
-    where = _without_password(settings.redis_url)
-    client = redis.Redis.from_url(
-        settings.redis_url,
-        decode_responses=True,
-        socket_timeout=settings.redis_timeout,
-        socket_connect_timeout=settings.redis_timeout,
-    )
-    try:
-        with client:
-            info = client.info()
-            seconds, micros = client.time()
-            skew = time.time() - seconds - micros / 1e6
-            try:
-                answer = client.config_get("append*") | client.config_get("maxmemory*")
-                config = {str(name): str(value) for name, value in answer.items()}
-            except redis.ResponseError:
-                config = {}  # managed services do not tell
-            client.set(f"{settings.redis_prefix}doctor", "1", px=1000)
-    except redis.RedisError as error:
-        fix = "start it or set TILEQ_REDIS_URL; on one machine `tileq up` brings its own"
-        yield Finding("fail", "job store", f"{where}: {error}", fix)
-        return
-    name = "Valkey" if info.get("valkey_version") else "Redis"
-    version = str(info.get("valkey_version") or info.get("redis_version"))
-    new_enough = tuple(int(part) for part in version.split(".")[:2]) >= _OLDEST_STORE
-    fix = "" if new_enough else f"use Redis {'.'.join(map(str, _OLDEST_STORE))} or any Valkey"
-    yield Finding("ok" if new_enough else "fail", "job store", f"{name} {version} at {where}, takes writes", fix)
-    yield _durable(info, config)
-    policy = config.get("maxmemory-policy") or str(info.get("maxmemory_policy", "unknown"))
-    fix = "" if policy == "noeviction" else "CONFIG SET maxmemory-policy noeviction, or jobs may be evicted"
-    yield Finding("ok" if policy == "noeviction" else "fail", "eviction", policy, fix)
-    near = abs(skew) <= _SKEW
-    yield Finding("ok" if near else "warn", "clock", f"{skew:+.2f} s to the store's", "" if near else "run NTP on both")
-
-
-def broker(settings: Settings) -> Iterator[Finding]:
-    """What Celery's messages go through."""
-    where = _without_password(settings.broker)
-    try:
-        waiting = Hints(make_celery(settings)).depth(COURIER)
-    except Exception as error:  # kombu's, redis' or the OS' error: whichever, it is the finding
-        yield Finding("fail", "Celery broker", f"{where}: {error}", "start it or set TILEQ_BROKER_URL")
-        return
-    yield Finding("ok", "Celery broker", f"{where}, {waiting} hints wait for the courier")
-
-
-def storage(settings: Settings) -> Iterator[Finding]:
-    """The S3 server: write, read, remove."""
-    objects = S3Objects(settings)
-    where = f"bucket {settings.s3_bucket} at {settings.s3_url}"
-    began = time.monotonic()
-    try:
-        objects.check()
-        objects.put(_LOOK, io.BytesIO(b"look"), "text/plain", 4)
-        same = objects.get(_LOOK) == b"look"
-        objects.delete(_LOOK)
-    except TileqError as error:
-        fix = "start it, or set TILEQ_S3_URL, TILEQ_S3_ACCESS_KEY and TILEQ_S3_SECRET_KEY; `tileq up` brings its own"
-        yield Finding("fail", "object storage", f"{where}: {error.detail}", fix)
-        return
-    took = f"{where}, written, read and removed in {time.monotonic() - began:.2f} s"
-    if same:
-        yield Finding("ok", "object storage", took)
-    else:
-        yield Finding("fail", "object storage", f"{where} gave back something else", "look for a proxy in between")
-
-
-def service(url: str) -> Iterator[Finding]:
-    """The API itself."""
-    try:
-        answer = httpx.get(f"{url}/readyz", timeout=5)
-        parts = answer.json().get("dependencies", {})
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, AttributeError) as error:
-        yield Finding(
-            "warn", "service", f"{url}: {error or type(error).__name__}", "start it: tileq up, or set TILEQ_URL"
-        )
-        return
-    down = [f"{name}: {part.get('reason')}" for name, part in parts.items() if not part.get("up")]
-    if answer.status_code == 200:
-        yield Finding("ok", "service", f"{url} is ready")
-    else:
-        yield Finding("fail", "service", f"{url} is not ready: {', '.join(down) or answer.status_code}", "see its log")
-
-
-def disk(folder: Path) -> Iterator[Finding]:
-    """Room for data and for temporary files."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    for what, path in (("disk", there), ("temporary files", Path(tempfile.gettempdir()))):
-        free = shutil.disk_usage(path).free
-        level: Level = "ok" if free > _DISK_LOW else "warn" if free > _DISK_OUT else "fail"
-        fix = "" if level == "ok" else "make room; pictures and results are kept for TILEQ_RETAIN_FOR seconds"
-        yield Finding(level, what, f"{free / 2**30:.1f} GiB free at {path}", fix)
-
-
-def gpu() -> Iterator[Finding]:
-    """What the vision worker could compute on."""
-    cards = _output(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"])
-    if not cards:
-        yield Finding("ok", "GPU", "none seen; the vision worker computes on the CPU")
-        return
-    yield Finding("ok", "GPU", "; ".join(cards.splitlines()))
-    # Only workers.vision knows torch; ask a process of its own.
-    asked = "import torch; print(torch.__version__, torch.cuda.is_available())"
-    said = _output([sys.executable, "-P", "-c", asked])
-    if not said.endswith("True"):
-        seen = f"torch {said.split()[0]} can't use it" if said else "torch is not installed"
-        yield Finding("warn", "torch on the GPU", seen, "install the CUDA build of torch that fits the driver")
-    else:
-        yield Finding("ok", "torch on the GPU", f"torch {said.split()[0]}")
-
-
-def _durable(info: dict[str, object], config: dict[str, str]) -> Finding:
-    kept = durability(info, config)
-    if kept == "always":
-        return Finding("ok", "durability", "append-only file, appendfsync always")
-    if kept == "waitaof":
-        return Finding(
-            "ok", "durability", f"append-only file, appendfsync {config.get('appendfsync', '?')} and WAITAOF"
-        )
-    return Finding(
-        "fail",
-        "durability",
-        "a 202 would not be on disk"
-        if str(info.get("aof_enabled")) == "1"
-        else "no append-only file: a restart forgets jobs",
-        "CONFIG SET appendonly yes, CONFIG SET appendfsync always, and the same in its configuration",
-    )
-
-
-def _belongs(requirement: Requirement, extra: str) -> bool:
-    if requirement.marker is None:
-        return not extra
-    if requirement.name == "tileq":
-        return False  # an extra made of extras; those are looked at themselves
-    return requirement.marker.evaluate({"extra": extra}) and (
-        not extra or not requirement.marker.evaluate({"extra": ""})
-    )
-
-
-def _missing(requirement: Requirement) -> str:
-    try:
-        version = importlib.metadata.version(requirement.name)
-    except importlib.metadata.PackageNotFoundError:
-        return f"{requirement.name} is missing"
-    if requirement.specifier.contains(version, prereleases=True):
-        return ""
-    return f"{requirement.name} {version} is not {requirement.specifier}"
-
-
-def _output(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _without_password(url: str) -> str:
-    front, at, rest = url.rpartition("@")
-    return f"{front.partition('://')[0]}://…@{rest}" if at else url
-
-
-def _url_of(settings: Settings) -> str:
-    return f"http://127.0.0.1:{settings.port}"
-
-
-def _print(findings: list[Finding], folder: Path | None) -> None:
-    if folder:
-        show.note(f"looking at the service in {folder}")
-    grid = Table(box=None, show_header=False, pad_edge=False)
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
+def _table(findings: list[Finding]) -> Table:
+    lines = Table(box=None, show_header=False, pad_edge=False)
+    lines.add_column(no_wrap=True)
+    lines.add_column(no_wrap=True)
+    lines.add_column(overflow="fold")
     for finding in findings:
-        grid.add_row(Text(finding.level, _COLOUR[finding.level]), finding.what, Text(show.clean(finding.seen)))
+        lines.add_row(Text(finding.level, _COLOUR[finding.level]), finding.what, Text(show.clean(finding.seen)))
         if finding.fix:
-            grid.add_row("", "", Text(f"→ {finding.fix}", "bold"))
-    show.grid(grid)
+            lines.add_row("", "", Text(f"→ {finding.fix}", "bold"))
+    return lines

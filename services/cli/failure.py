@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from pydantic import ValidationError
-
 
 class Failure(Exception):
     """The command could not do it. Exit status 1."""
@@ -34,17 +32,6 @@ class Unreachable(Failure):
     def __init__(self, said: str, *, connected: bool = True) -> None:
         self.connected = connected
         super().__init__(said)
-
-
-def settings_problem(error: ValidationError | OSError) -> str:
-    """Name the variables that are wrong, without repeating their values: some are secrets."""
-    if isinstance(error, OSError):
-        return f"a file named by a TILEQ_…_FILE variable can't be read: {error}"
-    lines = (
-        f"TILEQ_{'_'.join(map(str, entry['loc'])).upper()}: {entry['msg']}" if entry["loc"] else entry["msg"]
-        for entry in error.errors(include_input=False, include_url=False)
-    )
-    return "; ".join(lines)
 
 
 def _line(code: str, problem: dict[str, Any]) -> str:

@@ -2,21 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
 from services.cli import show
-from services.cli.failure import Failure, Usage, settings_problem
-from services.cli.house import Data, joined
-from services.cli.options import AsJson
+from services.cli.environment import joined, settings
+from services.cli.failure import Failure, Usage
+from services.cli.options import AsJson, Data
 from shared import keys
 from shared.errors import QueueUnavailable
 from shared.keys import ApiKey
-from shared.settings import read_settings
-from shared.store import Store, connect
 from shared.views import moment
+
+if TYPE_CHECKING:
+    from shared.store import Store
 
 app = typer.Typer(
     no_args_is_help=True, help="API keys, each of a tenant. With the first key the service asks everybody."
@@ -90,15 +90,14 @@ def _state(key: ApiKey, now: float) -> str:
 
 
 @contextmanager
-def _store(data: Data) -> Iterator[Store]:
+def _store(data: Data) -> Iterator["Store"]:
+    from shared.store import Store, connect  # noqa: PLC0415  # see here.py
+
     joined(data)
+    found = settings()
+    client = connect(found.redis_url, found)
     try:
-        settings = read_settings()
-    except (ValidationError, OSError) as error:
-        raise Usage(settings_problem(error)) from None
-    client = connect(settings.redis_url, settings)
-    try:
-        yield Store(client, settings.redis_prefix)
+        yield Store(client, found.redis_prefix)
     except QueueUnavailable as error:
         raise Failure(f"{error.detail}; TILEQ_REDIS_URL or --data names another store") from None
     finally:

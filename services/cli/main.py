@@ -7,12 +7,9 @@ import sys
 
 import typer
 
-from services.cli import jobs, keys, show, tools
+from services.cli import here, jobs, keys, show, tools
 from services.cli.ask import print_id, show_until_end, submitting
-from services.cli.demo import demo
-from services.cli.doctor import doctor
 from services.cli.failure import Failure
-from services.cli.up import up
 
 _HERE, _ASK, _LOOK, _CARE = "On this machine", "Ask", "Look", "Run a service"
 
@@ -27,8 +24,8 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.command(rich_help_panel=_HERE)(demo)
-    app.command(rich_help_panel=_HERE)(up)
+    app.command(rich_help_panel=_HERE)(here.demo)
+    app.command(rich_help_panel=_HERE)(here.up)
     app.command(
         "ask", rich_help_panel=_ASK, help="Ask about pictures, watch the job, print the answer: tileq ask a.jpg 'What?'"
     )(submitting(show_until_end))
@@ -38,7 +35,7 @@ def make_app() -> typer.Typer:
     for command in (jobs.status, jobs.wait, jobs.cancel, jobs.jobs, jobs.deliveries, jobs.models):
         app.command(rich_help_panel=_LOOK)(command)
     app.add_typer(keys.app, name="keys", rich_help_panel=_CARE)
-    app.command(rich_help_panel=_CARE)(doctor)
+    app.command(rich_help_panel=_CARE)(here.doctor)
     for tool in (tools.inspect, tools.render):
         app.command(rich_help_panel=_CARE, context_settings=tools.THEIRS)(tool)
     return app

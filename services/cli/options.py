@@ -1,6 +1,7 @@
 """What every command that talks to the service takes."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,12 @@ def _job_id(text: str) -> str:
 
 
 Url = Annotated[str, typer.Option("--url", envvar="TILEQ_URL", metavar="URL", help="Where the service is.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", envvar="TILEQ_DATA", metavar="DIR", help="Folder of all state, usually ~/.local/share/tileq."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, job_…", callback=_job_id)]
 

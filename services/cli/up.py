@@ -1,44 +1,27 @@
 """`tileq up`: the whole service on this machine, until Ctrl-C."""
 
 import signal
-from typing import Annotated
+from pathlib import Path
 
-import typer
-from pydantic import ValidationError
-
-from services.cli.failure import Failure, Usage, settings_problem
-from services.cli.house import Data, folder_of
+from services.cli.environment import settings, write_environment
+from services.cli.failure import Failure
 from services.cli.local.ports import free_ports, is_free
-from services.cli.local.service import whole_service, write_environment
-from services.cli.local.supervisor import Supervisor, SupervisorError
+from services.cli.local.service import whole_service
+from services.cli.local.supervisor import Supervisor
+from services.cli.local.watched import SupervisorError
 from services.cli.show import note
-from shared.settings import read_settings
 
 
-def up(
-    data: Data = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of the API; 0: a free one. Default TILEQ_PORT or 8000.")
-    ] = None,
-    vision: Annotated[int, typer.Option(min=0, max=64, metavar="N", help="Vision workers.")] = 1,
-    host: Annotated[str | None, typer.Option(help="Address of the API; anything but loopback needs keys.")] = None,
-) -> None:
-    """Start everything on this machine, with its data in one folder. Ctrl-C stops it; starting again goes on.
-
-    TILEQ_MODEL, TILEQ_ENGINE and every other setting pass through to the processes.
-    """
-    try:
-        settings = read_settings()
-    except (ValidationError, OSError) as error:
-        raise Usage(settings_problem(error)) from None
-    folder = folder_of(data)
-    host = host or settings.host
-    port = settings.port if port is None else port
+def run(folder: Path, host: str | None, port: int | None, vision: int) -> None:
+    """Start everything in `folder`, say where it is, and return once it was told to stop."""
+    found = settings()
+    host = host or found.host
+    port = found.port if port is None else port
     if port and not is_free(port, host):
         raise Failure(f"port {port} is taken; give another with --port, or --port 0 for a free one")
     port = port or free_ports(1, host=host)[0]
     try:
-        service = whole_service(folder, settings, host=host, port=port, vision=vision)
+        service = whole_service(folder, found, host=host, port=port, vision=vision)
     except (ImportError, FileNotFoundError) as error:
         raise Failure(f"{error}; `tileq up` needs the extra `local`: pip install 'tileq[local]'") from None
     supervisor = Supervisor(folder, service.stages, note)

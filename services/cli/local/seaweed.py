@@ -72,6 +72,7 @@ def seaweed(folder: Path, bucket: str = "tileq") -> tuple[Program, S3]:
         argv,
         environment,
         takes_objects(server),
+        stop_within=6,  # usually 1 to 2; what it acknowledged survives a kill
         prepare=lambda: _make_room(folder),
         clean=lambda: _remove_sockets(ports),
     )

@@ -2,13 +2,11 @@
 
 FOLDER/valkey, FOLDER/objects     the data; everything else can be lost
 FOLDER/webhook-secret             `whsec_…` of the keyless tenant, made once
-FOLDER/run/environment            what another process needs to join, as `NAME=value` lines; there while it runs
 """
 
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,23 +109,6 @@ def answers(url: str) -> Callable[[], str]:
         return "" if answer.status_code == 200 else answer.text[:500]
 
     return probe
-
-
-def write_environment(folder: Path, environment: Mapping[str, str]) -> None:
-    """Leave the way in for `tileq keys` and `tileq doctor`, readable by this user alone."""
-    path = folder / "run" / "environment"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.writelines(f"{name}={value}\n" for name, value in environment.items())
-
-
-def read_environment(folder: Path) -> dict[str, str]:
-    """Return what `write_environment` left, or nothing where no service runs on `folder`."""
-    with suppress(OSError):
-        lines = (folder / "run" / "environment").read_text().splitlines()
-        return dict(line.split("=", 1) for line in lines)
-    return {}
 
 
 def _webhook_secret(folder: Path) -> dict[str, str]:

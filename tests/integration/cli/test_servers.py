@@ -9,7 +9,7 @@ import pytest
 import redis
 from minio.error import S3Error
 
-from services.cli.local.ports import GRPC_OFFSET, free_ports, is_free
+from services.cli.local.ports import free_ports
 from services.cli.local.seaweed import S3, seaweed
 from services.cli.local.supervisor import supervised
 from services.cli.local.valkey import valkey
@@ -50,6 +50,7 @@ def test_objects_survive_new_ports_and_new_credentials(tmp_path: Path) -> None:
             answer = client.get_object(server.bucket, "large-0")
             assert answer.read() == bytes(9 << 20)
             answer.close()
+            answer.release_conn()
     assert servers[0].secret_key != servers[1].secret_key
 
 
@@ -66,9 +67,3 @@ def test_the_s3_server_listens_on_loopback_only(s3: S3) -> None:
     ]
     assert len(wildcard) == 1
     assert "0100007F:" in wildcard[0]
-
-
-def test_free_ports_leave_room_for_grpc() -> None:
-    ports = free_ports(5, with_grpc=True)
-    assert len(set(ports)) == 5
-    assert all(is_free(port) and is_free(port + GRPC_OFFSET) and port + GRPC_OFFSET < 32768 for port in ports)

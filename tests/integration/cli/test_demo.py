@@ -1,0 +1,67 @@
+"""`tileq demo` shows a job's whole way, and leaves nothing."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from services.cli.local.seaweed import find_weed
+from tests.integration.cli.command import TILEQ, environment, tileq
+from tests.servers import needed
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def servers() -> None:
+    needed(find_weed)
+
+
+def test_the_demo_shows_tiles_states_text_webhook_and_timings(tmp_path: Path) -> None:
+    # What the user's shell has for other services must not reach the demo's.
+    foreign = {"TILEQ_API_KEYS": "acme=tq_x", "TILEQ_REDIS_URL": "redis://127.0.0.1:1/0", "TILEQ_S3_BUCKET": "other"}
+    ran = tileq("demo", env={"TILEQ_ENGINE": "echo", "TMPDIR": str(tmp_path), **foreign})
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    shown = [
+        "ready at http://127.0.0.1:",
+        "taken in, durably",
+        "600x400 pixels become 3x2 tiles of 448x448 and the whole as a thumbnail",
+        "|  1   |  2   |  3   |  |thumbnail|",
+        "What is in this picture?",
+        "succeeded",
+        "seconds:  queue ",
+        "POST /hook",
+        "webhook-signature: v1,",
+        "signature verified",
+        "Everything is stopped, nothing is left behind.",
+    ]
+    assert [line for line in shown if line not in ran.stdout] == []
+    assert "\x1b" not in ran.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert _working_in(tmp_path) == []
+
+
+def test_an_interrupted_demo_stops_everything(tmp_path: Path) -> None:
+    env = environment(TILEQ_ENGINE="echo", TMPDIR=str(tmp_path))
+    with subprocess.Popen([TILEQ, "demo"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env) as demo:
+        eventually(lambda: list(tmp_path.glob("tileq-demo-*/run/seaweedfs.pid")), 30)
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(60) == 130
+    eventually(lambda: not _working_in(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def _working_in(folder: Path) -> list[str]:
+    """Command lines of other processes that name the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in command and process.name != str(os.getpid()):
+            found.append(command)
+    return found
