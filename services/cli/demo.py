@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from rich.console import Console
@@ -34,6 +35,7 @@ _LONGEST_ANSWER = 48  # tokens
 _LOADING = 600.0  # seconds in which a model must be loaded
 _WEBHOOK_WITHIN = 20.0
 _MOST_COLUMNS = 96
+_MARGIN = " " * 13  # of generated text, under what stands beside the clock
 _TILED = ("vision", "prefill", "decode")  # the stages after tiling
 
 
@@ -230,9 +232,9 @@ class Stage:
     def text(self, piece: str) -> None:
         """Write generated text on."""
         if not self._writing:
-            sys.stdout.write("             ")
+            sys.stdout.write(_MARGIN)
         self._writing = True
-        sys.stdout.write(clean(piece).replace("\n", "\n             "))
+        sys.stdout.write(clean(piece).replace("\n", f"\n{_MARGIN}"))
         sys.stdout.flush()
 
     def tiles(self, png: bytes | None, letters: str) -> None:
@@ -241,7 +243,7 @@ class Stage:
         if png:
             self._console.print(mosaic(png, min(self._console.width - 2, _MOST_COLUMNS)))
         else:
-            self._console.print(Text("    " + letters.replace("\n", "\n             ")))
+            self._console.print(Text(indent(letters, "    ")))
 
     def _end_text(self) -> None:
         if self._writing:

@@ -29,7 +29,7 @@ def test_the_demo_shows_tiles_states_text_webhook_and_timings(tmp_path: Path) ->
         "ready at http://127.0.0.1:",
         "taken in, durably",
         "600x400 pixels become 3x2 tiles of 448x448 and the whole as a thumbnail",
-        "|  1   |  2   |  3   |  |thumbnail|",
+        "    +------+------+------+  +---------+\n    |  1   |  2   |  3   |  |thumbnail|\n",
         "What is in this picture?",
         "succeeded",
         "seconds:  queue ",
