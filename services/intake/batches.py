@@ -19,7 +19,7 @@ from services.intake.headers import idempotency_key, traceparent
 from services.intake.house import Here, House, Tenant
 from services.intake.idempotency import held
 from services.intake.jobs import Id, Limit, shown
-from services.intake.responses import JUDGING, refuses, shows, streams
+from services.intake.responses import JUDGING, TEXT, refuses, shows, streams
 from services.intake.schema import BatchJob, BatchRequest, Defaults, read
 from services.intake.strict_json import parse_object
 from services.intake.submit import Order, Seen, accept, order, webhook_of
@@ -104,7 +104,8 @@ async def jobs(
 @router.get(
     "/v1/batches/{id}/results",
     response_class=StreamingResponse,
-    responses=streams("application/jsonl", "JSON Lines of ended jobs") | refuses(NotFound, errors.StorageUnavailable),
+    responses=streams("application/jsonl", "JSON Lines of ended jobs", TEXT)
+    | refuses(NotFound, errors.StorageUnavailable),
 )
 async def results(house: Here, tenant: Tenant, id: Id) -> Response:
     """The ended jobs, one a line, in the order they were given."""

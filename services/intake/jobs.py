@@ -16,7 +16,7 @@ from services.intake.headers import idempotency_key, preferred_wait, traceparent
 from services.intake.house import Here, House, Tenant
 from services.intake.idempotency import held
 from services.intake.metrics import ACCEPT
-from services.intake.responses import JUDGING, refuses, shows, streams
+from services.intake.responses import EVENT, JUDGING, refuses, shows, streams
 from services.intake.submit import Order, Seen, accept, inline, order, stored_request
 from shared import errors, transitions
 from shared.errors import InvalidField, JobFailed, JobNotEnded, NotFound, ObjectMissing, RequestError
@@ -151,7 +151,8 @@ async def result(house: Here, tenant: Tenant, id: Id) -> Response:
 @router.get(
     "/v1/jobs/{id}/events",
     response_class=StreamingResponse,
-    responses=streams("text/event-stream", "server-sent events") | refuses(NotFound, InvalidField, errors.Overloaded),
+    responses=streams("text/event-stream", "server-sent events", EVENT)
+    | refuses(NotFound, InvalidField, errors.Overloaded),
 )
 async def events(
     house: Here, tenant: Tenant, id: Id, last_event_id: Annotated[str | None, Header(max_length=100)] = None

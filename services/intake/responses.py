@@ -40,6 +40,18 @@ JUDGING: tuple[type[RequestError], ...] = (
 )
 _TIMED = (429, 503)
 
+#: One server-sent event.
+EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["state", "delta", "reset", "end"]},
+        "id": {"type": "string", "description": "for `Last-Event-ID`"},
+        "data": {"type": "string", "description": 'JSON: a job, or `{"text": "…"}`, or `{}`'},
+        "retry": {"type": "integer"},
+    },
+}
+TEXT = {"type": "string"}
+
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -48,9 +60,9 @@ def shows(model: type[BaseModel], status: int = 200) -> Responses:
     return {status: {"model": model}}
 
 
-def streams(media_type: str, description: str) -> Responses:
-    """Return the `responses` of a route that answers with a text of its own kind."""
-    return {200: {"description": description, "content": {media_type: {"schema": {"type": "string"}}}}}
+def streams(media_type: str, description: str, schema: Mapping[str, Any]) -> Responses:
+    """Return the `responses` of a route that answers with a stream of its own kind."""
+    return {200: {"description": description, "content": {media_type: {"schema": schema}}}}
 
 
 def refuses(*kinds: type[RequestError]) -> Responses:

@@ -23,8 +23,17 @@ Metadata = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
     Field(max_length=16, description="echoed everywhere"),
 ]
-Url = Annotated[str, Field(min_length=1, max_length=2048, examples=["https://example.org/hook"])]
-DataUri = Annotated[str, Field(description="`data:image/jpeg;base64,…`; the content decides, not the type it names")]
+Url = Annotated[
+    str,
+    Field(min_length=1, max_length=2048, examples=["https://example.org/hook"], json_schema_extra={"format": "uri"}),
+]
+DataUri = Annotated[
+    str,
+    Field(
+        description="`data:image/jpeg;base64,…`; the content decides, not the type it names",
+        pattern="^data:[^,;]{0,100};base64,",
+    ),
+]
 
 
 class _Asked(BaseModel):
@@ -85,6 +94,8 @@ class JobRequest(_Question):
 class JobJson(_Question):
     """One question, images included."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "What is a tile?"}]})
+
     images: list[DataUri] = []
 
 
@@ -127,6 +138,10 @@ class BatchRequest(_Asked):
 
 class BatchJson(BatchRequest):
     """Many questions, images included."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"jobs": [{"custom_id": "a", "prompt": "What is a tile?"}]}]}
+    )
 
     jobs: Annotated[list[BatchJobJson], Field(min_length=1)]  # type: ignore[assignment]  # for the document only
 

@@ -1,0 +1,61 @@
+"""The served OpenAPI document against the service that serves it: no 5xx, no undocumented status, no other shape.
+
+schemathesis walks every call with examples of its schema, with its edges, with what the schema forbids, and from one
+call to the next by the ids that answers hold.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.servers import needed
+from tests.service import service
+
+pytestmark = pytest.mark.acceptance
+
+KEY = "tq_contract"
+PATIENCE = 40  #: seconds for one call: a test of a webhook may take 20
+
+
+def walk(url: str, document: Path, folder: Path, *options: str) -> str:
+    """Walk `document` against the service at `url`; fail with the report if anything was found."""
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", str(document), "--url", url, *options]
+    common = ["--seed=1", f"--request-timeout={PATIENCE}", "--continue-on-failure", "--checks=all", "--warnings=off"]
+    # A schema can't say that a picture must be one, or a parent a job that succeeded.
+    common += ["--exclude-checks=positive_data_acceptance", "--suppress-health-check=all"]
+    done = subprocess.run([*command, *common], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def served(http: httpx.Client) -> Any:
+    """The document as it is served."""
+    return http.get("/openapi.json").raise_for_status().json()
+
+
+def test_with_a_key_every_call_answers_as_documented(tmp_path: Path) -> None:
+    environment = {"TILEQ_API_KEYS": f"acme={KEY}"}
+    with needed(lambda: service(env=environment)) as here, httpx.Client(base_url=here.url) as http:
+        document = tmp_path / "openapi.json"
+        document.write_text(json.dumps(served(http)))
+        phases = ["--phases=examples,coverage,fuzzing,stateful", "--max-examples=40"]
+        report = walk(here.url, document, tmp_path, f"--header=Authorization: Bearer {KEY}", *phases)
+        assert "21 selected / 21 total" in report
+        assert http.get("/readyz").status_code == 200
+
+
+def test_without_keys_every_call_answers_as_documented(tmp_path: Path) -> None:
+    with needed(service) as here, httpx.Client(base_url=here.url) as http:
+        document, open_house = tmp_path / "openapi.json", served(http)
+        del open_house["components"]["securitySchemes"]  # else keys would be made up, and refused
+        for calls in open_house["paths"].values():
+            for call in calls.values():
+                call.pop("security", None)
+        document.write_text(json.dumps(open_house))
+        walk(here.url, document, tmp_path, "--phases=examples,coverage", "--max-examples=5")
+        assert http.get("/readyz").status_code == 200
