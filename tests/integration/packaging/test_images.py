@@ -90,11 +90,15 @@ def look(python: Path, *packages: str) -> dict[str, list[str]]:
 
 @pytest.mark.integration
 def test_the_intake_image_has_no_torch_and_all_its_modules_import(install: Install) -> None:
-    seen = look(install("build-intake"), "services", "shared")
+    python = install("build-intake")
+    seen = look(python, "services", "shared")
     assert {"services.intake.__main__", "services.cli.main", "shared.store"} <= set(seen["modules"])
     assert not HEAVY & set(seen["installed"])
     assert not HEAVY & set(seen["loaded"])
     assert seen["top"] == ["services", "shared"]
+    subprocess.run(
+        [python.parent / "tileq", "keys", "create", "--help"], check=True
+    )  # env.example says to call it there
 
 
 @pytest.mark.integration
