@@ -41,6 +41,15 @@ Verdict = Literal["ok", "cancel", "late", "stale"]
 
 
 @dataclass(frozen=True)
+class Submitted:
+    """What became of a submission; when it was accepted, the store's time and the queue position of a single job."""
+
+    outcome: Literal["accepted", "overloaded", "in_progress"]
+    at: float = 0
+    position: int = -1
+
+
+@dataclass(frozen=True)
 class Batch:
     """Many jobs submitted as one. Counts per state; `ended` once none is open."""
 
@@ -110,8 +119,8 @@ def submit(
     grace: float,
     idem: tuple[str, str, str] | None = None,
     batch: Mapping[str, str] | None = None,
-) -> Call[str]:
-    """Take all `jobs` in, or none → `accepted`, `overloaded`, or `in_progress` (the Idempotency-Key went to another).
+) -> Call[Submitted]:
+    """Take all `jobs` in, or none, when the queue is full or the Idempotency-Key went to another (`in_progress`).
 
     `grace` is how long the keeper leaves the first hint to the caller; `idem` is (key, token, id to replay).
     """
@@ -123,7 +132,12 @@ def submit(
         "max_queued": max_queued,
         "grace": grace,
     }
-    return Call("submit", (json.dumps(order),), lambda answer: str(answer[0]), durable=True)
+
+    def read(answer: Any) -> Submitted:
+        outcome, *more = answer
+        return Submitted(outcome, float(more[0]), int(more[1])) if more else Submitted(outcome)
+
+    return Call("submit", (json.dumps(order),), read, durable=True)
 
 
 def reserve(tenant: str, key: str, fingerprint: str, token: str, seconds: int) -> Call[tuple[str, str]]:

@@ -23,6 +23,7 @@ from shared.errors import InvalidField, JobFailed, JobNotEnded, NotFound, Object
 from shared.ids import is_id, new_id
 from shared.jobs import Job, State
 from shared.objects import image_key, job_prefix
+from shared.transitions import Submitted
 from shared.views import job_view
 
 router = APIRouter(tags=["jobs"])
@@ -46,12 +47,10 @@ async def submit(request: Request, house: Here, tenant: Tenant) -> Response:
     async with held(house.desk, tenant, key, draft.fingerprint("job")) as kept:
         if not kept.replay:
             one = await order(house, tenant, draft, Seen(), trace=traceparent(request))
-            await accept(house, tenant, [one], kept, subject=one.job.id)
+            job = _taken(one, await accept(house, tenant, [one], kept, subject=one.job.id))
+            ACCEPT.observe(time.monotonic() - request.state.began)
     if kept.replay:
         job = await job_of(house, tenant, kept.replay)
-    else:
-        ACCEPT.observe(time.monotonic() - request.state.began)
-        job = await _taken(house, one)
     return await _submitted(request, house, job, replayed=bool(kept.replay))
 
 
@@ -127,8 +126,8 @@ async def retry(request: Request, house: Here, tenant: Tenant, id: Id) -> Respon
         raise JobNotEnded
     one = await _again(house, old, traceparent(request))
     async with held(house.desk, tenant, None, "") as kept:
-        await accept(house, tenant, [one], kept, subject=one.job.id)
-    return await _submitted(request, house, await _taken(house, one), replayed=False)
+        job = _taken(one, await accept(house, tenant, [one], kept, subject=one.job.id))
+    return await _submitted(request, house, job, replayed=False)
 
 
 @router.get(
@@ -198,13 +197,10 @@ async def shown(house: House, job: Job) -> dict[str, Any]:
     return job_view(job, output)
 
 
-async def _taken(house: House, one: Order) -> Job:
-    """Return the job just taken in; it is, whether or not it can be read back this moment."""
-    try:
-        return await job_of(house, one.job.tenant, one.job.id)
-    except RequestError:
-        now = time.time()
-        return replace(one.job, created=now, expires=now + one.job.retain)
+def _taken(one: Order, submitted: Submitted) -> Job:
+    """Return the job just taken in, as the store has it."""
+    at = submitted.at
+    return replace(one.job, created=at, expires=at + one.job.retain, position=submitted.position)
 
 
 async def _submitted(request: Request, house: House, job: Job, *, replayed: bool) -> Response:

@@ -40,6 +40,7 @@ from shared.jobs import PRIORITIES, Job, State
 from shared.objects import batch_key, job_prefix, manifest_key
 from shared.requests import Manifest, Request
 from shared.settings import Settings
+from shared.transitions import Submitted
 from shared.webhooks import DEFAULT_EVENTS
 
 INLINE = 8 << 10  #: bytes of a request of which the record keeps a copy
@@ -118,7 +119,7 @@ async def accept(
     *,
     subject: str,
     batch: Mapping[str, str] | None = None,
-) -> None:
+) -> Submitted:
     """Take all `orders` in, or none and raise. Afterwards they are durable."""
     house.readiness.refuse_if_volatile()
     ids = [one.job.id for one in orders]
@@ -135,17 +136,18 @@ async def accept(
             batch=batch,
         )
         unsure = True
-        outcome = await house.desk.run(call)
+        submitted = await house.desk.run(call)
         unsure = False
-        if outcome == "overloaded":
+        if submitted.outcome == "overloaded":
             raise Overloaded(retry_after=5)
-        if outcome == "in_progress":
+        if submitted.outcome == "in_progress":
             raise IdempotencyInProgress(retry_after=1)
     except BaseException:
         house.chores.add(_tidy(house, ids, batch["id"] if batch else "", unsure))
         raise
     for one in orders:
         house.post.job(one.job.model, one.job.id)
+    return submitted
 
 
 async def webhook_of(house: House, asked: Webhook | BatchWebhook, events: Sequence[str], seen: Seen) -> dict[str, Any]:

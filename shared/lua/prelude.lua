@@ -56,6 +56,29 @@ local function promote()
   end
 end
 
+-- Jobs that will be claimed before the queued job `id`, as things stand.
+local function position(id, j)
+  local turns = P .. 'turns:' .. j.model .. ':' .. j.priority
+  local rank = call('ZRANK', P .. 'ready:' .. j.model .. ':' .. j.priority .. ':' .. j.tenant, id) or 0
+  local before = rank
+  for priority = 0, tonumber(j.priority) - 1 do
+    for _, tenant in ipairs(call('ZRANGE', P .. 'turns:' .. j.model .. ':' .. priority, 0, -1)) do
+      before = before + call('ZCARD', P .. 'ready:' .. j.model .. ':' .. priority .. ':' .. tenant)
+    end
+  end
+  -- Tenants are served in turn: before a job of rank r every other one is served r times, and once more if its turn is first.
+  local first = true
+  for _, tenant in ipairs(call('ZRANGE', turns, 0, -1)) do
+    if tenant == j.tenant then
+      first = false
+    else
+      local waiting = call('ZCARD', P .. 'ready:' .. j.model .. ':' .. j.priority .. ':' .. tenant)
+      before = before + math.min(waiting, rank + (first and 1 or 0))
+    end
+  end
+  return before
+end
+
 -- The one place where a state changes: record, indexes, counts and the word to those who wait.
 local function move(id, j, to)
   local index = P .. 'jobs:' .. j.tenant

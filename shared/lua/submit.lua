@@ -1,4 +1,5 @@
 -- Take in all the jobs of ARGV[1] (JSON), or none. Repeating it with the same ids changes nothing.
+-- Returns {overloaded}, {in_progress}, or {accepted, now, jobs in front of a single one or -1}.
 local order = cjson.decode(ARGV[1])
 local counts = read(P .. 'counts', 'queued')
 if (tonumber(counts.queued) or 0) + #order.jobs > order.max_queued then return {'overloaded'} end
@@ -35,4 +36,5 @@ for i, record in ipairs(order.jobs) do
     move(record.id, j, 'queued')
   end
 end
-return {'accepted', stamp(now)}
+local only = #order.jobs == 1 and job(order.jobs[1].id)
+return {'accepted', stamp(now), only and only.state == 'queued' and position(order.jobs[1].id, only) or -1}

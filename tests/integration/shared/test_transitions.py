@@ -39,7 +39,7 @@ def a_job(**changes: Any) -> Job:
 
 def submit(store: Store, *jobs: Job, **options: Any) -> str:
     options = {"max_queued": 1000, "grace": 0} | options
-    return store.run(transitions.submit(jobs[0].tenant, jobs, **options))
+    return store.run(transitions.submit(jobs[0].tenant, jobs, **options)).outcome
 
 
 def queued(store: Store, **changes: Any) -> Job:
