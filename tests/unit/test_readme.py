@@ -1,9 +1,17 @@
 """The README tells what the code does."""
 
+import json
 import re
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from infra.readme import GROUPS, README, rewrite
 from shared.settings import Settings
+from shared.webhooks import headers, new_secret
 from tests.unit.intake.rooms import room
 
 
@@ -24,6 +32,19 @@ def test_every_path_the_readme_names_is_served() -> None:
     unknown = [path for path in named if not any(known.endswith(_any_name(path)) for known in served)]
     assert "/openapi.json" in named
     assert unknown == [], "the README names paths that intake does not serve"
+
+
+@pytest.mark.parametrize("data", [{"output": {"text": "x"}}, {"output": None}, {"id": "job_x"}])
+def test_the_receiver_of_the_readme_takes_every_event(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    code = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert code is not None
+    secret, body = new_secret(), json.dumps({"type": "job.failed", "data": data})
+    request = SimpleNamespace(data=body.encode(), headers=headers("msg_x", body, [secret], time.time()))
+    flask = SimpleNamespace(Flask=lambda _: SimpleNamespace(post=lambda _: lambda view: view), request=request)
+    monkeypatch.setitem(sys.modules, "flask", flask)
+    room_of_it: dict[str, Any] = {"__name__": "receiver"}
+    exec(code[1].replace("whsec_…", secret), room_of_it)
+    assert room_of_it["arrived"]() == ("", 204)
 
 
 def _any_name(path: str) -> str:
