@@ -56,14 +56,17 @@ def body(type: str, timestamp: str, data: Mapping[str, Any], payload: str, limit
     return _dump({"type": type, "timestamp": timestamp, "data": _thin(data)})
 
 
-def active_secrets(tenant: str, candidate: str) -> Call[list[str]]:
-    """The secrets that sign for `tenant` now, newest first; `candidate` becomes the first one of a tenant without."""
-    return Call("secret", (tenant, candidate), list)
+def active_secrets(tenant: str, configured: str = "") -> Call[list[str]]:
+    """The secrets that sign for `tenant` now, newest first; one is made for a tenant without.
+
+    What the deployment has `configured` for it signs from when it is first seen; the one before goes on for a day.
+    """
+    return Call("secret", (tenant, configured, new_secret()), list)
 
 
-def rotate_secret(tenant: str, new: str, overlap: float, candidate: str) -> Call[float]:
+def rotate_secret(tenant: str, new: str, overlap: float, configured: str = "") -> Call[float]:
     """Make `new` the secret of `tenant`; the one before signs too for `overlap` seconds. Returns until when."""
-    return Call("rotate", (tenant, new, overlap, candidate), float, durable=True)
+    return Call("rotate", (tenant, new, overlap, configured, new_secret()), float, durable=True)
 
 
 def _thin(data: Mapping[str, Any]) -> dict[str, Any]:

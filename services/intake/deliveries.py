@@ -82,7 +82,7 @@ async def rotate(request: Request, house: Here, tenant: Tenant) -> Response:
     asked = read(RotateRequest, await read_json(request, house.settings, empty_is={}))
     given = house.settings.webhook_secret.get_secret_value() if tenant == KEYLESS else ""
     secret = webhooks.new_secret()
-    until = await house.desk.run(webhooks.rotate_secret(tenant, secret, asked.overlap, given or webhooks.new_secret()))
+    until = await house.desk.run(webhooks.rotate_secret(tenant, secret, asked.overlap, given))
     return answer({"secret": secret, "overlap_ends_at": moment(until)}, headers={"Cache-Control": "no-store"})
 
 

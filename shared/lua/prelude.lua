@@ -203,3 +203,19 @@ local function held(id, attempt)
   if j.state == 'running' and j.attempt == attempt then return j end
   return nil
 end
+
+-- The webhook secrets of a tenant as they now are. What the deployment configures anew signs from now on, and what
+-- signed before goes on for a day; a tenant without any gets the candidate.
+local function settle(tenant, configured, candidate)
+  local key = P .. 'secret:' .. tenant
+  local s = read(key, 'current', 'configured')
+  if configured ~= '' and configured ~= s.configured then
+    if s.current ~= '' and s.current ~= configured then
+      call('HSET', key, 'previous', s.current, 'previous_until', stamp(now + 86400))
+    end
+    call('HSET', key, 'current', configured, 'configured', configured)
+  elseif s.current == '' then
+    call('HSET', key, 'current', candidate)
+  end
+  return read(key, 'current', 'previous', 'previous_until')
+end

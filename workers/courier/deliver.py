@@ -121,7 +121,7 @@ class Courier:
 
     def _headers(self, delivery: Delivery, message: Message, now: float) -> dict[str, str]:
         fixed = self.settings.webhook_secret.get_secret_value() if delivery.tenant == keys.KEYLESS else ""
-        secrets = self.store.run(webhooks.active_secrets(delivery.tenant, fixed or webhooks.new_secret()))
+        secrets = self.store.run(webhooks.active_secrets(delivery.tenant, fixed))
         headers = {
             "content-type": "application/json",
             "user-agent": self._agent,
