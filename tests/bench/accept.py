@@ -218,17 +218,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of samples")
     parser.add_argument("--only", choices=["accept", "whole"])
+    parser.add_argument("--decode", action="store_true", help="let the echo worker decode and tile each picture")
     parser.add_argument("--clients", type=int, default=16)
     arguments = parser.parse_args()
-    table = Table(title=f"tileq beside the same work by hand, no picture decoded ({machine()})")
+    decoded = "tileq decodes and tiles each picture" if arguments.decode else "no picture decoded"
+    table = Table(title=f"tileq beside the same work by hand, {decoded} ({machine()})")
     for column in ("", "by hand", "tileq", "ratio", "goal", ""):
         table.add_column(column, justify="left" if not column else "right")
     for parts, workers in (("accept", 0), ("whole", 1)):
         if arguments.only not in (None, parts):
             continue
         with ExitStack() as stack:
-            # Nothing is decoded: by hand nothing is either, and what is measured is the queue.
-            here = stack.enter_context(service(engine="echo", vision=workers, env={"TILEQ_ECHO_TILES": "false"}))
+            # By hand nothing is decoded either: what is measured is the queue.
+            env = {"TILEQ_ECHO_TILES": str(arguments.decode).lower()}
+            here = stack.enter_context(service(engine="echo", vision=workers, env=env))
             if workers:
                 stack.enter_context(started("tests.bench.bare", here))
             for what, bare, ours, unit, goal, below in rows(Bench(here, arguments.scale, arguments.clients), parts):
