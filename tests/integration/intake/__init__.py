@@ -1,0 +1,1 @@
+"""Tests of intake as a process against real servers."""
