@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from services.intake import batches, deliveries, health, images, jobs, models, pictures
 from services.intake.auth import Doorkeeper
+from services.intake.callbacks import Callbacks
 from services.intake.catalogue import Catalogue
 from services.intake.changes import LOOK_AGAIN, Changes
 from services.intake.chores import Chores
@@ -39,12 +40,14 @@ def make_house(
 ) -> House:
     """Return what the routes need; `events` is the client of the deltas where it is another than the store's."""
     desk, storage = Desk(store, settings.redis_timeout), Storage(objects)
+    door = Doorkeeper(desk, settings)
     changes = Changes(store.client, store.prefix, look_again)
     return House(
         settings=settings,
         desk=desk,
         storage=storage,
-        door=Doorkeeper(desk, settings),
+        door=door,
+        callbacks=Callbacks(door, settings),
         catalogue=Catalogue(desk, settings),
         tokens=Tokens(storage, settings),
         changes=changes,

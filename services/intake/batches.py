@@ -18,11 +18,12 @@ from services.intake.drafts import Draft, read_data_uri
 from services.intake.headers import idempotency_key, traceparent
 from services.intake.house import Here, House, Tenant
 from services.intake.idempotency import held
+from services.intake.images import Header
 from services.intake.jobs import Id, Limit, shown
 from services.intake.responses import JUDGING, TEXT, refuses, shows, streams
 from services.intake.schema import BatchJob, BatchRequest, Defaults, read
 from services.intake.strict_json import parse_object
-from services.intake.submit import Order, Seen, accept, order, webhook_of
+from services.intake.submit import Order, accept, order, webhook_of
 from shared import errors, transitions
 from shared.errors import BodyTooLarge, InvalidField, NotFound, RequestError
 from shared.ids import is_id, new_id
@@ -59,11 +60,11 @@ async def submit(request: Request, house: Here, tenant: Tenant) -> Response:
     bundle = await _read(request, house.settings)
     async with held(house.desk, tenant, key, _fingerprint(bundle)) as kept:
         if not kept.replay:
-            id, seen = new_id("batch"), Seen()
+            id = new_id("batch")
             common = {"batch": id, "trace": traceparent(request)}
-            orders = await _orders(house, tenant, bundle, seen, common)
+            orders = await _orders(house, tenant, bundle, common)
             webhook = bundle.asked.webhook
-            hook = await webhook_of(house, webhook, ["batch.ended"], seen) if webhook else None
+            hook = await webhook_of(house, webhook, ["batch.ended"]) if webhook else None
             record = _record(id, tenant, bundle.asked, hook) | ({"idem": kept.key} if kept.key else {})
             await accept(house, tenant, orders, kept, subject=id, batch=record)
     batch = await _batch(house, tenant, kept.replay or id)
@@ -159,11 +160,12 @@ def _fingerprint(bundle: Bundle) -> str:
     return hashlib.sha256(json.dumps(["batch", frame, parts], sort_keys=True).encode()).hexdigest()
 
 
-async def _orders(house: House, tenant: str, bundle: Bundle, seen: Seen, common: dict[str, str]) -> list[Order]:
+async def _orders(house: House, tenant: str, bundle: Bundle, common: dict[str, str]) -> list[Order]:
     """Judge every job; refuse the batch with a list of those that are bad."""
     orders: list[Order] = []
     bad: list[dict[str, Any]] = []
     names: set[str] = set()
+    seen: dict[str, Header] = {}
     for index, job in enumerate(bundle.asked.jobs):
         try:
             draft, name = _draft(job, bundle, house.settings)

@@ -13,7 +13,6 @@ from services.intake.house import Here, House, Tenant
 from services.intake.jobs import Id, job_of
 from services.intake.responses import refuses, shows
 from services.intake.schema import RotateRequest, WebhookTestRequest, read
-from services.intake.submit import permitted_host
 from shared import deliveries, webhooks
 from shared.deliveries import Delivery
 from shared.errors import BodyTooLarge, InvalidField, Malformed, NotFound, UnsupportedMediaType, WebhookRefused
@@ -62,7 +61,7 @@ async def redeliver(house: Here, tenant: Tenant, id: Id, msg: Annotated[str, Pat
 async def test(request: Request, house: Here, tenant: Tenant) -> Response:
     """Send one signed `webhook.test`, and tell how it went."""
     asked = read(WebhookTestRequest, await read_json(request, house.settings))
-    host = await permitted_host(house, asked.url)
+    host = await house.callbacks.host(asked.url)
     msg = new_id("msg")
     await house.desk.run(deliveries.add_test(msg, tenant, asked.url, host))
     house.post.deliveries(msg)

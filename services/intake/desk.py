@@ -1,13 +1,22 @@
-"""The job store with one more promise: an answer, or `QueueUnavailable`, in bounded time."""
+"""The job store with one more promise: an answer, or `QueueUnavailable`, in bounded time.
+
+What exactly failed is for the log: it names servers that are no client's business.
+"""
 
 import asyncio
 from typing import TypeVar
+
+import structlog
+from redis.exceptions import ResponseError
 
 from shared.errors import QueueUnavailable
 from shared.store import AsyncStore
 from shared.transitions import Call
 
 T = TypeVar("T")
+
+RETRY_AFTER = 2.0
+log = structlog.get_logger(__name__)
 
 
 class Desk:
@@ -22,6 +31,13 @@ class Desk:
         try:
             async with asyncio.timeout(self._patience):
                 return await self.store.run(call)
-        except TimeoutError as error:
-            detail = f"the job store did not answer `{call.script}` within {self._patience:g} s; repeat later"
-            raise QueueUnavailable(detail, retry_after=2) from error
+        except (TimeoutError, QueueUnavailable) as error:
+            log.warning("the job store does not answer", call=call.script, error=str(error) or "no answer in time")
+            raise QueueUnavailable(retry_after=RETRY_AFTER) from error
+
+
+def said_no(error: BaseException | None) -> bool:
+    """Tell whether the store answered, and refused: its memory is full, say."""
+    while error is not None and not isinstance(error, ResponseError):
+        error = error.__cause__
+    return error is not None

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from services.intake.auth import Doorkeeper
+from services.intake.callbacks import Callbacks
 from services.intake.catalogue import Catalogue
 from services.intake.changes import Changes
 from services.intake.chores import Chores
@@ -26,6 +27,7 @@ class House:
     desk: Desk
     storage: Storage
     door: Doorkeeper
+    callbacks: Callbacks
     catalogue: Catalogue
     tokens: Tokens
     changes: Changes

@@ -17,7 +17,7 @@ from services.intake.house import Here, House, Tenant
 from services.intake.idempotency import held
 from services.intake.metrics import ACCEPT
 from services.intake.responses import EVENT, JUDGING, refuses, shows, streams
-from services.intake.submit import Order, Seen, accept, inline, order, stored_request
+from services.intake.submit import Order, accept, inline, order, stored_request
 from shared import errors, transitions
 from shared.errors import InvalidField, JobFailed, JobNotEnded, NotFound, ObjectMissing, RequestError
 from shared.ids import is_id, new_id
@@ -46,7 +46,7 @@ async def submit(request: Request, house: Here, tenant: Tenant) -> Response:
     draft = await read_draft(request, house.settings)
     async with held(house.desk, tenant, key, draft.fingerprint("job")) as kept:
         if not kept.replay:
-            one = await order(house, tenant, draft, Seen(), trace=traceparent(request))
+            one = await order(house, tenant, draft, {}, trace=traceparent(request))
             job = _taken(one, await accept(house, tenant, [one], kept, subject=one.job.id))
             ACCEPT.observe(time.monotonic() - request.state.began)
     if kept.replay:

@@ -100,5 +100,5 @@ class Readiness:
         try:
             await self._storage.check()
         except StorageUnavailable as error:
-            return error.detail
+            return str(error.__cause__) or "no answer in time"
         return None

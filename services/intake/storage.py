@@ -18,6 +18,7 @@ T = TypeVar("T")
 THREADS = 32
 #: Seconds that one object may take, and the bytes per second that a big one is allowed on top.
 PATIENCE, SLOWEST = 5.0, 4 << 20
+RETRY_AFTER = 2.0
 log = structlog.get_logger(__name__)
 
 
@@ -82,8 +83,6 @@ class Storage:
         try:
             async with asyncio.timeout(patience):
                 return await asyncio.get_running_loop().run_in_executor(self._pool, act)
-        except StorageDown as error:
-            raise StorageUnavailable(f"{error.detail}; repeat later", retry_after=2) from error
-        except TimeoutError as error:
-            detail = f"the object storage did not answer within {patience:.0f} s; repeat later"
-            raise StorageUnavailable(detail, retry_after=2) from error
+        except (StorageDown, TimeoutError) as error:
+            log.warning("the object storage does not answer", error=str(error) or f"not within {patience:.0f} s")
+            raise StorageUnavailable(retry_after=RETRY_AFTER) from error

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from services.intake.answers import dump
 from services.intake.changes import Changes, Watch
 from services.intake.desk import Desk
+from services.intake.metrics import STREAMS
 from services.intake.storage import Storage
 from shared import transitions
 from shared.errors import ObjectMissing, Overloaded, RequestError
@@ -151,10 +152,12 @@ class Streams:
     @contextmanager
     def _counted(self) -> Iterator[None]:
         self._open += 1
+        STREAMS.set(self._open)
         try:
             yield
         finally:
             self._open -= 1
+            STREAMS.set(self._open)
 
     async def _follow(self, job: Job, teller: Teller, watch: Watch) -> AsyncIterator[bytes]:
         news: asyncio.Queue[list[Entry]] = asyncio.Queue()

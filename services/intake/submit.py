@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import structlog
 
 from services.intake.body import Upload
 from services.intake.compose import Looked, Past, compose
+from services.intake.desk import said_no
 from services.intake.drafts import Draft
 from services.intake.house import House
 from services.intake.idempotency import Held
@@ -24,7 +25,6 @@ from services.intake.images import Header, Limits, look
 from services.intake.schema import BatchWebhook, Webhook
 from services.intake.storage import Storage
 from shared import transitions
-from shared.addresses import check_url, refuse_unless_all_permitted, resolve
 from shared.conversation import Message
 from shared.errors import (
     IdempotencyInProgress,
@@ -33,7 +33,6 @@ from shared.errors import (
     QueueUnavailable,
     StorageUnavailable,
     UnknownParent,
-    WebhookRefused,
 )
 from shared.ids import is_id, new_id
 from shared.jobs import PRIORITIES, Job, State
@@ -49,6 +48,10 @@ AT_ONCE = 16  #: objects stored side by side for one request
 GRACE = 2.0  #: seconds that the keeper leaves the first hint to the thread here
 LATE = 15.0  #: seconds after which a submission that was not answered has been carried out, or never will be
 TIDY_FOR = 600.0  #: seconds for which the store is asked what became of a submission that it did not answer
+UNSURE = (
+    "the job store did not answer in time, so that it is not certain whether the job was taken in; repeat the request, "
+    "best with an Idempotency-Key from the beginning"
+)
 log = structlog.get_logger(__name__)
 
 
@@ -68,23 +71,15 @@ class Order:
         return Manifest(record=record, request=self.request).model_dump_json().encode()
 
 
-@dataclass
-class Seen:
-    """What was found out while one body is judged, so that a batch asks it once."""
-
-    headers: dict[int, Header] = field(default_factory=dict)
-    hosts: dict[str, str] = field(default_factory=dict)
-
-
-async def order(house: House, tenant: str, draft: Draft, seen: Seen, **more: Any) -> Order:
-    """Judge one draft; `more` are further fields of its record."""
+async def order(house: House, tenant: str, draft: Draft, seen: dict[str, Header], **more: Any) -> Order:
+    """Judge one draft; `seen` are headers of pictures by their hash, `more` further fields of its record."""
     id, asked = new_id("job"), draft.asked
     model = await house.catalogue.model(asked.model)
     looked = [await _look(house.settings, upload, n, seen) for n, upload in enumerate(draft.uploads)]
     past = await _past(house, tenant, asked.parent) if asked.parent is not None else Past()
     request = compose(id, asked, looked, past, model=model, settings=house.settings)
     await house.tokens.refuse_too_long(request, model)
-    webhook = await webhook_of(house, asked.webhook, DEFAULT_EVENTS, seen) if asked.webhook else None
+    webhook = await webhook_of(house, asked.webhook, DEFAULT_EVENTS) if asked.webhook else None
     settings = house.settings
     job = Job(
         id=id,
@@ -123,7 +118,7 @@ async def accept(
     """Take all `orders` in, or none and raise. Afterwards they are durable."""
     house.readiness.refuse_if_volatile()
     ids = [one.job.id for one in orders]
-    unsure = False  # whether the store may have the records although it did not say so
+    asked = False  # whether the store may have the records although it did not say so
     try:
         await _store(house.storage, orders, batch)
         jobs = [replace(one.job, idem=held.key if one.job.id == subject else "") for one in orders]
@@ -135,43 +130,32 @@ async def accept(
             idem=held.claim(subject),
             batch=batch,
         )
-        unsure = True
+        asked = True
         submitted = await house.desk.run(call)
-        unsure = False
+        asked = False
         if submitted.outcome == "overloaded":
             raise Overloaded(retry_after=5)
         if submitted.outcome == "in_progress":
             raise IdempotencyInProgress(retry_after=1)
-    except BaseException:
+    except BaseException as error:
+        unsure = asked and not said_no(error)
         house.chores.add(_tidy(house, ids, batch["id"] if batch else "", unsure))
+        if unsure and isinstance(error, QueueUnavailable):
+            raise QueueUnavailable(UNSURE, retry_after=2) from error
         raise
     for one in orders:
         house.post.job(one.job.model, one.job.id)
     return submitted
 
 
-async def webhook_of(house: House, asked: Webhook | BatchWebhook, events: Sequence[str], seen: Seen) -> dict[str, Any]:
-    """Return the `webhook` of a record, or raise `WebhookRefused`. A name that does not resolve today may tomorrow."""
-    host = seen.hosts.get(asked.url)
-    if host is None:
-        host = seen.hosts[asked.url] = await permitted_host(house, asked.url)
+async def webhook_of(house: House, asked: Webhook | BatchWebhook, events: Sequence[str]) -> dict[str, Any]:
+    """Return the `webhook` of a record, or raise `WebhookRefused`."""
+    host = await house.callbacks.host(asked.url)
     return {"url": asked.url, "host": host, "events": list(asked.events or events), "payload": asked.payload}
 
 
-async def permitted_host(house: House, url: str) -> str:
-    """Return the host and port that deliveries to `url` are counted by, or raise `WebhookRefused`."""
-    keyless = await house.door.keyless()
-    target = check_url(url, house.settings, keyless)
-    try:
-        addresses = await asyncio.to_thread(resolve, target.host, target.port, 2.0)
-    except WebhookRefused:
-        return target.netloc
-    await asyncio.to_thread(refuse_unless_all_permitted, target, addresses, house.settings, keyless)
-    return target.netloc
-
-
-async def _look(settings: Settings, upload: Upload, n: int, seen: Seen) -> Looked:
-    header = seen.headers.get(id(upload))
+async def _look(settings: Settings, upload: Upload, n: int, seen: dict[str, Header]) -> Looked:
+    header = seen.get(upload.sha256)
     if header is None:
         limits = Limits(
             settings.max_image_pixels, settings.max_image_side, settings.max_image_frames, settings.image_mode
@@ -180,7 +164,7 @@ async def _look(settings: Settings, upload: Upload, n: int, seen: Seen) -> Looke
             header = look(upload.file, upload.size, limits, n)
         else:
             header = await asyncio.to_thread(look, upload.file, upload.size, limits, n)
-        seen.headers[id(upload)] = header
+        seen[upload.sha256] = header
     return Looked(upload, header)
 
 

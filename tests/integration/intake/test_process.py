@@ -21,8 +21,11 @@ from services.cli.local.valkey import valkey
 from shared import transitions
 from shared.events import TextDelta, stream_key
 from shared.jobs import State
+from shared.objects import S3Objects
+from shared.settings import Settings
 from tests.integration.intake.conftest import Process, started
 from tests.unit.intake.pictures import bomb, gif, picture
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -219,6 +222,28 @@ class TestServers:
             assert time.monotonic() - began < 6
             assert http.get(f"/v1/jobs/{kept}").status_code == 200
 
+    def test_a_full_store_is_503_and_its_objects_are_removed(
+        self, environment: Mapping[str, str], tmp_path: Path
+    ) -> None:
+        (port,) = free_ports(1)
+        program = valkey(tmp_path / "data", port)
+        more = {"TILEQ_REDIS_URL": f"redis://127.0.0.1:{port}/0", "TILEQ_S3_BUCKET": "full-store"}
+        with (
+            supervised(tmp_path, [[program]]),
+            started(environment, tmp_path, **more) as intake,
+            intake.client() as http,
+        ):
+            objects = S3Objects(Settings(**_fields({**environment, **more})))
+            kept = submit(http, JPEG).json()["id"]
+            intake.store.client.config_set("maxmemory", "1mb")
+            answer = submit(http, JPEG)
+            assert (answer.status_code, answer.json()["code"]) == (503, "queue_unavailable")
+            assert "certain" not in answer.json()["detail"]
+            assert "127.0.0.1" not in answer.text
+            intake.store.client.config_set("maxmemory", "0")
+            assert [job["id"] for job in http.get("/v1/jobs").json()["data"]] == [kept]
+            eventually(lambda: {key.split("/")[1] for key in objects.keys("jobs/")} == {kept})
+
     def test_a_store_that_syncs_on_demand_is_asked_to(self, environment: Mapping[str, str], tmp_path: Path) -> None:
         (port,) = free_ports(1)
         program = valkey(tmp_path / "data", port)
@@ -287,6 +312,10 @@ class TestEnds:
             text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
             assert 'tileq_http_requests_total{method="POST",route="/v1/jobs",status="202"} 1.0' in text
             assert http.get("/metrics").status_code == 404
+
+
+def _fields(environment: Mapping[str, str]) -> dict[str, Any]:
+    return {name.removeprefix("TILEQ_").lower(): value for name, value in environment.items()}
 
 
 def _all(line: Any) -> bytes:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from tests.unit.intake.rooms import Room, room
 
@@ -12,3 +13,11 @@ def intake() -> Iterator[Room]:
     """A service with the settings of tests."""
     with room() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> Iterator[None]:
+    """Log lines go nowhere but to those tests that capture them."""
+    structlog.configure(logger_factory=structlog.testing.CapturingLoggerFactory())
+    yield
+    structlog.reset_defaults()
