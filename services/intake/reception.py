@@ -118,9 +118,9 @@ class Visit:
         (log.debug if route in _QUIET else log.info)("request", **{k: v for k, v in facts.items() if v is not None})
 
     async def _drain(self) -> None:
-        received = 0
-        if self._waiting:
+        if self._waiting or not self._body_left:
             return
+        received = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 while self._body_left and received < _DRAIN_BYTES:
