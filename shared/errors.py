@@ -8,8 +8,7 @@ TileqError
 │   ├── 422 InvalidField, UnknownModel, UndecodableImage, … WebhookRefused
 │   └── 503 Overloaded, QueueUnavailable, StorageUnavailable
 ├── Permanent               a job that can never succeed: failed at once, no retry
-├── Transient               a passing trouble: tried again, up to `max_attempts`
-└── Stale                   the lease went to another attempt: write nothing, stop
+└── Transient               a passing trouble: tried again, up to `max_attempts`
 """
 
 from collections.abc import Mapping, Sequence
@@ -222,10 +221,6 @@ class Transient(TileqError):
         super().__init__(detail)
         self.code = code
         self.image = image
-
-
-class Stale(TileqError):
-    """This attempt no longer holds the job."""
 
 
 class ObjectMissing(TileqError):

@@ -51,7 +51,6 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     **{state: frozenset() for state in State if state.terminal},
 }
 
-TERMINAL = tuple(state for state in State if state.terminal)
 PRIORITIES = ("high", "normal", "low")
 
 
