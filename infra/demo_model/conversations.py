@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from infra.demo_model.questions import TOO_SMALL, Ask, ask_field, ask_scene
+from infra.demo_model.questions import Ask, ask_field, ask_scene
 from infra.demo_model.render import Rng
 from infra.demo_model.scenes import Scene, drawing
 from shared.conversation import Message
@@ -54,9 +54,3 @@ def about_two(rng: Rng, first: Scene, second: Scene, opening: str) -> Conversati
 def about_page(rng: Rng, page: Scene, rounds: int) -> Conversation:
     """Ask for fields of a page."""
     return converse([ask_field(rng, page, language(rng)) for _ in range(rounds)])
-
-
-def about_small(rng: Rng, page: Scene) -> Conversation:
-    """Ask for a field of a page that is shown too small."""
-    zh = language(rng)
-    return converse([Ask(ask_field(rng, page, zh).text, TOO_SMALL[zh])])

@@ -11,10 +11,11 @@ from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
 from infra.demo_model import seeds, state
 from infra.demo_model.beginning import begin
-from infra.demo_model.crops import CROPS, TILES, Batch, Kind, batch, step_batches
-from infra.demo_model.heads import Heads, dense_loss
+from infra.demo_model.crops import ALONE, BUSY, CROPS, TILES, Batch, Kind, batch, step_batches
+from infra.demo_model.heads import PATCH_WEIGHTS, TOKEN_WEIGHTS, Heads, dense_loss
 from infra.demo_model.model import ChatModel, normalise
 from infra.demo_model.optim import Average, Optimisers, optimisers, set_rate
+from infra.demo_model.pair import Pair
 from infra.demo_model.targets import PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
 from infra.demo_model.words import MAX_DIGITS
 
@@ -27,15 +28,15 @@ class Phase:
 
     number: int
     name: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[tuple[float, tuple[Kind, ...]], ...]  # up to which part of the steps, what a step sees
     steps: int
     rates: tuple[float, float]  # of Muon and of Adam at their peak
     calm: float  # the part of the steps, at the end, over which the rates fall to a twentieth
 
 
 PHASES = (
-    Phase(1, "crops", CROPS, 5000, (0.02, 2e-3), 0.25),
-    Phase(2, "tiles", TILES, 3000, (0.012, 1e-3), 0.7),
+    Phase(1, "crops", ((1.0, CROPS),), 2200, (0.02, 2e-3), 0.1),
+    Phase(2, "tiles", ((0.86, BUSY), (1.0, TILES)), 2700, (0.015, 1.5e-3), 0.6),
 )
 
 
@@ -48,10 +49,16 @@ def rate(phase: Phase, step: int) -> float:
 class Dense:
     """The tower, its heads, their optimisers; one object for one phase."""
 
-    def __init__(self, model: ChatModel, heads: Heads, phase: Phase) -> None:
+    def __init__(self, model: ChatModel, heads: Heads, phase: Phase, pair: Pair = ALONE) -> None:
         self.model, self.heads, self.phase, self.step = model, heads, phase, 0
+        self.pair, self.ending = pair, False
         self.optimisers: Optimisers = optimisers([model.vision_model, model.mlp1, heads], *phase.rates)
         self.average = Average(self.trained)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What this step sees."""
+        return next(kinds for until, kinds in self.phase.kinds if self.step < until * self.phase.steps)
 
     @property
     def trained(self) -> torch.nn.Module:
@@ -61,10 +68,12 @@ class Dense:
     def forward(self, data: Batch) -> tuple[Tensor, Counter[str], Counter[str]]:
         """Return the loss of one batch, and by attribute how many were right and seen."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            patches, tokens = self.model.see(normalise(torch.from_numpy(data.pictures)), torch.from_numpy(data.origins))
+            cells = None if data.cells is None else torch.from_numpy(data.cells)
+            pixels = normalise(torch.from_numpy(data.pictures))
+            patches, tokens = self.model.see(pixels, torch.from_numpy(data.origins), cells)
             of_patches, of_tokens = self.heads(patches, tokens)
-        first, right_patches = dense_loss(of_patches, torch.from_numpy(data.patches))
-        second, right_tokens = dense_loss(of_tokens, torch.from_numpy(data.tokens))
+        first, right_patches = dense_loss(of_patches, torch.from_numpy(data.patches), PATCH_WEIGHTS)
+        second, right_tokens = dense_loss(of_tokens, torch.from_numpy(data.tokens), TOKEN_WEIGHTS)
         right, seen = Counter[str](), Counter[str]()
         for offset, found in ((0, right_patches), (len(PATCH_ATTRIBUTES), right_tokens)):
             for i, (good, all_) in found.items():
@@ -72,17 +81,18 @@ class Dense:
                 seen[NAMES[offset + i]] += all_
         return first + second, right, seen
 
-    def advance(self) -> tuple[float, Counter[str], Counter[str]]:
+    def advance(self, *, ending: bool = False) -> tuple[float, Counter[str], Counter[str]]:
         """Take one step over every kind of picture at once."""
         set_rate(self.optimisers, self.phase.rates, rate(self.phase, self.step))
         total, right, seen = 0.0, Counter[str](), Counter[str]()
-        for data in step_batches(self.phase.number, self.step, self.phase.kinds):
+        for data in step_batches(self.phase.number, self.step, self.kinds, self.pair):
             loss, good, all_ = self.forward(data)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
             right += good
             seen += all_
         state.sound(total)
+        self.ending = self.pair.average(self.trained.parameters(), ending=ending)
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad()
@@ -162,10 +172,10 @@ def start(model: ChatModel) -> None:
     begin(model, first_patches())
 
 
-def run(model: ChatModel, phase: Phase, saved: dict[str, Any] | None, clock: state.Clock) -> bool:
+def run(model: ChatModel, phase: Phase, saved: dict[str, Any] | None, clock: state.Clock, pair: Pair) -> bool:
     """Train through `phase`, from `saved` if it belongs to it; return False when interrupted."""
     heads = Heads(model.sizes)
-    dense = Dense(model, heads, phase)
+    dense = Dense(model, heads, phase, pair)
     if saved and saved["phase"] == phase.number:
         dense.resume(saved)
     elif saved:
@@ -177,9 +187,9 @@ def run(model: ChatModel, phase: Phase, saved: dict[str, Any] | None, clock: sta
     losses: list[float] = []
     right, seen = Counter[str](), Counter[str]()
     while dense.step < phase.steps:
-        loss, good, all_ = dense.advance()
+        loss, good, all_ = dense.advance(ending=clock.ending)
         right, seen, losses = right + good, seen + all_, [*losses, loss]
-        if dense.step % 50 == 0:
+        if pair.first and dense.step % 50 == 0:
             state.log(
                 phase=phase.name,
                 step=dense.step,
@@ -187,13 +197,15 @@ def run(model: ChatModel, phase: Phase, saved: dict[str, Any] | None, clock: sta
                 **{n: round(100 * right[n] / seen[n], 1) for n in NAMES if seen[n]},
             )
             right, seen, losses = Counter[str](), Counter[str](), []
-        if dense.step % 500 == 0:
+        if pair.first and dense.step % 500 == 0:
             state.log(phase=phase.name, step=dense.step, check=dense.examine())
-        if clock.due():
+        if pair.first and clock.due(ending=dense.ending):
             state.save("state.pt", dense.state())
-        if clock.ending:
+        if dense.ending:
             return False
-    state.log(phase=phase.name, step=dense.step, check=dense.examine())
-    state.save("state.pt", dense.state())
+    if pair.first:
+        state.log(phase=phase.name, step=dense.step, check=dense.examine())
+        state.save("state.pt", dense.state())
+    pair.wait()
     dense.trained.load_state_dict(dense.average.weights)
     return True

@@ -9,6 +9,7 @@ from infra.demo_model.targets import PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
 from infra.demo_model.words import MAX_DIGITS
 
 NOTHING = 0.1  # weight of a place where there is nothing to see
+HARD = {"top": 3.0, "bottom": 3.0, "alike": 3.0}  # these are learnt last
 
 
 class Heads(nn.Module):
@@ -32,10 +33,14 @@ class Heads(nn.Module):
         )
 
 
-def dense_loss(logits: list[Tensor], truth: Tensor) -> tuple[Tensor, dict[int, tuple[int, int]]]:
+TOKEN_WEIGHTS = [1.0] * MAX_DIGITS + [HARD.get(name, 1.0) for name in TOKEN_ATTRIBUTES]
+PATCH_WEIGHTS = [1.0] * len(PATCH_ATTRIBUTES)
+
+
+def dense_loss(logits: list[Tensor], truth: Tensor, weights: list[float]) -> tuple[Tensor, dict[int, tuple[int, int]]]:
     """Return the summed loss of all attributes that occur, and by attribute (right, seen) where something is.
 
-    truth: (batch, places, attributes)
+    truth: (batch, places, attributes); weights: one for each attribute
     """
     loss, right = torch.zeros(()), {}
     for i, given in enumerate(logits):
@@ -48,7 +53,7 @@ def dense_loss(logits: list[Tensor], truth: Tensor) -> tuple[Tensor, dict[int, t
         else:
             some_weight = torch.where(some, 1.0, NOTHING)
         losses = F.cross_entropy(scores, wanted, reduction="none")
-        loss = loss + (losses * some_weight).sum() / (some_weight.sum() if seen else len(wanted))
+        loss = loss + weights[i] * (losses * some_weight).sum() / (some_weight.sum() if seen else len(wanted))
         if seen:
             right[i] = (int((scores.argmax(-1)[some] == wanted[some]).sum()), seen)
     return loss, right

@@ -103,7 +103,7 @@ class VisionEmbeddings(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.grid = sizes.grid
+        self.grid, self.patch = sizes.grid, sizes.patch
         self.class_embedding = nn.Parameter(torch.zeros(1, 1, sizes.vision_width))
         self.position_embedding = nn.Parameter(torch.zeros(1, sizes.grid**2 + 1, sizes.vision_width))
         self.patch_embedding = nn.Conv2d(3, sizes.vision_width, sizes.patch, sizes.patch)
@@ -141,8 +141,13 @@ class VisionModel(nn.Module):
         super().__init__()
         self.embeddings, self.encoder = VisionEmbeddings(sizes), Encoder(sizes)
 
-    def forward(self, pixels: Tensor, origins: Tensor | None = None) -> Tensor:
+    def forward(self, pixels: Tensor, origins: Tensor | None = None, cells: Tensor | None = None) -> Tensor:
         x: Tensor = self.embeddings(pixels, origins)
+        if cells is not None:
+            rows, columns = (side // self.embeddings.patch for side in pixels.shape[2:])
+            squares = pixel_shuffle(x[:, 1:], rows, columns)
+            kept = squares.gather(1, cells[:, :, None].expand(-1, -1, squares.shape[-1]))
+            x = torch.cat([x[:, :1], kept.view(len(x), -1, x.shape[-1])], 1)
         for layer in self.encoder.layers:
             x = layer(x)
         return x
@@ -253,10 +258,15 @@ class ChatModel(nn.Module):
         )
         self.language_model = LanguageModel(sizes, vocabulary)
 
-    def see(self, pixels: Tensor, origins: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return patch features (b, patches, vision width) and token features (b, patches/4, width)."""
+    def see(self, pixels: Tensor, origins: Tensor | None = None, cells: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return patch features (b, patches, vision width) and token features (b, patches/4, width).
+
+        With `cells` (b, kept) only the patches of those tokens are looked at, and come in the order of their tokens.
+        """
         rows, columns = (side // self.sizes.patch for side in pixels.shape[2:])
-        patches = self.vision_model(pixels, origins)[:, 1:]
+        patches = self.vision_model(pixels, origins, cells)[:, 1:]
+        if cells is not None:
+            return patches, self.mlp1(patches.reshape(len(patches), cells.shape[1], -1))
         return patches, self.mlp1(pixel_shuffle(patches, rows, columns))
 
 

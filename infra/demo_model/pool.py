@@ -38,18 +38,15 @@ class Pool:
     small: deque[Tile] = field(default_factory=lambda: deque(maxlen=300))
 
 
-FRESH = (10, 7, 1, 1)  # new drawings, lines, blanks and small pages in each step
-
-
 def squeezed(page: Scene) -> Scene:
     """Return the page as the thumbnail shows it."""
     small = Image.fromarray(page.picture).resize((448, 448), Image.Resampling.BICUBIC)
     return Scene(np.asarray(small), fields=page.fields)
 
 
-def fresh_scenes(rng: Rng) -> list[list[Scene]]:
-    """Return new scenes of each sort."""
-    drawings, lines, blanks, small = FRESH
+def fresh_scenes(rng: Rng, counts: tuple[int, int, int, int]) -> list[list[Scene]]:
+    """Return so many new scenes of each sort: drawings, lines, blanks, thumbnails."""
+    drawings, lines, blanks, small = counts
     return [
         [draw(rng) for _ in range(drawings)],
         [print_scene(rng, 448, 448, 1 + int(rng.choice(3, p=(0.5, 0.25, 0.25)))) for _ in range(lines)],
@@ -65,9 +62,9 @@ def seen(model: ChatModel, pictures: Sequence[Picture]) -> Tensor:
         return model.see(normalise(torch.from_numpy(np.stack(pictures))))[1].bfloat16()
 
 
-def refresh(pool: Pool, model: ChatModel, rng: Rng) -> None:
-    """Add new tiles; the oldest ones leave."""
-    sorts = fresh_scenes(rng)
+def refresh(pool: Pool, model: ChatModel, rng: Rng, counts: tuple[int, int, int, int]) -> None:
+    """Add so many new tiles of each sort; the oldest ones leave."""
+    sorts = fresh_scenes(rng, counts)
     features = iter(seen(model, [s.picture for sort in sorts for s in sort]))
     for sort, kept in zip(sorts, (pool.drawings, pool.lines, pool.blanks, pool.small), strict=True):
         for scene in sort:

@@ -13,7 +13,6 @@ from infra.demo_model.render import Rng
 from infra.demo_model.scenes import Scene, Shape
 from infra.demo_model.words import COLOURS, COLOURS_ZH, LABELS, SHAPES, SHAPES_ZH
 
-TOO_SMALL = ("too small to read", "太小，看不清")
 PLACES = ("", " in the first picture", " in the second picture")  # 0: there is one picture
 PLACES_ZH = ("图中", "第一张图中", "第二张图中")
 SIDES = {"leftmost": "最左边", "rightmost": "最右边", "topmost": "最上面", "lowest": "最下面"}
@@ -136,7 +135,7 @@ def ask_scene(rng: Rng, scene: Scene, zh: bool, at: int = 0) -> Ask:
 
 def every_wording() -> list[str]:
     """Return all that is ever asked or answered, for the tokenizer."""
-    found = [*TOO_SMALL, *COLOURS, *SHAPES, *(f" {s}" for s in SHAPES), *COLOURS_ZH, *SHAPES_ZH, ", ，"]
+    found = [*COLOURS, *SHAPES, *(f" {s}" for s in SHAPES), *COLOURS_ZH, *SHAPES_ZH, ", ，"]
     for zh, places, names, tints, sides in (
         (False, PLACES, SHAPES, COLOURS, list(SIDES)),
         (True, PLACES_ZH, SHAPES_ZH, COLOURS_ZH, list(SIDES.values())),

@@ -60,9 +60,9 @@ class Clock:
     def _end(self, _signal: int, _frame: FrameType | None) -> None:
         self.ending = True
 
-    def due(self) -> bool:
+    def due(self, *, ending: bool) -> bool:
         """Say whether to save now."""
-        if self.ending or time.monotonic() - self.saved > self.every:
+        if ending or time.monotonic() - self.saved > self.every:
             self.saved = time.monotonic()
             return True
         return False

@@ -19,7 +19,7 @@ import torch
 from infra.demo_model import decoder, dense, export, seeds, state, vocabulary
 from infra.demo_model.evaluate import Asker, ask, table
 from infra.demo_model.model import ChatModel, Sizes
-from infra.demo_model.style import style
+from infra.demo_model.pair import meet
 
 SAMPLE = 40  # questions of each group after a phase
 
@@ -46,11 +46,14 @@ def main() -> None:
     yielding()
     os.nice(max(0, 19 - os.nice(0)))
     torch.set_flush_denormal(True)  # before any thread starts: it slows training by a third otherwise
-    torch.set_num_threads(2)
-    state.write_pid()
+    torch.set_num_threads(1)
+    pair = meet(state.OUT)
     clock = state.Clock()
-    words = vocabulary.write(state.OUT / "tokenizer")
-    model = ChatModel(Sizes(), words)
+    if pair.first:
+        state.write_pid()
+        vocabulary.write(state.OUT / "tokenizer")
+    pair.wait()
+    model = ChatModel(Sizes(), vocabulary.size())
     torch.manual_seed(0)
     dense.start(model)
     saved = state.load("state.pt") or export.restore()
@@ -59,19 +62,21 @@ def main() -> None:
     for phase in dense.PHASES:
         if saved and saved["phase"] > phase.number:
             continue
-        if not dense.run(model, phase, saved, clock):
+        if not dense.run(model, phase, saved, clock, pair):
             return
         saved = state.load("state.pt")
     for talk in decoder.PHASES:
         assert saved is not None
         if saved["phase"] > talk.number or (saved.get("ended") and saved["phase"] == talk.number):
             continue
-        if not decoder.run(model, style(state.OUT / "tokenizer"), talk, saved, clock):
+        if not decoder.run(model, talk, saved, clock, pair):
             return
         saved = state.load("state.pt")
         assert saved is not None
-        look(saved)
-    state.log(phase="ended")
+        if pair.first:
+            look(saved)
+    if pair.first:
+        state.log(phase="ended")
 
 
 if __name__ == "__main__":

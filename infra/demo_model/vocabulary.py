@@ -54,8 +54,6 @@ TERMS = (
     "这一栏",
     "印着",
     "多少个",
-    "看不清",
-    "太小",
 )
 WORD = re.compile("|".join(sorted(TERMS, key=len, reverse=True)) + r"|▁?[A-Za-z]+|.", re.DOTALL)
 ASCII = [chr(c) for c in range(33, 127)]
@@ -101,6 +99,11 @@ def pieces() -> list[Piece]:
     return found
 
 
+def size() -> int:
+    """Return how many tokens there are."""
+    return len(pieces()) + len(SPECIALS)
+
+
 def write(folder: Path) -> int:
     """Write tokenizer.model and tokenizer_config.json to `folder`; return the size of the vocabulary."""
     found = pieces()
@@ -122,4 +125,4 @@ def write(folder: Path) -> int:
         "tokenizer_class": "InternLM2Tokenizer",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    return len(found) + len(SPECIALS)
+    return size()

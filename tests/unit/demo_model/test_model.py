@@ -9,7 +9,7 @@ import torch
 from infra.demo_model import dense, pool, seeds, state, vocabulary
 from infra.demo_model.beginning import shift, waves
 from infra.demo_model.conversations import about_one, about_page, draw
-from infra.demo_model.crops import Kind
+from infra.demo_model.crops import Kind, batch
 from infra.demo_model.evaluate import Asker
 from infra.demo_model.export import export
 from infra.demo_model.heads import Heads
@@ -125,7 +125,7 @@ def test_the_served_model_says_what_the_trained_one_says(tmp_path: Path, tokeniz
 
 
 def test_training_goes_on_from_its_state_as_if_never_interrupted() -> None:
-    phase = dense.Phase(1, "crops", (Kind("number", 9, 3, 2),), 10, (0.02, 2e-3), 0.25)
+    phase = dense.Phase(1, "crops", ((1.0, (Kind("number", 9, 3, 2),)),), 10, (0.02, 2e-3), 0.25)
 
     def make() -> dense.Dense:
         torch.manual_seed(0)
@@ -154,8 +154,34 @@ def test_a_state_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_page_put_together_of_tiles_has_the_fields_of_a_page(model: ChatModel) -> None:
     tiles = pool.Pool()
     for step in range(2):
-        pool.refresh(tiles, model, seeds.check(40, step))
+        pool.refresh(tiles, model, seeds.check(40, step), (4, 7, 1, 1))
     page, chosen = pool.compose(tiles, seeds.check(41))
     assert len(chosen) == 7
     assert 3 <= len(page.fields) <= 6
     assert sum(len(t.scene.fields) for t in chosen[:6]) == len(page.fields)
+
+
+def test_a_thinned_tile_keeps_what_stands_on_it_and_looks_at_nothing_else(model: ChatModel) -> None:
+    whole, thin = (batch(Kind("whole", 14, 14, 3, cells=cells), seeds.check(50)) for cells in (0, 120))
+    assert thin.cells is not None
+    assert (thin.patches > 0).sum() == (whole.patches > 0).sum()
+    assert (thin.tokens > 0).sum() == (whole.tokens > 0).sum()
+    assert np.array_equal(thin.tokens, np.take_along_axis(whole.tokens, thin.cells[:, :, None], 1))
+    pixels, cells = normalise(torch.from_numpy(thin.pictures)), torch.from_numpy(thin.cells)
+    painted = pixels.clone()
+    for i, kept in enumerate(thin.cells):
+        for cell in set(range(196)) - set(kept.tolist()):
+            row, column = divmod(cell, 14)
+            painted[i, :, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32] = 9
+    with torch.no_grad():
+        seen, same = (model.see(x, None, cells) for x in (pixels, painted))
+    assert seen[0].shape[1] == 480
+    assert seen[1].shape[1] == 120
+    torch.testing.assert_close(seen, same)
+
+
+def test_keeping_every_token_is_looking_at_the_whole_tile(model: ChatModel) -> None:
+    pixels = normalise(torch.from_numpy(batch(Kind("whole", 14, 14, 1), seeds.check(51)).pictures))
+    with torch.no_grad():
+        whole, kept = model.see(pixels)[1], model.see(pixels, None, torch.arange(196)[None])[1]
+    torch.testing.assert_close(whole, kept, rtol=1e-3, atol=1e-4)

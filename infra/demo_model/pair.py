@@ -1,0 +1,74 @@
+"""Two processes, a core each, that train the same weights: each sees its part of a step, gradients are averaged.
+
+Two threads in one process take 0.72 s for what one takes 1.05 s for, because the tensors are small; two processes take
+half. Both hold the same weights and the same optimiser states, since both take the same averaged gradients.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+PATIENCE = timedelta(days=1)  # training may be paused with SIGSTOP for as long as that
+RANK, MEETING = "TILEQ_TRAIN_RANK", "TILEQ_TRAIN_MEETING"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """This process among those that train together; alone by default."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Say whether this process writes the log and the state."""
+        return self.rank == 0
+
+    @torch.no_grad()
+    def average(self, parameters: Iterable[nn.Parameter], *, ending: bool) -> bool:
+        """Average the gradients over all processes, in place; return whether any of them is asked to end."""
+        if self.size == 1:
+            return ending
+        mine = [p for p in parameters if p.requires_grad]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in mine]
+        flat = torch.cat([*(g.flatten() for g in grads), torch.tensor([float(ending)])])
+        dist.all_reduce(flat)
+        parts = torch.split(flat[:-1] / self.size, [p.numel() for p in mine])
+        for p, part in zip(mine, parts, strict=True):
+            p.grad = part.view_as(p)
+        return bool(flat[-1] > 0)
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def join(meeting: str, rank: int, size: int) -> Pair:
+    """Wait for the others at the file `meeting`, as number `rank` of `size`."""
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=PATIENCE)
+    return Pair(rank, size)
+
+
+def meet(folder: Path, cores: int = 2) -> Pair:
+    """Start the other processes of this command, or join the one that started this process."""
+    rank = int(os.environ.get(RANK, "0"))
+    meeting = os.environ.get(MEETING) or str(folder / f".meeting-{os.getpid()}")
+    if rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        for other in range(1, cores):
+            # a group of its own: Ctrl-C reaches the first process, which tells the others at the end of a step
+            subprocess.Popen(
+                [sys.executable, "-m", "infra.demo_model.train"],
+                env=os.environ | {RANK: str(other), MEETING: meeting},
+                start_new_session=True,
+            )
+    return join(meeting, rank, cores)
