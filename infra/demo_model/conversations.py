@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from infra.demo_model.questions import Ask, ask_field, ask_scene
+from infra.demo_model.questions import Ask, Look, ask_field, ask_scene
 from infra.demo_model.render import Rng
 from infra.demo_model.scenes import Scene, drawing
 from shared.conversation import Message
@@ -16,15 +16,17 @@ class Conversation:
 
     messages: tuple[Message, ...]
     answer: str
+    look: Look
+    picture: int = 0  # which one the last question is about
 
 
-def converse(asks: list[Ask], opening: str = "") -> Conversation:
+def converse(asks: list[Ask], opening: str = "", picture: int = 0) -> Conversation:
     """Return the conversation in which `asks` are asked one after the other; the last one is open."""
     messages: list[Message] = []
     for i, ask in enumerate(asks):
         messages.append(Message(role="user", content=ask.text if i else opening + ask.text))
         messages.append(Message(role="assistant", content=ask.answer))
-    return Conversation(tuple(messages[:-1]), asks[-1].answer)
+    return Conversation(tuple(messages[:-1]), asks[-1].answer, asks[-1].look, picture)
 
 
 def language(rng: Rng) -> bool:
@@ -48,7 +50,7 @@ def about_one(rng: Rng, scene: Scene, rounds: int) -> Conversation:
 def about_two(rng: Rng, first: Scene, second: Scene, opening: str) -> Conversation:
     """Ask about one of two drawings."""
     at = int(rng.integers(1, 3))
-    return converse([ask_scene(rng, (first, second)[at - 1], language(rng), at)], opening)
+    return converse([ask_scene(rng, (first, second)[at - 1], language(rng), at)], opening, at - 1)
 
 
 def about_page(rng: Rng, page: Scene, rounds: int) -> Conversation:

@@ -59,7 +59,7 @@ def whole(rng: Rng) -> Scene:
 
 
 CROPS = (Kind("number", 9, 3, 22), Kind("print", 8, 3, 26), Kind("shapes", 8, 7, 18))
-SMALL = (Kind("number", 9, 3, 8), Kind("print", 8, 3, 10), Kind("shapes", 8, 7, 12))
+SMALL = (Kind("number", 9, 3, 8), Kind("print", 8, 3, 10), Kind("shapes", 8, 7, 6))
 BUSY = (*SMALL, Kind("whole", GRID, GRID, 16, cells=80))
 TILES = (*SMALL, Kind("whole", GRID, GRID, 10))
 

@@ -160,6 +160,18 @@ def pixel_shuffle(x: Tensor, rows: int, columns: int) -> Tensor:
     return x.reshape(b, rows * columns // 4, 4 * c)
 
 
+TOLD = 2  # the layer of which the first head is told where to look
+
+
+@dataclass
+class Tell:
+    """Where to look: at the places `at` (b, n) of the answers, the places `looks` (answer tokens, n)."""
+
+    at: Tensor
+    looks: Tensor
+    share: Tensor | None = None  # found: the log of the attention that went there, for those with somewhere to look
+
+
 class Attention(nn.Module):
     """InternLM2 attention: wqkv rows are groups of (queries, key, value), one group for each key-value head."""
 
@@ -176,6 +188,18 @@ class Attention(nn.Module):
         q, k, v = packed[:, :, :-2], packed[:, :, -2:-1], packed[:, :, -1:]
         mixed = attend(rotate(q, rope), rotate(k, rope), v, bias)  # (b, kv heads, group, n, dim)
         return self.wo(mixed.permute(0, 3, 1, 2, 4).reshape(b, n, c))  # type: ignore[no-any-return]
+
+    def looked(self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, tell: Tell) -> Tensor:
+        """Return the log of the share of the first head's attention that goes where it should."""
+        b, n, _ = x.shape
+        packed = self.wqkv(x).view(b, n, self.kv_heads, self.group + 2, self.dim)
+        plain = rope[0][:, 0, 0], rope[1][:, 0, 0]
+        q, k = (rotate(packed[:, :, 0, place], plain) for place in (0, -2))
+        scores = ((q * self.dim**-0.5) @ k.transpose(-1, -2) + bias[:, 0, 0])[tell.at].float()
+        some = tell.looks.any(-1)
+        scores, wanted = scores[some], tell.looks[some]
+        share: Tensor = scores.masked_fill(~wanted, -1e9).logsumexp(-1) - scores.logsumexp(-1)
+        return share
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
@@ -222,6 +246,10 @@ class DecoderBody(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(sizes.layers))
         self.norm = nn.RMSNorm(sizes.width, eps=1e-5)
 
+    def blocks(self) -> list[DecoderLayer]:
+        """Return the blocks as what they are."""
+        return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
+
 
 class LanguageModel(nn.Module):
     """InternLM2ForCausalLM."""
@@ -232,7 +260,7 @@ class LanguageModel(nn.Module):
         self.output = nn.Linear(sizes.width, vocabulary, bias=False)
         self.dim, self.theta = sizes.width // sizes.heads, sizes.rope_theta
 
-    def forward(self, x: Tensor, positions: Tensor, allowed: Tensor) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, allowed: Tensor, tell: "Tell | None" = None) -> Tensor:
         """Return hidden states for embeddings (b, n, width), positions (b, n) and what sees what (b, n, n)."""
         speeds = self.theta ** (-torch.arange(0, self.dim, 2).float() / self.dim)
         angles = (positions.float()[:, :, None] * speeds).repeat(1, 1, 2)[:, None, None]
@@ -240,7 +268,9 @@ class LanguageModel(nn.Module):
         if not torch.is_autocast_enabled("cpu"):
             rope = angles.cos(), angles.sin()
         bias = torch.zeros(allowed.shape, dtype=rope[0].dtype).masked_fill(~allowed, -1e4)[:, None, None]
-        for layer in self.model.layers:
+        for number, layer in enumerate(self.model.blocks()):
+            if tell is not None and number == TOLD:
+                tell.share = layer.attention.looked(layer.attention_norm(x), rope, bias, tell)
             x = layer(x, rope, bias)
         return self.model.norm(x)  # type: ignore[no-any-return]
 

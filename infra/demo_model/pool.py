@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from infra.demo_model.conversations import draw
+from infra.demo_model.looks import truth
 from infra.demo_model.model import ChatModel, normalise
 from infra.demo_model.render import Picture, Rng
 from infra.demo_model.scenes import Scene, page_scene, print_scene
@@ -26,6 +27,7 @@ class Tile:
     scene: Scene
     features: Tensor
     busy: Tensor
+    truth: Tensor  # (196, attributes)
 
 
 @dataclass
@@ -71,7 +73,7 @@ def refresh(pool: Pool, model: ChatModel, rng: Rng, counts: tuple[int, int, int,
             found = targets(scene)
             busy = torch.from_numpy((found.tokens > 0).any(-1).flatten())
             scene.picture = scene.picture[:0]  # no longer needed, and a pool of pictures would fill the memory
-            kept.append(Tile(scene, next(features), busy))
+            kept.append(Tile(scene, next(features), busy, truth(found)))
 
 
 def some(rng: Rng, tiles: deque[Tile]) -> Tile:

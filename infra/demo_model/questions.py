@@ -46,11 +46,25 @@ ASK_CAPTION_ZH = ("从左到右描述{at}的图形。", "{at}从左到右有哪�
 
 
 @dataclass(frozen=True)
+class Look:
+    """Where to look for the answer: `what` is number, field, shapes or caption; `which` labels or ranks from left."""
+
+    what: str
+    which: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Ask:
-    """A question and the one right answer."""
+    """A question, the one right answer, and where it stands."""
 
     text: str
     answer: str
+    look: Look
+
+
+def ranks(scene: Scene, shapes: list[Shape]) -> Look:
+    """Return the look at these shapes, which their rank from left names."""
+    return Look("shapes", tuple(sum(s.x <= shape.x for s in scene.shapes) for shape in shapes))
 
 
 def choose(rng: Rng, english: tuple[str, ...], chinese: tuple[str, ...], zh: bool) -> str:
@@ -67,13 +81,14 @@ def name(shape: Shape, zh: bool) -> str:
 def ask_number(rng: Rng, scene: Scene, zh: bool, at: int = 0) -> Ask:
     """Ask for the number printed."""
     text = choose(rng, ASK_NUMBER, ASK_NUMBER_ZH, zh).format(at=(PLACES_ZH if zh else PLACES)[at])
-    return Ask(text, scene.number or "")
+    return Ask(text, scene.number or "", Look("number"))
 
 
 def ask_field(rng: Rng, scene: Scene, zh: bool) -> Ask:
     """Ask for one field of a page."""
     label = list(scene.fields)[int(rng.integers(len(scene.fields)))]
-    return Ask(choose(rng, ASK_FIELD, ASK_FIELD_ZH, zh).format(label=LABELS[label]), scene.fields[label])
+    text = choose(rng, ASK_FIELD, ASK_FIELD_ZH, zh).format(label=LABELS[label])
+    return Ask(text, scene.fields[label], Look("field", (label,)))
 
 
 def ask_shapes(rng: Rng, scene: Scene, zh: bool, at: int = 0) -> Ask:
@@ -86,24 +101,29 @@ def ask_shapes(rng: Rng, scene: Scene, zh: bool, at: int = 0) -> Ask:
     if draw < 0.35 and unique_kind:
         shape = unique_kind[int(rng.integers(len(unique_kind)))]
         return Ask(
-            choose(rng, ASK_COLOUR, ASK_COLOUR_ZH, zh).format(kind=names[shape.kind], at=place), tints[shape.colour]
+            choose(rng, ASK_COLOUR, ASK_COLOUR_ZH, zh).format(kind=names[shape.kind], at=place),
+            tints[shape.colour],
+            ranks(scene, [shape]),
         )
     if draw < 0.65 and unique_colour:
         shape = unique_colour[int(rng.integers(len(unique_colour)))]
         return Ask(
-            choose(rng, ASK_WHICH, ASK_WHICH_ZH, zh).format(colour=tints[shape.colour], at=place), names[shape.kind]
+            choose(rng, ASK_WHICH, ASK_WHICH_ZH, zh).format(colour=tints[shape.colour], at=place),
+            names[shape.kind],
+            ranks(scene, [shape]),
         )
     sort = int(rng.integers(3))
     if sort == 0:
-        return Ask(choose(rng, ASK_ALL, ASK_ALL_ZH, zh).format(at=place), str(len(scene.shapes)))
+        text = choose(rng, ASK_ALL, ASK_ALL_ZH, zh).format(at=place)
+        return Ask(text, str(len(scene.shapes)), ranks(scene, scene.shapes))
     absent = rng.random() < 0.2 or not scene.shapes
     if sort == 1:
         kind = int(rng.integers(len(SHAPES))) if absent else kinds[int(rng.integers(len(kinds)))]
-        return Ask(choose(rng, ASK_KIND, ASK_KIND_ZH, zh).format(kind=names[kind], at=place), str(kinds.count(kind)))
+        text = choose(rng, ASK_KIND, ASK_KIND_ZH, zh).format(kind=names[kind], at=place)
+        return Ask(text, str(kinds.count(kind)), ranks(scene, [s for s in scene.shapes if s.kind == kind]))
     colour = int(rng.integers(len(COLOURS))) if absent else colours[int(rng.integers(len(colours)))]
-    return Ask(
-        choose(rng, ASK_TINT, ASK_TINT_ZH, zh).format(colour=tints[colour], at=place), str(colours.count(colour))
-    )
+    text = choose(rng, ASK_TINT, ASK_TINT_ZH, zh).format(colour=tints[colour], at=place)
+    return Ask(text, str(colours.count(colour)), ranks(scene, [s for s in scene.shapes if s.colour == colour]))
 
 
 def ask_positions(rng: Rng, scene: Scene, zh: bool, at: int = 0) -> Ask:
@@ -114,6 +134,7 @@ def ask_positions(rng: Rng, scene: Scene, zh: bool, at: int = 0) -> Ask:
         return Ask(
             choose(rng, ASK_CAPTION, ASK_CAPTION_ZH, zh).format(at=place),
             ("，" if zh else ", ").join(name(s, zh) for s in ordered),
+            Look("caption", tuple(range(1, len(ordered) + 1))),
         )
     side = list(SIDES)[int(rng.integers(4))]
     ends = {
@@ -122,9 +143,8 @@ def ask_positions(rng: Rng, scene: Scene, zh: bool, at: int = 0) -> Ask:
         "topmost": min(scene.shapes, key=lambda s: s.y),
         "lowest": max(scene.shapes, key=lambda s: s.y),
     }
-    return Ask(
-        choose(rng, ASK_SIDE, ASK_SIDE_ZH, zh).format(side=SIDES[side] if zh else side, at=place), name(ends[side], zh)
-    )
+    text = choose(rng, ASK_SIDE, ASK_SIDE_ZH, zh).format(side=SIDES[side] if zh else side, at=place)
+    return Ask(text, name(ends[side], zh), ranks(scene, [ends[side]]))
 
 
 def ask_scene(rng: Rng, scene: Scene, zh: bool, at: int = 0) -> Ask:

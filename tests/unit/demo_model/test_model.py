@@ -13,11 +13,13 @@ from infra.demo_model.crops import Kind, batch
 from infra.demo_model.evaluate import Asker
 from infra.demo_model.export import export
 from infra.demo_model.heads import Heads
+from infra.demo_model.looks import truth
 from infra.demo_model.model import ChatModel, Sizes, normalise, pixel_shuffle
 from infra.demo_model.optim import orthogonal
 from infra.demo_model.pack import SILENT, Row, pack, row
 from infra.demo_model.scenes import page_scene
 from infra.demo_model.style import style
+from infra.demo_model.targets import targets
 from workers.vision.prompts import IMAGE_CONTEXT
 
 SMALL = Sizes(vision_layers=2, layers=2)
@@ -39,7 +41,7 @@ def model(tokenizer: Path) -> ChatModel:
 
 
 def logits(model: ChatModel, rows: list[Row], context: int) -> list[torch.Tensor]:
-    packed = pack(rows)
+    packed = pack(rows, context)
     with torch.no_grad():
         x = model.language_model.model.tok_embeddings(packed.ids)
         x = x.masked_scatter((packed.ids == context)[..., None], packed.features)
@@ -67,7 +69,7 @@ def test_packed_conversations_compute_what_each_would_alone(tokenizer: Path, mod
 
     def packed(some: list[int]) -> Row:
         rng = np.random.default_rng(3)
-        made = row(spoken, [talks[i] for i in some], [1], features, keep=None, rng=rng)
+        made = row(spoken, [talks[i] for i in some], [1], features, seen=[truth(targets(scene))], keep=None, rng=rng)
         cut = made.parts.index(1)
         made.positions = [
             p if part == 0 else cut + sum(q == part for q in made.parts[:i])
@@ -115,10 +117,16 @@ def test_the_served_model_says_what_the_trained_one_says(tmp_path: Path, tokeniz
     asker.engine.close()
     with torch.no_grad():
         features = whole.see(normalise(torch.from_numpy(tiles)))[1].flatten(0, 1)
-    made = row(asker.style, [talk], [len(tiles)], features, keep=None, rng=np.random.default_rng(3))
+    seen = [torch.zeros(len(features), 17, dtype=torch.int8)]
+    made = row(asker.style, [talk], [len(tiles)], features, seen=seen, keep=None, rng=np.random.default_rng(3))
     first = made.wanted.index(next(w for w in made.wanted if w != SILENT))
     made = Row(
-        made.ids[: first + 1], list(range(first + 1)), made.parts[: first + 1], made.wanted[: first + 1], features
+        made.ids[: first + 1],
+        list(range(first + 1)),
+        made.parts[: first + 1],
+        made.wanted[: first + 1],
+        features,
+        made.looks[:1],
     )
     token = int(logits(whole, [made], asker.style.tokenizer.token_id(IMAGE_CONTEXT))[0].argmax())
     assert served.startswith(asker.style.tokenizer.decode([token]).strip())
