@@ -16,12 +16,12 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench-accept parity evaluate constraints clean
+.PHONY: help env demo test lint bench-accept bench-answer parity evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
 
-demo: $(STAMP)  ## the whole service on this machine, asked about a photograph, then stopped
+demo: $(STAMP)  ## the whole service on this machine, asked about two pictures, then stopped
 	@$(BIN)/tileq demo $(ARGS)
 
 test: $(STAMP)  ## every test, against real servers
@@ -36,6 +36,9 @@ lint: $(STAMP)  ## style, types, who may import whom, the Dockerfile
 
 bench-accept: $(STAMP)  ## what accepting a job costs beside the same work done by hand
 	@$(BIN)/python -m tests.bench.accept $(ARGS)
+
+bench-answer: $(STAMP)  ## how long a question about 13 tiles takes on a CPU, demo model, whole service
+	@$(BIN)/python -m tests.bench.answer $(ARGS)
 
 parity: $(STAMP)  ## the cases of $TILEQ_PARITY (default ../shared/parity): prompts, tiles, logits and answers
 	@$(BIN)/python -m pytest -m parity tests $(ARGS)

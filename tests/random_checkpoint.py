@@ -1,4 +1,4 @@
-"""Writes small untrained checkpoints in the released layout: the default model of a fresh clone, and the tests' one.
+"""Writes small untrained checkpoints in the released layout.
 
 The same seed gives the same bytes on every machine. What such a model says is noise; how it is loaded, prompted and
 run is what a released one takes.
@@ -132,7 +132,7 @@ def _draw(rng: np.random.Generator, weight: Weight) -> np.ndarray[Any, np.dtype[
 
 
 def _save(tensors: dict[str, np.ndarray[Any, np.dtype[np.float32]]], folder: Path) -> None:
-    from safetensors.numpy import save_file  # noqa: PLC0415 - a library of writers; serving reads by itself
+    from safetensors.numpy import save_file
 
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 

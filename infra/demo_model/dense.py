@@ -112,12 +112,8 @@ class Dense:
         }
 
     def resume(self, saved: dict[str, Any]) -> None:
-        """Go on from `saved`; kept progress has averaged weights only, and no decoder."""
+        """Go on from `saved`."""
         self.step, self.average.seen = saved["step"], saved["seen"]
-        if "weights" not in saved:
-            self.trained.load_state_dict(saved["average"], strict=False)
-            self.average.weights = Average(self.trained).weights
-            return
         self.average.weights = saved["average"]
         self.trained.load_state_dict(saved["weights"])
         for optimiser, content in zip(self.optimisers, saved["optimisers"], strict=True):

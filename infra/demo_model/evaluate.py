@@ -98,10 +98,10 @@ GROUPS: tuple[tuple[str, Draw, int, int], ...] = (  # name, pictures and questio
 class Asker:
     """The checkpoint in a folder, asked as the worker asks it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: str = "auto") -> None:
         checkpoint = open_checkpoint(folder)
         self.side, self.style = checkpoint.config.vision.image, checkpoint.prompt_format
-        model = load(checkpoint, Wish("cpu", "float32"), lambda _line: None)
+        model = load(checkpoint, Wish("cpu", dtype), print)
         self.engine = TransformersEngine(Loaded(model, checkpoint.config, checkpoint.tokenizer))
 
     def tiles(self, picture: Picture, most: int) -> Tiles:
@@ -147,10 +147,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--count", type=int, default=300, help="questions of each group")
     parser.add_argument("--checkpoint", type=Path, default=BUNDLED)
+    parser.add_argument("--dtype", default="auto", help="auto is what the worker would choose here")
     parser.add_argument("--wrong", action="store_true", help="show every wrong answer")
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
-    asker = Asker(arguments.checkpoint)
+    asker = Asker(arguments.checkpoint, arguments.dtype)
     answers = []
     for answered in ask(asker, lambda part, i: seeds.evaluate(arguments.seed, part, i), arguments.count):
         answers.append(answered)

@@ -1,9 +1,8 @@
-"""Write the checkpoint in the original layout: `python -m infra.demo_model.export [--to FOLDER | --progress]`.
+"""Write the checkpoint in the original layout: `python -m infra.demo_model.export [--to FOLDER]`.
 
 The averaged weights of training's state become config.json, model.safetensors (float16), the tokenizer's two files and
 the model card. The dense heads, which answering does not need and further training does, go to heads.safetensors beside
-the training code when the target is the bundled folder. Before there is a decoder, `--progress` keeps the averaged
-tower and heads there instead (float16), so that training goes on from them where its state is lost.
+the training code when the target is the bundled folder.
 """
 
 import argparse
@@ -23,7 +22,6 @@ from infra.demo_model.style import SYSTEM
 BUNDLED = Path(__file__).parents[2] / "workers" / "vision" / "demo"
 CARD = Path(__file__).parent / "card.md"
 HEADS = Path(__file__).parent / "heads.safetensors"
-PROGRESS = Path(__file__).parent / "progress.safetensors"
 
 
 def config(sizes: Sizes, words: int) -> dict[str, Any]:
@@ -114,21 +112,13 @@ def export(saved: dict[str, Any], folder: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     if folder == BUNDLED:
         save_file({k[2:]: v.half().contiguous() for k, v in saved["average"].items() if k.startswith("1.")}, HEADS)
-
-
-def keep_progress(saved: dict[str, Any]) -> None:
-    """Write the averaged weights of `saved` (a phase without decoder), all but the decoder's, to PROGRESS."""
-    seen = {name: weight for name, weight in saved["average"].items() if not name.startswith("0.language_model.")}
-    at = {"phase": str(saved["phase"]), "step": str(saved["step"]), "seen": str(saved["seen"])}
-    save_file({name: weight.half().contiguous() for name, weight in seen.items()}, PROGRESS, metadata=at)
-    PROGRESS.chmod(0o644)
+        HEADS.chmod(0o644)
 
 
 def restore() -> dict[str, Any] | None:
-    """Return what training can go on from when its state is gone: the bundled weights, their phase taken for ended,
-    or else the kept progress."""
+    """Return what training can go on from when its state is gone: the bundled weights, their phase taken for ended."""
     if not (BUNDLED / "model.safetensors").exists() or not HEADS.exists():
-        return _progress()
+        return None
     with safe_open(BUNDLED / "model.safetensors", "pt") as file:
         phase = int(file.metadata()["phase"])
         average = {f"0.{key}": file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - no mapping
@@ -137,25 +127,11 @@ def restore() -> dict[str, Any] | None:
     return {"phase": phase, "step": 0, "average": average, "ended": True}
 
 
-def _progress() -> dict[str, Any] | None:
-    if not PROGRESS.exists():
-        return None
-    with safe_open(PROGRESS, "pt") as file:
-        at = {name: int(number) for name, number in file.metadata().items()}
-        return at | {"average": {key: file.get_tensor(key).float() for key in file.keys()}}  # noqa: SIM118
-
-
 def main() -> None:
     """Export training's state."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--to", type=Path, default=BUNDLED)
-    parser.add_argument("--progress", action="store_true", help="keep the tower and heads of a phase without decoder")
-    arguments = parser.parse_args()
-    folder, saved = arguments.to, state.load("state.pt")
-    if arguments.progress and saved is not None and saved["phase"] < 3:
-        keep_progress(saved)
-        print(f"phase {saved['phase']}, step {saved['step']} -> {PROGRESS}")
-        return
+    folder, saved = parser.parse_args().to, state.load("state.pt")
     if saved is None or saved["phase"] < 3:
         raise SystemExit("training has not reached the decoder yet: there is nothing that answers")
     export(saved, folder)

@@ -18,11 +18,11 @@ PLAIN = 60_000  # bytes: a page on a textured ground is ten times as much
 
 
 def shapes_picture() -> Scene:
-    """Return the first drawing of four different shapes in four colours, and a number of at least four digits."""
+    """Return the first drawing of four different shapes in four colours, and a number of four digits."""
     for n in range(10_000):
         scene = drawing(seeds.bundle(0, n), 448, 448, 4, number=True)
         kinds, colours = {s.kind for s in scene.shapes}, {s.colour for s in scene.shapes}
-        if len(kinds) == len(colours) == len(SHAPES) and len(scene.number or "") >= 4:
+        if len(kinds) == len(colours) == len(SHAPES) and len(scene.number or "") == 4:
             return scene
     raise LookupError("no such drawing")
 

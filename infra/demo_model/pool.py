@@ -34,8 +34,8 @@ class Tile:
 class Pool:
     """The latest tiles of each sort."""
 
-    drawings: deque[Tile] = field(default_factory=lambda: deque(maxlen=3000))
-    lines: deque[Tile] = field(default_factory=lambda: deque(maxlen=2400))
+    drawings: deque[Tile] = field(default_factory=lambda: deque(maxlen=800))
+    lines: deque[Tile] = field(default_factory=lambda: deque(maxlen=800))
     blanks: deque[Tile] = field(default_factory=lambda: deque(maxlen=400))
     small: deque[Tile] = field(default_factory=lambda: deque(maxlen=300))
 

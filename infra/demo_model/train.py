@@ -3,7 +3,7 @@
     crops    dense targets on crops packed with print        vision tower, mlp1
     tiles    the same on whole tiles, at a falling rate      vision tower, mlp1
     decoder  questions and answers on tiles already seen     language model
-    joint    questions and answers on whole pictures         everything
+    fresh    the same on newer tiles                         language model
 
 The state lies in out/state.pt, written every two minutes and on SIGTERM; without it training goes on from the bundled
 weights, and without those from the beginning. After each phase with a decoder the checkpoint is exported to

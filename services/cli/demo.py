@@ -1,4 +1,7 @@
-"""`tileq demo`: the whole service for a minute, and one job through all of it, shown.
+"""`tileq demo`: the whole service for a minute, and a few jobs through all of it, shown.
+
+The demo model is asked about drawings of which the right answers are known; of a page in small print once more with one
+tile, which is what every model sees that does not tile. Another model (TILEQ_MODEL) is asked about a photograph too.
 
 The service is the one of `tileq up` in a temporary folder; everything shown is read from its API or arrived by webhook.
 """
@@ -8,8 +11,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from textwrap import indent
@@ -29,6 +32,7 @@ from services.cli.local.watched import SupervisorError
 from services.cli.mosaic import boxes, mosaic
 from services.cli.receiver import Arrived, Receiver, receiving
 from services.cli.show import clean, state_line, why
+from shared.models import DEMO
 from shared.settings import Settings
 
 _LONGEST_ANSWER = 48  # tokens
@@ -45,10 +49,30 @@ class Step:
 
     picture: str
     question: str
+    right: str | None = None
     tiles: int | None = None
 
+    @property
+    def title(self) -> str:
+        """The question, and of what."""
+        seen = "" if self.tiles is None else f", with tiles={self.tiles}, as a model that does not tile sees it"
+        return f"{self.picture}{seen}: {self.question}"
 
-STEPS = (Step("coffee.jpg", "What is in this picture?"),)
+
+PHOTOGRAPH = Step("coffee.jpg", "What is in this picture?")
+PICTURES = files("services.cli") / "pictures"
+
+
+def steps(model: str) -> Iterator[Step]:
+    """What `model` is asked: the bundled questions, tiled pages with one tile as well, then the photograph."""
+    for asked in json.loads((PICTURES / "questions.json").read_text()):
+        step = Step(asked["picture"], asked["question"], asked["answer"])
+        yield step
+        if asked.get("tiled"):
+            yield replace(step, tiles=1)
+    if model != DEMO:
+        yield PHOTOGRAPH
+
 
 #: What must not come from the user's shell: the demo is a service of its own, without keys, on loopback.
 OWN = {"TILEQ_API_KEYS": "", "TILEQ_WEBHOOK_HTTP": "false", "TILEQ_WEBHOOK_PORTS": "", "TILEQ_WEBHOOK_ALLOW": ""}
@@ -80,13 +104,9 @@ def _run(folder: Path, found: Settings, stage: "Stage") -> None:
         stage.line(f"ready at {service.url}")
         model = _loaded_model(api)
         stage.line(f"model {model['id']}, {model['parameters']:,} parameters, {model['tokens_per_tile']} tokens a tile")
-        # The worker is the one who knows whether it had to make a checkpoint up, and says so when it loads.
-        if "untrained" in (folder / "logs" / "vision.log").read_text(errors="replace"):
-            stage.line(
-                "the model is UNTRAINED: small random weights, so its answer is noise; TILEQ_MODEL names a real one"
-            )
-        for step in STEPS:
-            _ask(step, api, receiver, secret.read_text().strip(), stage)
+        for number, step in enumerate(steps(model["id"])):
+            webhook = _ask(step, api, receiver, stage)
+            _show_webhook(webhook, secret.read_text().strip(), stage, whole=not number)
         stage.title("Stopping")
 
 
@@ -95,8 +115,8 @@ def _loaded_model(api: Api) -> Json:
     return next((model for model in models if model["workers"]), models[0])
 
 
-def _ask(step: Step, api: Api, receiver: Receiver, secret: str, stage: "Stage") -> None:
-    stage.title(f"{step.picture}: {step.question}")
+def _ask(step: Step, api: Api, receiver: Receiver, stage: "Stage") -> Arrived:
+    stage.title(step.title)
     request: dict[str, Any] = {
         "prompt": step.question,
         "generation": {"max_new_tokens": _LONGEST_ANSWER},
@@ -104,7 +124,7 @@ def _ask(step: Step, api: Api, receiver: Receiver, secret: str, stage: "Stage") 
     }
     if step.tiles is not None:
         request["tiles"] = step.tiles
-    data = (files("services.cli") / "pictures" / step.picture).read_bytes()
+    data = (PICTURES / step.picture).read_bytes()
     sent = time.monotonic()
     job = api.submit(request, [Picture(step.picture, data)])
     stage.clock(sent)
@@ -116,8 +136,10 @@ def _ask(step: Step, api: Api, receiver: Receiver, secret: str, stage: "Stage") 
     if webhook is None:
         raise Failure(f"no webhook arrived within {_WEBHOOK_WITHIN:g} s")
     stage.moment("the webhook arrived")
+    if step.right is not None:
+        stage.verdict(step.right, job["output"]["text"].strip() == step.right)
     _show_timings(job, stage)
-    _show_webhook(webhook, secret, stage)
+    return webhook
 
 
 def _follow(api: Api, job: Json, stage: "Stage") -> Json:
@@ -155,7 +177,8 @@ def _show_tiles(api: Api, job: Json, stage: "Stage") -> None:
     thumbnail = image["tiles"] > columns * rows
     extra = " and the whole as a thumbnail" if thumbnail else ""
     size = f"{image['width']}x{image['height']}"
-    stage.line(f"{size} pixels become {columns}x{rows} tiles of 448x448{extra}; this is what the model sees:")
+    tiles = "one tile" if columns * rows == 1 else f"{columns}x{rows} tiles"
+    stage.line(f"{size} pixels become {tiles} of 448x448{extra}; this is what the model sees:")
     png = _view(api, job["id"]) if stage.colours else None
     stage.tiles(png, boxes(columns, rows, thumbnail))
 
@@ -179,15 +202,18 @@ def _show_timings(job: Mapping[str, Any], stage: "Stage") -> None:
     )
 
 
-def _show_webhook(webhook: Arrived, secret: str, stage: "Stage") -> None:
-    stage.title("The webhook, as it arrived")
-    stage.line(f"POST {webhook.path}")
-    for name in ("content-type", "webhook-id", "webhook-timestamp", "webhook-signature"):
-        stage.line(f"{name}: {webhook.headers.get(name, '')}")
+def _show_webhook(webhook: Arrived, secret: str, stage: "Stage", *, whole: bool) -> None:
     try:
         event = Webhook(secret).verify(webhook.body, webhook.headers)
     except WebhookVerificationError as error:
         raise Failure(f"the webhook's signature does not verify: {error}") from None
+    if not whole:
+        stage.good("webhook verified")
+        return
+    stage.title("The webhook, as it arrived")
+    stage.line(f"POST {webhook.path}")
+    for name in ("content-type", "webhook-id", "webhook-timestamp", "webhook-signature"):
+        stage.line(f"{name}: {webhook.headers.get(name, '')}")
     data = event["data"]
     shown = {name: data[name] for name in ("id", "state", "output") if name in data}
     body = json.dumps({"type": event["type"], "timestamp": event["timestamp"], "data": shown}, ensure_ascii=False)
@@ -223,6 +249,13 @@ class Stage:
         """Say something good."""
         self._end_text()
         self._console.print(Text(f"  {'✓ ' if self.colours else ''}{text}", "green"))
+
+    def verdict(self, right: str, given: bool) -> None:
+        """Say what the picture really shows."""
+        if given:
+            self.good(f"right: the picture was drawn with {right}")
+        else:
+            self.line(f"wrong: the picture was drawn with {right}")
 
     def moment(self, text: str) -> None:
         """Say what happened just now."""

@@ -72,7 +72,7 @@ def decode(data: bytes, limits: Limits) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UndecodableImage(f"it is no whole picture of {', '.join(FORMATS)}") from error
     except Exception as error:
-        raise UndecodableImage(f"{type(error).__name__}: {error}"[:300]) from error
+        raise UndecodableImage(f"it is broken: {error or type(error).__name__}"[:300]) from error
 
 
 def natural(image: Image.Image) -> Image.Image:

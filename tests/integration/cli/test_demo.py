@@ -1,8 +1,10 @@
 """`tileq demo` shows a job's whole way, and leaves nothing."""
 
+import json
 import os
 import signal
 import subprocess
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tests.servers import needed
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
+ASKED = json.loads((files("services.cli") / "pictures" / "questions.json").read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -20,22 +23,28 @@ def servers() -> None:
     needed(find_weed)
 
 
-def test_the_demo_shows_tiles_states_text_webhook_and_timings(tmp_path: Path) -> None:
+def test_the_demo_gives_right_answers_and_shows_how_they_came(tmp_path: Path) -> None:
     # What the user's shell has for other services must not reach the demo's.
     foreign = {"TILEQ_API_KEYS": "acme=tq_x", "TILEQ_REDIS_URL": "redis://127.0.0.1:1/0", "TILEQ_S3_BUCKET": "other"}
-    ran = tileq("demo", env={"TILEQ_ENGINE": "echo", "TMPDIR": str(tmp_path), **foreign})
+    ran = tileq("demo", env={"TMPDIR": str(tmp_path), **foreign})
     assert ran.returncode == 0, ran.stdout + ran.stderr
     shown = [
         "ready at http://127.0.0.1:",
         "taken in, durably",
-        "600x400 pixels become 3x2 tiles of 448x448 and the whole as a thumbnail",
+        "model tileq-demo, ",
+        "448x448 pixels become one tile of 448x448; this is what the model sees",
+        "1344x896 pixels become 3x2 tiles of 448x448 and the whole as a thumbnail",
+        "receipt.png, with tiles=1",
         "    +------+------+------+  +---------+\n    |  1   |  2   |  3   |  |thumbnail|\n",
-        "What is in this picture?",
+        *(f"{asked['picture']}: {asked['question']}" for asked in ASKED),
+        *(f"right: the picture was drawn with {asked['answer']}" for asked in ASKED),
+        "wrong: the picture was drawn with ",  # with one tile
         "succeeded",
         "seconds:  queue ",
         "POST /hook",
         "webhook-signature: v1,",
         "signature verified",
+        "webhook verified",
         "Everything is stopped, nothing is left behind.",
     ]
     assert [line for line in shown if line not in ran.stdout] == []

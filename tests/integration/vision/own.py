@@ -18,8 +18,8 @@ import torch
 from shared.conversation import IMAGE, Message
 from shared.settings import Settings
 from tests.integration.vision import cases
+from tests.random_checkpoint import write_random
 from workers.vision.checkpoint.opened import open_checkpoint
-from workers.vision.checkpoint.random import write_random
 from workers.vision.checkpoint.weights import load_model
 from workers.vision.engine.base import Done, EngineRequest, Sampling
 from workers.vision.engine.factory import make_engine

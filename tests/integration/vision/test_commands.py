@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.integration.vision import cases, own
-from workers.vision.checkpoint.random import write_random
+from tests.random_checkpoint import write_random
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 
 from shared.conversation import Message
 from shared.settings import Settings
-from workers.vision.checkpoint.random import write_random
+from tests.random_checkpoint import write_random
 from workers.vision.engine.base import (
     Cancelled,
     Delta,

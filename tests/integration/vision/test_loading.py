@@ -10,11 +10,11 @@ import torch
 
 from shared.conversation import Message
 from shared.settings import Settings
+from tests.random_checkpoint import write_random
 from workers.vision.checkpoint.errors import CheckpointError
 from workers.vision.checkpoint.manifest import make_manifest
 from workers.vision.checkpoint.opened import open_checkpoint
 from workers.vision.checkpoint.placement import Placement, connect
-from workers.vision.checkpoint.random import write_random
 from workers.vision.checkpoint.weights import load_model, loaded_bytes
 from workers.vision.engine.base import Done, EngineRequest, Sampling
 from workers.vision.engine.factory import make_engine

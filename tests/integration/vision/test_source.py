@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from services.cli.local.seaweed import S3
+from tests.random_checkpoint import write_random
 from workers.vision.checkpoint.errors import CheckpointError
 from workers.vision.checkpoint.opened import open_checkpoint
-from workers.vision.checkpoint.random import write_random
 from workers.vision.checkpoint.source import Storage, locate
 
 pytestmark = pytest.mark.integration

@@ -109,7 +109,7 @@ def test_the_served_model_says_what_the_trained_one_says(tmp_path: Path, tokeniz
     saved = {"phase": 3, "step": 0, "average": torch.nn.ModuleList([whole, Heads(whole.sizes)]).state_dict()}
     export(saved, tmp_path)
     assert sum(f.stat().st_size for f in tmp_path.iterdir()) < 15_000_000
-    asker = Asker(tmp_path)
+    asker = Asker(tmp_path, "float32")
     page = page_scene(seeds.check(30))
     talk = about_page(seeds.check(30), page, 1)
     served = asker.answer([page.picture], talk, 12)

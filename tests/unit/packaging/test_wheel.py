@@ -29,6 +29,14 @@ def test_it_holds_every_file_of_theirs(names: set[str]) -> None:
     assert {name for name in names if ".dist-info/" not in name} == ours
 
 
-@pytest.mark.parametrize("data", ["shared/lua/*.lua", "services/cli/pictures/*.jpg"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        "shared/lua/*.lua",
+        "services/cli/pictures/*.jpg",
+        "services/cli/pictures/*.json",
+        "workers/vision/demo/*.safetensors",
+    ],
+)
 def test_its_data_files_are_there(data: str, names: set[str]) -> None:
     assert any(Path(name).match(data) for name in names)

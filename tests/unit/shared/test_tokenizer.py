@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shared.detokenizer import clean_up
 from shared.sentencepiece import Kind, Piece, Vocabulary, VocabularyError, read_vocabulary, write_vocabulary
 from shared.tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from workers.vision.checkpoint.random import tokenizer_config, vocabulary
+from tests.random_checkpoint import tokenizer_config, vocabulary
 
 
 def written(folder: Path, pieces: Vocabulary | None = None, **config: object) -> Path:

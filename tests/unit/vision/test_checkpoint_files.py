@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.random_checkpoint import write_random
 from workers.vision.checkpoint.errors import CheckpointError
 from workers.vision.checkpoint.files import INDEX, SINGLE
 from workers.vision.checkpoint.manifest import make_manifest, verify
 from workers.vision.checkpoint.opened import open_checkpoint
-from workers.vision.checkpoint.random import write_random
 from workers.vision.checkpoint.source import locate
 
 WQKV = "language_model.model.layers.0.attention.wqkv.weight"

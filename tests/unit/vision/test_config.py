@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.random_checkpoint import CONFIG, DECODER, VISION
 from workers.vision.checkpoint.config import read_config
 from workers.vision.checkpoint.errors import CheckpointError
-from workers.vision.checkpoint.random import CONFIG, DECODER, VISION
 
 GOOD = CONFIG | {"vision_config": VISION, "llm_config": DECODER | {"vocab_size": 400}}
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from shared.conversation import IMAGE, Message
 from shared.tokenizer import Tokenizer, load_tokenizer
-from workers.vision.checkpoint.random import write_random
+from tests.random_checkpoint import write_random
 from workers.vision.prompts import IMAGE_CONTEXT, TEMPLATES, PromptError, PromptFormat, build, plain
 
 PER_TILE = 4

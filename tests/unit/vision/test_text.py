@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared.detokenizer import HORIZON, clean_up
 from shared.tokenizer import Tokenizer, load_tokenizer
-from workers.vision.checkpoint.random import write_random
+from tests.random_checkpoint import write_random
 from workers.vision.engine.text import TextStream
 
 #: The characters that clean-up looks at, a few others, and bytes of characters that need several.

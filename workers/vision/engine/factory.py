@@ -4,26 +4,22 @@ torch is imported only for an engine that computes: a worker with the echo engin
 """
 
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared.conversation import Message
-from shared.models import BY_ID, Model
+from shared.models import BY_ID, DEMO, Model
 from shared.objects import S3Objects
 from shared.settings import Settings
 from shared.tiling import TILE
 from shared.tokenizer import Tokenizer
 from workers.vision.checkpoint.opened import Checkpoint, open_checkpoint
-from workers.vision.checkpoint.random import write_random
 from workers.vision.checkpoint.source import Report, Storage, default_cache, locate
 from workers.vision.engine.base import Engine
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.prompts import Prompt, PromptFormat, build, plain
 
-DEMO = "tileq-demo"
 BUNDLED = Path(__file__).parents[1] / "demo"
 
 
@@ -66,22 +62,9 @@ def make_engine(settings: Settings, report: Report | None = None) -> Served:
 def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
     """The checkpoint that the settings name, or the bundled one. Raises `CheckpointError`."""
     if not settings.model:
-        return open_checkpoint(demo_folder(report), DEMO)
+        return open_checkpoint(BUNDLED, DEMO)
     storage = Storage(S3Objects(settings).client, default_cache()) if settings.model.startswith("s3://") else None
     return open_checkpoint(locate(settings.model, storage, report), settings.model)
-
-
-def demo_folder(report: Report) -> Path:
-    """The bundled demo checkpoint, or where there is none an untrained one, written once."""
-    if (BUNDLED / "config.json").is_file():
-        return BUNDLED
-    folder = default_cache() / "untrained"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as part, suppress(OSError):  # another worker was quicker
-            write_random(Path(part) / "whole").rename(folder)
-    report("the demo model is untrained: what it answers is noise")
-    return folder
 
 
 def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> Engine:

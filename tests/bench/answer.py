@@ -1,0 +1,82 @@
+"""`make bench-answer`: how long a question about a tiled picture takes through the whole service, demo model on a CPU.
+
+The picture is a page of 1792x1344, which becomes 4x3 tiles and a thumbnail. The same 13 tiles through the tower alone,
+in this process and with the service idle, stand beside it: the rest is what the service and the decoder add.
+"""
+
+import argparse
+import io
+import os
+import platform
+import statistics
+import time
+
+import httpx
+import numpy as np
+import torch
+from PIL import Image
+
+from infra.demo_model import seeds
+from infra.demo_model.scenes import page_scene
+from shared.settings import Settings
+from tests.acceptance.client import Client
+from tests.service import service
+from workers.vision.checkpoint.opened import open_checkpoint
+from workers.vision.engine.factory import BUNDLED
+from workers.vision.engine.loading import Wish, load
+from workers.vision.engine.pictures import feature_batches
+
+QUESTION = "What is the TOTAL?"
+SIZE = (1792, 1344)
+TILES = 13
+
+
+def page() -> bytes:
+    """Return a page in PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(page_scene(seeds.bundle(3)).picture).resize(SIZE).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tower_seconds(rounds: int) -> float:
+    """Return what 13 tiles take through the vision tower, as the worker loads it and calls it."""
+    checkpoint = open_checkpoint(BUNDLED)
+    model = load(checkpoint, Wish("cpu", Settings().dtype), lambda _line: None)
+    tiles = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (TILES, 448, 448, 3), np.uint8))
+    taken = []
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            began = time.perf_counter()
+            list(feature_batches(model, checkpoint.config, tiles))
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken[1:])
+
+
+def main() -> None:
+    """Ask, and print the medians."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=20)
+    rounds = parser.parse_args().rounds
+    picture, taken, stages = page(), [], []
+    with service(engine="transformers") as here, httpx.Client(base_url=here.url, timeout=60) as http:
+        api = Client(http)
+        for _ in range(rounds + 1):
+            began = time.perf_counter()
+            job = api.job(api.submit(QUESTION, picture, tiles=12)["id"], wait=30)
+            taken.append(time.perf_counter() - began)
+            assert job["state"] == "succeeded", job
+            assert job["images"][0]["tiles"] == TILES, job
+            stages.append(job["timings"])
+        tower = tower_seconds(rounds)
+    whole = statistics.median(taken[1:])
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
+    names = [name for name, seconds in stages[0].items() if seconds is not None]
+    print("median of a stage:", "  ".join(f"{n} {statistics.median(s[n] for s in stages[1:]):.3f}" for n in names))
+    print(
+        f"submitted to answered, {TILES} tiles: {whole:.2f} s, slowest {max(taken[1:]):.2f} s, first {taken[0]:.2f} s"
+    )
+    print(f"the tower alone: {tower:.2f} s; whole to tower {whole / tower:.2f}")
+
+
+if __name__ == "__main__":
+    main()

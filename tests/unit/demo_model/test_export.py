@@ -1,0 +1,34 @@
+"""What is bundled is the trained model, whole, and training can go on from it."""
+
+import json
+
+import pytest
+import torch
+
+from infra.demo_model import export, vocabulary
+from infra.demo_model.heads import Heads
+from infra.demo_model.model import ChatModel, Sizes
+
+
+def test_training_goes_on_from_the_bundled_weights_where_its_own_state_is_lost() -> None:
+    restored = export.restore()
+    assert restored is not None
+    assert restored["ended"]
+    model = ChatModel(Sizes(), vocabulary.size())
+    torch.nn.ModuleList([model, Heads(model.sizes)]).load_state_dict(restored["average"])
+
+
+def test_the_bundle_is_small_and_says_how_it_is_laid_out() -> None:
+    assert sum(file.stat().st_size for file in export.BUNDLED.iterdir()) < 15 << 20
+    config = json.loads((export.BUNDLED / "config.json").read_text())
+    assert config == export.config(Sizes(), vocabulary.size())
+    assert config["template"] == "internlm2-chat"
+
+
+def test_the_card_that_is_bundled_is_the_one_beside_the_code() -> None:
+    assert (export.BUNDLED / "README.md").read_text() == export.CARD.read_text()
+
+
+def test_nothing_is_restored_of_half_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "HEADS", export.HEADS / "missing")
+    assert export.restore() is None
