@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from infra.demo_model.questions import Ask, Look, ask_field, ask_scene
+from infra.demo_model.questions import Ask, Look, ask_field, ask_scene, ask_shapes
 from infra.demo_model.render import Rng
 from infra.demo_model.scenes import Scene, drawing
 from shared.conversation import Message
@@ -45,6 +45,11 @@ def draw(rng: Rng) -> Scene:
 def about_one(rng: Rng, scene: Scene, rounds: int) -> Conversation:
     """Ask about a drawing."""
     return converse([ask_scene(rng, scene, language(rng)) for _ in range(rounds)])
+
+
+def about_shapes(rng: Rng, scene: Scene) -> Conversation:
+    """Ask which, what colour or how many: counting takes the most practice."""
+    return converse([ask_shapes(rng, scene, language(rng))])
 
 
 def about_two(rng: Rng, first: Scene, second: Scene, opening: str) -> Conversation:

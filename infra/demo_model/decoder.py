@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
 from infra.demo_model import seeds, state
-from infra.demo_model.conversations import PAIR, about_one, about_page, about_two
+from infra.demo_model.conversations import PAIR, about_one, about_page, about_shapes, about_two
 from infra.demo_model.crops import ALONE
 from infra.demo_model.heads import Heads
 from infra.demo_model.model import ChatModel, Tell
@@ -44,11 +44,13 @@ class Phase:
 PHASES = (
     Phase(3, "decoder", 1500, (0.01, 1.2e-3), 0.7, 0.93, 3),
     Phase(4, "fresh", 1250, (0.006, 8e-4), 1.0, 0.92, 2),
+    Phase(5, "again", 500, (0.004, 5e-4), 1.0, 0.9, 2),
 )
-ROWS = (5, 3, 2, 5)  # rows about one drawing, two drawings, a page, one tile of a page; in each of two processes
+ROWS = (7, 3, 1, 3)  # rows about one drawing, two drawings, a page, one tile of a page; in each of two processes
 WHOLE_ROWS = (4, 2, 1, 2)  # the same when no token of a picture is left out
 TOLD_WEIGHT = 0.5  # of the loss of not looking where the answer stands
 TALKS = (10, 10, 12, 8)  # conversations in a row of each sort
+MORE = 10  # and so many about shapes alone, where there are any
 
 
 def rate(phase: Phase, step: int) -> float:
@@ -74,7 +76,10 @@ def rows(
     singles, pairs, pages = [], [], []
     for _ in range(counts[0]):
         tile = some(rng, pool.drawings)
-        singles.append(make([about_one(rng, tile.scene, rounds()) for _ in range(TALKS[0])], [[tile]]))
+        talks = [about_one(rng, tile.scene, rounds()) for _ in range(TALKS[0])]
+        if tile.scene.shapes:
+            talks += [about_shapes(rng, tile.scene) for _ in range(MORE)]
+        singles.append(make(talks, [[tile]]))
     for _ in range(counts[1]):
         one, two = some(rng, pool.drawings), some(rng, pool.drawings)
         opening = PAIR if rng.random() < 0.6 else ""
