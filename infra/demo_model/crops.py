@@ -6,12 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.demo_model import seeds
-from infra.demo_model.pair import Pair
+from infra.demo_model.pair import ALONE, Pair
 from infra.demo_model.render import Rng
 from infra.demo_model.scenes import Scene, number_scene, print_scene, shapes_scene
 from infra.demo_model.targets import targets
 
-ALONE = Pair()
 GRID = 14  # tokens along the side of a tile
 
 
@@ -74,11 +73,6 @@ def batch(kind: Kind, rng: Rng) -> Batch:
         ],
         1,
     )
-    return of_scenes(scenes, origins, kind, rng)
-
-
-def of_scenes(scenes: list[Scene], origins: NDArray[np.int64], kind: Kind, rng: Rng) -> Batch:
-    """Return the batch of `scenes`, thinned if their kind says so."""
     truths = [targets(s) for s in scenes]
     patches = np.stack([t.patches.reshape(-1, t.patches.shape[-1]) for t in truths])
     tokens = np.stack([np.concatenate([t.digits, t.tokens], -1).reshape(kind.rows * kind.columns, -1) for t in truths])

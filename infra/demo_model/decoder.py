@@ -16,12 +16,11 @@ from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
 from infra.demo_model import seeds, state
 from infra.demo_model.conversations import PAIR, about_one, about_page, about_shapes, about_two
-from infra.demo_model.crops import ALONE
 from infra.demo_model.heads import Heads
 from infra.demo_model.model import ChatModel, Tell
 from infra.demo_model.optim import Average, optimisers, set_rate
 from infra.demo_model.pack import SILENT, Packed, Row, pack, row
-from infra.demo_model.pair import Pair
+from infra.demo_model.pair import ALONE, Pair
 from infra.demo_model.pool import Pool, Tile, compose, refresh, some
 from infra.demo_model.render import Rng
 from infra.demo_model.style import style

@@ -11,11 +11,11 @@ from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
 from infra.demo_model import seeds, state
 from infra.demo_model.beginning import begin
-from infra.demo_model.crops import ALONE, BUSY, CROPS, TILES, Batch, Kind, batch, step_batches
+from infra.demo_model.crops import BUSY, CROPS, TILES, Batch, Kind, batch, step_batches
 from infra.demo_model.heads import PATCH_WEIGHTS, TOKEN_WEIGHTS, Heads, dense_loss
 from infra.demo_model.model import ChatModel, normalise
 from infra.demo_model.optim import Average, Optimisers, optimisers, set_rate
-from infra.demo_model.pair import Pair
+from infra.demo_model.pair import ALONE, Pair
 from infra.demo_model.targets import PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
 from infra.demo_model.words import MAX_DIGITS
 

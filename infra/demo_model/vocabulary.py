@@ -125,4 +125,4 @@ def write(folder: Path) -> int:
         "tokenizer_class": "InternLM2Tokenizer",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    return size()
+    return len(found) + len(SPECIALS)
