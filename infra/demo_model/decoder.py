@@ -22,6 +22,7 @@ from infra.demo_model.optim import Average, optimisers, set_rate
 from infra.demo_model.pack import SILENT, Packed, Row, pack, row
 from infra.demo_model.pair import ALONE, Pair
 from infra.demo_model.pool import Pool, Tile, compose, refresh, some
+from infra.demo_model.precision import mixed, quick
 from infra.demo_model.render import Rng
 from infra.demo_model.style import style
 from workers.vision.prompts import IMAGE_CONTEXT, PromptFormat
@@ -106,9 +107,9 @@ class Found:
 
 def answer_loss(model: ChatModel, packed: Packed, context: int) -> Found:
     """Return the loss of the answers, a mean over their tokens, and of looking where they are read off."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with mixed():
         body = model.language_model.model
-        x = body.tok_embeddings(packed.ids).to(torch.bfloat16)
+        x = body.tok_embeddings(packed.ids).to(quick())
         x = x.masked_scatter((packed.ids == context)[..., None], packed.features.to(x.dtype))
         at = packed.wanted != SILENT
         tell = Tell(at, packed.looks)

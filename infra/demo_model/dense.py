@@ -16,6 +16,7 @@ from infra.demo_model.heads import PATCH_WEIGHTS, TOKEN_WEIGHTS, Heads, dense_lo
 from infra.demo_model.model import ChatModel, normalise
 from infra.demo_model.optim import Average, Optimisers, optimisers, set_rate
 from infra.demo_model.pair import ALONE, Pair
+from infra.demo_model.precision import mixed
 from infra.demo_model.targets import PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
 from infra.demo_model.words import MAX_DIGITS
 
@@ -67,7 +68,7 @@ class Dense:
 
     def forward(self, data: Batch) -> tuple[Tensor, Counter[str], Counter[str]]:
         """Return the loss of one batch, and by attribute how many were right and seen."""
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with mixed():
             cells = None if data.cells is None else torch.from_numpy(data.cells)
             pixels = normalise(torch.from_numpy(data.pictures))
             patches, tokens = self.model.see(pixels, torch.from_numpy(data.origins), cells)
@@ -148,7 +149,7 @@ def examine(dense: Dense) -> dict[str, float]:
 
 def read_whole(dense: Dense, data: Batch) -> float:
     """Return the share of pictures of which every digit is right where it stands."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with mixed():
         patches, tokens = dense.model.see(normalise(torch.from_numpy(data.pictures)), torch.from_numpy(data.origins))
         logits = dense.heads(patches, tokens)[1]
     guess = torch.stack([x.argmax(-1) for x in logits[:MAX_DIGITS]], -1)

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from infra.demo_model.precision import quick
+
 
 def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
     """Return about the nearest orthogonal matrix, by Newton-Schulz iteration, for a batch of matrices."""
-    x = g.bfloat16()
+    x = g.to(quick())
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x

@@ -15,6 +15,7 @@ from torch import Tensor
 from infra.demo_model.conversations import draw
 from infra.demo_model.looks import truth
 from infra.demo_model.model import ChatModel, normalise
+from infra.demo_model.precision import mixed
 from infra.demo_model.render import Picture, Rng
 from infra.demo_model.scenes import Scene, page_scene, print_scene
 from infra.demo_model.targets import targets
@@ -59,8 +60,8 @@ def fresh_scenes(rng: Rng, counts: tuple[int, int, int, int]) -> list[list[Scene
 
 @torch.no_grad()
 def seen(model: ChatModel, pictures: Sequence[Picture]) -> Tensor:
-    """Return token features of whole tiles in bfloat16."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    """Return token features of whole tiles, kept in bfloat16."""
+    with mixed():
         return model.see(normalise(torch.from_numpy(np.stack(pictures))))[1].bfloat16()
 
 

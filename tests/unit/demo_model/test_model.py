@@ -14,7 +14,7 @@ from infra.demo_model.evaluate import Asker
 from infra.demo_model.export import export
 from infra.demo_model.heads import Heads
 from infra.demo_model.looks import truth
-from infra.demo_model.model import ChatModel, Sizes, normalise, pixel_shuffle
+from infra.demo_model.model import ChatModel, Sizes, attend, normalise, pixel_shuffle
 from infra.demo_model.optim import orthogonal
 from infra.demo_model.pack import SILENT, Row, pack, row
 from infra.demo_model.scenes import page_scene
@@ -93,6 +93,14 @@ def test_positions_match_at_their_offset_and_nowhere_near() -> None:
     scores = line @ (shift(-2) @ line.T)
     assert all(abs(float(scores[i + 2 - 4, i]) - 8) < 1e-4 for i in range(2, 28))
     assert float((scores[:, 10] - 8 * (torch.arange(28) == 8)).abs()[:24].max()) < 1e-3
+
+
+def test_the_fused_kernel_attends_as_attention_written_out_does() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 2, 3, 5, 8), torch.randn(2, 2, 1, 5, 8), torch.randn(2, 2, 1, 5, 8)
+    bias = torch.zeros(2, 1, 1, 5, 5).masked_fill(torch.rand(2, 1, 1, 5, 5) < 0.4, -1e4)
+    written = ((q * 8**-0.5) @ k.transpose(-1, -2) + bias).softmax(-1) @ v
+    torch.testing.assert_close(attend(q, k, v, bias), written)
 
 
 def test_orthogonal_keeps_directions_and_levels_their_lengths() -> None:
