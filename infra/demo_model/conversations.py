@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from infra.demo_model.questions import Ask, Look, ask_field, ask_scene, ask_shapes
+from infra.demo_model.questions import Ask, Look, ask_count, ask_field, ask_scene, ask_shapes
 from infra.demo_model.render import Rng
-from infra.demo_model.scenes import Scene, drawing
+from infra.demo_model.scenes import EVERYTHING, Palette, Scene, drawing
+from infra.demo_model.words import COLOURS, SHAPES
 from shared.conversation import Message
 
 PAIR = "Image-1: <image>\nImage-2: <image>\n"
@@ -42,14 +43,30 @@ def draw(rng: Rng) -> Scene:
     return drawing(rng, 448, 448, 0 if sort < 0.85 else int(rng.integers(1, 4)), number=True)
 
 
+def crowd(rng: Rng) -> Scene:
+    """Return two to five shapes of one or two kinds, or colours: chance alone seldom draws three of one."""
+
+    def few(of: int, all_of_them: tuple[int, ...]) -> tuple[int, ...]:
+        some = rng.permutation(of)[: int(rng.integers(1, 3))]
+        return tuple(int(k) for k in some) if rng.random() < 0.6 else all_of_them
+
+    palette = Palette(few(len(SHAPES), EVERYTHING.kinds), few(len(COLOURS), EVERYTHING.colours))
+    return drawing(rng, 448, 448, int(rng.integers(2, 6)), number=False, palette=palette)
+
+
 def about_one(rng: Rng, scene: Scene, rounds: int) -> Conversation:
     """Ask about a drawing."""
     return converse([ask_scene(rng, scene, language(rng)) for _ in range(rounds)])
 
 
 def about_shapes(rng: Rng, scene: Scene) -> Conversation:
-    """Ask which, what colour or how many: counting takes the most practice."""
+    """Ask which, what colour or how many."""
     return converse([ask_shapes(rng, scene, language(rng))])
+
+
+def about_counts(rng: Rng, scene: Scene) -> Conversation:
+    """Ask how many."""
+    return converse([ask_count(rng, scene, language(rng))])
 
 
 def about_two(rng: Rng, first: Scene, second: Scene, opening: str) -> Conversation:

@@ -2,6 +2,7 @@
 
 decoder  tiles come from a pool and are asked about over and over; most blank tokens are left out at first
 fresh    the same with more new tiles, for those of the pool are known by heart after a while
+count    the same, half of the drawings shapes that have a kind or a colour in common, and many of them counted
 
 The tower stays frozen to the end: trained along, its dense loss rose by half within 150 steps (Muon at 0.004).
 """
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
 from infra.demo_model import seeds, state
-from infra.demo_model.conversations import PAIR, about_one, about_page, about_shapes, about_two
+from infra.demo_model.conversations import PAIR, about_counts, about_one, about_page, about_shapes, about_two
 from infra.demo_model.heads import Heads
 from infra.demo_model.model import ChatModel, Tell
 from infra.demo_model.optim import Average, optimisers, set_rate
@@ -29,6 +30,24 @@ from workers.vision.prompts import IMAGE_CONTEXT, PromptFormat
 
 
 @dataclass(frozen=True)
+class Diet:
+    """What a step sees, in each of two processes.
+
+    rows: about one drawing, two drawings, a page, one tile of a page; whole: the same with every token of the pictures
+    talks: conversations in a row of each sort
+    shapes, counts: so many more in a row about one drawing that has shapes, about those and about how many they are
+    crowds: the share of new drawings in which shapes have a kind or a colour in common
+    """
+
+    rows: tuple[int, int, int, int] = (7, 3, 1, 3)
+    whole: tuple[int, int, int, int] = (4, 2, 1, 2)
+    talks: tuple[int, int, int, int] = (10, 10, 12, 8)
+    shapes: int = 10
+    counts: int = 0
+    crowds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Phase:
     """One stretch of training on conversations."""
 
@@ -39,18 +58,17 @@ class Phase:
     calm: float
     whole_after: float  # from this part on, no token of a picture is left out
     every: int  # so many steps apart new tiles are seen
+    diet: Diet = Diet()
 
 
 PHASES = (
     Phase(3, "decoder", 1500, (0.01, 1.2e-3), 0.7, 0.93, 3),
     Phase(4, "fresh", 1250, (0.006, 8e-4), 1.0, 0.92, 2),
-    Phase(5, "again", 500, (0.004, 5e-4), 1.0, 0.9, 2),
+    Phase(
+        5, "count", 1500, (0.006, 8e-4), 1.0, 0.9, 2, Diet((6, 2, 2, 2), (4, 2, 1, 2), shapes=6, counts=8, crowds=0.5)
+    ),
 )
-ROWS = (7, 3, 1, 3)  # rows about one drawing, two drawings, a page, one tile of a page; in each of two processes
-WHOLE_ROWS = (4, 2, 1, 2)  # the same when no token of a picture is left out
 TOLD_WEIGHT = 0.5  # of the loss of not looking where the answer stands
-TALKS = (10, 10, 12, 8)  # conversations in a row of each sort
-MORE = 10  # and so many about shapes alone, where there are any
 
 
 def rate(phase: Phase, step: int) -> float:
@@ -58,10 +76,9 @@ def rate(phase: Phase, step: int) -> float:
     return max(0.03, min(1.0, (step + 1) / 100, (phase.steps - step) / (phase.calm * phase.steps)))
 
 
-def rows(
-    rng: Rng, pool: Pool, style: PromptFormat, counts: tuple[int, int, int, int], thinned: float
-) -> list[list[Row]]:
+def rows(rng: Rng, pool: Pool, style: PromptFormat, diet: Diet, thinned: float) -> list[list[Row]]:
     """Draw rows from the pool, those of similar length together; `thinned` of the blank tokens are left out."""
+    counts = diet.rows if thinned else diet.whole
 
     def make(talks: list[Any], groups: list[list[Tile]]) -> Row:
         tiles = [t for group in groups for t in group]
@@ -76,22 +93,23 @@ def rows(
     singles, pairs, pages = [], [], []
     for _ in range(counts[0]):
         tile = some(rng, pool.drawings)
-        talks = [about_one(rng, tile.scene, rounds()) for _ in range(TALKS[0])]
+        talks = [about_one(rng, tile.scene, rounds()) for _ in range(diet.talks[0])]
         if tile.scene.shapes:
-            talks += [about_shapes(rng, tile.scene) for _ in range(MORE)]
+            talks += [about_shapes(rng, tile.scene) for _ in range(diet.shapes)]
+            talks += [about_counts(rng, tile.scene) for _ in range(diet.counts)]
         singles.append(make(talks, [[tile]]))
     for _ in range(counts[1]):
         one, two = some(rng, pool.drawings), some(rng, pool.drawings)
         opening = PAIR if rng.random() < 0.6 else ""
-        talks = [about_two(rng, one.scene, two.scene, opening) for _ in range(TALKS[1])]
+        talks = [about_two(rng, one.scene, two.scene, opening) for _ in range(diet.talks[1])]
         pairs.append(make(talks, [[one], [two]]))
     for _ in range(counts[2]):
         page, tiles = compose(pool, rng)
-        pages.append(make([about_page(rng, page, rounds()) for _ in range(TALKS[2])], [tiles]))
+        pages.append(make([about_page(rng, page, rounds()) for _ in range(diet.talks[2])], [tiles]))
     for _ in range(counts[3]):
         tile = max((some(rng, pool.lines) for _ in range(2)), key=lambda t: len(t.scene.fields))
         if tile.scene.fields:
-            singles.append(make([about_page(rng, tile.scene, rounds()) for _ in range(TALKS[3])], [[tile]]))
+            singles.append(make([about_page(rng, tile.scene, rounds()) for _ in range(diet.talks[3])], [[tile]]))
     return [singles, pairs, pages]
 
 
@@ -157,8 +175,9 @@ class Talking:
         """Show the tower new tiles, now and then once the pool is filled: it takes as long as to learn."""
         if step > 0 and step % self.phase.every:
             return
+        crowds = self.phase.diet.crowds
         sorts = (4, 4, 1, 1) if step % 12 == 0 else (4, 4, 0, 0)
-        refresh(self.pool, self.model, seeds.train(self.phase.number, 0, step + 60, self.pair.rank), sorts)
+        refresh(self.pool, self.model, seeds.train(self.phase.number, 0, step + 60, self.pair.rank), sorts, crowds)
 
     def advance(self, *, ending: bool = False) -> dict[str, float]:
         """Take one step over every sort of conversation at once."""
@@ -177,7 +196,7 @@ class Talking:
         """Learn from the pool."""
         self.refresh(self.step)
         rng = seeds.train(self.phase.number, 1, self.step, self.pair.rank)
-        groups = rows(rng, self.pool, self.style, WHOLE_ROWS if self.whole else ROWS, 0.0 if self.whole else 0.92)
+        groups = rows(rng, self.pool, self.style, self.phase.diet, 0.0 if self.whole else 0.92)
         return self.learn(groups, ("one", "two", "page"))
 
     def learn(self, groups: list[list[Row]], names: tuple[str, ...]) -> dict[str, float]:

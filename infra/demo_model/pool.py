@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from infra.demo_model.conversations import draw
+from infra.demo_model.conversations import crowd, draw
 from infra.demo_model.looks import truth
 from infra.demo_model.model import ChatModel, normalise
 from infra.demo_model.precision import mixed
@@ -35,8 +35,8 @@ class Tile:
 class Pool:
     """The latest tiles of each sort."""
 
-    drawings: deque[Tile] = field(default_factory=lambda: deque(maxlen=800))
-    lines: deque[Tile] = field(default_factory=lambda: deque(maxlen=800))
+    drawings: deque[Tile] = field(default_factory=lambda: deque(maxlen=4000))
+    lines: deque[Tile] = field(default_factory=lambda: deque(maxlen=4000))
     blanks: deque[Tile] = field(default_factory=lambda: deque(maxlen=400))
     small: deque[Tile] = field(default_factory=lambda: deque(maxlen=300))
 
@@ -47,11 +47,11 @@ def squeezed(page: Scene) -> Scene:
     return Scene(np.asarray(small), fields=page.fields)
 
 
-def fresh_scenes(rng: Rng, counts: tuple[int, int, int, int]) -> list[list[Scene]]:
-    """Return so many new scenes of each sort: drawings, lines, blanks, thumbnails."""
+def fresh_scenes(rng: Rng, counts: tuple[int, int, int, int], crowds: float) -> list[list[Scene]]:
+    """Return so many new scenes of each sort: drawings (a share of them crowds), lines, blanks, thumbnails."""
     drawings, lines, blanks, small = counts
     return [
-        [draw(rng) for _ in range(drawings)],
+        [crowd(rng) if rng.random() < crowds else draw(rng) for _ in range(drawings)],
         [print_scene(rng, 448, 448, 1 + int(rng.choice(3, p=(0.5, 0.25, 0.25)))) for _ in range(lines)],
         [print_scene(rng, 448, 448, 0) for _ in range(blanks)],
         [squeezed(page_scene(rng)) for _ in range(small)],
@@ -65,9 +65,9 @@ def seen(model: ChatModel, pictures: Sequence[Picture]) -> Tensor:
         return model.see(normalise(torch.from_numpy(np.stack(pictures))))[1].bfloat16()
 
 
-def refresh(pool: Pool, model: ChatModel, rng: Rng, counts: tuple[int, int, int, int]) -> None:
+def refresh(pool: Pool, model: ChatModel, rng: Rng, counts: tuple[int, int, int, int], crowds: float = 0.0) -> None:
     """Add so many new tiles of each sort; the oldest ones leave."""
-    sorts = fresh_scenes(rng, counts)
+    sorts = fresh_scenes(rng, counts, crowds)
     features = iter(seen(model, [s.picture for sort in sorts for s in sort]))
     for sort, kept in zip(sorts, (pool.drawings, pool.lines, pool.blanks, pool.small), strict=True):
         for scene in sort:

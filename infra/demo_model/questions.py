@@ -114,16 +114,50 @@ def ask_shapes(rng: Rng, scene: Scene, zh: bool, at: int = 0) -> Ask:
         )
     sort = int(rng.integers(3))
     if sort == 0:
-        text = choose(rng, ASK_ALL, ASK_ALL_ZH, zh).format(at=place)
-        return Ask(text, str(len(scene.shapes)), ranks(scene, scene.shapes))
+        return count_all(rng, scene, zh, at)
     absent = rng.random() < 0.2 or not scene.shapes
     if sort == 1:
         kind = int(rng.integers(len(SHAPES))) if absent else kinds[int(rng.integers(len(kinds)))]
-        text = choose(rng, ASK_KIND, ASK_KIND_ZH, zh).format(kind=names[kind], at=place)
-        return Ask(text, str(kinds.count(kind)), ranks(scene, [s for s in scene.shapes if s.kind == kind]))
+        return count_kind(rng, scene, kind, zh, at)
     colour = int(rng.integers(len(COLOURS))) if absent else colours[int(rng.integers(len(colours)))]
-    text = choose(rng, ASK_TINT, ASK_TINT_ZH, zh).format(colour=tints[colour], at=place)
-    return Ask(text, str(colours.count(colour)), ranks(scene, [s for s in scene.shapes if s.colour == colour]))
+    return count_tint(rng, scene, colour, zh, at)
+
+
+def count_all(rng: Rng, scene: Scene, zh: bool, at: int = 0) -> Ask:
+    """Ask how many shapes there are."""
+    text = choose(rng, ASK_ALL, ASK_ALL_ZH, zh).format(at=(PLACES_ZH if zh else PLACES)[at])
+    return counted(text, scene, scene.shapes)
+
+
+def count_kind(rng: Rng, scene: Scene, kind: int, zh: bool, at: int = 0) -> Ask:
+    """Ask how many there are of one kind."""
+    name, place = (SHAPES_ZH[kind], PLACES_ZH[at]) if zh else (SHAPES[kind], PLACES[at])
+    text = choose(rng, ASK_KIND, ASK_KIND_ZH, zh).format(kind=name, at=place)
+    return counted(text, scene, [s for s in scene.shapes if s.kind == kind])
+
+
+def count_tint(rng: Rng, scene: Scene, colour: int, zh: bool, at: int = 0) -> Ask:
+    """Ask how many there are of one colour."""
+    tint, place = (COLOURS_ZH[colour], PLACES_ZH[at]) if zh else (COLOURS[colour], PLACES[at])
+    text = choose(rng, ASK_TINT, ASK_TINT_ZH, zh).format(colour=tint, at=place)
+    return counted(text, scene, [s for s in scene.shapes if s.colour == colour])
+
+
+def counted(text: str, scene: Scene, shapes: list[Shape]) -> Ask:
+    """Return the question to which the number of `shapes` is the answer."""
+    return Ask(text, str(len(shapes)), ranks(scene, shapes))
+
+
+def ask_count(rng: Rng, scene: Scene, zh: bool) -> Ask:
+    """Ask how many, mostly of a kind or a colour: each that is there as often as any other, and some that are not."""
+    sort, absent = rng.random(), rng.random() < 0.25 or not scene.shapes
+    if sort < 0.2:
+        return count_all(rng, scene, zh)
+    if sort < 0.65:
+        kinds = range(len(SHAPES)) if absent else sorted({s.kind for s in scene.shapes})
+        return count_kind(rng, scene, kinds[int(rng.integers(len(kinds)))], zh)
+    colours = range(len(COLOURS)) if absent else sorted({s.colour for s in scene.shapes})
+    return count_tint(rng, scene, colours[int(rng.integers(len(colours)))], zh)
 
 
 def ask_positions(rng: Rng, scene: Scene, zh: bool, at: int = 0) -> Ask:

@@ -58,6 +58,21 @@ class Scene:
 Box = tuple[float, float, float, float]
 
 
+@dataclass(frozen=True)
+class Palette:
+    """The kinds and colours that shapes are drawn in."""
+
+    kinds: tuple[int, ...] = tuple(range(len(SHAPES)))
+    colours: tuple[int, ...] = tuple(range(len(COLOURS)))
+
+    def pick(self, rng: Rng) -> tuple[int, int]:
+        """Pick a kind and a colour."""
+        return self.kinds[int(rng.integers(len(self.kinds)))], self.colours[int(rng.integers(len(self.colours)))]
+
+
+EVERYTHING = Palette()
+
+
 def value(rng: Rng, shortest: int, longest: int) -> str:
     """Return a number of that many digits, not beginning with zero unless it is a single digit."""
     digits = int(rng.integers(shortest, longest + 1))
@@ -83,7 +98,9 @@ def print_line(canvas: Image.Image, place: Point, text: str, face: Face, label: 
     ]
 
 
-def place_shapes(rng: Rng, width: int, height: int, count: int, taken: Sequence[Box] = ()) -> list[Shape]:
+def place_shapes(
+    rng: Rng, width: int, height: int, count: int, *, taken: Sequence[Box] = (), palette: Palette = EVERYTHING
+) -> list[Shape]:
     """Return up to `count` shapes that overlap neither one another nor the `taken` boxes."""
     shapes: list[Shape] = []
     boxes = list(taken)
@@ -97,7 +114,7 @@ def place_shapes(rng: Rng, width: int, height: int, count: int, taken: Sequence[
         x, y = float(rng.uniform(reach, width - reach)), float(rng.uniform(reach, height - reach))
         clear = all(x + reach < a or x - reach > c or y + reach < b or y - reach > d for a, b, c, d in boxes)
         if clear and all(abs(x - s.x) >= APART and abs(y - s.y) >= APART for s in shapes):
-            shapes.append(Shape(int(rng.integers(len(SHAPES))), int(rng.integers(len(COLOURS))), x, y, size))
+            shapes.append(Shape(*palette.pick(rng), x, y, size))
             boxes.append((x - reach, y - reach, x + reach, y + reach))
     return shapes
 
@@ -112,7 +129,7 @@ def number_scene(rng: Rng, width: int = TILE, height: int = TILE, shapes: int = 
     return drawing(rng, width, height, int(rng.integers(0, shapes + 1)), number=True)
 
 
-def drawing(rng: Rng, width: int, height: int, shapes: int, *, number: bool) -> Scene:
+def drawing(rng: Rng, width: int, height: int, shapes: int, *, number: bool, palette: Palette = EVERYTHING) -> Scene:
     """Return a picture of `shapes` shapes, and of a number if asked."""
     canvas = Image.fromarray(ground(rng, width, height))
     glyphs: list[Glyph] = []
@@ -125,7 +142,7 @@ def drawing(rng: Rng, width: int, height: int, shapes: int, *, number: bool) -> 
         baseline = float(rng.uniform(high + 4, max(high + 5, height - 4)))
         glyphs = print_line(canvas, (left, baseline), text, face, UNLABELLED, is_value=True)
         taken = [(left - 6, baseline - high - 6, left + wide + 6, baseline + 6)]
-    placed = place_shapes(rng, width, height, shapes, taken)
+    placed = place_shapes(rng, width, height, shapes, taken=taken, palette=palette)
     for shape in placed:
         draw_shape(canvas, rng, (SHAPES[shape.kind], shape.colour), (shape.x, shape.y), shape.size)
     return Scene(np.asarray(canvas), placed, glyphs, text)

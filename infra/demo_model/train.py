@@ -4,7 +4,7 @@
     tiles    the same on whole tiles, at a falling rate      vision tower, mlp1
     decoder  questions and answers on tiles already seen     language model
     fresh    the same on newer tiles                         language model
-    again    the same, more about shapes                     language model
+    count    the same, shapes alike and how many they are    language model
 
 The state lies in out/state.pt, written every two minutes and on SIGTERM; without it training goes on from the bundled
 weights, and without those from the beginning. After each phase with a decoder the checkpoint is exported to

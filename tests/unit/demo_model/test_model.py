@@ -177,6 +177,14 @@ def test_a_page_put_together_of_tiles_has_the_fields_of_a_page(model: ChatModel)
     assert sum(len(t.scene.fields) for t in chosen[:6]) == len(page.fields)
 
 
+def test_new_drawings_are_crowds_as_often_as_asked(model: ChatModel) -> None:
+    mixed, crowded = pool.Pool(), pool.Pool()
+    pool.refresh(mixed, model, seeds.check(42), (9, 0, 0, 0))
+    pool.refresh(crowded, model, seeds.check(42), (9, 0, 0, 0), crowds=1.0)
+    assert any(t.scene.number for t in mixed.drawings)
+    assert not any(t.scene.number for t in crowded.drawings)
+
+
 def test_a_thinned_tile_keeps_what_stands_on_it_and_looks_at_nothing_else(model: ChatModel) -> None:
     whole, thin = (batch(Kind("whole", 14, 14, 3, cells=cells), seeds.check(50)) for cells in (0, 120))
     assert thin.cells is not None

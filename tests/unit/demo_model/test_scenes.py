@@ -1,12 +1,16 @@
 """Pictures are what their seed and their questions say."""
 
+from collections import Counter
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from infra.demo_model import seeds
-from infra.demo_model.conversations import about_one, draw
-from infra.demo_model.questions import ask_positions, ask_shapes
-from infra.demo_model.scenes import APART, PAGE, TILE, number_scene, page_scene, print_scene, shapes_scene
+from infra.demo_model.conversations import about_one, crowd, draw
+from infra.demo_model.questions import Ask, ask_count, ask_positions, ask_shapes
+from infra.demo_model.render import Rng
+from infra.demo_model.scenes import APART, PAGE, TILE, Scene, number_scene, page_scene, print_scene, shapes_scene
 from infra.demo_model.targets import targets
 from infra.demo_model.words import CHARACTERS, COLOURS, COLOURS_ZH, SHAPES, SHAPES_ZH
 
@@ -62,11 +66,24 @@ def test_every_digit_is_a_target_of_exactly_one_token(n: int) -> None:
             assert CHARACTERS[marked - 1] == glyph.char
 
 
+def thrice(scenes: list[Scene]) -> int:
+    """How many of `scenes` have three shapes of a kind or of a colour."""
+    looks = [[Counter(s.kind for s in scene.shapes), Counter(s.colour for s in scene.shapes)] for scene in scenes]
+    return sum(max(*kinds.values(), *colours.values()) >= 3 for kinds, colours in looks)
+
+
+def test_shapes_of_a_crowd_have_a_kind_or_a_colour_in_common() -> None:
+    crowds, others = ([draw_one(seeds.check(8, n)) for n in range(60)] for draw_one in (crowd, shapes_scene))
+    assert all(2 <= len(scene.shapes) <= 5 for scene in crowds)
+    assert thrice(crowds) > 1.5 * thrice(others) > 0
+
+
+@pytest.mark.parametrize("ask_one", [ask_shapes, ask_count])
 @pytest.mark.parametrize("n", range(40))
-def test_answers_about_shapes_follow_from_the_picture(n: int) -> None:
+def test_answers_about_shapes_follow_from_the_picture(n: int, ask_one: Callable[[Rng, Scene, bool], Ask]) -> None:
     rng = seeds.check(5, n)
     scene, zh = shapes_scene(rng), bool(n % 2)
-    ask = ask_shapes(rng, scene, zh)
+    ask = ask_one(rng, scene, zh)
     kinds, colours = (SHAPES_ZH, COLOURS_ZH) if zh else (SHAPES, COLOURS)
     fits = [
         s
