@@ -75,7 +75,7 @@ def batch(kind: Kind, rng: Rng) -> Batch:
     )
     truths = [targets(s) for s in scenes]
     patches = np.stack([t.patches.reshape(-1, t.patches.shape[-1]) for t in truths])
-    tokens = np.stack([np.concatenate([t.digits, t.tokens], -1).reshape(kind.rows * kind.columns, -1) for t in truths])
+    tokens = np.stack([t.of_tokens() for t in truths])
     whole = Batch(np.stack([s.picture for s in scenes]), origins, patches, tokens)
     return thinned(whole, kind, rng) if kind.cells else whole
 

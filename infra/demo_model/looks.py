@@ -20,8 +20,7 @@ UNLABELLED = 1  # class of a digit that belongs to no label
 
 def truth(found: Targets) -> Tensor:
     """Return what stands on each token of a tile, (196, digits and attributes) in bytes."""
-    digits, tokens = (torch.from_numpy(a).flatten(0, 1) for a in (found.digits, found.tokens))
-    return torch.cat([digits, tokens], -1).to(torch.int8)
+    return torch.from_numpy(found.of_tokens()).to(torch.int8)
 
 
 def looks(look: Look, said: Sequence[str], seen: Tensor) -> Tensor:

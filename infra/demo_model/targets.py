@@ -48,6 +48,10 @@ class Targets:
     digits: Array  # (token rows, token columns, index in the number)
     tokens: Array  # (token rows, token columns, attributes)
 
+    def of_tokens(self) -> Array:
+        """Return digits and attributes of all tokens side by side, (tokens, digits and attributes)."""
+        return np.concatenate([self.digits, self.tokens], -1).reshape(-1, self.digits.shape[-1] + self.tokens.shape[-1])
+
 
 def targets(scene: Scene) -> Targets:
     """Return the dense targets of `scene`, whose sides are multiples of a token."""
