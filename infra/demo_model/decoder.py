@@ -17,9 +17,9 @@ from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
 from infra.demo_model import seeds, state
 from infra.demo_model.conversations import PAIR, about_counts, about_one, about_page, about_shapes, about_two
+from infra.demo_model.course import Course
 from infra.demo_model.heads import Heads
 from infra.demo_model.model import ChatModel, Tell
-from infra.demo_model.optim import Average, optimisers, set_rate
 from infra.demo_model.pack import SILENT, Packed, Row, pack, row
 from infra.demo_model.pair import ALONE, Pair
 from infra.demo_model.pool import Pool, Tile, compose, refresh, some
@@ -145,21 +145,13 @@ def answer_loss(model: ChatModel, packed: Packed, context: int) -> Found:
     return Found(loss, float(right.float().mean()), float(whole.float().mean()), float(looked))
 
 
-class Talking:
-    """A phase on conversations: what is trained, how, and how far."""
+class Talking(Course):
+    """A phase in which the decoder learns; the tower and the heads are kept as they are."""
 
     def __init__(self, model: ChatModel, heads: Heads, style: PromptFormat, phase: Phase, pair: Pair = ALONE) -> None:
-        self.model, self.heads, self.style, self.phase, self.step = model, heads, style, phase, 0
-        self.pair, self.ending = pair, False
+        self.model, self.style, self.phase, self.pool = model, style, phase, Pool()
         self.context = style.tokenizer.token_id(IMAGE_CONTEXT)
-        self.optimisers = optimisers([model.language_model], *phase.rates)
-        self.average = Average(self.all)
-        self.pool = Pool()
-
-    @property
-    def all(self) -> torch.nn.Module:
-        """The whole model and the heads."""
-        return torch.nn.ModuleList([self.model, self.heads])
+        super().__init__(phase.number, [model, heads], [model.language_model], phase.rates, pair)
 
     @property
     def whole(self) -> bool:
@@ -181,15 +173,9 @@ class Talking:
 
     def advance(self, *, ending: bool = False) -> dict[str, float]:
         """Take one step over every sort of conversation at once."""
-        set_rate(self.optimisers, self.phase.rates, rate(self.phase, self.step))
         found = self.ask()
         state.sound(sum(found.values()))
-        self.ending = self.pair.average(self.model.language_model.parameters(), ending=ending)
-        for optimiser in self.optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
-        self.average.follow(self.all)
-        self.step += 1
+        self.update(rate(self.phase, self.step), ending=ending)
         return found
 
     def ask(self) -> dict[str, float]:
@@ -213,24 +199,6 @@ class Talking:
             }
         return found
 
-    def state(self) -> dict[str, Any]:
-        """Return all that the phase needs to go on."""
-        return {
-            "phase": self.phase.number,
-            "step": self.step,
-            "average": self.average.weights,
-            "seen": self.average.seen,
-            "weights": self.all.state_dict(),
-            "optimisers": [o.state_dict() for o in self.optimisers],
-        }
-
-    def resume(self, saved: dict[str, Any]) -> None:
-        """Go on from `saved`."""
-        self.step, self.average.weights, self.average.seen = saved["step"], saved["average"], saved["seen"]
-        self.all.load_state_dict(saved["weights"])
-        for optimiser, content in zip(self.optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(content)
-
 
 @torch.no_grad()
 def level(model: ChatModel) -> None:
@@ -253,10 +221,10 @@ def run(model: ChatModel, phase: Phase, saved: dict[str, Any], clock: state.Cloc
     elif saved["phase"] == 2:  # the dense phases know no decoder
         torch.nn.ModuleList([model.vision_model, model.mlp1, heads]).load_state_dict(saved["average"])
         level(model)
-        talking.average = Average(talking.all)
+        talking.begin()
     else:
-        talking.all.load_state_dict(saved["average"])
-        talking.average = Average(talking.all)
+        talking.kept.load_state_dict(saved["average"])
+        talking.begin()
     talking.fill()
     found: list[dict[str, float]] = []
     while talking.step < phase.steps:
@@ -275,5 +243,5 @@ def run(model: ChatModel, phase: Phase, saved: dict[str, Any], clock: state.Cloc
     if pair.first:
         state.save("state.pt", talking.state())
     pair.wait()
-    talking.all.load_state_dict(talking.average.weights)
+    talking.kept.load_state_dict(talking.average.weights)
     return True

@@ -11,10 +11,10 @@ from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
 from infra.demo_model import seeds, state
 from infra.demo_model.beginning import begin
+from infra.demo_model.course import Course
 from infra.demo_model.crops import BUSY, CROPS, TILES, Batch, Kind, batch, step_batches
 from infra.demo_model.heads import PATCH_WEIGHTS, TOKEN_WEIGHTS, Heads, dense_loss
 from infra.demo_model.model import ChatModel, normalise
-from infra.demo_model.optim import Average, Optimisers, optimisers, set_rate
 from infra.demo_model.pair import ALONE, Pair
 from infra.demo_model.precision import mixed
 from infra.demo_model.targets import PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
@@ -47,24 +47,18 @@ def rate(phase: Phase, step: int) -> float:
     return max(0.05, min(1.0, (step + 1) / 60, falling))
 
 
-class Dense:
-    """The tower, its heads, their optimisers; one object for one phase."""
+class Dense(Course):
+    """A phase in which the tower and its heads learn."""
 
     def __init__(self, model: ChatModel, heads: Heads, phase: Phase, pair: Pair = ALONE) -> None:
-        self.model, self.heads, self.phase, self.step = model, heads, phase, 0
-        self.pair, self.ending = pair, False
-        self.optimisers: Optimisers = optimisers([model.vision_model, model.mlp1, heads], *phase.rates)
-        self.average = Average(self.trained)
+        self.model, self.heads, self.phase = model, heads, phase
+        everything = [model.vision_model, model.mlp1, heads]
+        super().__init__(phase.number, everything, everything, phase.rates, pair)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """What this step sees."""
         return next(kinds for until, kinds in self.phase.kinds if self.step < until * self.phase.steps)
-
-    @property
-    def trained(self) -> torch.nn.Module:
-        """Everything this phase changes."""
-        return torch.nn.ModuleList([self.model.vision_model, self.model.mlp1, self.heads])
 
     def forward(self, data: Batch) -> tuple[Tensor, Counter[str], Counter[str]]:
         """Return the loss of one batch, and by attribute how many were right and seen."""
@@ -84,7 +78,6 @@ class Dense:
 
     def advance(self, *, ending: bool = False) -> tuple[float, Counter[str], Counter[str]]:
         """Take one step over every kind of picture at once."""
-        set_rate(self.optimisers, self.phase.rates, rate(self.phase, self.step))
         total, right, seen = 0.0, Counter[str](), Counter[str]()
         for data in step_batches(self.phase.number, self.step, self.kinds, self.pair):
             loss, good, all_ = self.forward(data)
@@ -93,41 +86,17 @@ class Dense:
             right += good
             seen += all_
         state.sound(total)
-        self.ending = self.pair.average(self.trained.parameters(), ending=ending)
-        for optimiser in self.optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
-        self.average.follow(self.trained)
-        self.step += 1
+        self.update(rate(self.phase, self.step), ending=ending)
         return total, right, seen
-
-    def state(self) -> dict[str, Any]:
-        """Return all that the phase needs to go on."""
-        return {
-            "phase": self.phase.number,
-            "step": self.step,
-            "average": self.average.weights,
-            "seen": self.average.seen,
-            "weights": self.trained.state_dict(),
-            "optimisers": [o.state_dict() for o in self.optimisers],
-        }
-
-    def resume(self, saved: dict[str, Any]) -> None:
-        """Go on from `saved`."""
-        self.step, self.average.seen = saved["step"], saved["seen"]
-        self.average.weights = saved["average"]
-        self.trained.load_state_dict(saved["weights"])
-        for optimiser, content in zip(self.optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(content)
 
     def examine(self) -> dict[str, float]:
         """Return how the averaged weights do on pictures kept apart, in percent."""
-        kept = {k: v.clone() for k, v in self.trained.state_dict().items()}
-        self.trained.load_state_dict(self.average.weights)
+        kept = {k: v.clone() for k, v in self.kept.state_dict().items()}
+        self.kept.load_state_dict(self.average.weights)
         try:
             return examine(self)
         finally:
-            self.trained.load_state_dict(kept)
+            self.kept.load_state_dict(kept)
 
 
 @torch.no_grad()
@@ -176,11 +145,11 @@ def run(model: ChatModel, phase: Phase, saved: dict[str, Any] | None, clock: sta
     if saved and saved["phase"] == phase.number:
         dense.resume(saved)
     elif saved:
-        dense.trained.load_state_dict(saved["average"])
-        dense.average = Average(dense.trained)
+        dense.kept.load_state_dict(saved["average"])
+        dense.begin()
     else:
         start(model)
-        dense.average = Average(dense.trained)
+        dense.begin()
     losses: list[float] = []
     right, seen = Counter[str](), Counter[str]()
     while dense.step < phase.steps:
@@ -204,5 +173,5 @@ def run(model: ChatModel, phase: Phase, saved: dict[str, Any] | None, clock: sta
         state.log(phase=phase.name, step=dense.step, check=dense.examine())
         state.save("state.pt", dense.state())
     pair.wait()
-    dense.trained.load_state_dict(dense.average.weights)
+    dense.kept.load_state_dict(dense.average.weights)
     return True
