@@ -1,6 +1,5 @@
 """One whole service for the acceptance tests; those that break it start their own."""
 
-import io
 from collections.abc import Iterator
 
 import httpx
@@ -8,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.acceptance.client import Client
+from tests.encoded import encoded
 from tests.receiver import Receiver, receiver
 from tests.servers import needed
 from tests.service import Service, service
@@ -35,6 +35,4 @@ def hook() -> Receiver:
 
 def picture(width: int = 900, height: int = 600, colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
     """Return a PNG of one colour."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height), colour).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", (width, height), colour))

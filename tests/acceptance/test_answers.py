@@ -1,6 +1,5 @@
 """The demo model gives true answers through the whole service: these tests hold the meaning, not the plumbing."""
 
-import io
 import json
 from collections.abc import Iterator
 from importlib.resources import files
@@ -10,8 +9,9 @@ import pytest
 from PIL import Image
 
 from infra.demo_model import seeds
-from infra.demo_model.scenes import Scene, drawing
+from infra.demo_model.scenes import drawing
 from tests.acceptance.client import Client
+from tests.encoded import encoded
 from tests.servers import needed
 from tests.service import service
 
@@ -22,12 +22,6 @@ SHAPES, RECEIPT = ((PICTURES / name).read_bytes() for name in ("shapes.png", "re
 (TOTAL,) = (asked for asked in ASKED if asked.get("tiled"))
 LEFTMOST, NUMBER = (asked for asked in ASKED if not asked.get("tiled"))
 OTHER = drawing(seeds.bundle(2), 448, 448, 2, number=True)
-
-
-def png(scene: Scene) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(scene.picture).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -73,4 +67,4 @@ def test_a_second_round_is_about_the_same_picture(asked: Client) -> None:
 )
 def test_two_pictures_in_one_question_are_told_apart(asked: Client, question: str, answer: str) -> None:
     prompt = f"Image-1: <image>\nImage-2: <image>\n{question}"
-    assert said(asked, asked.submit(prompt, SHAPES, png(OTHER))) == answer
+    assert said(asked, asked.submit(prompt, SHAPES, encoded(Image.fromarray(OTHER.picture)))) == answer

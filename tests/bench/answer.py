@@ -5,7 +5,6 @@ in this process and with the service idle, stand beside it: the rest is what the
 """
 
 import argparse
-import io
 import os
 import platform
 import statistics
@@ -20,6 +19,7 @@ from infra.demo_model import seeds
 from infra.demo_model.scenes import page_scene
 from shared.settings import Settings
 from tests.acceptance.client import Client
+from tests.encoded import encoded
 from tests.service import service
 from workers.vision.checkpoint.opened import open_checkpoint
 from workers.vision.engine.factory import BUNDLED
@@ -33,9 +33,7 @@ TILES = 13
 
 def page() -> bytes:
     """Return a page in PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(page_scene(seeds.bundle(3)).picture).resize(SIZE).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(Image.fromarray(page_scene(seeds.bundle(3)).picture).resize(SIZE))
 
 
 def tower_seconds(rounds: int) -> float:

@@ -1,6 +1,5 @@
 """`tileq up`: one machine, one folder, and nothing lost between two starts."""
 
-import io
 import json
 import os
 import re
@@ -35,9 +34,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.fixture(scope="module")
 def photograph(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("picture") / "red.png"
-    written = io.BytesIO()
-    Image.new("RGB", (900, 600), (200, 30, 30)).save(written, "PNG")
-    path.write_bytes(written.getvalue())
+    Image.new("RGB", (900, 600), (200, 30, 30)).save(path)
     return str(path)
 
 

@@ -1,7 +1,6 @@
 """The cases of `TILEQ_PARITY`, their pictures and checkpoints, made by the folder's own scripts."""
 
 import importlib.util
-import io
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.encoded import encoded
 from workers.vision.decode import Mode
 from workers.vision.sandbox import Sandbox, Tiled
 
@@ -55,16 +55,9 @@ def checkpoint(folder: Path, variant: str, seed: int) -> Path:
     return target
 
 
-def encoded(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    """A PNG of `pixels`."""
-    written = io.BytesIO()
-    Image.fromarray(pixels).save(written, "PNG")
-    return written.getvalue()
-
-
 def picture(width: int, height: int, seed: int) -> bytes:
     """A PNG of the folder's picture."""
-    return encoded(script("images").picture(width, height, seed))
+    return encoded(Image.fromarray(script("images").picture(width, height, seed)))
 
 
 def sandbox(mode: Mode = "natural") -> Sandbox:

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from shared.conversation import IMAGE, Message
 from shared.settings import Settings
+from tests.encoded import encoded
 from tests.integration.vision import cases
 from tests.random_checkpoint import write_random
 from workers.vision.checkpoint.opened import open_checkpoint
@@ -67,7 +69,7 @@ def sha256(array: np.ndarray[Any, Any]) -> str:
 def tiles(sandbox: Sandbox) -> Iterator[dict[str, Any]]:
     """Grids and hashes of whole pictures."""
     for width, height, limit in SIZES:
-        tiled = sandbox.tile(cases.encoded(picture(width, height)), limit, thumbnail=True)
+        tiled = sandbox.tile(encoded(Image.fromarray(picture(width, height))), limit, thumbnail=True)
         yield {
             "size": [width, height, limit],
             "grid": list(tiled.grid),
@@ -82,7 +84,9 @@ def variant(name: str, folder: Path, sandbox: Sandbox) -> dict[str, Any]:
     settings = Settings(model=str(folder), device="cpu", dtype="float32")
     served = make_engine(settings, lambda _: None)
     pictures = [
-        sandbox.tile(cases.encoded(picture(width, height)), min(4, served.model.tiles[1]), served.model.thumbnail)
+        sandbox.tile(
+            encoded(Image.fromarray(picture(width, height))), min(4, served.model.tiles[1]), served.model.thumbnail
+        )
         for width, height in ((500, 400), (120, 300))
     ]
     rounds = [

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.encoded import encoded
 from tests.integration.vision import cases, own
 from tests.random_checkpoint import write_random
 
@@ -21,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pictures") / "street.png"
-    path.write_bytes(cases.encoded(own.picture(640, 480)))
+    path.write_bytes(encoded(Image.fromarray(own.picture(640, 480))))
     return path
 
 

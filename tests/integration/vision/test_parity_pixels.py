@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from tests.encoded import encoded
 from tests.integration.vision import cases
 from workers.vision.decode import Mode
 from workers.vision.engine.pictures import normalise
@@ -27,7 +29,7 @@ def test_tiles_are_the_bytes_of_the_original(sandbox: Sandbox, case: dict[str, A
     size = (case["width"], case["height"])
     pixels = cases.script("images").picture(*size, case["picture_seed"])
     assert hashlib.sha256(pixels.tobytes()).hexdigest() == case["picture_sha256"], "the picture itself"
-    tiled = sandbox.tile(cases.encoded(pixels), case["max_num"], thumbnail=True)
+    tiled = sandbox.tile(encoded(Image.fromarray(pixels)), case["max_num"], thumbnail=True)
     assert (tiled.width, tiled.height, len(tiled.tiles)) == (*size, case["tiles"])
     assert hashlib.sha256(tiled.tiles.tobytes()).hexdigest() == case["uint8_tiles_sha256"]
     normalised = normalise(torch.from_numpy(tiled.tiles)).contiguous().numpy()

@@ -1,7 +1,6 @@
 """The sandbox gives tiles or one clear refusal, and outlives whatever it is fed."""
 
 import gc
-import io
 import os
 import signal
 import struct
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.encoded import encoded
 from workers.vision.sandbox import Sandbox, SandboxError, UndecodableImage
 
 LIMIT = 2_000_000  # pixels
@@ -27,12 +27,6 @@ LIMIT = 2_000_000  # pixels
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(1, 20, 1 << 30, max_pixels=LIMIT) as started:
         yield started
-
-
-def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    written = io.BytesIO()
-    image.save(written, kind, **options)
-    return written.getvalue()
 
 
 def corner(sandbox: Sandbox, image: bytes) -> tuple[int, ...]:
@@ -46,7 +40,7 @@ def flat(mode: str, colour: object) -> Image.Image:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_every_format_of_the_list_is_taken(sandbox: Sandbox, kind: str) -> None:
-    tiled = sandbox.tile(saved(Image.new("RGB", (640, 480), (200, 30, 30)), kind), 12, thumbnail=True)
+    tiled = sandbox.tile(encoded(Image.new("RGB", (640, 480), (200, 30, 30)), kind), 12, thumbnail=True)
     assert (tiled.grid, tiled.width, tiled.height) == ((4, 3), 640, 480)
     assert tiled.tiles.shape == (13, 448, 448, 3)
     assert tiled.tiles.flags.c_contiguous
@@ -56,13 +50,13 @@ def test_every_format_of_the_list_is_taken(sandbox: Sandbox, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "PCX", "JPEG2000", "PDF", "EPS"])
 def test_any_other_format_is_refused(sandbox: Sandbox, kind: str) -> None:
     with pytest.raises(UndecodableImage, match="no whole picture of JPEG"):
-        sandbox.tile(saved(flat("RGB", "red"), kind), 12, thumbnail=True)
+        sandbox.tile(encoded(flat("RGB", "red"), kind), 12, thumbnail=True)
 
 
 def turned() -> bytes:
     image, exif = Image.new("RGB", (40, 20), "red"), Image.Exif()
     exif[0x0112] = 6
-    return saved(image, "JPEG", exif=exif)
+    return encoded(image, "JPEG", exif=exif)
 
 
 def test_exif_turns_a_picture_as_people_expect(sandbox: Sandbox) -> None:
@@ -71,34 +65,34 @@ def test_exif_turns_a_picture_as_people_expect(sandbox: Sandbox) -> None:
 
 
 def test_what_is_transparent_lies_over_white(sandbox: Sandbox) -> None:
-    assert corner(sandbox, saved(flat("RGBA", (10, 20, 30, 0)))) == (255, 255, 255)
-    assert corner(sandbox, saved(flat("LA", (10, 0)))) == (255, 255, 255)
+    assert corner(sandbox, encoded(flat("RGBA", (10, 20, 30, 0)))) == (255, 255, 255)
+    assert corner(sandbox, encoded(flat("LA", (10, 0)))) == (255, 255, 255)
     palette = flat("RGB", "red").quantize(2)
-    assert corner(sandbox, saved(palette)) == (255, 0, 0)
-    assert corner(sandbox, saved(palette, transparency=0)) == (255, 255, 255)
-    assert corner(sandbox, saved(flat("RGBA", (10, 20, 30, 255)))) == (10, 20, 30)
+    assert corner(sandbox, encoded(palette)) == (255, 0, 0)
+    assert corner(sandbox, encoded(palette, transparency=0)) == (255, 255, 255)
+    assert corner(sandbox, encoded(flat("RGBA", (10, 20, 30, 255)))) == (10, 20, 30)
 
 
 def test_sixteen_bits_are_scaled_not_clipped(sandbox: Sandbox) -> None:
     grey = Image.fromarray(np.full((40, 40), 0x8080, np.uint16))
-    assert corner(sandbox, saved(grey)) == corner(sandbox, saved(grey, "TIFF")) == (128, 128, 128)
+    assert corner(sandbox, encoded(grey)) == corner(sandbox, encoded(grey, "TIFF")) == (128, 128, 128)
 
 
 def test_the_first_frame_is_shown(sandbox: Sandbox) -> None:
-    frames = saved(flat("RGB", "red"), "GIF", save_all=True, append_images=[flat("RGB", "blue")])
+    frames = encoded(flat("RGB", "red"), "GIF", save_all=True, append_images=[flat("RGB", "blue")])
     assert corner(sandbox, frames) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr", "LAB"])
 def test_other_colour_models_become_rgb(sandbox: Sandbox, mode: str) -> None:
-    assert sandbox.tile(saved(flat(mode, 0), "TIFF"), 1, thumbnail=False).tiles.shape == (1, 448, 448, 3)
+    assert sandbox.tile(encoded(flat(mode, 0), "TIFF"), 1, thumbnail=False).tiles.shape == (1, 448, 448, 3)
 
 
 def test_original_mode_does_what_the_card_does() -> None:
     with Sandbox(1, 20, 1 << 30, "original") as original:
         assert original.tile(turned(), 12, thumbnail=True).width == 40
-        assert corner(original, saved(flat("RGBA", (10, 20, 30, 0)))) == (10, 20, 30)
-        assert corner(original, saved(Image.fromarray(np.full((40, 40), 0x8080, np.uint16)))) == (255, 255, 255)
+        assert corner(original, encoded(flat("RGBA", (10, 20, 30, 0)))) == (10, 20, 30)
+        assert corner(original, encoded(Image.fromarray(np.full((40, 40), 0x8080, np.uint16)))) == (255, 255, 255)
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -123,7 +117,7 @@ def test_a_bomb_is_refused_by_its_pixels(sandbox: Sandbox) -> None:
 
 
 BROKEN = (b"", b"\0", b"<svg/>", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n" + bytes(99), b"GIF89a" * 9)
-GOOD = saved(Image.new("RGB", (300, 200), "green"), "JPEG")
+GOOD = encoded(Image.new("RGB", (300, 200), "green"), "JPEG")
 
 
 @pytest.mark.parametrize("data", [*BROKEN, GOOD[:100], GOOD[: len(GOOD) // 2]], ids=lambda data: repr(data[:8]))
@@ -138,7 +132,7 @@ def test_flipped_bytes_cost_a_picture_at_most(sandbox: Sandbox) -> None:
     rng = np.random.default_rng(7)
     refused = 0
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF"):
-        whole = saved(Image.effect_noise((90, 60), 60).convert("RGB"), kind)
+        whole = encoded(Image.effect_noise((90, 60), 60).convert("RGB"), kind)
         for _ in range(20):
             damaged = bytearray(whole)
             for place in rng.integers(0, len(whole), 6):

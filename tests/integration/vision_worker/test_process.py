@@ -32,6 +32,7 @@ from shared.settings import Settings
 from shared.store import Store
 from shared.tasks import Hints, make_celery
 from shared.tokenizer import Tokenizer
+from tests.encoded import encoded
 from tests.waiting import eventually
 from workers.keeper.rounds import Keeper
 
@@ -185,9 +186,7 @@ def here(valkey_url: str, prefix: str, s3: S3, tmp_path: Path) -> Iterator[Here]
 
 
 def a_picture() -> bytes:
-    written = io.BytesIO()
-    Image.new("RGB", (900, 450), "teal").save(written, "PNG")
-    return written.getvalue()
+    return encoded(Image.new("RGB", (900, 450), "teal"))
 
 
 def test_a_submitted_job_is_answered_with_its_tiles_text_and_view(here: Here) -> None:

@@ -3,6 +3,7 @@
 from services.cli import show
 from services.cli.failure import Refused
 from services.cli.mosaic import boxes, mosaic
+from tests.encoded import encoded
 from tests.unit.cli.replies import JOB, job
 
 
@@ -51,12 +52,10 @@ def test_a_picture_is_drawn_with_two_pixels_a_character() -> None:
     from PIL import Image
     from rich.console import Console
 
-    written = io.BytesIO()
     picture = Image.new("RGB", (2, 2), (255, 0, 0))
     picture.paste((0, 0, 255), (0, 1, 2, 2))
-    picture.save(written, "PNG")
     console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=20)
     with console.capture() as captured:
-        console.print(mosaic(written.getvalue(), 2))
+        console.print(mosaic(encoded(picture), 2))
     cell = "\x1b[38;2;255;0;0;48;2;0;0;255m▀\x1b[0m"
     assert captured.get().splitlines()[0] == cell * 2

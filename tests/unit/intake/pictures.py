@@ -1,18 +1,17 @@
 """Pictures, good and bad, made here so that the tree carries none."""
 
-import io
 import struct
 import zlib
 from typing import Any
 
 from PIL import Image
 
+from tests.encoded import encoded
+
 
 def picture(kind: str = "JPEG", size: tuple[int, int] = (640, 480), mode: str = "RGB", **options: Any) -> bytes:
     """Return a picture of one colour as a file of `kind`."""
-    buffer = io.BytesIO()
-    Image.new(mode, size, 0).save(buffer, kind, **options)
-    return buffer.getvalue()
+    return encoded(Image.new(mode, size, 0), kind, **options)
 
 
 def turned(kind: str, orientation: int, size: tuple[int, int] = (640, 480)) -> bytes:
@@ -25,9 +24,7 @@ def turned(kind: str, orientation: int, size: tuple[int, int] = (640, 480)) -> b
 def animated(kind: str, frames: int) -> bytes:
     """Return an animation of tiny frames, all of them different."""
     images = [Image.new("RGB", (4, 4), (n * 37 % 256, n * 91 % 256, 0)) for n in range(frames)]
-    buffer = io.BytesIO()
-    images[0].save(buffer, kind, save_all=True, append_images=images[1:])
-    return buffer.getvalue()
+    return encoded(images[0], kind, save_all=True, append_images=images[1:])
 
 
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
