@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from shared.transitions import Call
+from shared.calls import Call
 
 Outcome = Literal["delivered", "failed", "again"]
 

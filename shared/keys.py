@@ -7,7 +7,7 @@ import secrets
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shared.transitions import Call
+from shared.calls import Call
 
 #: The one tenant of a service without keys.
 KEYLESS = "local"

@@ -1,4 +1,4 @@
-"""The job store: runs the calls of `shared/transitions.py` on a Redis-compatible server (Valkey, Redis >= 6.2).
+"""The job store: runs calls (`shared/calls.py`) on a Redis-compatible server (Valkey, Redis >= 6.2).
 
 `Store` is for the workers, `AsyncStore` for intake; both load `shared/lua/prelude.lua` in front of every script.
 `memory_store()` is the in-process double: the same scripts on an emulated server, for tests without one.
@@ -14,9 +14,9 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from shared.calls import Call
 from shared.errors import QueueUnavailable
 from shared.settings import Settings
-from shared.transitions import Call
 
 T = TypeVar("T")
 

@@ -1,41 +1,17 @@
-"""Every question to the job store, each one Lua script of `shared/lua` and so one atomic step.
+"""Every step of a job, from taking it in to removing it, as calls to the job store.
 
-A function here builds a `Call`: which script, with which arguments, and how to read its answer. The synchronous and the
-asynchronous store run the same calls (`shared/store.py`), so nothing is written twice.
-
-    record = store.run(transitions.claim("mini", "worker-1", lease=30))
-    job = await astore.run(transitions.read_job("acme", "job_…"))
+record = store.run(transitions.claim("mini", "worker-1", lease=30))
+job = await astore.run(transitions.read_job("acme", "job_…"))
 """
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
+from shared.calls import Call, Moved, Word, pairs
 from shared.jobs import Job, State
-
-T = TypeVar("T")
-Word = str | int | float
-
-
-@dataclass(frozen=True)
-class Call(Generic[T]):
-    """One atomic step: `script` of shared/lua with `args`, its answer turned into a `T` by `read`."""
-
-    script: str
-    args: tuple[Word, ...]
-    read: Callable[[Any], T]
-    durable: bool = False  #: the answer counts only once it is on disk
-
-
-@dataclass(frozen=True)
-class Moved(Generic[T]):
-    """What a transition did, and the webhook messages that became due by it."""
-
-    value: T
-    messages: tuple[str, ...] = ()
-
 
 Verdict = Literal["ok", "cancel", "late", "stale"]
 
@@ -47,57 +23,6 @@ class Submitted:
     outcome: Literal["accepted", "overloaded", "in_progress"]
     at: float = 0
     position: int = -1
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Many jobs submitted as one. Counts per state; `ended` once none is open."""
-
-    id: str
-    tenant: str
-    total: int
-    created: float
-    ended: float
-    expires: float
-    counts: dict[str, int]
-    webhook: dict[str, Any] | None
-    hook_state: str
-    hook_attempts: int
-    metadata: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Census:
-    """How the house stands: what workers serve, what waits, what was repaired."""
-
-    models: dict[str, "ModelCensus"]
-    states: dict[str, int]  #: jobs now in each state
-    moves: dict[str, int]  #: transitions into each state since the store began
-    repairs: dict[str, int]  #: lost leases, retries, releases, and indexes set right
-    outbox: int
-    leases: int
-    hooks: int
-    trash: int
-    outbox_age: float  #: seconds the oldest hint is overdue
-    lease_age: float  #: seconds the oldest lease is past its end
-    hooks_age: float  #: seconds the oldest message is overdue
-
-
-@dataclass(frozen=True)
-class ModelCensus:
-    """One model: the card its workers announced, how many are alive, how many jobs are ready."""
-
-    card: dict[str, Any]
-    workers: int
-    queued: int
-
-
-def _pairs(flat: Sequence[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _counts(flat: Sequence[str]) -> dict[str, int]:
-    return {name: int(count) for name, count in _pairs(flat).items()}
 
 
 def _triples(flat: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -158,7 +83,7 @@ def claim(model: str, worker: str, lease: float) -> Call[Moved[Job | None]]:
 
     def read(answer: Any) -> Moved[Job | None]:
         record, messages = _moved(answer)
-        return Moved(Job.read(_pairs(record)) if record else None, messages)
+        return Moved(Job.read(pairs(record)) if record else None, messages)
 
     return Call("claim", (model, worker, lease), read)
 
@@ -257,33 +182,6 @@ def restore(job: Job, state: State, grace: float, batch: str = "") -> Call[Moved
     return Call("restore", args, lambda answer: Moved(bool(answer[0]), tuple(answer[1])), durable=True)
 
 
-def census() -> Call[Census]:
-    """How many of everything, and how late."""
-
-    def read(answer: Any) -> Census:
-        flat, states, moves, repairs, sizes = answer
-        models = {
-            name: ModelCensus(json.loads(card) if card else {}, int(workers), int(ready))
-            for name, card, workers, ready in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
-        }
-        outbox, leases, hooks, trash, outbox_age, lease_age, hooks_age = sizes
-        return Census(
-            models,
-            states=_counts(states),
-            moves=_counts(moves),
-            repairs=_counts(repairs),
-            outbox=int(outbox),
-            leases=int(leases),
-            hooks=int(hooks),
-            trash=int(trash),
-            outbox_age=float(outbox_age),
-            lease_age=float(lease_age),
-            hooks_age=float(hooks_age),
-        )
-
-    return Call("census", (), read)
-
-
 # --- reading
 
 
@@ -292,14 +190,14 @@ def read_job(tenant: str, id: str) -> Call[Job | None]:
 
     def read(answer: Any) -> Job | None:
         record, position = answer
-        return replace(Job.read(_pairs(record)), position=int(position)) if record else None
+        return replace(Job.read(pairs(record)), position=int(position)) if record else None
 
     return Call("read_job", (tenant, id), read)
 
 
 def read_jobs(ids: Sequence[str]) -> Call[list[Job]]:
     """The records of `ids`, without queue positions; those that are gone are left out."""
-    return Call("read_jobs", tuple(ids), lambda records: [Job.read(_pairs(record)) for record in records if record])
+    return Call("read_jobs", tuple(ids), lambda records: [Job.read(pairs(record)) for record in records if record])
 
 
 def list_jobs(
@@ -307,32 +205,7 @@ def list_jobs(
 ) -> Call[tuple[list[Job], str]]:
     """A page of jobs, newest first, and the id to go on after ("" at the end). Looks at 5,000 records at most."""
     args = (tenant, state, batch, after, limit, json.dumps(dict(metadata)), 5000)
-    return Call("list_jobs", args, lambda answer: ([Job.read(_pairs(record)) for record in answer[0]], answer[1]))
-
-
-def read_batch(tenant: str, id: str, first: int = 0, last: int = -1) -> Call[tuple[Batch, list[str]] | None]:
-    """A batch and the ids of its jobs `first` to `last` in order, or None."""
-
-    def read(answer: Any) -> tuple[Batch, list[str]] | None:
-        if not answer[0]:
-            return None
-        record = _pairs(answer[0])
-        batch = Batch(
-            id=record["id"],
-            tenant=record["tenant"],
-            total=int(record["total"]),
-            created=float(record["created"]),
-            ended=float(record.get("ended", 0)),
-            expires=float(record.get("expires", 0)),
-            counts={state.value: int(record.get(state.value, 0)) for state in State},
-            webhook=json.loads(record["webhook"]) if record.get("webhook") else None,
-            hook_state=record.get("hook_state", "none"),
-            hook_attempts=int(record.get("hook_attempts", 0)),
-            metadata=json.loads(record.get("metadata", "{}")),
-        )
-        return batch, list(answer[1])
-
-    return Call("read_batch", (tenant, id, first, last), read)
+    return Call("list_jobs", args, lambda answer: ([Job.read(pairs(record)) for record in answer[0]], answer[1]))
 
 
 def _jitter() -> float:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from shared.batches import Batch
 from shared.jobs import Job, State
-from shared.transitions import Batch
 
 _TIMINGS = ("queue", "fetch", "tile", "vision", "prefill", "decode", "first_token", "total")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from standardwebhooks import Webhook
 
-from shared.transitions import Call
+from shared.calls import Call
 
 #: What a webhook hears of unless its request says otherwise: the ended states.
 DEFAULT_EVENTS = ("job.succeeded", "job.failed", "job.cancelled", "job.expired")

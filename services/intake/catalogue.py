@@ -7,11 +7,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 from services.intake.desk import Desk
-from shared import transitions
+from shared.census import Census, take_census
 from shared.errors import UnknownModel
 from shared.models import BY_ID, DEMO, Model, model_id_of
 from shared.settings import Settings
-from shared.transitions import Census
 
 BELIEVED = 1.0  #: seconds
 _FIELDS = {field.name for field in fields(Model)}
@@ -33,7 +32,7 @@ class Catalogue:
         """Return a count not older than `BELIEVED`."""
         async with self._counting:
             if self._census is None or time.monotonic() >= self._until:
-                self._census = await self._desk.run(transitions.census())
+                self._census = await self._desk.run(take_census())
                 self._until = time.monotonic() + BELIEVED
             return self._census
 

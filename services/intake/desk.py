@@ -9,9 +9,9 @@ from typing import TypeVar
 import structlog
 from redis.exceptions import ResponseError
 
+from shared.calls import Call
 from shared.errors import QueueUnavailable
 from shared.store import AsyncStore
-from shared.transitions import Call
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from shared import transitions
+from shared.census import take_census
 from shared.store import Store, connect
 from tests.bench.bare import Bare
 from tests.service import Service, service, started
@@ -184,7 +184,7 @@ class Bench:
 
     def ended(self) -> int:
         """How many jobs tileq has ended."""
-        moves = self.store.run(transitions.census()).moves
+        moves = self.store.run(take_census()).moves
         if failed := moves.get("failed", 0):
             raise RuntimeError(f"{failed} jobs failed")
         return moves.get("succeeded", 0)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shared import transitions, views, webhooks
+from shared import batches, transitions, views, webhooks
 from shared.deliveries import Delivery
 from shared.errors import NotFound
 from shared.jobs import Job, State
@@ -69,7 +69,7 @@ def _as_started(job: Job) -> Job:
 
 def _batch(delivery: Delivery, store: Store, objects: Objects) -> tuple[Mapping[str, Any], str]:
     del objects
-    found = store.run(transitions.read_batch("", delivery.subject, 0, 0))
+    found = store.run(batches.read("", delivery.subject, 0, 0))
     if found is None:
         raise NotFound(f"{delivery.subject} is gone")
     return views.batch_view(replace(found[0], hook_state="pending", hook_attempts=0)), ""

@@ -6,7 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from shared import transitions
+from shared.census import take_census
 from shared.errors import QueueUnavailable
 from shared.store import Store
 
@@ -25,7 +25,7 @@ class House(Collector):
         """Yield the families of this scrape."""
         up = GaugeMetricFamily("tileq_store_up", "1 while the job store answers")
         try:
-            census = self._store.run(transitions.census())
+            census = self._store.run(take_census())
         except QueueUnavailable:
             up.add_metric([], 0)
             yield up

@@ -10,6 +10,7 @@ import structlog
 from prometheus_client import Counter
 
 from shared import deliveries, transitions
+from shared.census import take_census
 from shared.errors import QueueUnavailable, StorageDown
 from shared.objects import Objects, batch_key, job_prefix
 from shared.settings import Settings
@@ -60,7 +61,7 @@ class Keeper:
             due[model].append(id)
         if not due:
             return
-        models = self.store.run(transitions.census()).models
+        models = self.store.run(take_census()).models
         for model, ids in due.items():
             name = vision_queue(model)
             missing = models[model].queued - self.hints.depth(name) if model in models else len(ids)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared import transitions
+from shared.calls import Call, Moved
 from shared.errors import Permanent, Transient
 from shared.jobs import State
-from shared.transitions import Call, Moved
 from workers.vision.hands import Held, Why
 
 

@@ -16,8 +16,8 @@ from typing import Literal
 
 from prometheus_client import Gauge, Histogram
 
+from shared.calls import Word
 from shared.jobs import Job
-from shared.transitions import Word
 
 Why = Literal["cancel", "late", "stale", "release"]
 

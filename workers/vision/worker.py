@@ -16,6 +16,7 @@ import structlog
 from prometheus_client import Counter
 
 from shared import transitions
+from shared.calls import Call, Moved
 from shared.errors import Permanent, QueueUnavailable, StorageDown, Transient
 from shared.jobs import Job
 from shared.objects import Objects, manifest_key, result_key
@@ -23,7 +24,6 @@ from shared.requests import Manifest, Request
 from shared.settings import Settings
 from shared.store import Store
 from shared.tasks import Hints
-from shared.transitions import Call, Moved
 from workers.vision import endings, results
 from workers.vision.asking import ask, question
 from workers.vision.deltas import Deltas

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from shared import transitions
+from shared import batches, transitions
+from shared.census import Census, take_census
 from shared.errors import QueueUnavailable
 from shared.ids import new_id
 from shared.jobs import TRANSITIONS, Job, State
@@ -81,8 +82,8 @@ def reap(store: Store, id: str) -> State:
     return read(store, id).state
 
 
-def census(store: Store) -> transitions.Census:
-    return store.run(transitions.census())
+def census(store: Store) -> Census:
+    return store.run(take_census())
 
 
 def in_one_place(store: Store) -> bool:
@@ -436,15 +437,15 @@ def test_a_batch_ends_with_its_last_job_and_owes_one_webhook(store: Store) -> No
     assert first is not None
     assert second is not None
     assert store.run(transitions.finish(first.id, 1, State.SUCCEEDED, {})).messages == ()
-    middle = store.run(transitions.read_batch("acme", batch["id"]))
+    middle = store.run(batches.read("acme", batch["id"]))
     assert middle is not None
     assert (middle[0].ended, middle[0].counts["succeeded"], middle[0].counts["running"]) == (0, 1, 1)
     assert middle[1] == [job.id for job in jobs]
     assert len(store.run(transitions.finish(second.id, 1, State.FAILED, {})).messages) == 1
-    ended = store.run(transitions.read_batch("acme", batch["id"]))
+    ended = store.run(batches.read("acme", batch["id"]))
     assert ended is not None
     assert ended[0].ended > 0
-    assert store.run(transitions.read_batch("mallory", batch["id"])) is None
+    assert store.run(batches.read("mallory", batch["id"])) is None
 
 
 def test_pages_of_jobs_are_newest_first_filtered_and_complete(store: Store) -> None:

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from services.cli.local.ports import free_ports
 from services.cli.local.seaweed import S3
 from shared import transitions
+from shared.census import take_census
 from shared.conversation import Message
 from shared.events import TextDelta, stream_key
 from shared.ids import new_id
@@ -85,7 +86,7 @@ class Here:
         return (self.logs / f"{name}.log").read_text(errors="replace")
 
     def workers(self) -> int:
-        models = self.store.run(transitions.census()).models
+        models = self.store.run(take_census()).models
         return models[DEMO].workers if DEMO in models else 0
 
     def unacked(self) -> list[str]:

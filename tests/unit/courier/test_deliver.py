@@ -10,6 +10,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from shared import deliveries, keys, transitions, webhooks
+from shared.calls import Call
 from shared.deliveries import Delivery
 from shared.errors import QueueUnavailable, StorageDown
 from shared.ids import message_id, new_id
@@ -325,7 +326,7 @@ class Flaky(Store):
         super().__init__(store.client, store.prefix)
         self._lost: set[object] = set()
 
-    def run(self, call: transitions.Call[Any]) -> Any:
+    def run(self, call: Call[Any]) -> Any:
         answer = super().run(call)
         if call.script == "hook_finish" and call.args not in self._lost:
             self._lost.add(call.args)

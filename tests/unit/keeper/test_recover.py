@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from shared import transitions
+from shared import batches, transitions
 from shared.conversation import Message
 from shared.ids import new_id
 from shared.jobs import Job, State
@@ -68,7 +68,7 @@ def test_a_batch_comes_back_with_its_jobs_and_ends() -> None:
     recover(store, objects, hints)
     for job in jobs:
         store.run(transitions.cancel("t", job.id))
-    found = store.run(transitions.read_batch("t", batch))
+    found = store.run(batches.read("t", batch))
     assert found is not None
     assert (found[0].counts["cancelled"], found[0].ended > 0, set(found[1])) == (2, True, {job.id for job in jobs})
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared import deliveries, transitions
+from shared import batches, deliveries, transitions
 from shared.errors import StorageDown
 from shared.ids import new_id
 from shared.jobs import Job, State
@@ -124,7 +124,7 @@ def test_the_manifest_of_a_batch_goes_with_its_record(keeper: Keeper) -> None:
     assert list(keeper.objects.keys("batches/")) == [batch_key(batch)]
     keeper.store.run(transitions.cancel("t", job.id))
     after_rounds(keeper, lambda: not list(keeper.objects.keys("batches/")))
-    assert keeper.store.run(transitions.read_batch("t", batch)) is None
+    assert keeper.store.run(batches.read("t", batch)) is None
 
 
 def test_a_step_that_fails_leaves_the_others_to_run_and_is_done_later(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shared import transitions
+from shared.calls import Call
 from shared.conversation import Message
 from shared.errors import QueueUnavailable, StorageDown
 from shared.events import TextDelta, stream_key
@@ -22,7 +23,6 @@ from shared.requests import Generation, Manifest, Request, StoredImage
 from shared.settings import Settings
 from shared.store import Store, memory_store
 from shared.tiling import tile_count
-from shared.transitions import Call
 from tests.waiting import eventually
 from workers.vision.deltas import Deltas
 from workers.vision.engine.base import Engine, EngineRequest, EngineStats, Event

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from PIL import Image
 
-from shared import transitions
+from shared.census import take_census
 from shared.jobs import State
 from shared.objects import result_key, view_key
 from shared.requests import Generation
@@ -204,7 +204,7 @@ def test_deltas_add_up_to_the_output_before_the_job_has_ended(build: Build) -> N
 
 def test_the_house_sees_this_worker_until_it_goes(house: House) -> None:
     house.pulse.attempt()
-    census = house.store.run(transitions.census())
+    census = house.store.run(take_census())
     assert census.models[MODEL].workers == 1
     house.pulse.close()
-    assert house.store.run(transitions.census()).models[MODEL].workers == 0
+    assert house.store.run(take_census()).models[MODEL].workers == 0
