@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 
-from infra.demo_model import export, vocabulary
+from infra.demo_model import export, seeds, vocabulary
+from infra.demo_model.conversations import about_counts
+from infra.demo_model.evaluate import Asker
 from infra.demo_model.heads import Heads
 from infra.demo_model.model import ChatModel, Sizes
+from infra.demo_model.scenes import shapes_scene
 
 
 def test_training_goes_on_from_the_bundled_weights_where_its_own_state_is_lost() -> None:
@@ -32,3 +35,14 @@ def test_the_card_that_is_bundled_is_the_one_beside_the_code() -> None:
 def test_nothing_is_restored_of_half_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "HEADS", export.HEADS / "missing")
     assert export.restore() is None
+
+
+def test_the_bundled_model_counts_shapes() -> None:
+    asker, right = Asker(export.BUNDLED), 0
+    for n in range(60):
+        rng = seeds.check(70, n)
+        scene = shapes_scene(rng)
+        talk = about_counts(rng, scene)
+        right += asker.answer([scene.picture], talk, 12) == talk.answer
+    asker.engine.close()
+    assert right >= 55
