@@ -87,7 +87,9 @@ def whole_service(
 
     def worker(name: str) -> Program:
         patient = ours(name, "workers.vision")
-        return replace(patient, awaited=load > 0, start_within=load, stop_within=settings.shutdown_grace + 5)
+        # torch makes a folder for what it compiles as it is imported, in the system's temporary folder if not told.
+        env = {**variables, "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
+        return replace(patient, env=env, awaited=load > 0, start_within=load, stop_within=settings.shutdown_grace + 5)
 
     processes = [
         ours("intake", "services.intake", f"{url}/readyz"),
