@@ -64,9 +64,7 @@ class Phase:
 PHASES = (
     Phase(3, "decoder", 1500, (0.01, 1.2e-3), 0.7, 0.93, 3),
     Phase(4, "fresh", 1250, (0.006, 8e-4), 1.0, 0.92, 2),
-    Phase(
-        5, "count", 1500, (0.006, 8e-4), 1.0, 0.9, 2, Diet((6, 2, 2, 2), (4, 2, 1, 2), shapes=6, counts=8, crowds=0.5)
-    ),
+    Phase(5, "count", 1500, (0.006, 8e-4), 1.0, 0.9, 2, Diet((6, 2, 2, 2), shapes=6, counts=8, crowds=0.5)),
 )
 TOLD_WEIGHT = 0.5  # of the loss of not looking where the answer stands
 
