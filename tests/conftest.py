@@ -2,13 +2,9 @@
 
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from xdist.remote import Producer
-    from xdist.scheduler import LoadFileScheduling
 
 pytest_plugins = ["tests.servers"]
 
@@ -24,11 +20,11 @@ SHARE_A_SERVICE = tuple(f"tests/acceptance/test_{name}.py" for name in ("batches
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadFileScheduling":
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each process whole files, so that what a module starts is started once."""
     from xdist.scheduler import LoadFileScheduling
 
-    class ByService(LoadFileScheduling):
+    class ByService(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
             return "tests/acceptance" if file in SHARE_A_SERVICE else file
