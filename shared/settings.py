@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     max_start_within: float = Field(86_400 * 7, gt=0, description="largest `start_within` a request may ask for")
     max_run_within: float = Field(3600, gt=0, description="largest `run_within` a request may ask for")
     retain_for: float = Field(86_400 * 7, gt=0, description="an ended job and its objects live this long")
-    keeper_period: float = Field(1, gt=0, description="between two rounds of the keeper")
+    reconcile_period: float = Field(1, gt=0, description="between two rounds of the reconciler")
 
     # Webhooks
     webhook_secret: SecretStr = Field(SecretStr(""), description="`whsec_…` of the keyless tenant; made if empty")
@@ -90,8 +90,8 @@ class Settings(BaseSettings):
         WEBHOOK_SCHEDULE, description="waits before the second and later attempts, with jitter"
     )
     webhook_full_bytes: int = Field(256 << 10, description="a full body above this becomes thin and says `truncated`")
-    webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one courier")
-    webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all couriers together")
+    webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one webhook dispatcher")
+    webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all dispatchers together")
 
     # Vision worker
     model: str = Field("", description="checkpoint: a folder, a hub id (`org/name@revision`) or `s3://bucket/prefix`")

@@ -86,8 +86,8 @@ def whole_service(
 
     processes = [
         process("intake", "services.intake", environment, folder, probe_url=f"{url}/readyz"),
-        process("keeper", "workers.keeper", environment, folder),
-        process("courier", "workers.courier", environment, folder),
+        process("reconciler", "workers.reconciler", environment, folder),
+        process("webhooks", "workers.webhooks", environment, folder),
         *(worker("vision" if n == 1 else f"vision-{n}") for n in range(1, vision + 1)),
     ]
     kept = [program for program in processes if program.name not in without]

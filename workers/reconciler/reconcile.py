@@ -1,6 +1,6 @@
-"""One round of the keeper: every promise that a clock or a lost message could break, looked after in turn.
+"""One round of the reconciler: every promise that a clock or a lost message could break, looked after in turn.
 
-Any number of keepers may run; each step is one atomic script, so two of them only share the work.
+Any number of reconcilers may run; each step is one atomic script, so two of them only share the work.
 """
 
 from collections import defaultdict
@@ -19,12 +19,12 @@ from shared.tasks import COURIER, Hints, vision_queue
 
 log = structlog.get_logger(__name__)
 
-MOVED = Counter("tileq_keeper_jobs_total", "Jobs the keeper moved", ["step", "state"])
-REPEATED = Counter("tileq_keeper_hints_total", "Hints the keeper repeated", ["queue"])
-FAILED = Counter("tileq_keeper_failures_total", "Steps that could not be done and are done next round", ["step"])
+MOVED = Counter("tileq_reconciler_jobs_total", "Jobs the reconciler moved", ["step", "state"])
+REPEATED = Counter("tileq_reconciler_hints_total", "Hints the reconciler repeated", ["queue"])
+FAILED = Counter("tileq_reconciler_failures_total", "Steps that could not be done and are done next round", ["step"])
 
 
-class Keeper:
+class Reconciler:
     """Holds what a round needs; `round()` does every step once."""
 
     def __init__(self, store: Store, objects: Objects, hints: Hints, settings: Settings) -> None:
@@ -95,7 +95,7 @@ class Keeper:
         except (QueueUnavailable, StorageDown) as error:
             FAILED.labels(step.__name__).inc()
             log.warning("step left to the next round", step=step.__name__, error=error.detail)
-        except Exception:  # a broker fails in many ways, and a keeper that dies keeps nothing
+        except Exception:  # a broker fails in many ways, and a reconciler that dies keeps nothing
             FAILED.labels(step.__name__).inc()
             log.exception("step left to the next round", step=step.__name__)
 

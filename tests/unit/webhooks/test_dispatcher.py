@@ -19,9 +19,9 @@ from shared.objects import MemoryObjects
 from shared.settings import Settings
 from shared.store import Store, memory_store
 from tests.waiting import eventually
-from workers.courier import deliver
-from workers.courier.client import Answer, Client
-from workers.courier.deliver import Courier
+from workers.webhooks import dispatcher
+from workers.webhooks.client import Answer, Client
+from workers.webhooks.dispatcher import WebhookDispatcher
 
 EVENTS = ["job.started", "job.succeeded", "job.failed", "job.cancelled", "job.expired"]
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -55,13 +55,13 @@ def objects() -> MemoryObjects:
     return MemoryObjects()
 
 
-def courier(store: Store, objects: MemoryObjects, *answers: Answer, settings: Settings = QUICK) -> Courier:
-    return Courier(store, objects, Scripted(*answers), settings)
+def dispatcher(store: Store, objects: MemoryObjects, *answers: Answer, settings: Settings = QUICK) -> WebhookDispatcher:
+    return WebhookDispatcher(store, objects, Scripted(*answers), settings)
 
 
-def sent(courier: Courier) -> Scripted:
-    assert isinstance(courier.client, Scripted)
-    return courier.client
+def sent(dispatcher: WebhookDispatcher) -> Scripted:
+    assert isinstance(dispatcher.client, Scripted)
+    return dispatcher.client
 
 
 def running(store: Store, **changes: Any) -> Job:
@@ -86,10 +86,10 @@ def read(store: Store, msg: str) -> Delivery:
     return delivery
 
 
-def deliver_until(courier: Courier, msg: str, state: str) -> Delivery:
+def deliver_until(dispatcher: WebhookDispatcher, msg: str, state: str) -> Delivery:
     def look() -> Delivery | None:
-        courier.follow(msg)
-        delivery = read(courier.store, msg)
+        dispatcher.follow(msg)
+        delivery = read(dispatcher.store, msg)
         return delivery if delivery.state == state else None
 
     delivery = eventually(look)
@@ -99,7 +99,7 @@ def deliver_until(courier: Courier, msg: str, state: str) -> Delivery:
 
 def test_one_hint_delivers_whatever_is_due(store: Store, objects: MemoryObjects) -> None:
     messages = [finished(store, output={"text": str(n)}) for n in range(3)]
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     assert post.follow(messages[0]) == 6  # started and succeeded of each
     assert post.follow(messages[0]) == 0
     assert {read(store, msg).state for msg in messages} == {"delivered"}
@@ -110,7 +110,7 @@ def test_a_message_is_signed_by_every_active_secret_and_its_library_verifies_it(
 ) -> None:
     old, new = webhooks.new_secret(), webhooks.new_secret()
     store.run(webhooks.rotate_secret("acme", new, 60, old))
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     post.follow(finished(store))
     for _, body, headers, _ in sent(post).posted:
         assert len(headers["webhook-signature"].split()) == 2
@@ -124,7 +124,7 @@ def test_a_message_is_signed_by_every_active_secret_and_its_library_verifies_it(
 def test_after_the_overlap_only_the_new_secret_signs(store: Store, objects: MemoryObjects) -> None:
     new = webhooks.new_secret()
     store.run(webhooks.rotate_secret("acme", new, 0, webhooks.new_secret()))
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     post.follow(finished(store))
     _, body, headers, _ = sent(post).posted[0]
     assert len(headers["webhook-signature"].split()) == 1
@@ -134,7 +134,7 @@ def test_after_the_overlap_only_the_new_secret_signs(store: Store, objects: Memo
 def test_the_keyless_tenant_signs_with_the_secret_of_the_settings(store: Store, objects: MemoryObjects) -> None:
     secret = webhooks.new_secret()
     settings = QUICK.model_copy(update={"webhook_secret": Settings(webhook_secret=secret).webhook_secret})
-    post = courier(store, objects, settings=settings)
+    post = dispatcher(store, objects, settings=settings)
     store.run(deliveries.add_test("msg_1", keys.KEYLESS, "http://127.0.0.1/", "127.0.0.1:80"))
     post.follow("msg_1")
     _, body, headers, keyless = sent(post).posted[0]
@@ -144,7 +144,7 @@ def test_the_keyless_tenant_signs_with_the_secret_of_the_settings(store: Store, 
 
 def test_a_tenant_that_only_has_the_keyless_name_may_not_call_loopback(store: Store, objects: MemoryObjects) -> None:
     store.run(keys.put("digest", keys.ApiKey(tenant=keys.KEYLESS, name="k", created=1)))
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     store.run(deliveries.add_test("msg_1", keys.KEYLESS, "http://127.0.0.1/", "127.0.0.1:80"))
     post.follow("msg_1")
     assert [keyless for *_, keyless in sent(post).posted] == [False]
@@ -152,7 +152,7 @@ def test_a_tenant_that_only_has_the_keyless_name_may_not_call_loopback(store: St
 
 def test_the_body_is_the_job_as_the_api_shows_it(store: Store, objects: MemoryObjects) -> None:
     msg = finished(store, output={"text": "你好", "finish_reason": "stop"}, usage={"completion_tokens": 2})
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     post.follow(msg)
     started, ended = sent(post).bodies
     assert (started["type"], ended["type"]) == ("job.started", "job.succeeded")
@@ -167,7 +167,7 @@ def test_word_of_the_start_tells_of_the_start_however_late_it_comes(store: Store
     msg = finished(
         store, State.FAILED, error=error, stage="decode", tiles=13, completion_tokens=7, timings={"queue": 1.0}
     )
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     post.follow(msg)
     data = sent(post).bodies[0]["data"]
     assert (data["state"], data["attempt"], data["error"], data["output"]) == ("running", 1, None, None)
@@ -179,7 +179,7 @@ def test_word_of_the_start_tells_of_the_start_however_late_it_comes(store: Store
 @pytest.mark.parametrize("event", ["started", "succeeded"])
 def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, objects: MemoryObjects, event: str) -> None:
     job = running(store)
-    post = courier(store, objects, Answer(status=500))
+    post = dispatcher(store, objects, Answer(status=500))
     msg = message_id(job.id, event)
     if event == "started":
         post.follow(msg)  # while it runs
@@ -193,14 +193,14 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, obje
 
 def test_a_large_output_is_read_from_the_result(store: Store, objects: MemoryObjects) -> None:
     objects.put("result", json.dumps({"output": {"text": "long"}}).encode(), "application/json")
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     post.follow(finished(store, result="result"))
     assert sent(post).bodies[1]["data"]["output"] == {"text": "long"}
 
 
 def test_a_result_that_is_gone_fails_the_message_and_says_so(store: Store, objects: MemoryObjects) -> None:
     msg = finished(store, result="gone")
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     post.follow(msg)
     delivery = read(store, msg)
     assert (delivery.state, delivery.log[0]["status"]) == ("failed", None)
@@ -214,27 +214,27 @@ def test_a_storage_that_is_down_costs_a_message_no_attempt(store: Store, monkeyp
 
     monkeypatch.setattr(deliver, "PUT_BACK", 0.01)
     msg = finished(store, result="result")
-    down = courier(store, Down())
+    down = dispatcher(store, Down())
     down.follow(msg)
     assert (read(store, msg).state, read(store, msg).attempts) == ("pending", 0)
     up = MemoryObjects()
     up.put("result", b'{"output": {"text": "x"}}', "application/json")
-    assert deliver_until(courier(store, up), msg, "delivered").attempts == 1
+    assert deliver_until(dispatcher(store, up), msg, "delivered").attempts == 1
 
 
 def test_a_message_that_cannot_be_built_ends_with_its_schedule(store: Store, objects: MemoryObjects) -> None:
     objects.put("result", b"not json", "application/json")
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     delivery = deliver_until(post, finished(store, result="result"), "failed")
     assert [attempt["error"] for attempt in delivery.log] == ["tileq could not build the message"] * 3
     assert [body["type"] for body in sent(post).bodies] == ["job.started"]
 
 
-def test_a_message_read_too_late_is_not_sent_beside_another_courier(
+def test_a_message_read_too_late_is_not_sent_beside_another_dispatcher(
     store: Store, objects: MemoryObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     msg = finished(store)
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     monkeypatch.setattr(deliver, "READ_WITHIN", -1.0)
     post.follow(msg)
     assert sent(post).posted == []
@@ -243,7 +243,7 @@ def test_a_message_read_too_late_is_not_sent_beside_another_courier(
 
 def test_attempts_are_written_down_as_the_api_shows_them(store: Store, objects: MemoryObjects) -> None:
     msg = finished(store)
-    post = courier(
+    post = dispatcher(
         store,
         objects,
         Answer(status=204),  # started
@@ -270,7 +270,7 @@ def test_a_thin_message_reads_no_result(store: Store, objects: MemoryObjects) ->
     store.run(transitions.submit("acme", [job], max_queued=10, grace=0))
     store.run(transitions.claim("m", "worker", 60))
     store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"result": "gone"}))
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     post.follow("")
     (body,) = sent(post).bodies
     assert set(body["data"]) == {"id", "object", "state", "metadata", "expires_at"}
@@ -284,7 +284,7 @@ def test_a_batch_and_a_test_have_bodies_of_their_own(store: Store, objects: Memo
     store.run(transitions.claim("m", "worker", 60))
     store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {}))
     store.run(deliveries.add_test("msg_1", "acme", "https://example.com/", "example.com:443"))
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     post.follow("")
     ended, test = sorted(sent(post).bodies, key=lambda body: str(body["type"]))
     assert (ended["type"], ended["data"]["id"], ended["data"]["counts"]["succeeded"]) == ("batch.ended", batch["id"], 1)
@@ -295,15 +295,15 @@ def test_a_batch_and_a_test_have_bodies_of_their_own(store: Store, objects: Memo
 def test_a_deleted_jobs_message_is_not_sent(store: Store, objects: MemoryObjects) -> None:
     msg = finished(store)
     store.run(transitions.delete("acme", read(store, msg).subject))
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     assert post.follow(msg) == 0
     assert sent(post).posted == []
 
 
-def test_a_courier_that_stops_begins_nothing_new(store: Store, objects: MemoryObjects) -> None:
+def test_a_dispatcher_that_stops_begins_nothing_new(store: Store, objects: MemoryObjects) -> None:
     finished(store)
     scripted = Scripted()
-    post = Courier(store, objects, scripted, QUICK, stopping=lambda: len(scripted.posted) == 1)
+    post = WebhookDispatcher(store, objects, scripted, QUICK, stopping=lambda: len(scripted.posted) == 1)
     assert post.follow("") == 1
 
 
@@ -311,7 +311,7 @@ def test_an_attempt_is_recorded_although_the_store_fails_for_a_moment(
     store: Store, objects: MemoryObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     msg = finished(store)
-    post = courier(store, objects)
+    post = dispatcher(store, objects)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr(post, "store", Flaky(store))
     post.follow(msg)

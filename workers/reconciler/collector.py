@@ -1,4 +1,4 @@
-"""What the keeper shows of the whole house: jobs by state, what waits, and how late the oldest of it is."""
+"""What the reconciler shows of the whole house: jobs by state, what waits, and how late the oldest of it is."""
 
 from collections.abc import Iterator
 
