@@ -47,7 +47,7 @@ def make_celery(settings: Settings, *queues: str) -> Celery:
         task_acks_late=True,
         task_acks_on_failure=True,
         task_acks_on_timeout=True,
-        task_reject_on_worker_lost=False,  # attempts are counted in the job record; the keeper repeats the hint
+        task_reject_on_worker_lost=False,  # attempts are counted in the job record; the reconciler repeats the hint
         visibility_timeout=visibility,
         broker_transport_options={
             "visibility_timeout": visibility,
@@ -76,7 +76,7 @@ def make_celery(settings: Settings, *queues: str) -> Celery:
 
 
 class Hints:
-    """Publishes hints and never fails: what the broker does not take, the keeper repeats from the outbox."""
+    """Publishes hints and never fails: what the broker does not take, the reconciler repeats from the outbox."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -100,7 +100,7 @@ class Hints:
             self._app.send_task(task, args=(id,), queue=queue(name), retry=False)
         except Exception as error:  # a broker fails in kombu's, redis' and the OS' ways; the outbox has the job anyway
             HINTS.labels(name, "refused").inc()
-            log.warning("hint not published, the keeper will repeat it", queue=name, id=id, error=str(error))
+            log.warning("hint not published, the reconciler will repeat it", queue=name, id=id, error=str(error))
             return False
         HINTS.labels(name, "published").inc()
         return True

@@ -27,7 +27,7 @@ QUICK = {
     "TILEQ_LEASE": "3",
     "TILEQ_RETRY_BACKOFF": "0.1",
     "TILEQ_REDISPATCH": "1",
-    "TILEQ_KEEPER_PERIOD": "0.2",
+    "TILEQ_RECONCILE_PERIOD": "0.2",
     "TILEQ_CANCEL_INTERVAL": "0.2",
     "TILEQ_WEBHOOK_SCHEDULE": "0.5,1,1,2,2,5,5",
     "TILEQ_LOG_FORMAT": "console",
@@ -60,7 +60,7 @@ class Service:
 def service(
     *, engine: str = "echo", vision: int = 1, courier: bool = True, env: Mapping[str, str] | None = None
 ) -> Iterator[Service]:
-    """Run Valkey, SeaweedFS, intake, keeper, courier and `vision` workers while the block runs."""
+    """Run Valkey, SeaweedFS, intake, reconciler, courier and `vision` workers while the block runs."""
     with tempfile.TemporaryDirectory(prefix="tileq-test-") as name:
         folder = Path(name)
         redis_port, port = free_ports(2)
@@ -78,7 +78,7 @@ def service(
         here = Service(f"http://127.0.0.1:{port}", folder, _settings(environment), environment)
         ours = [
             Program("intake", [sys.executable, "-m", "services.intake"], environment, _answers(f"{here.url}/readyz")),
-            _program("keeper", "workers.keeper", environment),
+            _program("reconciler", "workers.reconciler", environment),
         ]
         if courier:
             ours.append(_program("courier", "workers.courier", environment))

@@ -97,7 +97,7 @@ async def delete(house: Here, tenant: Tenant, id: Id) -> Response:
     try:
         await house.storage.delete(job_prefix(id))
         await house.desk.run(transitions.emptied([id]))
-    except RequestError:  # its id lies in the trash, which the keeper empties
+    except RequestError:  # its id lies in the trash, which the reconciler empties
         pass
     return Response(status_code=204)
 

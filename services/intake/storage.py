@@ -67,12 +67,12 @@ class Storage:
         await self._do(self._objects.check, 0)
 
     async def discard(self, prefixes: Iterable[str]) -> None:
-        """Delete what a refused request left; what that does not reach, the keeper sweeps."""
+        """Delete what a refused request left; what that does not reach, the reconciler sweeps."""
         for prefix in prefixes:
             try:
                 await self.delete(prefix)
             except StorageUnavailable as error:
-                log.warning("objects of a refused request left to the keeper", prefix=prefix, error=error.detail)
+                log.warning("objects of a refused request left to the reconciler", prefix=prefix, error=error.detail)
 
     def close(self) -> None:
         """Start nothing more."""

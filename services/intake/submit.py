@@ -45,7 +45,7 @@ from shared.webhooks import DEFAULT_EVENTS
 INLINE = 8 << 10  #: bytes of a request of which the record keeps a copy
 HEADER_HERE = 256 << 10  #: bytes of a picture whose header is read on the event loop
 AT_ONCE = 16  #: objects stored side by side for one request
-GRACE = 2.0  #: seconds that the keeper leaves the first hint to the thread here
+GRACE = 2.0  #: seconds that the reconciler leaves the first hint to the thread here
 LATE = 15.0  #: seconds after which a submission that was not answered has been carried out, or never will be
 TIDY_FOR = 600.0  #: seconds for which the store is asked what became of a submission that it did not answer
 UNSURE = (

@@ -120,10 +120,10 @@ def test_a_worker_asked_to_stop_gives_its_job_back_uncharged(here: Service, api:
     assert (ended["state"], ended["attempt"]) == ("succeeded", 1)
 
 
-def test_intake_and_keeper_may_die_without_losing_a_job(here: Service, api: Client) -> None:
+def test_intake_and_reconciler_may_die_without_losing_a_job(here: Service, api: Client) -> None:
     ids = [api.submit(f"Before {n}")["id"] for n in range(5)]
     here.send("intake", signal.SIGKILL)
-    here.send("keeper", signal.SIGKILL)
+    here.send("reconciler", signal.SIGKILL)
     with started("workers.vision", here):
         eventually(lambda: _up(here), 40)
         assert {api.ended(id)["state"] for id in ids} == {"succeeded"}

@@ -75,7 +75,7 @@ class Courier:
                 with structlog.contextvars.bound_contextvars(msg=delivery.msg, subject=delivery.subject):
                     self._deliver(delivery, claimed)
             except QueueUnavailable as error:
-                log.warning("the job store fails; the keeper will repeat the hint", error=error.detail)
+                log.warning("the job store fails; the reconciler will repeat the hint", error=error.detail)
                 return tried
         return MOST_PER_HINT
 

@@ -93,7 +93,7 @@ def whole_service(
 
     processes = [
         ours("intake", "services.intake", f"{url}/readyz"),
-        ours("keeper", "workers.keeper"),
+        ours("reconciler", "workers.reconciler"),
         ours("courier", "workers.courier"),
         *(worker("vision" if n == 1 else f"vision-{n}") for n in range(1, vision + 1)),
     ]

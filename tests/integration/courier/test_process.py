@@ -74,7 +74,7 @@ class House:
         return self.read(msg)
 
     def until(self, holds: Callable[[], object], within: float = 15) -> None:
-        """Wait until something holds, repeating hints as the keeper does."""
+        """Wait until something holds, repeating hints as the reconciler does."""
 
         def look() -> object:
             self.hints.deliveries(*self.store.run(deliveries.due())[:10])

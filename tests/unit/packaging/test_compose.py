@@ -48,7 +48,7 @@ def test_it_runs_every_process_of_the_design() -> None:
     modules = {name: last("CMD", service["build"]["target"], STAGES).argv[-1] for name, service in OURS.items()}
     assert modules == {
         "intake": "services.intake",
-        "keeper": "workers.keeper",
+        "reconciler": "workers.reconciler",
         "courier": "workers.courier",
         "vision": "workers.vision",
         "vision-gpu": "workers.vision",
@@ -123,7 +123,7 @@ def test_only_the_api_is_reached_from_outside_and_by_default_from_this_host_alon
     }
     assert compose(filled())["networks"]["stores"] == {"internal": True}
     assert all(service["networks"] == ["stores"] for service in STORES.values())
-    assert SERVICES["keeper"]["networks"] == ["stores"]
+    assert SERVICES["reconciler"]["networks"] == ["stores"]
     assert not set(SERVICES["intake"]["networks"]) & set(SERVICES["courier"]["networks"]) - {"stores"}
 
 
@@ -147,7 +147,7 @@ def test_nobody_is_killed_before_its_own_grace_is_over() -> None:
     assert wait["intake"] > GRACE
     assert wait["courier"] > settings.webhook_timeout
     assert wait["vision"] == wait["vision-gpu"] > settings.shutdown_grace
-    assert wait["keeper"] > settings.keeper_period
+    assert wait["reconciler"] > settings.reconcile_period
 
 
 def test_the_stores_are_those_of_the_tests() -> None:

@@ -11,8 +11,8 @@ from shared.objects import MemoryObjects, batch_key, image_key, manifest_key, re
 from shared.requests import Manifest, Request
 from shared.settings import Settings
 from shared.store import Store, memory_store
-from tests.unit.keeper.test_rounds import HOOK, RecordedHints
-from workers.keeper.recover import recover, sweep
+from tests.unit.reconciler.test_reconcile import HOOK, RecordedHints
+from workers.reconciler.recover import recover, sweep
 
 ASKED = Request(model="m", messages=(Message(role="user", content="What?"),))
 
