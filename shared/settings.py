@@ -93,8 +93,8 @@ class Settings(BaseSettings):
         WEBHOOK_SCHEDULE, description="waits before the second and later attempts, with jitter"
     )
     webhook_full_bytes: int = Field(256 << 10, description="a full body above this becomes thin and says `truncated`")
-    webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one courier")
-    webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all couriers together")
+    webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one webhook dispatcher")
+    webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all dispatchers together")
 
     # Vision worker
     model: str = Field("", description="checkpoint: a folder, a hub id (`org/name@revision`) or `s3://bucket/prefix`")

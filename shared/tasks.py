@@ -15,7 +15,7 @@ from shared.settings import Settings
 
 LOOK = "tileq.look"  #: (job id) a job of this queue's model waits
 DELIVER = "tileq.deliver"  #: (message id) a webhook is due
-COURIER = "courier"  #: queue of DELIVER
+COURIER = "webhooks"  #: queue of DELIVER
 
 HINTS = Counter("tileq_hints_total", "Hints published", ["queue", "outcome"])
 log = structlog.get_logger(__name__)

@@ -58,9 +58,9 @@ class Service:
 
 @contextmanager
 def service(
-    *, engine: str = "echo", vision: int = 1, courier: bool = True, env: Mapping[str, str] | None = None
+    *, engine: str = "echo", vision: int = 1, dispatcher: bool = True, env: Mapping[str, str] | None = None
 ) -> Iterator[Service]:
-    """Run Valkey, SeaweedFS, intake, reconciler, courier and `vision` workers while the block runs."""
+    """Run Valkey, SeaweedFS, intake, reconciler, dispatcher and `vision` workers while the block runs."""
     with tempfile.TemporaryDirectory(prefix="tileq-test-") as name:
         folder = Path(name)
         redis_port, port = free_ports(2)
@@ -80,8 +80,8 @@ def service(
             Program("intake", [sys.executable, "-m", "services.intake"], environment, _answers(f"{here.url}/readyz")),
             _program("reconciler", "workers.reconciler", environment),
         ]
-        if courier:
-            ours.append(_program("courier", "workers.courier", environment))
+        if dispatcher:
+            ours.append(_program("webhooks", "workers.webhooks", environment))
         workers = ["vision", *(f"vision-{n}" for n in range(2, vision + 1))][:vision]
         ours += [_program(worker, "workers.vision", environment) for worker in workers]
         with supervised(folder, [[valkey(folder / "valkey", redis_port), weed], ours], _say):

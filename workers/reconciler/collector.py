@@ -12,7 +12,7 @@ from shared.store import Store
 
 
 class StoreCollector(Collector):
-    """Reads the store's statistics once a scrape; `tileq_store_up` 0 and nothing else where the store does not answer."""
+    """Reads the store's statistics once a scrape; yields `tileq_store_up` 0 alone where the store does not answer."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

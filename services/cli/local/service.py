@@ -94,7 +94,7 @@ def whole_service(
     processes = [
         ours("intake", "services.intake", f"{url}/readyz"),
         ours("reconciler", "workers.reconciler"),
-        ours("courier", "workers.courier"),
+        ours("webhooks", "workers.webhooks"),
         *(worker("vision" if n == 1 else f"vision-{n}") for n in range(1, vision + 1)),
     ]
     return WholeService(url, [[valkey(folder / "valkey", redis_port), weed], processes], environment)

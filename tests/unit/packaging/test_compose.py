@@ -49,7 +49,7 @@ def test_it_runs_every_process_of_the_design() -> None:
     assert modules == {
         "intake": "services.intake",
         "reconciler": "workers.reconciler",
-        "courier": "workers.courier",
+        "webhooks": "workers.webhooks",
         "vision": "workers.vision",
         "vision-gpu": "workers.vision",
     }
@@ -124,7 +124,7 @@ def test_only_the_api_is_reached_from_outside_and_by_default_from_this_host_alon
     assert compose(filled())["networks"]["stores"] == {"internal": True}
     assert all(service["networks"] == ["stores"] for service in STORES.values())
     assert SERVICES["reconciler"]["networks"] == ["stores"]
-    assert not set(SERVICES["intake"]["networks"]) & set(SERVICES["courier"]["networks"]) - {"stores"}
+    assert not set(SERVICES["intake"]["networks"]) & set(SERVICES["webhooks"]["networks"]) - {"stores"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -145,7 +145,7 @@ def test_nobody_is_killed_before_its_own_grace_is_over() -> None:
     settings = Settings()
     wait = {name: seconds(service["stop_grace_period"]) for name, service in SERVICES.items()}
     assert wait["intake"] > GRACE
-    assert wait["courier"] > settings.webhook_timeout
+    assert wait["webhooks"] > settings.webhook_timeout
     assert wait["vision"] == wait["vision-gpu"] > settings.shutdown_grace
     assert wait["reconciler"] > settings.reconcile_period
 

@@ -88,14 +88,14 @@ def test_the_job_of_a_lost_worker_is_queued_again(reconciler: Reconciler) -> Non
 def test_a_job_nobody_starts_expires_and_its_webhook_is_hinted(reconciler: Reconciler) -> None:
     job = submit(reconciler.store, start_within=0.001, webhook=HOOK)
     reconciled_until(reconciler, lambda: state(reconciler, job) is State.EXPIRED)
-    assert ("courier", f"msg_{job.id.removeprefix('job_')}_expired") in hints(reconciler).sent
+    assert ("webhooks", f"msg_{job.id.removeprefix('job_')}_expired") in hints(reconciler).sent
 
 
-def test_a_webhook_that_is_due_is_hinted_until_a_courier_takes_it(reconciler: Reconciler) -> None:
+def test_a_webhook_that_is_due_is_hinted_until_a_dispatcher_takes_it(reconciler: Reconciler) -> None:
     reconciler.store.run(deliveries.add_test("msg_x", "t", "http://h/", "h"))
     reconciler.reconcile()
     reconciler.reconcile()
-    assert hints(reconciler).sent == [("courier", "msg_x")] * 2
+    assert hints(reconciler).sent == [("webhooks", "msg_x")] * 2
     assert reconciler.store.run(deliveries.claim("msg_x", 60, 1)) is not None
     reconciler.reconcile()
     assert len(hints(reconciler).sent) == 2

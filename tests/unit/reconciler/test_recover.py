@@ -47,7 +47,7 @@ def test_a_job_with_a_result_is_restored_and_any_other_is_queued_again() -> None
     assert (restored.state, restored.output, restored.attempt) == (State.SUCCEEDED, {"text": "new"}, 10)
     assert restored.result == result_key(done.id, 10)
     assert ("vision.m", waiting.id) in hints.sent
-    assert hints.sent[-1][0] == "courier" or hints.sent[0][0] == "courier"
+    assert hints.sent[-1][0] == "webhooks" or hints.sent[0][0] == "webhooks"
 
 
 def test_recovering_twice_or_beside_a_live_service_changes_nothing() -> None:
