@@ -84,7 +84,7 @@ class Job:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     images: list[dict[str, Any]] = field(default_factory=list)
-    webhook: dict[str, Any] | None = None  #: url, events, payload
+    webhook: dict[str, Any] | None = None  #: url, host, events, payload
     hook_state: str = "none"  #: none, pending, delivered, failed
     hook_attempts: int = 0
     metadata: dict[str, str] = field(default_factory=dict)

@@ -59,6 +59,7 @@ def make_celery(settings: Settings, *queues: str) -> Celery:
             "retry_on_timeout": False,
             "unacked_restore_interval": 5,
             "deadletter_queue": "undeliverable",
+            "max_retries": 0,  # of connecting in order to publish (kombu's default: 4 s of waits for each hint)
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

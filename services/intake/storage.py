@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from services.intake.body import Upload
-from shared.errors import StorageDown, StorageUnavailable
+from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavailable
 from shared.jobs import Job
 from shared.objects import Objects
 
@@ -48,10 +48,16 @@ class Storage:
         return await self._do(lambda: self._objects.get(key), 32 << 20)
 
     async def output(self, job: Job) -> dict[str, Any]:
-        """Return the output of a job that succeeded: the record's copy, or the result object's."""
-        if job.output is not None or not job.result:
-            return job.output or {}
-        found: dict[str, Any] = json.loads(await self.get(job.result))["output"]
+        """Return the output of a job that succeeded: the record's copy, or the result object's. Raises `ResultLost`."""
+        if job.output is not None:
+            return job.output
+        if not job.result:
+            raise ResultLost
+        try:
+            found: dict[str, Any] = json.loads(await self.get(job.result))["output"]
+        except ObjectMissing as error:
+            log.error("result object lost", job=job.id, key=job.result)
+            raise ResultLost from error
         return found
 
     async def copy(self, source: str, target: str, size: int) -> None:
