@@ -296,7 +296,7 @@ def test_a_lease_that_could_not_be_renewed_is_taken_for_lost(build: Build) -> No
     assert 0.5 < time.monotonic() - began < 2
     assert attempts("stale") == before + 1
     assert house.engine.stats().running == 0
-    assert house.state(job) is State.RUNNING  # the keeper reaps it
+    assert house.state(job) is State.RUNNING  # the reconciler reaps it
 
 
 # --- the store away at the end
