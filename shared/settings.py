@@ -14,6 +14,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 #: Seconds after the first attempt's failure at which the next ones follow (Svix's schedule, Standard Webhooks 1.0).
 WEBHOOK_SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0)
 
+#: Variables of former releases that are still read, each with the one that took its place.
+FORMER_NAMES = {"TILEQ_KEEPER_PERIOD": "TILEQ_RECONCILE_PERIOD"}
+
 Network = IPv4Network | IPv6Network
 Commas = NoDecode  # lists come as "a,b", not as JSON
 
@@ -158,4 +161,18 @@ def read_settings() -> Settings:
         for name in Settings.model_fields
         if (variable := f"TILEQ_{name.upper()}_FILE") in os.environ
     }
-    return Settings(**from_files)  # type: ignore[arg-type]
+    return Settings(**{**_under_former_names(), **from_files})  # type: ignore[arg-type]
+
+
+def former_names_in_use() -> dict[str, str]:
+    """Return the variables of former releases that the environment sets, each with its present name."""
+    return {former: name for former, name in FORMER_NAMES.items() if former in os.environ}
+
+
+def _under_former_names() -> dict[str, str]:
+    """Return what only a former name sets; the present name wins where both are set."""
+    return {
+        name.removeprefix("TILEQ_").lower(): os.environ[former]
+        for former, name in former_names_in_use().items()
+        if name not in os.environ
+    }

@@ -1,4 +1,4 @@
-"""`python -m workers.reconciler`: keep, round after round; `--recover` rebuilds records from manifests and ends."""
+"""`python -m workers.reconciler`: reconcile once a period; `--recover` rebuilds records from manifests and ends."""
 
 import argparse
 import json
@@ -18,9 +18,9 @@ from shared.objects import S3Objects
 from shared.settings import read_settings
 from shared.store import Store, connect
 from shared.tasks import Hints, make_celery
-from workers.reconciler.collector import House
-from workers.reconciler.recover import recover, sweep
+from workers.reconciler.collector import StoreCollector
 from workers.reconciler.reconcile import Reconciler
+from workers.reconciler.recover import recover, sweep
 
 #: Between two searches for orphaned objects, seconds.
 SWEEP_PERIOD = 6 * 3600
@@ -43,22 +43,22 @@ def main() -> int:
     if arguments.recover:
         print(json.dumps(recover(store, reconciler.objects, reconciler.hints)))  # noqa: T201  # the answer
         return 0
-    REGISTRY.register(House(store))
+    REGISTRY.register(StoreCollector(store))
     serve_metrics(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    log.info("reconciler keeps", period=settings.reconcile_period)
-    keep(reconciler, stop)
-    log.info("reconciler ends")
+    log.info("reconciler started", period=settings.reconcile_period)
+    run_until(stop, reconciler)
+    log.info("reconciler stopped")
     return 0
 
 
-def keep(reconciler: Reconciler, stop: threading.Event) -> None:
-    """Do rounds until `stop` is set, and sweep orphans now and then."""
+def run_until(stop: threading.Event, reconciler: Reconciler) -> None:
+    """Reconcile every `reconcile_period` seconds until `stop` is set, and sweep orphans every `SWEEP_PERIOD`."""
     next_sweep = time.monotonic() + SWEEP_PERIOD
     while not stop.wait(reconciler.settings.reconcile_period):
-        reconciler.round()
+        reconciler.reconcile()
         if time.monotonic() >= next_sweep:
             next_sweep = time.monotonic() + SWEEP_PERIOD
             try:

@@ -41,12 +41,12 @@ def main() -> int:
 
 
 def make_app(dispatcher: WebhookDispatcher) -> Celery:
-    """Return the app whose one task follows hints."""
+    """Return the Celery app whose one task delivers what is due."""
     app = make_celery(dispatcher.settings, COURIER)
 
     @task(app, DELIVER)  # type: ignore[untyped-decorator]
     def deliver(msg: str) -> None:
-        dispatcher.follow(msg)
+        dispatcher.deliver_due(msg)
 
     return app
 
@@ -71,9 +71,9 @@ def run(app: Celery, settings: Settings, stop: threading.Event) -> int:
         quiet=True,
         redirect_stdouts=False,
     )
-    log.info("dispatcher delivers", slots=settings.webhook_concurrency, timeout=settings.webhook_timeout)
+    log.info("webhook dispatcher started", slots=settings.webhook_concurrency, timeout=settings.webhook_timeout)
     worker.start()
-    log.info("dispatcher ends")
+    log.info("webhook dispatcher stopped")
     return int(worker.exitcode or 0)
 
 

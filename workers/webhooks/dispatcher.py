@@ -58,7 +58,7 @@ class WebhookDispatcher:
         self.stopping = stopping
         self._agent = f"tileq/{version('tileq')}"  # once: where tileq is not installed, nothing must begin
 
-    def follow(self, hint: str) -> int:
+    def deliver_due(self, hint: str) -> int:
         """Deliver while something is due and there is time; return how many messages were tried.
 
         Nothing is lost where the store or the storage fails: the message is due again when its lease ends.

@@ -174,11 +174,11 @@ def here(valkey_url: str, prefix: str, s3: S3, tmp_path: Path) -> Iterator[Here]
     reconciler = Reconciler(store, objects, hints, settings)
     stop = threading.Event()
 
-    def keep() -> None:
+    def reconcile() -> None:
         while not stop.wait(settings.reconcile_period):
-            reconciler.round()
+            reconciler.reconcile()
 
-    thread = threading.Thread(target=keep)
+    thread = threading.Thread(target=reconcile)
     thread.start()
     yield Here(settings, env, store, objects, hints, reconciler, tmp_path)
     stop.set()

@@ -227,7 +227,7 @@ def end_lease(store: Store, msg: str) -> None:
         store.client.zadd(f"{store.prefix}{key}", {member: 1})
 
 
-def test_two_couriers_send_nothing_twice(house: House, hook: Receiver) -> None:
+def test_two_dispatchers_send_nothing_twice(house: House, hook: Receiver) -> None:
     with hook.up():
         messages = [house.owe(hook.url) for _ in range(40)]
         for _ in range(2):

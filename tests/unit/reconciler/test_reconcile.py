@@ -1,4 +1,4 @@
-"""The reconciler's rounds, over the doubles."""
+"""The steps of the reconciler, over the doubles."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,17 +57,17 @@ def state(reconciler: Reconciler, job: Job) -> State | None:
     return found.state if found else None
 
 
-def after_rounds(reconciler: Reconciler, look: Callable[[], bool]) -> None:
-    def round_and_look() -> bool:
-        reconciler.round()
+def reconciled_until(reconciler: Reconciler, look: Callable[[], bool]) -> None:
+    def reconcile_and_look() -> bool:
+        reconciler.reconcile()
         return look()
 
-    eventually(round_and_look)
+    eventually(reconcile_and_look)
 
 
 def test_a_hint_that_the_broker_lost_is_published_again(reconciler: Reconciler) -> None:
     job = submit(reconciler.store)
-    after_rounds(reconciler, lambda: len(hints(reconciler).sent) >= 2)
+    reconciled_until(reconciler, lambda: len(hints(reconciler).sent) >= 2)
     assert set(hints(reconciler).sent) == {("vision.m", job.id)}
 
 
@@ -75,40 +75,40 @@ def test_hints_are_never_more_than_the_jobs_that_wait(reconciler: Reconciler) ->
     hints(reconciler).lost = False
     jobs = [submit(reconciler.store) for _ in range(3)]
     record = f"{reconciler.store.prefix}job:{jobs[0].id}"
-    after_rounds(reconciler, lambda: int(reconciler.store.client.hget(record, "hints") or 0) >= 4)
+    reconciled_until(reconciler, lambda: int(reconciler.store.client.hget(record, "hints") or 0) >= 4)
     assert len(hints(reconciler).sent) == len(jobs)
 
 
 def test_the_job_of_a_lost_worker_is_queued_again(reconciler: Reconciler) -> None:
     job = submit(reconciler.store)
     reconciler.store.run(transitions.claim("m", "w", 0.001))
-    after_rounds(reconciler, lambda: state(reconciler, job) is State.QUEUED)
+    reconciled_until(reconciler, lambda: state(reconciler, job) is State.QUEUED)
 
 
 def test_a_job_nobody_starts_expires_and_its_webhook_is_hinted(reconciler: Reconciler) -> None:
     job = submit(reconciler.store, start_within=0.001, webhook=HOOK)
-    after_rounds(reconciler, lambda: state(reconciler, job) is State.EXPIRED)
+    reconciled_until(reconciler, lambda: state(reconciler, job) is State.EXPIRED)
     assert ("webhooks", f"msg_{job.id.removeprefix('job_')}_expired") in hints(reconciler).sent
 
 
 def test_a_webhook_that_is_due_is_hinted_until_a_dispatcher_takes_it(reconciler: Reconciler) -> None:
     reconciler.store.run(deliveries.add_test("msg_x", "t", "http://h/", "h"))
-    reconciler.round()
-    reconciler.round()
+    reconciler.reconcile()
+    reconciler.reconcile()
     assert hints(reconciler).sent == [("webhooks", "msg_x")] * 2
     assert reconciler.store.run(deliveries.claim("msg_x", 60, 1)) is not None
-    reconciler.round()
+    reconciler.reconcile()
     assert len(hints(reconciler).sent) == 2
 
 
 def test_objects_go_when_their_job_is_purged_and_not_before(reconciler: Reconciler) -> None:
     job = submit(reconciler.store, retain=0.001)
     reconciler.objects.put(image_key(job.id, 0), b"x", "image/png")
-    reconciler.round()
+    reconciler.reconcile()
     assert list(reconciler.objects.keys("jobs/")) == [image_key(job.id, 0)]
     reconciler.store.run(transitions.cancel("t", job.id))
-    after_rounds(reconciler, lambda: state(reconciler, job) is None)
-    after_rounds(reconciler, lambda: not list(reconciler.objects.keys("jobs/")))
+    reconciled_until(reconciler, lambda: state(reconciler, job) is None)
+    reconciled_until(reconciler, lambda: not list(reconciler.objects.keys("jobs/")))
     assert reconciler.store.run(transitions.trash()) == []
 
 
@@ -120,10 +120,10 @@ def test_the_manifest_of_a_batch_goes_with_its_record(reconciler: Reconciler) ->
     record = {"id": batch, "tenant": "t", "total": "1"}
     reconciler.store.run(transitions.submit("t", [job], max_queued=100, grace=0, batch=record))
     reconciler.objects.put(batch_key(batch), b"{}", "application/json")
-    reconciler.round()
+    reconciler.reconcile()
     assert list(reconciler.objects.keys("batches/")) == [batch_key(batch)]
     reconciler.store.run(transitions.cancel("t", job.id))
-    after_rounds(reconciler, lambda: not list(reconciler.objects.keys("batches/")))
+    reconciled_until(reconciler, lambda: not list(reconciler.objects.keys("batches/")))
     assert reconciler.store.run(batches.read("t", batch)) is None
 
 
@@ -141,8 +141,8 @@ def test_a_step_that_fails_leaves_the_others_to_run_and_is_done_later(
         patch.setattr(reconciler.objects, "delete", down)
         patch.setattr(reconciler, "reap", lambda: 1 / 0)
         job = submit(reconciler.store)
-        reconciler.round()
+        reconciler.reconcile()
         assert ("vision.m", job.id) in hints(reconciler).sent
         assert reconciler.store.run(transitions.trash()) == [gone.id]
-    reconciler.round()
+    reconciler.reconcile()
     assert reconciler.store.run(transitions.trash()) == []

@@ -14,9 +14,9 @@ import pytest
 
 from shared.addresses import Address, Lookup
 from shared.settings import Settings
+from tests.unit.shared.test_addresses import LITERALS, REFUSED_BY_TEXT, looks_up
 from tests.unit.webhooks import strangers
 from tests.unit.webhooks.strangers import Behave, answers, drips, floods, hangs_up, is_silent, says, stranger
-from tests.unit.shared.test_addresses import LITERALS, REFUSED_BY_TEXT, looks_up
 from workers.webhooks import client as module
 from workers.webhooks.client import MOST_BODY, Answer, Client
 
