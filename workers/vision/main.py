@@ -21,7 +21,7 @@ from shared.objects import Objects, S3Objects, tokenizer_key
 from shared.settings import Settings, read_settings
 from shared.store import Store, connect
 from shared.tasks import LOOK, Hints, make_celery, task, vision_queue
-from workers.vision.checkpoint.errors import CheckpointError
+from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.deltas import Deltas
 from workers.vision.engine.factory import Served, make_engine
 from workers.vision.farewell import Farewell

@@ -20,7 +20,6 @@ from transformers.generation.logits_process import LogitsProcessorList, Repetiti
 
 from shared.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
-from workers.vision.checkpoint.native import StockModel
 from workers.vision.engine.base import (
     Done,
     EngineClosed,
@@ -31,9 +30,10 @@ from workers.vision.engine.base import (
     PromptTooLong,
     Sampling,
 )
-from workers.vision.engine.pictures import embed, feature_batches
 from workers.vision.engine.text import TextStream
 from workers.vision.engine.ticket import Ticket
+from workers.vision.model.hf_model import StockModel
+from workers.vision.model.image_features import embed, feature_batches
 from workers.vision.prompts import IMAGE_CONTEXT, TEMPLATES
 
 TOP_K = 50  # what generation under the card's code falls back to when it samples
