@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from shared.addresses import Address, Lookup
 from shared.settings import Settings
+from shared.webhooks.ssrf import Address, Lookup
 from tests.unit.courier import strangers
 from tests.unit.courier.strangers import Behave, answers, drips, floods, hangs_up, is_silent, says, stranger
-from tests.unit.shared.test_addresses import LITERALS, REFUSED_BY_TEXT, looks_up
+from tests.unit.shared.webhooks.test_ssrf import LITERALS, REFUSED_BY_TEXT, looks_up
 from workers.courier import client as module
 from workers.courier.client import MOST_BODY, Answer, Client
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from services.intake.answers import BatchBody
-from shared.objects import batch_key, manifest_key
 from shared.requests import Manifest
+from shared.storage import batch_key, manifest_key
 from tests.unit.intake.pictures import picture
 from tests.unit.intake.rooms import Answer, Room, problem, room
 

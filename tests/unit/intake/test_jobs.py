@@ -6,7 +6,7 @@ import pytest
 
 from services.intake.answers import JobBody
 from shared.jobs import State
-from shared.objects import job_prefix
+from shared.storage import job_prefix
 from tests.unit.intake.pictures import picture
 from tests.unit.intake.rooms import USAGE, Room, problem, soon
 

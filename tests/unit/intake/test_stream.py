@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from services.intake.stream import Teller, Told
-from shared import transitions
 from shared.events import TextDelta
+from shared.store import transitions
 from tests.unit.intake.rooms import Room, events, problem, room, soon
 
 
