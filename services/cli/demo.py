@@ -32,7 +32,7 @@ from services.cli.local.supervisor import supervised
 from services.cli.mosaic import mosaic, tile_diagram
 from services.cli.output import clean, failure_line, state_line
 from services.cli.receiver import ReceivedWebhook, Receiver, receiving
-from shared.models import DEMO
+from shared.models import DEMO_MODEL_ID
 from shared.settings import Settings
 
 _MAX_NEW_TOKENS = 48
@@ -70,7 +70,7 @@ def questions(model: str) -> Iterator[DemoQuestion]:
         yield question
         if asked.get("tiled"):
             yield replace(question, tiles=1)
-    if model != DEMO:
+    if model != DEMO_MODEL_ID:
         yield PHOTOGRAPH
 
 
