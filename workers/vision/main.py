@@ -21,7 +21,7 @@ from shared.models import model_id_of
 from shared.settings import Settings, read_settings
 from shared.storage import ObjectStorage, S3Storage, tokenizer_key
 from shared.store.client import Store, connect
-from workers.vision.checkpoint.errors import CheckpointError
+from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.deltas import Deltas
 from workers.vision.engine.factory import Served, make_engine
 from workers.vision.farewell import Farewell
