@@ -33,7 +33,7 @@ def test_the_demo_gives_right_answers_and_shows_how_they_came(tmp_path: Path) ->
         "is accepted and durable",
         "model tileq-demo, ",
         "448x448 pixels become one tile of 448x448; this is what the model sees",
-        "1344x896 pixels become 3x2 tiles of 448x448 and the whole as a thumbnail",
+        "1344x896 pixels become 3x2 tiles of 448x448 and a thumbnail of the whole",
         "receipt.png, with tiles=1",
         "    +------+------+------+  +---------+\n    |  1   |  2   |  3   |  |thumbnail|\n",
         *(f"{asked['image']}: {asked['question']}" for asked in ASKED),

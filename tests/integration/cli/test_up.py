@@ -102,7 +102,7 @@ def test_a_taken_port_is_told_before_anything_starts(here: Up, tmp_path: Path) -
     port = here.url.rpartition(":")[2]
     ran = tileq("up", "--data", str(tmp_path / "other"), "--port", port)
     assert ran.returncode == 1
-    assert f"port {port} is taken" in ran.stderr
+    assert f"port {port} is in use" in ran.stderr
 
 
 def test_a_killed_process_comes_back_and_the_service_goes_on(here: Up) -> None:
