@@ -22,7 +22,7 @@ def render(context: typer.Context) -> None:
 
 
 def _run(tool: str, arguments: list[str]) -> None:
-    command = [sys.executable, "-P", "-m", f"workers.vision.{tool}", *arguments]
+    command = [sys.executable, "-P", "-m", f"workers.vision.tools.{tool}", *arguments]
     try:
         code = subprocess.run(command, check=False).returncode  # noqa: S603  # the user's own arguments
     except OSError as error:
