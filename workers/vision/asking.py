@@ -25,13 +25,13 @@ from workers.vision.engine.base import (
 )
 from workers.vision.engine.factory import Served
 from workers.vision.hands import Dropped, Held
-from workers.vision.sandbox import Tiled
+from workers.vision.images.decoder_pool import TiledImage
 from workers.vision.watchdog import end_now
 
 log = structlog.get_logger(__name__)
 
 
-def question(served: Served, held: Held, request: Request, tiled: Sequence[Tiled]) -> EngineRequest:
+def question(served: Served, held: Held, request: Request, tiled: Sequence[TiledImage]) -> EngineRequest:
     """Write the prompt, as many image tokens in it as there are tiles."""
     counts = iter([len(one.tiles) for one in tiled])
     groups = request.groups or (1,) * len(tiled)

@@ -25,9 +25,9 @@ from workers.vision.deltas import Deltas
 from workers.vision.engine.factory import Served, make_engine
 from workers.vision.farewell import Farewell
 from workers.vision.hands import Hands
-from workers.vision.images import Images, Unseen
+from workers.vision.images.decoder_pool import DecoderOptions, DecoderPool, DecoderUnavailable
+from workers.vision.images.pipeline import HeaderOnlyImages, ImagePipeline
 from workers.vision.pulse import Presence, Pulse
-from workers.vision.sandbox import Sandbox, SandboxError
 from workers.vision.watchdog import Watchdog
 from workers.vision.worker import Worker
 
@@ -47,23 +47,16 @@ def main() -> int:
     configure_logs(settings, "vision")
     try:
         served = load(settings)
-        sandbox = Sandbox(
-            settings.decoders,
-            settings.decode_timeout,
-            settings.decode_memory,
-            settings.image_mode,
-            max_pixels=settings.max_image_pixels,
-            side=served.side,
-        )
-    except (CheckpointError, SandboxError) as error:
+        decoders = DecoderPool(settings.decoders, DecoderOptions.of(settings, served.side))
+    except (CheckpointError, DecoderUnavailable) as error:
         log.critical("this worker can't work", error=str(error))
         return 1
     except Exception:  # torch and the device fail in many ways
         log.critical("this worker can't work", exc_info=True)
         return 1
     log.info("model resident", model=served.model.id, engine=settings.engine)
-    with sandbox:
-        return serve(settings, served, sandbox)
+    with decoders:
+        return serve(settings, served, decoders)
 
 
 def load(settings: Settings) -> Served:
@@ -72,7 +65,7 @@ def load(settings: Settings) -> Served:
     return replace(served, model=replace(served.model, id=model_id_of(settings)))
 
 
-def serve(settings: Settings, served: Served, sandbox: Sandbox) -> int:
+def serve(settings: Settings, served: Served, decoders: DecoderPool) -> int:
     """Put the worker together, consume hints until told to stop, and take it apart again."""
     name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
     store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
@@ -82,8 +75,8 @@ def serve(settings: Settings, served: Served, sandbox: Sandbox) -> int:
     slots = settings.slots or served.engine.slots
     card = asdict(served.model) | {"engine": settings.engine, "slots": slots}
     presence = Presence(store, served.model.id, name, card)
-    kind = Unseen if settings.engine == "echo" and not settings.echo_tiles else Images
-    images = kind(objects, sandbox, threads=slots + 2 * settings.decoders)
+    kind = HeaderOnlyImages if settings.engine == "echo" and not settings.echo_tiles else ImagePipeline
+    images = kind(objects, decoders, threads=slots + 2 * settings.decoders)
     deltas = Deltas(connect(settings.events, settings), settings.redis_prefix, settings.delta_interval)
     pulse = Pulse(store, hands, served.engine, presence, lease=settings.lease, interval=settings.cancel_interval)
     farewell = Farewell(store, hands, served.engine, settings.shutdown_grace)

@@ -31,7 +31,7 @@ from workers.vision.endings import Ending
 from workers.vision.engine.base import Done
 from workers.vision.engine.factory import Served
 from workers.vision.hands import Dropped, Hands, Held
-from workers.vision.images import Images, read
+from workers.vision.images.pipeline import ImagePipeline, fetch_object
 
 PER_HINT = 50  #: jobs that one hint may lead to, so that its message is acknowledged in time
 PAUSE = 0.5  #: seconds between two tries to tell the store
@@ -54,7 +54,7 @@ class Worker:
     objects: ObjectStorage
     hints: Hints
     served: Served
-    images: Images
+    images: ImagePipeline
     deltas: Deltas
     hands: Hands
     stopping: threading.Event
@@ -110,7 +110,7 @@ class Worker:
             data = self.images.fetch(held, request.images)
         with held.stage("tile"):
             tiled = self.images.tile(held, request.images, data, request.thumbnail)
-        views = self.images.show(held.job.id, tiled)
+        views = self.images.store_previews(held.job.id, tiled)
         stream = self.deltas.stream(held.job.id, held.job.attempt)
         done = ask(self.served.engine, held, question(self.served, held, request, tiled), stream)
         written = stream.flush()
@@ -122,7 +122,7 @@ class Worker:
     def _read(self, job: Job) -> Request:
         if job.request:
             return Request.model_validate_json(job.request)
-        return Manifest.model_validate_json(read(self.objects, manifest_key(job.id))).request
+        return Manifest.model_validate_json(fetch_object(self.objects, manifest_key(job.id))).request
 
     def _store(self, held: Held, done: Done) -> Ending:
         key = result_key(held.job.id, held.job.attempt)

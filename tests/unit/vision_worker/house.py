@@ -30,9 +30,10 @@ from workers.vision.engine.echo import EchoEngine
 from workers.vision.engine.factory import Served
 from workers.vision.farewell import Farewell
 from workers.vision.hands import Hands
-from workers.vision.images import Images
+from workers.vision.images.decode import DecodeError
+from workers.vision.images.decoder_pool import TiledImage
+from workers.vision.images.pipeline import ImagePipeline
 from workers.vision.pulse import Presence, Pulse
-from workers.vision.sandbox import Tiled, UndecodableImage
 from workers.vision.worker import Worker
 
 MODEL = "tileq-demo"
@@ -91,14 +92,14 @@ class FakeSandbox:
         self.hold.set()
         self.asked: list[tuple[int, bool]] = []
 
-    def tile(self, image: bytes, max_tiles: int, thumbnail: bool) -> Tiled:
+    def tile(self, image: bytes, max_tiles: int, thumbnail: bool) -> TiledImage:
         self.hold.wait(10)
         self.asked.append((max_tiles, thumbnail))
         if image == BROKEN:
-            raise UndecodableImage("it is no whole picture")
+            raise DecodeError("it is no whole picture")
         grid = (min(2, max_tiles), 1)
         tiles = np.full((tile_count(grid, thumbnail), SIDE, SIDE, 3), 128, np.uint8)
-        return Tiled(tiles, grid, 64, 32)
+        return TiledImage(tiles, grid, 64, 32)
 
 
 class ScriptedEngine:
@@ -142,7 +143,7 @@ class House:
     def __post_init__(self) -> None:
         self.deltas = Deltas(self.store.client, self.store.prefix, self.settings.delta_interval)
         self.farewell = Farewell(self.store, self.hands, self.engine, self.settings.shutdown_grace)
-        self.images = Images(self.objects, self.sandbox, threads=4)  # type: ignore[arg-type]
+        self.images = ImagePipeline(self.objects, self.sandbox, threads=4)
         self.presence = Presence(self.store, MODEL, "worker-1", {"id": MODEL})
         self.pulse = Pulse(
             self.store,

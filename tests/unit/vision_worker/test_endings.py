@@ -24,7 +24,7 @@ from workers.vision.engine.base import (
     Stage,
 )
 from workers.vision.engine.echo import EchoEngine
-from workers.vision.sandbox import SandboxError
+from workers.vision.images.decoder_pool import DecoderUnavailable
 from workers.vision.worker import ATTEMPTS
 
 Build = Callable[..., House]
@@ -114,7 +114,7 @@ def storage_full(house: House) -> None:
 
 def no_sandbox(house: House) -> None:
     def tile(*_: object) -> None:
-        raise SandboxError("no process")
+        raise DecoderUnavailable("no process")
 
     house.sandbox.tile = tile  # type: ignore[method-assign, assignment]
 

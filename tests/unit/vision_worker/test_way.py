@@ -16,7 +16,7 @@ from shared.storage import result_key, view_key
 from shared.store.stats import get_stats
 from tests.unit.vision_worker.house import MODEL, PER_TILE, SIDE, House, ScriptedEngine
 from workers.vision.engine.base import Delta, Done, Stage
-from workers.vision.render import GAP
+from workers.vision.images.preview import TILE_GAP
 from workers.vision.results import INLINE
 from workers.vision.worker import CLAIMS, DROPPED_HINTS, PER_HINT
 
@@ -116,13 +116,13 @@ def test_what_the_model_saw_is_there_when_the_job_has_ended(house: House, monkey
         time.sleep(0.2 * key.endswith(".png"))
         store(key, data, media_type)
 
-    monkeypatch.setattr(house.images, "_objects", SimpleNamespace(put=put_slowly, get=house.objects.get))
+    monkeypatch.setattr(house.images, "_storage", SimpleNamespace(put=put_slowly, get=house.objects.get))
     job = house.submit("?", images=[b"a", b"b"], groups=(2,))
     house.look()
     for n in range(2):
         with Image.open(io.BytesIO(house.objects.get(view_key(job.id, n)))) as sheet:
             assert sheet.format == "PNG"
-            assert sheet.size == (3 * (SIDE + GAP), SIDE)
+            assert sheet.size == (3 * (SIDE + TILE_GAP), SIDE)
 
 
 def test_a_view_that_is_not_stored_costs_no_job(house: House) -> None:
