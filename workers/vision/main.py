@@ -11,14 +11,13 @@ from typing import NoReturn
 
 import structlog
 from celery import Celery, signals
-from pydantic import ValidationError
 
 from shared.broker import JOB_AVAILABLE, Hints, make_celery, task, vision_queue
 from shared.errors import StorageDown
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
 from shared.models import model_id_of
-from shared.settings import Settings, read_settings
+from shared.settings import Settings, SettingsError, read_settings
 from shared.storage import ObjectStorage, S3Storage, tokenizer_key
 from shared.store.client import Store, connect
 from workers.vision.checkpoint.fields import CheckpointError
@@ -42,7 +41,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)  # while loading; Celery takes it over
     try:
         settings = read_settings()
-    except ValidationError as error:
+    except SettingsError as error:
         print(f"vision: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
         return 2
     configure_logs(settings, "vision")
