@@ -22,7 +22,7 @@ from workers.vision.engine.base import Engine
 from workers.vision.hands import Hands, Held
 
 log = structlog.get_logger(__name__)
-MISSED = Counter("tileq_vision_missed_beats_total", "Signs of life that the job store did not take")
+MISSED = Counter("tileq_vision_heartbeat_failures_total", "Signs of life that the job store did not take")
 
 
 class Presence:

@@ -41,7 +41,7 @@ VIEWS = 10.0  #: seconds a job waits until what the model saw is stored; losing 
 log = structlog.get_logger(__name__)
 CLAIMS = Counter("tileq_vision_claims_total", "Claims by what they brought: job, nothing, unavailable", ["outcome"])
 ATTEMPTS = Counter("tileq_vision_attempts_total", "Attempts by how they ended", ["outcome"])
-DROPPED_HINTS = Counter("tileq_vision_dropped_hints_total", "Hints that led to no job: somebody was faster")
+DROPPED_HINTS = Counter("tileq_vision_empty_hints_total", "Hints that led to no job: somebody was faster")
 
 
 @dataclass(frozen=True)
