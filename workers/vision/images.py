@@ -7,7 +7,7 @@ to hear that nobody wants them any more.
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import structlog
@@ -18,9 +18,9 @@ from shared.errors import ObjectMissing, Permanent, StorageDown, Transient
 from shared.objects import Objects, view_key
 from shared.requests import StoredImage
 from shared.tiling import TILE
-from workers.vision.hands import Held
+from workers.vision.attempt import Attempt
 from workers.vision.render import draw
-from workers.vision.sandbox import Sandbox, SandboxError, Tiled, UndecodableImage
+from workers.vision.sandbox import SandboxError, Tiled, UndecodableImage
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,26 +32,35 @@ log = structlog.get_logger(__name__)
 TILES = Counter("tileq_vision_tiles_total", "Tiles cut, thumbnails included")
 
 
+class Decoder(Protocol):
+    """Decodes and tiles one image."""
+
+    def tile(self, image: bytes, max_tiles: int, thumbnail: bool) -> Tiled:
+        """Return the tiles of `image`. Raises `UndecodableImage` or `SandboxError`."""
+
+
 class Images:
     """What a worker does with images. `threads` bounds what goes side by side, over all jobs."""
 
-    def __init__(self, objects: Objects, sandbox: Sandbox, threads: int) -> None:
+    def __init__(self, objects: Objects, sandbox: Decoder, threads: int) -> None:
         self._objects = objects
         self._sandbox = sandbox
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
 
-    def fetch(self, held: Held, images: Sequence[StoredImage]) -> list[bytes]:
+    def fetch(self, attempt: Attempt, images: Sequence[StoredImage]) -> list[bytes]:
         """Return the bytes of `images` as they were taken in."""
-        return self._each(held, self._fetch, images)
+        return self._each(attempt, self._fetch, images)
 
-    def tile(self, held: Held, images: Sequence[StoredImage], data: Sequence[bytes], thumbnail: bool) -> list[Tiled]:
+    def tile(
+        self, attempt: Attempt, images: Sequence[StoredImage], data: Sequence[bytes], thumbnail: bool
+    ) -> list[Tiled]:
         """Cut `data` into tiles, as many as `images` say."""
 
         def cut(one: tuple[int, StoredImage, bytes]) -> Tiled:
             n, image, content = one
             return self._tile(n, content, image.max_tiles, thumbnail)
 
-        tiled = self._each(held, cut, list(zip(range(len(images)), images, data, strict=True)))
+        tiled = self._each(attempt, cut, list(zip(range(len(images)), images, data, strict=True)))
         TILES.inc(sum(len(one.tiles) for one in tiled))
         return tiled
 
@@ -63,11 +72,11 @@ class Images:
         """Let go of the threads; what waits is dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _each(self, held: Held, act: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    def _each(self, attempt: Attempt, act: Callable[[T], R], items: Sequence[T]) -> list[R]:
         futures = [self._pool.submit(act, item) for item in items]
         try:
             while wait(futures, LISTEN, FIRST_EXCEPTION).not_done:
-                held.check()
+                attempt.check()
                 if any(future.done() and future.exception() for future in futures):
                     break
             return [future.result() for future in futures]
@@ -99,9 +108,11 @@ class Images:
 class Unseen(Images):
     """Takes pictures at their header's word: nothing is decoded and tiles have no content. For the queue alone."""
 
-    def tile(self, held: Held, images: Sequence[StoredImage], data: Sequence[bytes], thumbnail: bool) -> list[Tiled]:
+    def tile(
+        self, attempt: Attempt, images: Sequence[StoredImage], data: Sequence[bytes], thumbnail: bool
+    ) -> list[Tiled]:
         """Return as many blank tiles as intake counted."""
-        del held, data, thumbnail
+        del attempt, data, thumbnail
         blank = np.uint8(0)
         return [
             Tiled(np.broadcast_to(blank, (image.tiles, TILE, TILE, 3)), image.grid, image.width, image.height)
