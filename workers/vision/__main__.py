@@ -14,14 +14,14 @@ from celery import Celery, signals
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
+from shared.broker import JOB_AVAILABLE, Hints, make_celery, task, vision_queue
 from shared.errors import StorageDown
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
 from shared.models import model_id_of
-from shared.objects import Objects, S3Objects, tokenizer_key
 from shared.settings import Settings, read_settings
-from shared.store import Store, connect
-from shared.tasks import LOOK, Hints, make_celery, task, vision_queue
+from shared.storage import ObjectStorage, S3Storage, tokenizer_key
+from shared.store.client import Store, connect
 from workers.vision.attempt import InFlightJobs
 from workers.vision.checkpoint.errors import CheckpointError
 from workers.vision.deltas import DeltaWriter
@@ -79,7 +79,7 @@ def serve(settings: Settings, served: ServedModel, sandbox: Sandbox) -> int:
     name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
     engine = served.engine
     store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
-    objects = S3Objects(settings)
+    objects = S3Storage(settings)
     app = make_celery(settings, vision_queue(served.model.id))
     jobs = InFlightJobs()
     slots = settings.slots or engine.slots
@@ -107,7 +107,7 @@ def serve(settings: Settings, served: ServedModel, sandbox: Sandbox) -> int:
 
 def consume(app: Celery, worker: Worker, shutdown: GracefulShutdown, slots: int) -> int:
     """Run Celery's worker on the threads pool until a signal; return the exit status."""
-    task(app, LOOK)(worker.handle_hint)
+    task(app, JOB_AVAILABLE)(worker.handle_hint)
 
     def keep_our_logs(**_: object) -> None:
         """Celery configures no logging where this signal has a receiver."""
@@ -133,7 +133,7 @@ def consume(app: Celery, worker: Worker, shutdown: GracefulShutdown, slots: int)
     return int(celery.exitcode or 1)
 
 
-def publish_tokenizer(served: ServedModel, objects: Objects, stopping: threading.Event) -> None:
+def publish_tokenizer(served: ServedModel, objects: ObjectStorage, stopping: threading.Event) -> None:
     """Store the tokenizer for intake, which counts prompts exactly with it; repeat until the storage takes it."""
     if served.tokenizer is None:
         return

@@ -17,10 +17,10 @@ from typing import Literal
 
 from prometheus_client import Gauge, Histogram
 
-from shared.calls import Word
 from shared.jobs import Job
+from shared.store.command import StoreArgument
 
-AbortReason = Literal["cancel", "late", "stale", "release"]
+AbortReason = Literal["cancel", "deadline_exceeded", "lease_lost", "release"]
 
 RUNNING = Gauge("tileq_vision_running_jobs", "Job attempts in flight in this worker")
 SECONDS = Histogram(
@@ -50,9 +50,9 @@ class Attempt:
         self.lease_ends = lease_ends  #: at the earliest
         self.abort_reason: AbortReason | None = None
         self.aborted_at = 0.0
-        self.progress: dict[str, Word] = {}  #: fields of the job's record
+        self.progress: dict[str, StoreArgument] = {}  #: fields of the job's record
         self.timings = {"queue": max(0.0, job.claimed - job.created)}  #: seconds of each stage
-        self._reported: dict[str, Word] = {}
+        self._reported: dict[str, StoreArgument] = {}
 
     def abort(self, reason: AbortReason) -> None:
         """Give the reason to stop; later reasons change nothing."""
@@ -63,7 +63,7 @@ class Attempt:
     def check(self) -> None:
         """Raise `AttemptAborted` if work has to stop."""
         if time.monotonic() > self.deadline:
-            self.abort("late")
+            self.abort("deadline_exceeded")
         if self.abort_reason is not None:
             raise AttemptAborted(self.abort_reason)
 
@@ -87,11 +87,11 @@ class Attempt:
         """The present by the store's clock, seconds since the epoch."""
         return self.job.claimed + time.monotonic() - self.claimed_at
 
-    def unreported(self) -> dict[str, Word]:
+    def unreported(self) -> dict[str, StoreArgument]:
         """Return the progress that the store has not been told."""
         return {name: value for name, value in list(self.progress.items()) if self._reported.get(name) != value}
 
-    def mark_reported(self, progress: dict[str, Word]) -> None:
+    def mark_reported(self, progress: dict[str, StoreArgument]) -> None:
         """Note that the store has been told `progress`."""
         self._reported.update(progress)
 

@@ -11,7 +11,7 @@ import structlog
 from prometheus_client import Counter
 from redis import Redis
 
-from shared.events import KEEP, MOST, TextDelta, stream_key
+from shared.events import STREAM_MAXLEN, STREAM_TTL_S, TextDelta, stream_key
 
 log = structlog.get_logger(__name__)
 LOST = Counter("tileq_vision_lost_deltas_total", "Deltas that the events Redis did not take; readers get a reset")
@@ -80,8 +80,8 @@ class DeltaWriter(threading.Thread):
             with self._client.pipeline(transaction=False) as pipe:
                 for batch in batches:
                     key = stream_key(self._prefix, batch.job)
-                    pipe.xadd(key, batch.delta.fields(), maxlen=MOST, approximate=True)
-                    pipe.expire(key, KEEP)
+                    pipe.xadd(key, batch.delta.fields(), maxlen=STREAM_MAXLEN, approximate=True)
+                    pipe.expire(key, STREAM_TTL_S)
                 pipe.execute()
         except Exception as error:  # deltas may be lost, but no error of theirs ends a job or this thread
             LOST.inc(len(batches))

@@ -15,9 +15,9 @@ from typing import Any
 import structlog
 from prometheus_client import Counter
 
-from shared import transitions
 from shared.errors import QueueUnavailable
-from shared.store import Store
+from shared.store import transitions
+from shared.store.client import Store
 from workers.vision.attempt import Attempt, InFlightJobs
 from workers.vision.engine.base import Engine
 
@@ -36,7 +36,7 @@ class WorkerRegistration:
 
     def renew(self, seconds: float) -> None:
         """Keep the entry for `seconds`; 0 removes it. Raises `QueueUnavailable`."""
-        self._store.run(transitions.announce(self._model, self._worker, self._card, seconds))
+        self._store.run(transitions.register_worker(self._model, self._worker, self._card, seconds))
 
 
 class Heartbeat(threading.Thread):
@@ -100,9 +100,9 @@ class Heartbeat(threading.Thread):
         now = time.monotonic()
         for attempt in self._jobs.all():
             if now > attempt.deadline:
-                attempt.abort("late")
+                attempt.abort("deadline_exceeded")
             if now > attempt.lease_ends:
-                attempt.abort("stale")
+                attempt.abort("lease_lost")
             if attempt.abort_reason:
                 self._engine.cancel(attempt.key)  # at every beat: at the first it may not have reached the engine yet
 
@@ -120,7 +120,7 @@ class Heartbeat(threading.Thread):
     def _report(self, attempts: Sequence[Attempt], began: float, renew: bool) -> None:
         progress = [attempt.unreported() for attempt in attempts]
         reports = [(one.job.id, one.job.attempt, new) for one, new in zip(attempts, progress, strict=True)]
-        verdicts = self._store.run(transitions.beat(reports, self._lease if renew else 0))
+        verdicts = self._store.run(transitions.heartbeat(reports, self._lease if renew else 0))
         for attempt, new, verdict in zip(attempts, progress, verdicts, strict=True):
             attempt.mark_reported(new)
             if renew and verdict in ("ok", "cancel"):

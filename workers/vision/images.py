@@ -15,8 +15,8 @@ from PIL import Image
 from prometheus_client import Counter
 
 from shared.errors import ObjectMissing, Permanent, StorageDown, Transient
-from shared.objects import Objects, view_key
 from shared.requests import StoredImage
+from shared.storage import ObjectStorage, view_key
 from shared.tiling import TILE
 from workers.vision.attempt import Attempt
 from workers.vision.render import draw
@@ -42,7 +42,7 @@ class Decoder(Protocol):
 class Images:
     """What a worker does with images. `threads` bounds what goes side by side, over all jobs."""
 
-    def __init__(self, objects: Objects, sandbox: Decoder, threads: int) -> None:
+    def __init__(self, objects: ObjectStorage, sandbox: Decoder, threads: int) -> None:
         self._objects = objects
         self._sandbox = sandbox
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
@@ -125,7 +125,7 @@ class Unseen(Images):
         return []
 
 
-def read(objects: Objects, key: str) -> bytes:
+def read(objects: ObjectStorage, key: str) -> bytes:
     """Return an object that must be there; whatever keeps it from us may pass."""
     try:
         return objects.get(key)

@@ -11,11 +11,11 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from shared import transitions
-from shared.calls import Call, Moved
 from shared.errors import Permanent, Transient
 from shared.jobs import State
 from shared.results import JobOutput, StoredResult, TokenUsage
+from shared.store import transitions
+from shared.store.command import StoreCommand, TransitionResult
 from shared.views import moment
 from workers.vision.attempt import SECONDS, AbortReason, Attempt
 from workers.vision.engine.base import Done
@@ -28,7 +28,7 @@ class Outcome:
     """How an attempt ends, and the transition that commits it."""
 
     name: str  #: label of the metrics
-    transition: Call[Moved[Any]] | None  #: None: nothing to commit, another attempt may have begun
+    transition: StoreCommand[TransitionResult[Any]] | None  #: None: nothing to commit, another attempt may have begun
 
 
 def result_of(attempt: Attempt, done: Done) -> StoredResult:
@@ -77,12 +77,12 @@ def aborted(attempt: Attempt, reason: AbortReason) -> Outcome:
     """Work was stopped for `reason`."""
     if reason == "cancel":
         return Outcome("cancelled", _finish(attempt, State.CANCELLED, {}))
-    if reason == "late":
+    if reason == "deadline_exceeded":
         message = "the job did not end within run_within, all attempts together; allow more time"
         return Outcome("timed_out", _fail(attempt, "timed_out", message, retryable=True))
     if reason == "release":
         return Outcome("released", transitions.release(attempt.job.id, attempt.job.attempt))
-    return Outcome("stale", None)
+    return Outcome("lease_lost", None)
 
 
 def count_answered(attempt: Attempt) -> None:
@@ -93,11 +93,13 @@ def count_answered(attempt: Attempt) -> None:
         TOKENS.labels(kind).inc(float(attempt.progress[f"{kind}_tokens"]))
 
 
-def _fail(attempt: Attempt, code: str, message: str, *, retryable: bool, image: int | None = None) -> Call[Moved[Any]]:
+def _fail(
+    attempt: Attempt, code: str, message: str, *, retryable: bool, image: int | None = None
+) -> StoreCommand[TransitionResult[Any]]:
     return _finish(attempt, State.FAILED, {"error": _error(code, message, retryable=retryable, image=image)})
 
 
-def _finish(attempt: Attempt, state: State, fields: Mapping[str, Any]) -> Call[Moved[Any]]:
+def _finish(attempt: Attempt, state: State, fields: Mapping[str, Any]) -> StoreCommand[TransitionResult[Any]]:
     return transitions.finish(attempt.job.id, attempt.job.attempt, state, {**attempt.progress, **fields})
 
 

@@ -15,14 +15,14 @@ from typing import Any, Protocol
 import structlog
 from prometheus_client import Counter
 
-from shared import transitions
-from shared.calls import Call, Moved
 from shared.errors import Permanent, QueueUnavailable, StorageDown, Transient
 from shared.jobs import Job
-from shared.objects import Objects, manifest_key, result_key
 from shared.requests import Manifest, Request
 from shared.settings import Settings
-from shared.store import Store
+from shared.storage import ObjectStorage, manifest_key, result_key
+from shared.store import transitions
+from shared.store.client import Store
+from shared.store.command import StoreCommand, TransitionResult
 from workers.vision import generation, outcomes
 from workers.vision.attempt import Attempt, AttemptAborted, InFlightJobs
 from workers.vision.deltas import DeltaWriter
@@ -59,7 +59,7 @@ class Worker:
     name: str
     settings: Settings
     store: Store
-    objects: Objects
+    objects: ObjectStorage
     hints: HintPublisher
     served: ServedModel
     images: Images
@@ -151,7 +151,7 @@ class Worker:
         ATTEMPTS.labels(name).inc()
         log.info("attempt ended", outcome=name, seconds=round(attempt.age, 3))
 
-    def _commit(self, attempt: Attempt, transition: Call[Moved[Any]]) -> str | None:
+    def _commit(self, attempt: Attempt, transition: StoreCommand[TransitionResult[Any]]) -> str | None:
         """Commit a transition, repeating it until the lease expires. Returns the outcome if it is another one."""
         while True:
             try:
@@ -165,7 +165,7 @@ class Worker:
                 time.sleep(COMMIT_RETRY_DELAY_S)
             else:
                 self.hints.deliveries(*result.messages)
-                return None if result.value else "stale"
+                return None if result.value else "lease_lost"
 
 
 @contextmanager

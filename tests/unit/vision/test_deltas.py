@@ -7,7 +7,7 @@ import fakeredis
 import pytest
 from redis.exceptions import ConnectionError as Away
 
-from shared.events import KEEP, stream_key
+from shared.events import STREAM_TTL_S, stream_key
 from shared.jobs import State
 from tests.unit.vision.worker_fixture import ScriptedEngine, WorkerFixture, answer
 from tests.waiting import eventually
@@ -55,7 +55,7 @@ def test_text_of_many_jobs_goes_out_together(client: CountingRedis, deltas: Delt
     assert client.trips == 1
     assert all(entries(client, f"job-{n}") == [("1", "0", "one two")] for n in range(10))
     left: Any = client.ttl(stream_key("t:", "job-0"))
-    assert KEEP - 5 < left <= KEEP
+    assert STREAM_TTL_S - 5 < left <= STREAM_TTL_S
 
 
 def test_text_is_written_without_a_flush(client: CountingRedis, deltas: DeltaWriter) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from shared import transitions
 from shared.jobs import State
 from shared.settings import Settings
+from shared.store import transitions
 from tests.unit.vision.worker_fixture import PER_TILE, WorkerFixture
 from tests.waiting import eventually
 from workers.vision.engine.echo import EchoEngine
@@ -15,7 +15,7 @@ LONG = " ".join(["word"] * 20)
 
 
 def heartbeats(worker: WorkerFixture) -> list[tuple[Any, ...]]:
-    return [call.args for call in worker.store.calls if call.script == "beat"]
+    return [call.args for call in worker.store.calls if call.script == "heartbeat"]
 
 
 def test_progress_is_written_while_the_job_runs(build: Build) -> None:
@@ -79,7 +79,7 @@ def test_one_heartbeat_carries_all_jobs(build: Build) -> None:
 
 
 def test_an_idle_worker_asks_about_no_job(worker: WorkerFixture) -> None:
-    eventually(lambda: any(call.script == "announce" for call in worker.store.calls))
+    eventually(lambda: any(call.script == "register_worker" for call in worker.store.calls))
     assert heartbeats(worker) == []
 
 
@@ -88,7 +88,7 @@ def test_the_heartbeat_survives_an_unexpected_error(build: Build) -> None:
     raised: list[str] = []
 
     def away(script: str) -> bool:
-        if script == "beat" and not raised:
+        if script == "heartbeat" and not raised:
             raised.append(script)
             raise ZeroDivisionError
         return False

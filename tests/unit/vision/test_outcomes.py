@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shared import transitions
 from shared.errors import QueueUnavailable
 from shared.jobs import Job, State
-from shared.objects import result_key
 from shared.settings import Settings
+from shared.storage import result_key
+from shared.store import transitions
 from tests.unit.vision.worker_fixture import BROKEN, MODEL, ScriptedEngine, WorkerFixture
 from tests.waiting import eventually
 from workers.vision import generation
@@ -214,7 +214,7 @@ def test_a_job_past_run_within_before_the_engine_never_reaches_it(build: Build) 
 def test_the_deadline_is_kept_while_the_store_is_away_and_the_engine_silent(build: Build) -> None:
     worker = build(engine=EchoEngine(60), settings=Settings(cancel_interval=0.05))
     job = worker.submit(LONG, run_within=0.4)
-    worker.store.away = lambda script: script == "beat"
+    worker.store.away = lambda script: script == "heartbeat"
     worker.handle_hint()
     failed(worker, job, "timed_out", retryable=True)
 
@@ -251,13 +251,13 @@ def to_another(worker: WorkerFixture, job: Job) -> Job:
 def test_a_worker_that_lost_the_lease_stops_and_writes_nothing(build: Build) -> None:
     worker = build(engine=EchoEngine(0.1))
     job = worker.submit(LONG)
-    before = attempts("stale")
+    before = attempts("lease_lost")
     thread = worker.handle_hint_in_thread()
     worker.running(job)
     second = to_another(worker, job)
     thread.join(2)
     assert not thread.is_alive()
-    assert attempts("stale") == before + 1
+    assert attempts("lease_lost") == before + 1
     now = worker.read(job)
     assert (now.state, now.attempt, now.owner, now.stage) == (State.RUNNING, 2, "worker-2", "")
     assert list(worker.objects.keys(result_key(job.id, 1))) == []
@@ -269,13 +269,13 @@ def test_an_answer_that_comes_after_another_attempt_began_is_refused(build: Buil
     worker.heartbeat.close()
     worker.decoder.gate.clear()
     job = worker.submit("?", images=[b"image"])
-    before = attempts("stale")
+    before = attempts("lease_lost")
     thread = worker.handle_hint_in_thread()
     eventually(lambda: worker.state(job) is State.RUNNING)
     to_another(worker, job)
     worker.decoder.gate.set()
     thread.join(2)
-    assert attempts("stale") == before + 1
+    assert attempts("lease_lost") == before + 1
     now = worker.read(job)
     assert (now.state, now.attempt, now.result) == (State.RUNNING, 2, "")
 
@@ -283,14 +283,14 @@ def test_an_answer_that_comes_after_another_attempt_began_is_refused(build: Buil
 def test_a_lease_that_could_not_be_renewed_counts_as_lost_once_it_has_expired(build: Build) -> None:
     worker = build(engine=EchoEngine(3600), settings=Settings(lease=0.6, cancel_interval=0.05))
     job = worker.submit(LONG)
-    before = attempts("stale")
-    worker.store.away = lambda script: script == "beat"
+    before = attempts("lease_lost")
+    worker.store.away = lambda script: script == "heartbeat"
     thread = worker.handle_hint_in_thread()
     (attempt,) = eventually(worker.jobs.all)
     thread.join(10)
     assert not thread.is_alive()
     assert attempt.aborted_at >= attempt.lease_ends
-    assert attempts("stale") == before + 1
+    assert attempts("lease_lost") == before + 1
     assert worker.engine.stats().running == 0
     assert worker.state(job) is State.RUNNING  # the reconciler reaps it
 
@@ -321,7 +321,7 @@ def test_the_end_is_given_up_when_the_lease_has_expired(build: Build) -> None:
 
     def away(script: str) -> bool:
         tries.append(script)
-        return script in ("finish", "beat")
+        return script in ("finish", "heartbeat")
 
     worker.store.away = away
     worker.handle_hint()
@@ -353,7 +353,7 @@ def test_a_stale_attempt_and_its_successor_do_not_meet_in_the_engine(build: Buil
     second = worker.handle_hint_in_thread()
     eventually(lambda: {attempt.key for attempt in worker.jobs.all()} == {f"{job.id}/1", f"{job.id}/2"})
     eventually(lambda: worker.engine.stats().running == 2)
-    stale.abort("stale")
+    stale.abort("lease_lost")
     worker.engine.cancel(stale.key)
     first.join(10)
     second.join(10)

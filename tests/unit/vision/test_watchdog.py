@@ -33,7 +33,7 @@ def test_an_aborted_job_that_does_not_leave_the_engine_is_noticed(build: Build) 
     watchdog = Watchdog(worker.engine, worker.jobs, stall=5)
     (attempt,) = worker.jobs.all()
     assert watchdog.stalled() is None
-    attempt.abort("late")
+    attempt.abort("deadline_exceeded")
     attempt.aborted_at -= 6
     assert job.id in (watchdog.stalled() or "")
 

@@ -7,11 +7,11 @@ from typing import Any
 import structlog
 from PIL import Image
 
-from shared.census import take_census
 from shared.jobs import State
-from shared.objects import result_key, view_key
 from shared.requests import Generation
 from shared.results import MAX_INLINE_OUTPUT_BYTES
+from shared.storage import result_key, view_key
+from shared.store.stats import get_stats
 from tests.unit.vision.worker_fixture import MODEL, PER_TILE, SIDE, ScriptedEngine, WorkerFixture, answer
 from tests.waiting import eventually
 from workers.vision.engine.base import Delta, Stage
@@ -192,7 +192,7 @@ def test_deltas_add_up_to_the_output_before_the_job_has_ended(build: Build) -> N
 
 def test_the_house_sees_this_worker_until_it_goes(worker: WorkerFixture) -> None:
     worker.heartbeat.tick()
-    census = worker.store.run(take_census())
+    census = worker.store.run(get_stats())
     assert census.models[MODEL].workers == 1
     worker.heartbeat.close()
-    assert worker.store.run(take_census()).models[MODEL].workers == 0
+    assert worker.store.run(get_stats()).models[MODEL].workers == 0
