@@ -23,7 +23,7 @@ from shared.settings import Settings, read_settings
 from shared.storage import ObjectStorage, S3Storage, tokenizer_key
 from shared.store.client import Store, connect
 from workers.vision.attempt import InFlightJobs
-from workers.vision.checkpoint.errors import CheckpointError
+from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.deltas import DeltaWriter
 from workers.vision.engine.collector import EngineCollector
 from workers.vision.engine.factory import ServedModel, make_engine

@@ -24,7 +24,9 @@ def test_ids_sort_by_the_time_they_were_made() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "job_", "job_../x", new_id("job").upper(), new_id("job") + "x", "job_" + "u" * 36]
+    "text",
+    ["", "job_", "job_../x", new_id("job").upper(), new_id("job") + "x", "job_" + "u" * 36],
+    ids=["empty", "kind alone", "path", "upper case", "too long", "no such letter"],  # the same in every process
 )
 def test_nothing_else_passes_for_an_id(text: str) -> None:
     assert not is_id("job", text)

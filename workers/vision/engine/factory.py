@@ -14,8 +14,8 @@ from shared.settings import Settings
 from shared.storage import S3Storage
 from shared.tiling import TILE
 from shared.tokenization.tokenizer import Tokenizer
-from workers.vision.checkpoint.opened import Checkpoint, open_checkpoint
-from workers.vision.checkpoint.source import Report, Storage, default_cache, locate
+from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from workers.vision.checkpoint.fetch import Report, Storage, default_cache, locate
 from workers.vision.engine.base import Engine
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.prompts import Prompt, PromptFormat, build, plain
@@ -68,12 +68,12 @@ def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
 
 
 def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> Engine:
-    from workers.vision.engine.loading import Wish, load  # noqa: PLC0415 - brings torch
     from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415
+    from workers.vision.model.loader import LoadOptions, load  # noqa: PLC0415 - brings torch
 
     quantised = None if settings.quantise == "none" else settings.quantise
-    wish = Wish(settings.device, settings.dtype, quantised, settings.model_sha256)
-    return TransformersEngine(Loaded(load(checkpoint, wish, report), checkpoint.config, checkpoint.tokenizer))
+    options = LoadOptions(settings.device, settings.dtype, quantised, settings.model_sha256)
+    return TransformersEngine(Loaded(load(checkpoint, options, report), checkpoint.config, checkpoint.tokenizer))
 
 
 def _renamed(model: Model, settings: Settings) -> Model:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.vision.checkpoint.errors import CheckpointError
+from workers.vision.checkpoint.fields import CheckpointError
 
 READ = ("config.json", "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "*.safetensors", "*.index.json")
 DIGEST = re.compile(r"[0-9a-fA-F]{64}")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from workers.vision.checkpoint.config import Quantised
-from workers.vision.checkpoint.errors import CheckpointError
+from workers.vision.checkpoint.fields import CheckpointError
 
-BYTES = {"int8": 1.0, "int4": 0.53}  #: of one weight, scales included
+BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.53}  #: scales included
 
 
 class Quantiser:
@@ -28,14 +28,14 @@ class Quantiser:
         self._dtype = dtype
 
     def prepare(self, model: nn.Module) -> None:
-        """Put empty quantised layers in place."""
+        """Put empty quantised layers in place of the stock decoder's linear ones."""
         for layer in model.get_submodule("model.language_model.layers").children():
             for path, module in list(layer.named_modules()):
                 if isinstance(module, nn.Linear):
                     layer.set_submodule(path, self._empty(module))
 
     def pack(self, old: nn.Parameter, tensor: Tensor) -> nn.Parameter:
-        """The parameter that holds `tensor` in place of `old`; bitsandbytes quantises as it is moved to the device."""
+        """Return the parameter that holds `tensor` in place of `old`; bitsandbytes quantises as it is moved."""
         if type(old) is nn.Parameter:
             return nn.Parameter(tensor, requires_grad=False)
         device, kind = tensor.device, self._library.nn

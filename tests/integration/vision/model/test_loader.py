@@ -10,19 +10,18 @@ import torch
 
 from shared.conversation import Message
 from shared.settings import Settings
+from tests.integration.vision import cases
 from tests.random_checkpoint import write_random
-from workers.vision.checkpoint.errors import CheckpointError
-from workers.vision.checkpoint.manifest import make_manifest
-from workers.vision.checkpoint.opened import open_checkpoint
-from workers.vision.checkpoint.placement import Placement, connect
-from workers.vision.checkpoint.weights import load_model, loaded_bytes
+from workers.vision.checkpoint.checkpoint import open_checkpoint
+from workers.vision.checkpoint.checksums import make_manifest
+from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.engine.base import Done, EngineRequest, Sampling
 from workers.vision.engine.factory import make_engine
-from workers.vision.engine.loading import Wish, load
 from workers.vision.engine.transformers import Loaded, TransformersEngine
+from workers.vision.model.hf_model import parameter_name
+from workers.vision.model.loader import LoadOptions, load
+from workers.vision.model.placement import Placement, connect, weight_bytes
 from workers.vision.prompts import build
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +41,20 @@ def test_pinned_files_load_and_others_do_not(folder: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_not_replaced_by_a_cpu(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="TILEQ_DEVICE is cuda"):
-        load(open_checkpoint(folder), Wish("cuda"), lambda _: None)
+        load(open_checkpoint(folder), LoadOptions("cuda"), lambda _: None)
 
 
 def test_quantising_without_its_library_says_what_to_install(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "bitsandbytes", None)
         with pytest.raises(CheckpointError, match=r"int8 needs bitsandbytes: pip install 'tileq\[quant\]'"):
-            load(open_checkpoint(folder), Wish("cpu", "float32", "int8"), lambda _: None)
+            load(open_checkpoint(folder), LoadOptions("cpu", "float32", "int8"), lambda _: None)
 
 
 def test_figures_of_a_placement_are_those_of_what_is_loaded(folder: Path) -> None:
     config = open_checkpoint(folder).config
-    sizes = loaded_bytes(config, torch.bfloat16)
-    model = load_model(folder, config, torch.bfloat16, lambda _: CPU)
+    sizes = {parameter_name(name): size for name, size in weight_bytes(config, torch.bfloat16).items()}
+    model = cases.stock_model(folder, torch.bfloat16)
     assert sizes == {name: parameter.nbytes for name, parameter in model.named_parameters()}
 
 
@@ -64,7 +63,7 @@ def test_a_model_on_several_devices_answers_the_same(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     said = []
     for blocks in (0, checkpoint.config.decoder.layers + 2):
-        model = load_model(folder, checkpoint.config, torch.float32, lambda _: CPU)
+        model = cases.stock_model(folder)
         if blocks:
             connect(model, Placement((torch.device("cpu", 0),) * blocks))
         engine = TransformersEngine(Loaded(model, checkpoint.config, checkpoint.tokenizer))
@@ -80,16 +79,17 @@ def test_a_model_on_several_devices_answers_the_same(folder: Path) -> None:
 MEASURE = """
 import sys, time, torch
 from pathlib import Path
-from workers.vision.checkpoint.opened import open_checkpoint
-from workers.vision.engine.loading import Wish, load
+from workers.vision.checkpoint.checkpoint import open_checkpoint
+from workers.vision.model.hf_model import parameter_name
+from workers.vision.model.loader import LoadOptions, load
 
 def peak():
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
-load(open_checkpoint(Path(sys.argv[1])), Wish("cpu", "float32"), lambda _: None)   # what libraries take, they have now
+load(open_checkpoint(Path(sys.argv[1])), LoadOptions("cpu", "float32"), lambda _: None)  # what libraries take
 Path("/proc/self/clear_refs").write_text("5")
 before, began = peak(), time.perf_counter()
-model = load(open_checkpoint(Path(sys.argv[2])), Wish("cpu", sys.argv[3]), lambda _: None)
+model = load(open_checkpoint(Path(sys.argv[2])), LoadOptions("cpu", sys.argv[3]), lambda _: None)
 seconds = time.perf_counter() - began
 size = sum(parameter.nbytes for parameter in model.parameters())
 print(size, peak() - before, f"{seconds:.2f}")

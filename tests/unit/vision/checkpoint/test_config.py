@@ -9,7 +9,7 @@ import pytest
 
 from tests.random_checkpoint import CONFIG, DECODER, VISION
 from workers.vision.checkpoint.config import read_config
-from workers.vision.checkpoint.errors import CheckpointError
+from workers.vision.checkpoint.fields import CheckpointError
 
 GOOD = CONFIG | {"vision_config": VISION, "llm_config": DECODER | {"vocab_size": 400}}
 

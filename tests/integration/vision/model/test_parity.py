@@ -10,8 +10,7 @@ from transformers import GenerationConfig
 
 from tests.integration.vision import cases
 from workers.vision.checkpoint.config import read_config
-from workers.vision.checkpoint.weights import load_model
-from workers.vision.engine.pictures import embed, features
+from workers.vision.model.image_features import embed, features
 
 pytestmark = cases.needs_folder
 
@@ -34,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_model_computes_what_the_original_computes(folder: Path, case: dict[str, Any]) -> None:
     where = cases.checkpoint(folder, case["variant"], case["checkpoint_seed"])
     config = read_config(where)
-    model = load_model(where, config, torch.float32, lambda _: torch.device("cpu"))
+    model = cases.stock_model(where)
     shape = (case["tiles"], 3, config.vision.image, config.vision.image)
     pixels = np.random.default_rng(case["pixel_seed"]).standard_normal(shape, dtype=np.float32)
 

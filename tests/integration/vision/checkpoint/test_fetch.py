@@ -7,9 +7,9 @@ import pytest
 
 from services.cli.local.seaweed import S3
 from tests.random_checkpoint import write_random
-from workers.vision.checkpoint.errors import CheckpointError
-from workers.vision.checkpoint.opened import open_checkpoint
-from workers.vision.checkpoint.source import Storage, locate
+from workers.vision.checkpoint.checkpoint import open_checkpoint
+from workers.vision.checkpoint.fetch import Storage, locate
+from workers.vision.checkpoint.fields import CheckpointError
 
 pytestmark = pytest.mark.integration
 

@@ -1,4 +1,4 @@
-"""Tiles to the embeddings that stand for them in the prompt."""
+"""Tiles to the embeddings that take the places of their image tokens in the prompt."""
 
 from collections.abc import Iterator
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from workers.vision.checkpoint.config import Config
-from workers.vision.checkpoint.native import StockModel
+from workers.vision.model.hf_model import StockModel
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as the card's code
-BATCH = 8  # tiles at once through the tower: enough to fill a device, little beside the weights
+MAX_BATCH_TILES = 8  # tiles at once through the tower: enough to fill a device, little beside the weights
 
 
 def normalise(tiles: Tensor) -> Tensor:
@@ -34,8 +34,8 @@ def features(model: StockModel, config: Config, pixels: Tensor) -> Tensor:
 def feature_batches(model: StockModel, config: Config, tiles: Tensor) -> Iterator[Tensor]:
     """Yield the features of a few tiles at a time, so that a cancelled request leaves between them."""
     device = model.model.vision_tower.embeddings.cls_token.device
-    for start in range(0, len(tiles), BATCH):
-        yield features(model, config, normalise(tiles[start : start + BATCH].to(device)))
+    for start in range(0, len(tiles), MAX_BATCH_TILES):
+        yield features(model, config, normalise(tiles[start : start + MAX_BATCH_TILES].to(device)))
 
 
 def embed(model: StockModel, ids: Tensor, image_token: int, found: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""A checkpoint that was found and makes sense: config, tokenizer and files agree. Nothing is loaded yet."""
+"""A checkpoint whose config, tokenizer and weight files agree with one another. No weight is loaded yet."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from shared.models import BY_ID, DYNAMIC_TILES, SINGLE_TILE, Model, find_model
 from shared.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from workers.vision.checkpoint.config import Config, read_config
-from workers.vision.checkpoint.errors import CheckpointError
-from workers.vision.checkpoint.files import Files, check, find_weights
-from workers.vision.checkpoint.keys import weights
+from workers.vision.checkpoint.fields import CheckpointError
+from workers.vision.checkpoint.weight_files import WeightFiles, check_weights, find_weight_files
+from workers.vision.checkpoint.weight_map import count_parameters, released_tensors
 from workers.vision.prompts import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TEMPLATES, PromptFormat
 
 #: A vocabulary may be padded to a round number; further apart than this, the tokenizer is another model's.
-PADDING = 1024
+MAX_VOCABULARY_PADDING = 1024
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Checkpoint:
     folder: Path
     config: Config
     tokenizer: Tokenizer
-    files: Files
+    files: WeightFiles
     model: Model  #: the registry's entry, with the figures of these files
 
     @property
@@ -38,8 +38,8 @@ def open_checkpoint(folder: Path, source: str = "") -> Checkpoint:
         raise CheckpointError(f"{folder}: no such folder")
     config = read_config(folder)
     tokenizer = read_tokenizer(folder, config)
-    files = find_weights(folder)
-    check(files, weights(config), folder)
+    files = find_weight_files(folder)
+    check_weights(files, released_tensors(config), folder)
     return Checkpoint(folder, config, tokenizer, files, describe(config, source or str(folder)))
 
 
@@ -52,7 +52,7 @@ def read_tokenizer(folder: Path, config: Config) -> Tokenizer:
     except TokenizerError as error:
         raise CheckpointError(f"{error}; template {config.template} in {folder / 'config.json'} needs it") from error
     vocab = config.decoder.vocab
-    if not vocab - PADDING <= tokenizer.size <= vocab:
+    if not vocab - MAX_VOCABULARY_PADDING <= tokenizer.size <= vocab:
         raise CheckpointError(
             f"{folder}: the tokenizer is another model's: it has ids up to {tokenizer.size - 1}, "
             f"config.json: llm_config.vocab_size is {vocab}"
@@ -67,7 +67,7 @@ def describe(config: Config, source: str) -> Model:
     base = known or replace(BY_ID["tileq-demo"], id=title.lower(), title=title, languages=())
     return replace(
         base,
-        parameters=sum(_product(weight.shape) for weight in weights(config)),
+        parameters=count_parameters(config),
         context=config.context,
         tiles=DYNAMIC_TILES if config.tiles else SINGLE_TILE,
         thumbnail=config.tiles and config.thumbnail,
@@ -86,10 +86,3 @@ def _of_shape(config: Config) -> Model | None:
     }
     found = shapes.get((config.template, config.decoder.hidden))
     return BY_ID[found] if found else None
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product

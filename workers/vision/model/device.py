@@ -1,12 +1,12 @@
-"""Which device and which number type: what was asked for, or what this machine does well."""
+"""Which device and which number type to load for: the one asked for, or the one that this machine computes well."""
 
 import time
 
 import torch
 
-from workers.vision.checkpoint.errors import CheckpointError
+from workers.vision.checkpoint.fields import CheckpointError
 
-CLEARLY = 1.5  # times faster bf16 has to be on a CPU before its coarser numbers are worth it
+MIN_BF16_SPEEDUP = 1.5  # on a CPU; below it, bf16's coarser numbers are not worth it
 
 
 def choose_device(name: str) -> str:
@@ -27,7 +27,7 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     faster = _seconds(torch.float32) / _seconds(torch.bfloat16)
-    return torch.bfloat16 if faster > CLEARLY else torch.float32
+    return torch.bfloat16 if faster > MIN_BF16_SPEEDUP else torch.float32
 
 
 def _seconds(dtype: torch.dtype) -> float:
