@@ -21,7 +21,7 @@ import httpx
 import structlog
 
 from shared.errors import WebhookRefused
-from shared.settings import Network, Settings
+from shared.settings import Network, WebhookSettings
 
 Address = IPv4Address | IPv6Address
 Lookup = Callable[..., Sequence[tuple[Any, ...]]]  #: shaped like socket.getaddrinfo
@@ -77,12 +77,12 @@ class Target:
         return f"{self.scheme}://{self.netloc}{self.path}"
 
 
-def allowed_networks(settings: Settings, keyless: bool) -> tuple[Network, ...]:
+def allowed_networks(settings: WebhookSettings, keyless: bool) -> tuple[Network, ...]:
     """Return the networks that may be called although not public; without keys, loopback is among them."""
     return settings.webhook_allow + (LOOPBACK if keyless else ())
 
 
-def check_url(url: str, settings: Settings, keyless: bool) -> Target:
+def check_url(url: str, settings: WebhookSettings, keyless: bool) -> Target:
     """Return the parts of a webhook URL, or raise `WebhookRefused` with what is wrong in its text.
 
     An http:// URL passes where some network is allowed; its addresses must then all lie there.
@@ -143,7 +143,7 @@ def resolve(host: str, port: int, timeout: float, lookup: Lookup | None = None) 
 
 
 def refuse_unless_all_permitted(
-    target: Target, addresses: Sequence[Address], settings: Settings, keyless: bool
+    target: Target, addresses: Sequence[Address], settings: WebhookSettings, keyless: bool
 ) -> None:
     """Raise `WebhookRefused` unless every one of `addresses` may be called; one bad one among good ones is an attack.
 

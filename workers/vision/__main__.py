@@ -12,14 +12,13 @@ from typing import NoReturn
 import structlog
 from celery import Celery, signals
 from prometheus_client import REGISTRY
-from pydantic import ValidationError
 
 from shared.broker import JOB_AVAILABLE, Hints, make_celery, task, vision_queue
 from shared.errors import StorageDown
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
 from shared.models import model_id_of
-from shared.settings import Settings, read_settings
+from shared.settings import Settings, SettingsError, read_settings
 from shared.storage import ObjectStorage, S3Storage, tokenizer_key
 from shared.store.client import Store, connect
 from workers.vision.attempt import InFlightJobs
@@ -28,8 +27,8 @@ from workers.vision.deltas import DeltaWriter
 from workers.vision.engine.collector import EngineCollector
 from workers.vision.engine.factory import ServedModel, make_engine
 from workers.vision.heartbeat import Heartbeat, WorkerRegistration
-from workers.vision.images import Images, Unseen
-from workers.vision.sandbox import Sandbox, SandboxError
+from workers.vision.images.decoder_pool import DecoderOptions, DecoderPool, DecoderUnavailable
+from workers.vision.images.pipeline import HeaderOnlyImages, ImagePipeline
 from workers.vision.shutdown import GracefulShutdown
 from workers.vision.watchdog import Watchdog
 from workers.vision.worker import Worker
@@ -43,29 +42,22 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _exit_on_signal)  # while loading; Celery takes it over
     try:
         settings = read_settings()
-    except ValidationError as error:
+    except SettingsError as error:
         print(f"vision: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
         return 2
     configure_logs(settings, "vision")
     try:
         served = load(settings)
-        sandbox = Sandbox(
-            settings.decoders,
-            settings.decode_timeout,
-            settings.decode_memory,
-            settings.image_mode,
-            max_pixels=settings.max_image_pixels,
-            side=served.side,
-        )
-    except (CheckpointError, SandboxError) as error:
+        decoders = DecoderPool(settings.decoders, DecoderOptions.of(settings, served.side))
+    except (CheckpointError, DecoderUnavailable) as error:
         log.critical("worker can't start", error=str(error))
         return 1
     except Exception:  # torch and the device fail in many ways
         log.critical("worker can't start", exc_info=True)
         return 1
     log.info("model resident", model=served.model.id, engine=settings.engine)
-    with sandbox:
-        return serve(settings, served, sandbox)
+    with decoders:
+        return serve(settings, served, decoders)
 
 
 def load(settings: Settings) -> ServedModel:
@@ -74,7 +66,7 @@ def load(settings: Settings) -> ServedModel:
     return replace(served, model=replace(served.model, id=model_id_of(settings)))
 
 
-def serve(settings: Settings, served: ServedModel, sandbox: Sandbox) -> int:
+def serve(settings: Settings, served: ServedModel, decoders: DecoderPool) -> int:
     """Assemble the worker, consume hints until a signal, and take it apart again; return the exit status."""
     name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
     engine = served.engine
@@ -85,8 +77,8 @@ def serve(settings: Settings, served: ServedModel, sandbox: Sandbox) -> int:
     slots = settings.slots or engine.slots
     card = asdict(served.model) | {"engine": settings.engine, "slots": slots}
     registration = WorkerRegistration(store, served.model.id, name, card)
-    kind = Unseen if settings.engine == "echo" and not settings.echo_tiles else Images
-    images = kind(objects, sandbox, threads=slots + 2 * settings.decoders)
+    kind = HeaderOnlyImages if settings.engine == "echo" and not settings.echo_tiles else ImagePipeline
+    images = kind(objects, decoders, threads=slots + 2 * settings.decoders)
     deltas = DeltaWriter(connect(settings.events, settings), settings.redis_prefix, settings.delta_interval)
     heartbeat = Heartbeat(store, jobs, engine, registration, lease=settings.lease, interval=settings.cancel_interval)
     shutdown = GracefulShutdown(store, jobs, engine, settings.shutdown_grace)

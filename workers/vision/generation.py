@@ -25,13 +25,15 @@ from workers.vision.engine.base import (
     Stage,
 )
 from workers.vision.engine.factory import ServedModel
-from workers.vision.sandbox import Tiled
+from workers.vision.images.decoder_pool import TiledImage
 from workers.vision.watchdog import exit_now
 
 log = structlog.get_logger(__name__)
 
 
-def build_request(served: ServedModel, attempt: Attempt, request: Request, tiled: Sequence[Tiled]) -> EngineRequest:
+def build_request(
+    served: ServedModel, attempt: Attempt, request: Request, tiled: Sequence[TiledImage]
+) -> EngineRequest:
     """Write the prompt with as many image tokens as there are tiles, and join the tiles in its order."""
     counts = iter([len(image.tiles) for image in tiled])
     groups = request.groups or (1,) * len(tiled)

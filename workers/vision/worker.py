@@ -28,7 +28,7 @@ from workers.vision.attempt import Attempt, AttemptAborted, InFlightJobs
 from workers.vision.deltas import DeltaWriter
 from workers.vision.engine.base import Done
 from workers.vision.engine.factory import ServedModel
-from workers.vision.images import Images, read
+from workers.vision.images.pipeline import ImagePipeline, fetch_object
 from workers.vision.outcomes import Outcome
 
 MAX_JOBS_PER_HINT = 50  #: so that the hint's message is acknowledged in time
@@ -62,7 +62,7 @@ class Worker:
     objects: ObjectStorage
     hints: HintPublisher
     served: ServedModel
-    images: Images
+    images: ImagePipeline
     deltas: DeltaWriter
     jobs: InFlightJobs
     stopping: threading.Event
@@ -118,7 +118,7 @@ class Worker:
             data = self.images.fetch(attempt, request.images)
         with attempt.stage("tile"):
             tiled = self.images.tile(attempt, request.images, data, request.thumbnail)
-        previews = self.images.show(attempt.job.id, tiled)
+        previews = self.images.store_previews(attempt.job.id, tiled)
         text = self.deltas.buffer(attempt.job.id, attempt.job.attempt)
         engine_request = generation.build_request(self.served, attempt, request, tiled)
         done = generation.run(self.served.engine, attempt, engine_request, text)
@@ -131,7 +131,7 @@ class Worker:
     def _read(self, job: Job) -> Request:
         if job.request:
             return Request.model_validate_json(job.request)
-        return Manifest.model_validate_json(read(self.objects, manifest_key(job.id))).request
+        return Manifest.model_validate_json(fetch_object(self.objects, manifest_key(job.id))).request
 
     def _store(self, attempt: Attempt, done: Done) -> Outcome:
         key = result_key(attempt.job.id, attempt.job.attempt)

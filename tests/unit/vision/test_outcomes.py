@@ -24,7 +24,7 @@ from workers.vision.engine.base import (
     Stage,
 )
 from workers.vision.engine.echo import EchoEngine
-from workers.vision.sandbox import SandboxError
+from workers.vision.images.decoder_pool import DecoderUnavailable
 from workers.vision.worker import ATTEMPTS
 
 Build = Callable[..., WorkerFixture]
@@ -113,7 +113,7 @@ def storage_full(worker: WorkerFixture) -> None:
 
 
 def no_decoder(worker: WorkerFixture) -> None:
-    worker.decoder.error = SandboxError("no process")
+    worker.decoder.error = DecoderUnavailable("no process")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from shared.store.stats import get_stats
 from tests.unit.vision.worker_fixture import MODEL, PER_TILE, SIDE, ScriptedEngine, WorkerFixture, answer
 from tests.waiting import eventually
 from workers.vision.engine.base import Delta, Stage
-from workers.vision.render import GAP
+from workers.vision.images.preview import TILE_GAP
 from workers.vision.worker import CLAIMS, IDLE_HINTS, MAX_JOBS_PER_HINT
 
 Build = Callable[..., WorkerFixture]
@@ -110,7 +110,7 @@ def test_what_the_model_saw_is_stored_before_the_job_has_ended(worker: WorkerFix
     for n in range(2):
         with Image.open(io.BytesIO(worker.objects.get(view_key(job.id, n)))) as sheet:
             assert sheet.format == "PNG"
-            assert sheet.size == (3 * (SIDE + GAP), SIDE)
+            assert sheet.size == (3 * (SIDE + TILE_GAP), SIDE)
 
 
 def test_a_view_that_is_not_stored_costs_no_job(worker: WorkerFixture) -> None:

@@ -30,8 +30,9 @@ from workers.vision.engine.base import Done, Engine, EngineRequest, EngineStats,
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.engine.factory import ServedModel
 from workers.vision.heartbeat import Heartbeat, WorkerRegistration
-from workers.vision.images import Images
-from workers.vision.sandbox import Tiled, UndecodableImage
+from workers.vision.images.decode import DecodeError
+from workers.vision.images.decoder_pool import TiledImage
+from workers.vision.images.pipeline import ImagePipeline
 from workers.vision.shutdown import GracefulShutdown
 from workers.vision.worker import Worker
 
@@ -96,16 +97,16 @@ class FakeDecoder:
         self.error: Exception | None = None
         self.asked: list[tuple[int, bool]] = []
 
-    def tile(self, image: bytes, max_tiles: int, thumbnail: bool) -> Tiled:
+    def tile(self, image: bytes, max_tiles: int, thumbnail: bool) -> TiledImage:
         self.gate.wait(10)
         if self.error:
             raise self.error
         self.asked.append((max_tiles, thumbnail))
         if image == BROKEN:
-            raise UndecodableImage("it is no whole image")
+            raise DecodeError("it is no whole image")
         grid = (min(2, max_tiles), 1)
         tiles = np.full((tile_count(grid, thumbnail), SIDE, SIDE, 3), 128, np.uint8)
-        return Tiled(tiles, grid, 64, 32)
+        return TiledImage(tiles, grid, 64, 32)
 
 
 class ScriptedEngine:
@@ -165,7 +166,7 @@ class WorkerFixture:
     def __post_init__(self) -> None:
         self.deltas = DeltaWriter(self.store.client, self.store.prefix, self.settings.delta_interval)
         self.shutdown = GracefulShutdown(self.store, self.jobs, self.engine, self.settings.shutdown_grace)
-        self.images = Images(self.objects, self.decoder, threads=4)
+        self.images = ImagePipeline(self.objects, self.decoder, threads=4)
         self.registration = WorkerRegistration(self.store, MODEL, "worker-1", {"id": MODEL})
         self.heartbeat = Heartbeat(
             self.store,

@@ -1,4 +1,4 @@
-"""What a person reads: answers on stdout, everything else on stderr; no escape sequences from foreign text."""
+"""Terminal output: answers on stdout, everything else on stderr, no control characters from models or servers."""
 
 import json
 import sys
@@ -15,13 +15,13 @@ _COLOURS = {"succeeded": "green", "failed": "red", "expired": "red", "cancelled"
 
 
 def note(line: str) -> None:
-    """Tell what goes on, on stderr."""
+    """Print a status line on stderr."""
     print(f"tileq: {clean(line)}", file=sys.stderr, flush=True)
 
 
 def clean(text: str) -> str:
-    """Return `text` without control characters: a terminal obeys them, and models and servers write what they like."""
-    return "".join(sign for sign in text if sign in "\n\t" or (sign >= " " and not "\x7f" <= sign <= "\x9f"))
+    """Return `text` without control characters, which a terminal would execute."""
+    return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
 
 
 def as_json(value: object) -> None:
@@ -35,21 +35,21 @@ def answer(job: Mapping[str, Any]) -> None:
     print(clean(text) if sys.stdout.isatty() else text, flush=True)
 
 
-def why(job: Mapping[str, Any]) -> str:
+def failure_line(job: Mapping[str, Any]) -> str:
     """Return one line about a job that ended without an answer."""
     error = job.get("error") or {}
     image = f" (image {error['image']})" if error.get("image") is not None else ""
-    said = f": {error['code']}: {error['message']}{image}" if error else ""
-    return f"{job['id']} {job['state']}{said}"
+    reason = f": {error['code']}: {error['message']}{image}" if error else ""
+    return f"{job['id']} {job['state']}{reason}"
 
 
 def state_line(job: Mapping[str, Any]) -> str:
-    """Return one line about how far a job is."""
+    """Return one line about the progress of a job."""
     state = str(job["state"])
     progress = job.get("progress") or {}
     if state == "queued":
         waiting = job.get("queue_position")
-        return "queued" + (f", {waiting} in front" if waiting else "")
+        return "queued" + (f", {waiting} ahead" if waiting else "")
     if state != "running":
         return state
     parts = [f"running: {progress.get('stage') or 'starting'}"]
@@ -68,7 +68,7 @@ def summary(job: Mapping[str, Any]) -> str:
     parts = []
     if usage:
         parts.append(f"{usage['prompt_tokens']} prompt tokens ({usage['image_tokens']} of images)")
-        parts.append(f"{usage['completion_tokens']} written")
+        parts.append(f"{usage['completion_tokens']} generated")
     if timings.get("first_token") is not None:
         parts.append(f"first token after {timings['first_token']:.2f} s")
     if timings.get("total") is not None:
@@ -77,7 +77,7 @@ def summary(job: Mapping[str, Any]) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; what does not fit is cut on a terminal only."""
+    """Print a table; on a terminal its cells are folded to the width."""
     lines = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for column in columns:
         lines.add_column(column, overflow="fold")
@@ -87,7 +87,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def grid(lines: Table) -> None:
-    """Print a table made elsewhere."""
+    """Print a rich table without trailing spaces."""
     console = Console() if sys.stdout.isatty() else Console(width=10_000)
     with console.capture() as captured:
         console.print(lines, highlight=False)
@@ -95,7 +95,7 @@ def grid(lines: Table) -> None:
 
 
 def job_facts(job: Mapping[str, Any]) -> None:
-    """Print a job for a person."""
+    """Print the fields of a job as a table."""
     facts: list[tuple[str, object]] = [("id", job["id"]), ("state", state_line(job)), ("model", job["model"])]
     facts += [(name, job[name]) for name in ("created_at", "started_at", "ended_at", "expires_at") if job.get(name)]
     facts += [

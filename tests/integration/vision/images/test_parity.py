@@ -1,4 +1,4 @@
-"""Tiles are those of the original, byte for byte: out of the sandbox and after normalising."""
+"""Tiles are those of the original, byte for byte: out of the decoders and after normalising."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,28 +8,28 @@ import pytest
 import torch
 from PIL import Image
 
+from shared.images import ImageMode
 from tests.encoded import encoded
 from tests.integration.vision import cases
-from workers.vision.decode import Mode
+from workers.vision.images.decoder_pool import DecoderPool
 from workers.vision.model.image_features import normalise
-from workers.vision.sandbox import Sandbox
 
 pytestmark = cases.needs_folder
 
 
 @pytest.fixture(scope="module", params=["natural", "original"])
-def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    mode: Mode = request.param
-    with cases.sandbox(mode) as started:
+def decoders(request: pytest.FixtureRequest) -> Iterator[DecoderPool]:
+    mode: ImageMode = request.param
+    with cases.decoder_pool(mode) as started:
         yield started
 
 
 @pytest.mark.parametrize("case", cases.read("tiling")["pixels"], ids=lambda case: f"{case['width']}x{case['height']}")
-def test_tiles_are_the_bytes_of_the_original(sandbox: Sandbox, case: dict[str, Any]) -> None:
+def test_tiles_are_the_bytes_of_the_original(decoders: DecoderPool, case: dict[str, Any]) -> None:
     size = (case["width"], case["height"])
     pixels = cases.script("images").picture(*size, case["picture_seed"])
     assert hashlib.sha256(pixels.tobytes()).hexdigest() == case["picture_sha256"], "the picture itself"
-    tiled = sandbox.tile(encoded(Image.fromarray(pixels)), case["max_num"], thumbnail=True)
+    tiled = decoders.tile(encoded(Image.fromarray(pixels)), case["max_num"], thumbnail=True)
     assert (tiled.width, tiled.height, len(tiled.tiles)) == (*size, case["tiles"])
     assert hashlib.sha256(tiled.tiles.tobytes()).hexdigest() == case["uint8_tiles_sha256"]
     normalised = normalise(torch.from_numpy(tiled.tiles)).contiguous().numpy()

@@ -1,6 +1,6 @@
 """Prints what was found in a checkpoint's files, and what is unusual about it. Loads no weights.
 
-python -m workers.vision.inspect MODEL       a folder, org/name@revision or s3://bucket/prefix
+python -m workers.vision.tools.inspect MODEL       a folder, org/name@revision or s3://bucket/prefix
 """
 
 import argparse
@@ -21,7 +21,7 @@ from workers.vision.engine.factory import find_checkpoint
 
 def main() -> int:
     """Inspect the model of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m workers.vision.inspect", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m workers.vision.tools.inspect", description=__doc__)
     parser.add_argument("model", nargs="?", default="", help="empty: the demo checkpoint")
     parser.add_argument("--manifest", action="store_true", help="also hash every file, for TILEQ_MODEL_SHA256")
     chosen = parser.parse_args()
@@ -69,7 +69,7 @@ def facts(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     yield "context", f"{config.context:,} tokens"
     yield "tokens per tile", str(config.tokens_per_tile)
     low, high = model.tiles
-    yield "tiles", f"{low} to {high} a picture{', and a thumbnail' if model.thumbnail else ''}" if high > 1 else "one"
+    yield "tiles", f"{low} to {high} an image{', and a thumbnail' if model.thumbnail else ''}" if high > 1 else "one"
     yield "template", config.template
     yield "system message", config.system or "none"
     yield "stop token", checkpoint.prompt_format.template.stop

@@ -1,21 +1,21 @@
-"""What ends a command early: one clear line and an exit status."""
+"""Errors that end a command: each is one message on stderr and an exit status."""
 
 from typing import Any
 
 
-class Failure(Exception):
-    """The command could not do it. Exit status 1."""
+class CommandError(Exception):
+    """The command failed. Exit status 1."""
 
     status = 1
 
 
-class Usage(Failure):
-    """The command line or the environment asks for something that can't be. Exit status 2."""
+class UsageError(CommandError):
+    """The command line or the environment is invalid. Exit status 2."""
 
     status = 2
 
 
-class Refused(Failure):
+class ApiError(CommandError):
     """The service answered with an error (application/problem+json)."""
 
     def __init__(self, http_status: int, problem: dict[str, Any], retry_after: float | None = None) -> None:
@@ -26,19 +26,19 @@ class Refused(Failure):
         super().__init__(_line(self.code, problem))
 
 
-class Unreachable(Failure):
-    """The service did not answer. `connected`: it took the connection, so it may have taken the request."""
+class ServiceUnreachable(CommandError):
+    """The service did not answer. `connected`: it accepted the connection, so it may have received the request."""
 
-    def __init__(self, said: str, *, connected: bool = True) -> None:
+    def __init__(self, message: str, *, connected: bool = True) -> None:
         self.connected = connected
-        super().__init__(said)
+        super().__init__(message)
 
 
 def _line(code: str, problem: dict[str, Any]) -> str:
-    said = str(problem.get("detail") or problem.get("title") or "the service gave no reason")
+    message = str(problem.get("detail") or problem.get("title") or "the service gave no reason")
     where = [f"{name} {problem[name]}" for name in ("image", "field") if problem.get(name) is not None]
     more = [str(entry.get("detail") or entry.get("msg") or entry) for entry in problem.get("errors") or [] if entry]
-    more = [line for line in more if line not in said]
+    more = [line for line in more if line not in message]
     request = [f"request {problem['request_id']}"] if problem.get("request_id") else []
     tail = f" ({', '.join(where + request)})" if where or request else ""
-    return f"{code}: {said}{tail}" + "".join(f"\n  - {line}" for line in more)
+    return f"{code}: {message}{tail}" + "".join(f"\n  - {line}" for line in more)

@@ -27,7 +27,7 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"workers.vision.{module}", *arguments]
+    command = [sys.executable, "-m", f"workers.vision.tools.{module}", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -51,8 +51,8 @@ def test_render_draws_the_grid_and_the_thumbnail(street: Path, tmp_path: Path) -
     done = run("render", str(street), "--tiles", "6", "-o", str(target))
     assert done.returncode == 0, done.stderr
     drawn = np.asarray(Image.open(io.BytesIO(target.read_bytes())))
-    with cases.sandbox() as sandbox:
-        tiled = sandbox.tile(street.read_bytes(), 6, thumbnail=True)
+    with cases.decoder_pool() as decoders:
+        tiled = decoders.tile(street.read_bytes(), 6, thumbnail=True)
     assert tiled.grid == (3, 2)
     assert drawn.shape == (2 * 456 - 8, 4 * 456, 3)
     assert (drawn[456:904, 912:1360] == tiled.tiles[5]).all()

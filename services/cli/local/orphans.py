@@ -1,4 +1,4 @@
-"""Processes that a killed supervisor left behind. They carry the folder in their environment (`process.MARK`)."""
+"""Processes that a killed supervisor left running, found by the folder in their environment (`process.MARK`)."""
 
 import os
 import signal
@@ -10,32 +10,32 @@ from pathlib import Path
 
 from services.cli.local.process import MARK
 
-_PATIENCE = 5.0
+_KILL_TIMEOUT_S = 5.0
 
 
-def end_leftovers(folder: Path) -> list[str]:
-    """Kill what still works for `folder`, and remove its notes. The caller holds the folder's lock."""
+def kill_orphans(folder: Path) -> list[str]:
+    """Kill the orphans of `folder` and remove its run files; return one line for each. The caller holds the lock."""
     ended: set[int] = set()
-    deadline = time.monotonic() + _PATIENCE
-    while (found := set(marked(folder)) - {os.getpid()}) and time.monotonic() < deadline:
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while (found := set(processes_of(folder)) - {os.getpid()}) and time.monotonic() < deadline:
         for pid in found:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         ended |= found
         time.sleep(0.02)
-    remove_notes(folder)
-    return [f"ended process {pid}, left over from a supervisor that was killed" for pid in sorted(ended)]
+    remove_run_files(folder)
+    return [f"killed orphan process {pid} of a supervisor that was killed" for pid in sorted(ended)]
 
 
-def remove_notes(folder: Path) -> None:
-    """Remove everything that tells of running processes. The caller holds the folder's lock."""
-    for note in (folder / "run").iterdir():
-        if note.name != "lock":  # whoever waits for it must find the same file
-            note.unlink(missing_ok=True)
+def remove_run_files(folder: Path) -> None:
+    """Remove pid files and the like. The caller holds the folder's lock."""
+    for path in (folder / "run").iterdir():
+        if path.name != "lock":  # a waiting process must find the same file
+            path.unlink(missing_ok=True)
 
 
-def marked(folder: Path) -> Iterator[int]:
-    """Ids of this user's processes that were started for `folder`, their children included."""
+def processes_of(folder: Path) -> Iterator[int]:
+    """Yield the ids of this user's processes that were started for `folder`, their children included."""
     mark = f"{MARK}={folder}"
     processes = Path("/proc")
     if (processes / "self" / "environ").exists():
@@ -52,6 +52,6 @@ def marked(folder: Path) -> Iterator[int]:
 
 
 def _listing() -> list[str]:
-    """Where there is no /proc: BSD's ps, which tells command and environment in one line."""
+    """Return the lines of BSD's ps, which prints command and environment: for systems without /proc."""
     command = ["ps", "-AEww", "-o", "pid=,command="]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()  # noqa: S603
