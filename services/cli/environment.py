@@ -14,20 +14,12 @@ if TYPE_CHECKING:  # pydantic takes a fifth of a second, and `tileq ask` needs n
 
 def settings() -> "Settings":
     """Return the settings of the environment; `UsageError` names the variables that are wrong, never their values."""
-    from pydantic import ValidationError  # noqa: PLC0415
-
-    from shared.settings import read_settings  # noqa: PLC0415
+    from shared.settings import SettingsError, read_settings  # noqa: PLC0415
 
     try:
         return read_settings()
-    except OSError as error:
-        raise UsageError(f"a file named by a TILEQ_…_FILE variable can't be read: {error}") from None
-    except ValidationError as error:
-        lines = (
-            f"TILEQ_{'_'.join(map(str, entry['loc'])).upper()}: {entry['msg']}" if entry["loc"] else entry["msg"]
-            for entry in error.errors(include_input=False, include_url=False)
-        )
-        raise UsageError("; ".join(lines)) from None
+    except SettingsError as error:
+        raise UsageError(str(error)) from None
 
 
 def data_folder(data: Path | None) -> Path:

@@ -60,5 +60,5 @@ def test_a_wrong_setting_is_named_and_its_value_kept_to_ourselves(monkeypatch: p
     assert "s3cret" not in str(caught.value)
     monkeypatch.delenv("TILEQ_LEASE")
     monkeypatch.setenv("TILEQ_WEBHOOK_SECRET_FILE", "/does/not/exist")
-    with pytest.raises(UsageError, match="can't be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         settings()
