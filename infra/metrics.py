@@ -58,7 +58,13 @@ def _metrics_of(folder: Path, process: str) -> Iterator[MetricDefinition]:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS:
                 texts = [argument.value for argument in node.args[:2] if isinstance(argument, ast.Constant)]
                 if texts and str(texts[0]).startswith("tileq_"):
-                    yield MetricDefinition(process, str(texts[0]), KINDS[node.func.id], _labels(node), str(texts[1]))
+                    kind = KINDS[node.func.id]
+                    yield MetricDefinition(process, _exposed(str(texts[0]), kind), kind, _labels(node), str(texts[1]))
+
+
+def _exposed(name: str, kind: str) -> str:
+    """Return the name as it is served: prometheus_client appends `_total` to a counter without it."""
+    return f"{name.removesuffix('_total')}_total" if kind == "counter" else name
 
 
 def _labels(call: ast.Call) -> tuple[str, ...]:
