@@ -1,6 +1,5 @@
 """Builds webhook messages: the same bytes at every attempt, from a record that no longer changes."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +8,7 @@ from shared import views
 from shared.deliveries import Delivery
 from shared.errors import NotFound
 from shared.jobs import Job, State
+from shared.results import StoredResult
 from shared.settings import Settings
 from shared.storage import ObjectStorage
 from shared.store import batches, transitions
@@ -47,7 +47,7 @@ def _job(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapp
         return views.job_view(_as_started(job)), job.trace
     output = None
     if job.state is State.SUCCEEDED and not job.output and job.result and delivery.payload == "full":
-        output = json.loads(objects.get(job.result))["output"]
+        output = StoredResult.from_bytes(objects.get(job.result)).output.model_dump(mode="json")
     return views.job_view(job, output), job.trace
 
 

@@ -21,6 +21,7 @@ from shared.store import secrets as webhook_secrets
 from shared.store.client import Store, memory_store
 from shared.store.command import StoreCommand
 from shared.webhooks import signing
+from tests.results import stored_result
 from tests.waiting import eventually
 from workers.webhooks import dispatcher as module
 from workers.webhooks.client import DeliveryResponse, WebhookClient
@@ -197,10 +198,10 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, obje
 
 
 def test_a_large_output_is_read_from_the_result(store: Store, objects: MemoryStorage) -> None:
-    objects.put("result", json.dumps({"output": {"text": "long"}}).encode(), "application/json")
+    objects.put("result", stored_result("long").to_bytes(), "application/json")
     dispatcher = make_dispatcher(store, objects)
     dispatcher.deliver_due(finished(store, result="result"))
-    assert sent(dispatcher).bodies[1]["data"]["output"] == {"text": "long"}
+    assert sent(dispatcher).bodies[1]["data"]["output"] == {"text": "long", "finish_reason": "stop"}
 
 
 def test_a_result_that_is_gone_fails_the_message_and_says_so(store: Store, objects: MemoryStorage) -> None:
@@ -223,7 +224,7 @@ def test_a_storage_that_is_down_costs_a_message_no_attempt(store: Store, monkeyp
     down.deliver_due(msg)
     assert (read(store, msg).state, read(store, msg).attempts) == ("pending", 0)
     up = MemoryStorage()
-    up.put("result", b'{"output": {"text": "x"}}', "application/json")
+    up.put("result", stored_result().to_bytes(), "application/json")
     assert deliver_until(make_dispatcher(store, up), msg, "delivered").attempts == 1
 
 
