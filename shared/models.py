@@ -1,4 +1,4 @@
-"""The family that is served: what a client may ask of each model, and what a worker needs to hold it."""
+"""The model family: the limits of a request to each model, and the memory that a worker needs for it."""
 
 import re
 from dataclasses import dataclass

@@ -47,8 +47,10 @@ class ProcessSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level written")
-    log_format: Literal["json", "console"] = Field("json", description="one JSON object a line, or for people")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level written")
+    log_format: Literal["json", "console"] = Field(
+        "json", description="`json`: one object a line; `console`: for people"
+    )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz of every process")
     metrics_port: int = Field(
         0, ge=0, le=65535, description="port of /metrics, /livez and /readyz of this process; 0: none"
@@ -62,7 +64,7 @@ class RedisSettings(ProcessSettings):
     broker_url: str = Field("", description="Celery's Redis; empty: redis_url")
     events_url: str = Field("", description="Redis for text deltas, may live without AOF; empty: redis_url")
     redis_prefix: str = Field("tileq:", description="in front of every Redis key and queue")
-    require_aof: bool = Field(True, description="take no job while the job store keeps no append-only file")
+    require_aof: bool = Field(True, description="accept no job while the job store keeps no append-only file")
     redis_timeout: float = Field(5, gt=0, description="for one Redis round trip, connecting included")
 
     @property
@@ -82,7 +84,7 @@ class StorageSettings(ProcessSettings):
     s3_url: str = Field("http://127.0.0.1:9000", description="S3 server, scheme and port included")
     s3_access_key: str = Field("", description="S3 access key")
     s3_secret_key: SecretStr = Field(SecretStr(""), description="S3 secret key")
-    s3_region: str = Field("us-east-1", description="S3 region; given, so that no look-up is needed")
+    s3_region: str = Field("us-east-1", description="S3 region; set, so that no look-up is needed")
     s3_bucket: str = Field("tileq", description="bucket for images, manifests and results; made if absent")
     s3_timeout: float = Field(20, gt=0, description="for one S3 request")
 
@@ -95,8 +97,10 @@ class HttpSettings(ProcessSettings):
     api_keys: Annotated[tuple[str, ...], Commas] = Field(
         (), description="keys fixed by the deployment, `tenant=tq_…` separated by commas, beside those of `tileq keys`"
     )
-    key_cache: float = Field(5, ge=0, description="how long a looked-up key is believed; a revoked one dies by then")
-    body_timeout: float = Field(30, gt=0, description="longest silence while a request body is read")
+    key_cache: float = Field(
+        5, ge=0, description="an API key is cached for this long; a revoked one is refused by then"
+    )
+    body_timeout: float = Field(30, gt=0, description="longest pause while a request body is read")
     max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
 
     @field_validator("api_keys", mode="before")
@@ -105,7 +109,7 @@ class HttpSettings(ProcessSettings):
         return _split(value)
 
 
-class ImageLimits(ProcessSettings):
+class ImageSettings(ProcessSettings):
     """What an image may be, and how it is shown to the model; intake and the decoder apply the same values."""
 
     max_image_pixels: int = Field(50_000_000, description="width x height of one image, from its header")
@@ -116,14 +120,14 @@ class ImageLimits(ProcessSettings):
     )
 
 
-class RequestLimits(ImageLimits):
+class RequestSettings(ImageSettings):
     """What a request may hold."""
 
     max_body_bytes: int = Field(64 << 20, description="one request, all images and fields")
     max_image_bytes: int = Field(20 << 20, description="one image as sent")
     max_images: int = Field(32, description="images of one job, those of its parents included")
     max_tiles: int = Field(200, description="tiles of one job, all images and thumbnails together")
-    max_new_tokens: int = Field(4_096, description="largest `max_new_tokens` a request may ask for")
+    max_new_tokens: int = Field(4_096, description="largest `max_new_tokens` of a request")
     max_batch_jobs: int = Field(1_000, description="jobs of one batch")
     max_queued: int = Field(100_000, description="queued jobs of the service; above it, 503 overloaded")
 
@@ -131,16 +135,22 @@ class RequestLimits(ImageLimits):
 class JobSettings(ProcessSettings):
     """Leases, attempts and deadlines of jobs."""
 
-    lease: float = Field(30, gt=0, description="a running job silent for this long is given to another worker")
-    max_attempts: int = Field(3, ge=1, description="claims of one job that may be lost or fail for a passing reason")
+    lease: float = Field(
+        30, gt=0, description="a running job whose worker sends no heartbeat for this long is queued again"
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="attempts of one job that may be lost or fail with a transient error"
+    )
     retry_backoff: float = Field(2, ge=0, description="before the second attempt; doubles, with jitter")
-    redispatch: float = Field(10, gt=0, description="a hint nobody followed is repeated after this, doubling to 60")
+    redispatch: float = Field(
+        10, gt=0, description="a hint is repeated after this while no worker claims the job, doubling to 60"
+    )
     start_within: float = Field(3600, gt=0, description="default of a request's `start_within`")
     run_within: float = Field(600, gt=0, description="default of a request's `run_within`")
-    max_start_within: float = Field(86_400 * 7, gt=0, description="largest `start_within` a request may ask for")
-    max_run_within: float = Field(3600, gt=0, description="largest `run_within` a request may ask for")
+    max_start_within: float = Field(86_400 * 7, gt=0, description="largest `start_within` of a request")
+    max_run_within: float = Field(3600, gt=0, description="largest `run_within` of a request")
     retain_for: float = Field(86_400 * 7, gt=0, description="an ended job and its objects live this long")
-    reconcile_period: float = Field(1, gt=0, description="between two rounds of the reconciler")
+    reconcile_period: float = Field(1, gt=0, description="between two passes of the reconciler")
 
 
 class WebhookSettings(ProcessSettings):
@@ -177,7 +187,7 @@ class ModelSettings(ProcessSettings):
     """Which checkpoint is served, and under which name."""
 
     model: str = Field("", description="checkpoint: a folder, a hub id (`org/name@revision`) or `s3://bucket/prefix`")
-    model_id: str = Field("", description="name under which jobs ask for it; empty: what the checkpoint says it is")
+    model_id: str = Field("", description="name under which jobs request it; empty: derived from the checkpoint")
     default_model: str = Field("", description="model of a job that names none; empty: model_id, else the demo model")
 
 
@@ -191,16 +201,18 @@ class VisionSettings(ProcessSettings):
         "auto", description="`auto`: bfloat16 where the device computes it well, else float32"
     )
     quantise: Literal["none", "int8", "int4"] = Field("none", description="pack the decoder, with the extra `quant`")
-    slots: int = Field(0, ge=0, description="jobs a vision worker holds at once; 0: what the engine takes")
-    decoders: int = Field(2, ge=1, description="sandbox processes that decode images")
+    slots: int = Field(0, ge=0, description="jobs that a vision worker runs at once; 0: the engine's own number")
+    decoders: int = Field(2, ge=1, description="processes that decode images")
     decode_timeout: float = Field(20, gt=0, description="wall seconds for decoding and tiling one image")
     decode_memory: int = Field(2 << 30, description="address space of one decoding process")
-    delta_interval: float = Field(0.05, gt=0, description="text is gathered this long before it is written out")
-    cancel_interval: float = Field(0.5, gt=0, description="how often a worker asks whether its jobs are still wanted")
+    delta_interval: float = Field(0.05, gt=0, description="text is collected this long before it is published")
+    cancel_interval: float = Field(0.5, gt=0, description="how often a worker checks its jobs for cancellation")
     stall: float = Field(120, gt=0, description="an engine step longer than this ends the process; leases do the rest")
-    shutdown_grace: float = Field(25, ge=0, description="after SIGTERM running jobs may end, then they are given back")
+    shutdown_grace: float = Field(
+        25, ge=0, description="after SIGTERM running jobs may finish for this long, then they are released"
+    )
     echo_delay: float = Field(0, ge=0, description="seconds before each word of the `echo` engine, for tests")
-    echo_tiles: bool = Field(True, description="off: `echo` looks at no picture, to measure the queue alone")
+    echo_tiles: bool = Field(True, description="off: `echo` decodes no image, to measure the queue alone")
     worker_name: str = Field("", description="name of this worker; empty: host and process id")
 
 
@@ -223,7 +235,7 @@ class BrokerSettings(RedisSettings, JobSettings):
     """Celery: its Redis, and the longest job, which the visibility time-out must outlast."""
 
 
-class IntakeSettings(StorageSettings, HttpSettings, RequestLimits, BrokerSettings, RetentionSettings, ModelSettings):
+class IntakeSettings(StorageSettings, HttpSettings, RequestSettings, BrokerSettings, RetentionSettings, ModelSettings):
     """What `services.intake` reads."""
 
 
@@ -235,7 +247,7 @@ class ReconcilerSettings(StorageSettings, BrokerSettings, RetentionSettings):
     """What `workers.reconciler` reads."""
 
 
-class VisionWorkerSettings(StorageSettings, ImageLimits, BrokerSettings, ModelSettings, VisionSettings):
+class VisionWorkerSettings(StorageSettings, ImageSettings, BrokerSettings, ModelSettings, VisionSettings):
     """What `workers.vision` reads."""
 
 
@@ -247,7 +259,7 @@ class Settings(IntakeSettings, VisionWorkerSettings):  # type: ignore[misc]  # p
 GROUPS: tuple[tuple[str, tuple[type[ProcessSettings], ...]], ...] = (
     ("Where things are", (RedisSettings, StorageSettings)),
     ("HTTP", (HttpSettings,)),
-    ("What a request may hold", (RequestLimits,)),
+    ("What a request may hold", (RequestSettings,)),
     ("Jobs", (JobSettings,)),
     ("Webhooks", (WebhookSettings,)),
     ("Vision worker", (ModelSettings, VisionSettings)),

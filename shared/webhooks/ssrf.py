@@ -4,8 +4,8 @@
     addresses = resolve(target.host, target.port, timeout)          one look-up; what it found is what is called
     refuse_unless_all_permitted(target, addresses, settings, keyless)
 
-The address decides, never the string: `getaddrinfo` reads 127.1, 2130706433 and full-width digits as 127.0.0.1. Who
-connects must connect to these very addresses and look nothing up again, at registration and at every attempt alike.
+The address decides, never the string: `getaddrinfo` reads 127.1, 2130706433 and full-width digits as 127.0.0.1. The
+client connects to exactly these addresses and resolves nothing again, at registration and at every attempt.
 """
 
 import queue
@@ -130,7 +130,7 @@ def resolve(host: str, port: int, timeout: float, lookup: Lookup | None = None) 
         except (OSError, ValueError) as error:  # ValueError: a name that is no name, and its UnicodeError
             answers.put(error)
 
-    # getaddrinfo knows no timeout; a thread that nobody waits for any more ends with the resolver's own.
+    # getaddrinfo has no time-out; an abandoned thread ends when the resolver's own time-out does.
     threading.Thread(target=look, name="resolve", daemon=True).start()
     try:
         answer = answers.get(timeout=max(timeout, 0))
@@ -147,7 +147,7 @@ def refuse_unless_all_permitted(
 ) -> None:
     """Raise `WebhookRefused` unless every one of `addresses` may be called; one bad one among good ones is an attack.
 
-    The text is the one of a name that does not resolve, so that nobody maps a network from the refusals.
+    The message equals that of a name that does not resolve, so that refusals do not map the network.
     """
     networks = allowed_networks(settings, keyless)
     for address in addresses:

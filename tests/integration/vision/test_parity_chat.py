@@ -9,7 +9,7 @@ from shared.conversation import Message
 from shared.settings import Settings
 from tests.integration.vision import cases
 from workers.vision.engine.base import Delta, Done, EngineRequest, Sampling
-from workers.vision.engine.factory import Served, make_engine
+from workers.vision.engine.factory import ServedModel, make_engine
 from workers.vision.images.decoder_pool import DecoderPool
 from workers.vision.prompts import IMAGE_CONTEXT
 
@@ -19,7 +19,7 @@ CHAT = cases.read("chat")
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
     folder = cases.checkpoint(tmp_path_factory.mktemp("parity"), "mini", CHAT["checkpoint_seed"])
     made = make_engine(Settings(model=str(folder), device="cpu", dtype="float32"), lambda _: None)
     yield made
@@ -41,7 +41,7 @@ def messages(case: dict[str, Any]) -> Iterator[Message]:
 
 @pytest.mark.parametrize("case", CHAT["cases"], ids=lambda case: case["kind"])
 def test_a_conversation_has_the_prompt_and_the_answer_of_the_original(
-    served: Served, decoders: DecoderPool, case: dict[str, Any]
+    served: ServedModel, decoders: DecoderPool, case: dict[str, Any]
 ) -> None:
     pictures = [
         decoders.tile(

@@ -1,4 +1,4 @@
-"""A worker with everything around it in memory: store, objects, broker, sandbox and engine."""
+"""A worker with everything around it in memory: store, objects, broker, image decoder and engine."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,26 +24,26 @@ from shared.store.client import Store, memory_store
 from shared.store.command import StoreCommand
 from shared.tiling import tile_count
 from tests.waiting import eventually
-from workers.vision.deltas import Deltas
-from workers.vision.engine.base import Engine, EngineRequest, EngineStats, Event
+from workers.vision.attempt import InFlightJobs
+from workers.vision.deltas import DeltaWriter
+from workers.vision.engine.base import Done, Engine, EngineRequest, EngineStats, Event
 from workers.vision.engine.echo import EchoEngine
-from workers.vision.engine.factory import Served
-from workers.vision.farewell import Farewell
-from workers.vision.hands import Hands
+from workers.vision.engine.factory import ServedModel
+from workers.vision.heartbeat import Heartbeat, WorkerRegistration
 from workers.vision.images.decode import DecodeError
 from workers.vision.images.decoder_pool import TiledImage
 from workers.vision.images.pipeline import ImagePipeline
-from workers.vision.pulse import Presence, Pulse
+from workers.vision.shutdown import GracefulShutdown
 from workers.vision.worker import Worker
 
 MODEL = "tileq-demo"
 PER_TILE = 196
 SIDE = 8
-BROKEN = b"no picture"
+BROKEN = b"no image"
 
 
 class FlakyStore(Store):
-    """A store that is away as long as `away` says so of a script."""
+    """A store that is unavailable to the scripts that `away` is true of; remembers the calls it took."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store.client, store.prefix)
@@ -58,18 +58,22 @@ class FlakyStore(Store):
 
 
 class FlakyObjects(MemoryStorage):
-    """An object storage that does not take keys ending in `refused`."""
+    """An object storage that does not take keys ending in `refused`, and takes others when `gate` is open."""
 
-    refused = "nothing"
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused = "nothing"
+        self.gate: Callable[[str], object] = lambda key: None
 
     def put(self, key: str, data: Any, media_type: str, size: int | None = None) -> None:
         if key.endswith(self.refused):
             raise StorageDown("503")
+        self.gate(key)
         super().put(key, data, media_type, size)
 
 
-class NotedHints:
-    """Says nothing to a broker, and remembers what it would have said."""
+class RecordedHints:
+    """Remembers hints instead of publishing them."""
 
     def __init__(self) -> None:
         self.jobs: list[str] = []
@@ -84,26 +88,29 @@ class NotedHints:
         return True
 
 
-class FakeSandbox:
-    """Cuts every picture into a 2x1 grid of grey tiles; `hold` keeps it busy."""
+class FakeDecoder:
+    """Cuts every image into a 2x1 grid of grey tiles while `gate` is set; raises `error` if there is one."""
 
     def __init__(self) -> None:
-        self.hold = threading.Event()
-        self.hold.set()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error: Exception | None = None
         self.asked: list[tuple[int, bool]] = []
 
     def tile(self, image: bytes, max_tiles: int, thumbnail: bool) -> TiledImage:
-        self.hold.wait(10)
+        self.gate.wait(10)
+        if self.error:
+            raise self.error
         self.asked.append((max_tiles, thumbnail))
         if image == BROKEN:
-            raise DecodeError("it is no whole picture")
+            raise DecodeError("it is no whole image")
         grid = (min(2, max_tiles), 1)
         tiles = np.full((tile_count(grid, thumbnail), SIDE, SIDE, 3), 128, np.uint8)
         return TiledImage(tiles, grid, 64, 32)
 
 
 class ScriptedEngine:
-    """Yields `events`, an exception among them is raised; remembers what it was asked."""
+    """Yields `events`, raises an exception among them; remembers what it was asked."""
 
     slots = 1
 
@@ -112,6 +119,7 @@ class ScriptedEngine:
         self.asked: list[EngineRequest] = []
         self.cancelled: list[str] = []
         self.busy_since: float | None = None
+        self.stats_calls = 0
 
     def submit(self, request: EngineRequest) -> Iterator[Event]:
         self.asked.append(request)
@@ -124,32 +132,47 @@ class ScriptedEngine:
         self.cancelled.append(request_id)
 
     def stats(self) -> EngineStats:
+        self.stats_calls += 1
         return EngineStats(busy_since=self.busy_since)
 
     def close(self) -> None:
         pass
 
 
+def answer(text: str = "yes", finish_reason: Literal["stop", "length"] = "stop") -> Done:
+    return Done(
+        text=text,
+        finish_reason=finish_reason,
+        prompt_tokens=7,
+        image_tokens=4,
+        cached_tokens=3,
+        completion_tokens=2,
+        timings={"vision": 0.1, "prefill": 0.2, "decode": 0.3, "first_token": 0.3},
+    )
+
+
 @dataclass
-class House:
+class WorkerFixture:
+    """A `Worker` and its threads over in-memory doubles."""
+
     engine: Engine = field(default_factory=EchoEngine)
     settings: Settings = field(default_factory=lambda: Settings(retry_backoff=0))
     store: FlakyStore = field(default_factory=lambda: FlakyStore(memory_store()))
     objects: FlakyObjects = field(default_factory=FlakyObjects)
-    hints: NotedHints = field(default_factory=NotedHints)
-    sandbox: FakeSandbox = field(default_factory=FakeSandbox)
-    hands: Hands = field(default_factory=Hands)
+    hints: RecordedHints = field(default_factory=RecordedHints)
+    decoder: FakeDecoder = field(default_factory=FakeDecoder)
+    jobs: InFlightJobs = field(default_factory=InFlightJobs)
 
     def __post_init__(self) -> None:
-        self.deltas = Deltas(self.store.client, self.store.prefix, self.settings.delta_interval)
-        self.farewell = Farewell(self.store, self.hands, self.engine, self.settings.shutdown_grace)
-        self.images = ImagePipeline(self.objects, self.sandbox, threads=4)
-        self.presence = Presence(self.store, MODEL, "worker-1", {"id": MODEL})
-        self.pulse = Pulse(
+        self.deltas = DeltaWriter(self.store.client, self.store.prefix, self.settings.delta_interval)
+        self.shutdown = GracefulShutdown(self.store, self.jobs, self.engine, self.settings.shutdown_grace)
+        self.images = ImagePipeline(self.objects, self.decoder, threads=4)
+        self.registration = WorkerRegistration(self.store, MODEL, "worker-1", {"id": MODEL})
+        self.heartbeat = Heartbeat(
             self.store,
-            self.hands,
+            self.jobs,
             self.engine,
-            self.presence,
+            self.registration,
             lease=self.settings.lease,
             interval=self.settings.cancel_interval,
         )
@@ -158,24 +181,24 @@ class House:
             self.settings,
             self.store,
             self.objects,
-            self.hints,  # type: ignore[arg-type]
-            Served(self.engine, BY_ID[MODEL], SIDE, None),
+            self.hints,
+            ServedModel(self.engine, BY_ID[MODEL], SIDE, None),
             self.images,
             self.deltas,
-            self.hands,
-            self.farewell.stopping,
+            self.jobs,
+            self.shutdown.stopping,
         )
 
     @contextmanager
-    def open(self) -> Iterator["House"]:
+    def open(self) -> Iterator["WorkerFixture"]:
         """With its threads running."""
         self.deltas.start()
-        self.pulse.start()
+        self.heartbeat.start()
         try:
             yield self
         finally:
-            self.sandbox.hold.set()
-            self.pulse.close()
+            self.decoder.gate.set()
+            self.heartbeat.close()
             self.deltas.close()
             self.images.close()
 
@@ -218,12 +241,12 @@ class House:
             tiles=3,
         )
 
-    def look(self) -> int:
-        return self.worker.look("hint")
+    def handle_hint(self, hint: str = "hint") -> int:
+        return self.worker.handle_hint(hint)
 
-    def look_aside(self) -> threading.Thread:
-        """Follow a hint in a thread, as Celery's pool does."""
-        thread = threading.Thread(target=self.look)
+    def handle_hint_in_thread(self) -> threading.Thread:
+        """Handle a hint in a thread, as Celery's pool does."""
+        thread = threading.Thread(target=self.handle_hint)
         thread.start()
         return thread
 

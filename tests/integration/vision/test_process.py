@@ -333,7 +333,7 @@ def test_a_store_that_is_silent_for_a_while_costs_no_attempt(here: Here) -> None
         here.store.client.client_pause(4000)
         done = here.ended(job)
         assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
-        assert "sign of life" in here.log()
+        assert "heartbeat failed" in here.log()
         assert here.ended(here.submit("and then?"), within=60).state is State.SUCCEEDED
 
 
