@@ -212,7 +212,7 @@ def _decoder(fields: Fields) -> DecoderConfig:
 
 
 def _rope_factor(fields: Fields) -> float:
-    """The linear factor; `dynamic` scaling changes nothing below max_position_embeddings, past which no request goes."""
+    """Return the linear factor; `dynamic` scaling changes nothing within max_position_embeddings."""
     if fields.values.get("rope_scaling") is None:
         return 1.0
     scaling = fields.inner("rope_scaling")
