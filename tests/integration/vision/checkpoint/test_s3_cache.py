@@ -213,9 +213,7 @@ class TestAServerWhoseEtagIsNoHash:
         assert content(folder) == files
 
 
-def test_a_read_only_cache_is_served(
-    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_cache_is_served(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = bucket.put_checkpoint("models/readonly", write_random(tmp_path / "made"))
     folder = bucket.locate("models/readonly")
 
