@@ -6,16 +6,15 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
-from pydantic import ValidationError
 
 from shared.broker import DELIVERY_DUE, WEBHOOK_QUEUE, make_celery, task
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
-from shared.settings import Settings, read_settings
+from shared.settings import Settings, SettingsError, read_settings
 from shared.storage import S3Storage
 from shared.store.client import Store, connect
 from shared.webhooks.signing import secret_problem
-from workers.webhooks.client import Client
+from workers.webhooks.client import WebhookClient
 from workers.webhooks.dispatcher import WebhookDispatcher
 
 log = structlog.get_logger(__name__)
@@ -25,7 +24,7 @@ def main() -> int:
     """Run until SIGTERM or SIGINT; return the exit status."""
     try:
         settings = read_settings()
-    except ValidationError as error:
+    except SettingsError as error:
         print(f"webhooks: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
         return 2
     secret = settings.webhook_secret.get_secret_value()
@@ -36,7 +35,7 @@ def main() -> int:
     serve_metrics(settings)
     stop = threading.Event()
     store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
-    dispatcher = WebhookDispatcher(store, S3Storage(settings), Client(settings), settings, stop.is_set)
+    dispatcher = WebhookDispatcher(store, S3Storage(settings), WebhookClient(settings), settings, stop.is_set)
     return run(make_app(dispatcher), settings, stop)
 
 

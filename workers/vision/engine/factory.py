@@ -14,8 +14,9 @@ from shared.settings import Settings
 from shared.storage import S3Storage
 from shared.tiling import TILE
 from shared.tokenization.tokenizer import Tokenizer
+from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from workers.vision.checkpoint.fetch import Report, Storage, default_cache, locate
+from workers.vision.checkpoint.fetch import locate
 from workers.vision.engine.base import Engine
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.prompts import Prompt, PromptFormat, build, plain
@@ -24,7 +25,7 @@ BUNDLED = Path(__file__).parents[1] / "demo"
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A model ready to answer."""
 
     engine: Engine
@@ -44,14 +45,14 @@ class Served:
         return plain(messages, tiles_per_image, self.model.tokens_per_tile)
 
 
-def make_engine(settings: Settings, report: Report | None = None) -> Served:
+def make_engine(settings: Settings, report: Report | None = None) -> ServedModel:
     """Find, check and load what the settings name. Raises `CheckpointError`, before which nothing was consumed."""
     if settings.engine == "echo":
         base = BY_ID.get(settings.model_id or DEMO_MODEL_ID, BY_ID[DEMO_MODEL_ID])
-        return Served(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
+        return ServedModel(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
     say = report or _to_stderr
     checkpoint = find_checkpoint(settings, say)
-    return Served(
+    return ServedModel(
         _computing(checkpoint, settings, say),
         _renamed(checkpoint.model, settings),
         checkpoint.config.vision.image,
@@ -63,8 +64,8 @@ def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
     """The checkpoint that the settings name, or the bundled one. Raises `CheckpointError`."""
     if not settings.model:
         return open_checkpoint(BUNDLED, DEMO_MODEL_ID)
-    storage = Storage(S3Storage(settings).client, default_cache()) if settings.model.startswith("s3://") else None
-    return open_checkpoint(locate(settings.model, storage, report), settings.model)
+    client = S3Storage(settings).client if settings.model.startswith("s3://") else None
+    return open_checkpoint(locate(settings.model, client, report=report), settings.model)
 
 
 def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> Engine:
