@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from tests.chaos.faults import FAULTS
 from tests.chaos.run import chaos
@@ -21,11 +22,12 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="*", default=[], choices=list(FAULTS), metavar="FAULT", help="these faults alone"
     )
+    parser.add_argument("--folder", type=Path, help="keep data and logs here")
     arguments = parser.parse_args()
     if arguments.smoke:
-        verdict = chaos(SMOKE_S, SMOKE_SEED, _say, names=arguments.only, rounds=1)
+        verdict = chaos(SMOKE_S, SMOKE_SEED, _say, names=arguments.only, rounds=1, folder=arguments.folder)
     else:
-        verdict = chaos(60 * arguments.minutes, arguments.seed, _say, names=arguments.only)
+        verdict = chaos(60 * arguments.minutes, arguments.seed, _say, names=arguments.only, folder=arguments.folder)
     print(verdict.line, flush=True)
     return 1 if verdict.violations else 0
 

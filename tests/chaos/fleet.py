@@ -153,7 +153,7 @@ class Fleet(threading.Thread):
             if self._announced[name]:
                 self._announced[name] = 0
             else:
-                self._ledger.deaths.append(f"{name} ended with {code}: {one.last_words(3)}")
+                self._ledger.deaths.append(f"{name} ended with {code}: {one.log_tail(3)}")
             one.start()
 
     # --- what faults do
@@ -216,6 +216,8 @@ class Fleet(threading.Thread):
         (port,) = free_ports(1)
         program = valkey(self.folder / name, port)
         program = replace(program, name=name, argv=[*program.argv, "--replicaof", "127.0.0.1", str(self.store_port)])
+        with self.store() as primary:
+            primary.config_set("repl-diskless-sync-delay", 0)
         self._extra.append(program)
         with redis.Redis(port=port, decode_responses=True) as client:
             eventually(lambda: _in_sync(client), 20, 0.1)

@@ -61,12 +61,20 @@ class FaultProxy:
         self._network = network
         self._connections: set[Connection] = set()
         self._passing = asyncio.Event()
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Listen on a free port."""
         self._passing.set()
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        """Listen no more, and let go of every connection. On the loop."""
+        if self._server:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.reset()
 
     def cut(self) -> None:
         """Reset every connection and refuse new ones until `heal`."""
@@ -139,6 +147,8 @@ class FaultProxy:
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # the network closes; asyncio would log the cancelled task as a failure
+            return
         finally:
             self._connections.discard(connection)
             for pump in pumps:
@@ -208,6 +218,7 @@ class Network:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxies", daemon=True)
+        self._proxies: list[FaultProxy] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -223,6 +234,7 @@ class Network:
         """Return a new proxy in front of loopback port `upstream`."""
         proxy = FaultProxy(self, name, upstream)
         self.call(proxy.start())
+        self._proxies.append(proxy)
         return proxy
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
@@ -230,6 +242,9 @@ class Network:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _close(self) -> None:
+        for proxy in self._proxies:
+            proxy.stop()
+        await asyncio.sleep(0)
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

@@ -35,14 +35,27 @@ def schedule(rng: random.Random, names: Sequence[str]) -> Iterator[str]:
         yield from rng.sample(names, len(names))
 
 
-def chaos(seconds: float, seed: int, say: Say, *, names: Sequence[str] = (), rounds: int | None = None) -> Verdict:
-    """Run for `seconds`, or until every fault was injected `rounds` times; return the verdict."""
+def chaos(
+    seconds: float,
+    seed: int,
+    say: Say,
+    *,
+    names: Sequence[str] = (),
+    rounds: int | None = None,
+    folder: Path | None = None,
+) -> Verdict:
+    """Run for `seconds`, or until every fault was injected `rounds` times; return the verdict.
+
+    Data and logs are in `folder`, which then stays, or in a temporary one.
+    """
     rng = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="tileq-chaos-") as folder, ExitStack() as stack:
+    with ExitStack() as stack:
         began = time.monotonic()
+        folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tileq-chaos-")))
+        folder.mkdir(parents=True, exist_ok=True)
         network = stack.enter_context(Network())
         ledger = Ledger()
-        fleet = stack.enter_context(Fleet(Path(folder), network, ledger))
+        fleet = stack.enter_context(Fleet(folder, network, ledger))
         receiver = stack.enter_context(Receiver(ledger, fleet.webhook_secret))
         hook = network.proxy("receiver", receiver.port)
         traffic = Traffic(fleet.urls, f"http://127.0.0.1:{hook.port}/hook", ledger, rng)
