@@ -1,4 +1,4 @@
-"""A primary and a replica behind one address: after a failover, old connections lead to a server that takes no writes."""
+"""A primary and a replica at one address: after a failover, old connections lead to a server that refuses writes."""
 
 import asyncio
 from collections.abc import Iterator
