@@ -10,16 +10,21 @@ their ids and a speaker's text never becomes one, so a question may quote `<|im_
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 
-from shared.conversation import IMAGE, Message, placeholders
+from shared.conversation import (
+    IMAGE,
+    ConversationError,
+    Message,
+    check_turns,
+    placeholders,
+    split_at_images,
+    system_of,
+    without_system,
+)
 from shared.tokenization.tokenizer import Tokenizer
 
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
-
-
-class PromptError(ValueError):
-    """The messages can't be made into a prompt."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,10 @@ Part = Control | Block | str
 
 
 def build(messages: Sequence[Message], tiles_per_image: Sequence[int], model: PromptFormat) -> Prompt:
-    """Write `messages` in the format of `model`, images where `<image>` stands, or all in one block at the top."""
+    """Write `messages` in the format of `model`, images where `<image>` stands, or all in one block at the top.
+
+    A system message takes the place of the model's own. Raises `ConversationError`.
+    """
     parts = list(_parts(messages, tiles_per_image, model.template, model.system))
     ids, images = _encode(parts, model)
     return Prompt(ids, images, _fold(parts, model.tokens_per_tile), _question(messages))
@@ -145,21 +153,25 @@ def plain(messages: Sequence[Message], tiles_per_image: Sequence[int], tokens_pe
 
 
 def _question(messages: Sequence[Message]) -> str:
-    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+    """The last user text as it is said, its marks included."""
+    texts = (message.content for message in reversed(messages) if message.role == "user")
+    return IMAGE.join(split_at_images(next(texts, "")))
 
 
 def _parts(
     messages: Sequence[Message], tiles_per_image: Sequence[int], template: Template, system: str
 ) -> Iterator[Part]:
     _check(messages, tiles_per_image)
-    yield from (Control(template.before_system), system, Control(template.after_system))
+    yield Control(template.before_system)
+    yield _system(messages, template, system)
+    yield Control(template.after_system)
     if tiles_per_image and not placeholders(messages):
         images = iter([Block(sum(tiles_per_image))])  # several pictures without places are one block, as in the card
         unplaced = True
     else:
         images = iter([Block(tiles) for tiles in tiles_per_image])
         unplaced = False
-    for message in messages:
+    for message in without_system(messages):
         if message.role == "assistant":
             # The original writes "role: text" here and "role:" before an answer that is yet to come.
             space = " " if template.before_assistant.endswith(":") else ""
@@ -169,7 +181,7 @@ def _parts(
         if unplaced:
             yield from (next(images), "\n")
             unplaced = False
-        first, *rest = message.content.split(IMAGE)
+        first, *rest = split_at_images(message.content)
         yield first
         for text in rest:
             yield from (next(images), text)
@@ -177,14 +189,20 @@ def _parts(
     yield Control(template.before_assistant)
 
 
+def _system(messages: Sequence[Message], template: Template, default: str) -> str:
+    asked = system_of(messages)
+    if asked is None:
+        return default
+    if not template.before_system:
+        raise ConversationError(f"the template {template.name} has no place for a system message")
+    return asked
+
+
 def _check(messages: Sequence[Message], tiles_per_image: Sequence[int]) -> None:
-    if not messages or messages[0].role != "user" or messages[-1].role != "user":
-        raise PromptError("a conversation begins and ends with a user message")
-    if any(first.role == second.role for first, second in pairwise(messages)):
-        raise PromptError("user and assistant messages take turns")
-    places = placeholders(messages)
-    if places and places != len(tiles_per_image):
-        raise PromptError(f"{places} {IMAGE} placeholders for {len(tiles_per_image)} images")
+    check_turns(messages)
+    marks = placeholders(messages)
+    if marks and marks != len(tiles_per_image):
+        raise ConversationError(f"{marks} {IMAGE} marks for {len(tiles_per_image)} images")
 
 
 def _encode(parts: Sequence[Part], model: PromptFormat) -> tuple[list[int], tuple[ImageSpan, ...]]:
