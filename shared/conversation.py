@@ -37,7 +37,7 @@ class Message(BaseModel):
 
 
 def check_turns(messages: Sequence[Message]) -> None:
-    """Raise `ConversationError` unless user and assistant alternate from a user to a user; a system message may lead."""
+    """Raise `ConversationError` unless user and assistant alternate, from user to user; a system text may lead."""
     turns = without_system(messages)
     if any(message.role == "system" for message in turns):
         raise ConversationError("a `system` message must be the first message, and there may be one only")

@@ -27,7 +27,7 @@ def scrape(stats: EngineStats | Exception) -> str:
 
 
 def test_every_figure_is_exported() -> None:
-    text = scrape(EngineStats(2, 3, 5, 70, time.monotonic() - 1, 1 << 30))
+    text = scrape(EngineStats(2, 3, 5, 70, time.monotonic() - 1, memory_bytes=1 << 30))
     for line in (
         'tileq_engine_requests{state="running"} 2.0',
         'tileq_engine_requests{state="waiting"} 3.0',
