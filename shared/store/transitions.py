@@ -155,6 +155,32 @@ def purge_done(ids: Sequence[str]) -> StoreCommand[int]:
     return StoreCommand("purge_done", tuple(ids), int)
 
 
+# --- markers of jobs that ended without a result (shared/ended.py)
+
+
+def list_unmarked(ids: Sequence[str] = (), limit: int = 100) -> StoreCommand[list[Job]]:
+    """Jobs whose ended.json is not written yet, with id, state, error and end alone: those of `ids`, or the oldest."""
+
+    def parse(flat: Sequence[str]) -> list[Job]:
+        fields = zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
+        return [
+            Job.from_hash({"id": id, "tenant": "", "model": "", "state": state, "error": error, "ended": ended})
+            for id, state, error, ended in fields
+        ]
+
+    return StoreCommand("list_unmarked", (limit, *ids), parse)
+
+
+def marked(ids: Sequence[str]) -> StoreCommand[int]:
+    """Record that the ended.json of `ids` is written; where the job was deleted meanwhile, its objects are again."""
+    return StoreCommand("marked", tuple(ids), int)
+
+
+def find_unmarked(offset: int, count: int = 500) -> StoreCommand[int]:
+    """Add the jobs to the index that former releases ended; return how many ended ids were read."""
+    return StoreCommand("find_unmarked", (offset, count), int)
+
+
 # --- reconciliation
 
 
