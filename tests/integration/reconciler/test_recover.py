@@ -76,7 +76,7 @@ def fixture(valkey_url: str, prefix: str, s3: S3, tmp_path: Path) -> Iterator[Fi
         redis_prefix=prefix,
         s3_url=s3.url,
         s3_access_key=s3.access_key,
-        s3_secret_key=s3.secret_key,  # type: ignore[arg-type]
+        s3_secret_key=s3.secret_key,
         s3_bucket=f"recover-{secrets.token_hex(4)}",
     )
     env = os.environ | {
