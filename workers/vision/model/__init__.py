@@ -1,0 +1,1 @@
+"""The family's forward pass over fused weights: plain torch, packed rows, no knowledge of requests."""
