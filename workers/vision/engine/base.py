@@ -7,7 +7,7 @@
 The texts of all deltas of a request, joined, are exactly `Done.text`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from workers.vision.prompts import Prompt
 
+#: Takes the ids generated so far, returns (vocab,) of which may come next: structured output.
+TokenMask = Callable[[Sequence[int]], NDArray[np.bool_]]
 Tiles = NDArray[np.uint8]  #: (T, side, side, 3), row by row, the thumbnail last; (0, …) for a request without images
 
 
@@ -33,6 +35,10 @@ class OutOfMemory(EngineError):
 
 class PromptTooLong(EngineError):
     """The prompt leaves no room for an answer in the model's context."""
+
+
+class NonFiniteLogits(EngineError):
+    """The model computed NaN or infinity for this request; no token can be chosen."""
 
 
 class EngineClosed(EngineError):
@@ -75,6 +81,9 @@ class EngineRequest:
     prompt: Prompt
     tiles: Tiles
     sampling: Sampling
+    priority: int = 0  #: requests of a higher one are served first
+    cache_salt: str = ""  #: only requests of one salt share keys and values of equal prompts
+    token_mask: TokenMask | None = None
 
 
 @dataclass(frozen=True)

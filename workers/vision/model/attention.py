@@ -1,8 +1,8 @@
 """Causal attention of packed rows over paged keys and values, a segment at a time."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from workers.vision.model.kv_pages import KVPages
 from workers.vision.model.packed_batch import PackedBatch, Segment
@@ -23,9 +23,9 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> 
     if segment.rows == 1:
         # The queries of a group see the same positions, so they are the rows of one attention: (1, kv, group, head).
         grouped = queries.view(1, keys.shape[1], -1, queries.shape[-1])
-        return F.scaled_dot_product_attention(grouped, keys, values).view(1, -1, queries.shape[-1])
+        return functional.scaled_dot_product_attention(grouped, keys, values).view(1, -1, queries.shape[-1])
     fresh = segment.rows == segment.context
-    out = F.scaled_dot_product_attention(
+    out = functional.scaled_dot_product_attention(
         queries.transpose(0, 1).unsqueeze(0),
         keys,
         values,

@@ -1,6 +1,6 @@
 """The decoder of the whole family (InternLM2, Llama, Qwen2, Qwen3): packed rows in, logits of the wanted rows out.
 
-    embed ──> [ norm ─ qkv ─ (q/k norm) ─ rotary ─ attend ─ o ─ + ─ norm ─ gate|up ─ silu * ─ down ─ + ] x layers ──> norm ──> head
+    embed ─> [ norm ─ q|k|v ─ rotary ─ attend ─ out ─ + ─ norm ─ gate|up ─ silu, * ─ down ─ + ] x layers ─> norm ─> head
 
 Which weights a checkpoint has decides the variant: biases of q, k and v (Qwen2), norms of q and k per head (Qwen3).
 """
@@ -8,8 +8,8 @@ Which weights a checkpoint has decides the variant: biases of q, k and v (Qwen2)
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from workers.vision.checkpoint.config import DecoderConfig
 from workers.vision.model.attention import attend
@@ -63,13 +63,15 @@ class Decoder:
             if rotary is None or hidden.device != layer.device:
                 hidden, batch = hidden.to(layer.device), batch.to(layer.device)
                 rotary = self._tables[layer.device].at(batch.positions)
-            hidden = hidden + self._attention(index, rms_norm(hidden, layer.norm, self.config.eps), batch, pages, rotary)
+            hidden = hidden + self._attention(
+                index, rms_norm(hidden, layer.norm, self.config.eps), batch, pages, rotary
+            )
             hidden = hidden + _mlp(layer, rms_norm(hidden, layer.mlp_norm, self.config.eps))
         return self.head(rms_norm(hidden[batch.wanted], self.norm, self.config.eps))
 
     def _embed(self, batch: PackedBatch) -> Tensor:
         """(N, hidden), image features where they stand in place of ids."""
-        hidden = F.embedding(batch.ids.to(self.embedding.device), self.embedding)
+        hidden = functional.embedding(batch.ids.to(self.embedding.device), self.embedding)
         for row, features in batch.features:
             hidden[row : row + len(features)] = features.to(hidden)
         return hidden
@@ -110,4 +112,4 @@ def _layer(index: int, weights: dict[str, Tensor], make_linear: MakeLinear) -> D
 
 def _mlp(layer: DecoderLayer, x: Tensor) -> Tensor:
     gate, up = layer.gate_up(x).chunk(2, dim=-1)
-    return layer.down(F.silu(gate) * up)
+    return layer.down(functional.silu(gate) * up)

@@ -18,7 +18,13 @@ from workers.vision.checkpoint.keys import Weight, weights
 from workers.vision.checkpoint.weights import CHUNK, Place, Progress, _stream
 
 #: Parts that share a fused weight, in their order in it.
-PARTS = {"q_proj": ("qkv", 0), "k_proj": ("qkv", 1), "v_proj": ("qkv", 2), "gate_proj": ("gate_up", 0), "up_proj": ("gate_up", 1)}
+PARTS = {
+    "q_proj": ("qkv", 0),
+    "k_proj": ("qkv", 1),
+    "v_proj": ("qkv", 2),
+    "gate_proj": ("gate_up", 0),
+    "up_proj": ("gate_up", 1),
+}
 NAMES = (
     (r"model\.language_model\.embed_tokens", "embed"),
     (r"model\.language_model\.norm", "norm"),

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 Linear = Callable[[Tensor], Tensor]
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]  #: from weight (out, in) and bias (out,)
@@ -19,4 +19,4 @@ class PlainLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` times the weight's transpose, plus the bias."""
-        return F.linear(x, self.weight, self.bias)
+        return functional.linear(x, self.weight, self.bias)

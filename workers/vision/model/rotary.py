@@ -26,9 +26,7 @@ class RotaryTable:
     def turn(self, heads: Tensor) -> Tensor:
         """Rotate (N, heads, head): the first half of each head is the real part, the second the imaginary."""
         real, imaginary = heads.chunk(2, dim=-1)
-        return torch.cat(
-            (real * self.cos - imaginary * self.sin, imaginary * self.cos + real * self.sin), dim=-1
-        )
+        return torch.cat((real * self.cos - imaginary * self.sin, imaginary * self.cos + real * self.sin), dim=-1)
 
 
 def rotary_table(config: DecoderConfig, dtype: torch.dtype, device: torch.device) -> RotaryTable:

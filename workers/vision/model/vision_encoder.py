@@ -1,6 +1,6 @@
 """InternViT with its projector: uint8 tiles in, the embeddings that stand for them in the prompt out.
 
-    tiles ─ normalise ─ patches + class token + positions ─ [ norm ─ attention ─ scale ─ + ─ norm ─ MLP ─ scale ─ + ] x layers
+    tiles ─ normalise ─ patches, class token, positions ─ [ norm ─ attention ─ scale ─ + ─ norm ─ MLP ─ scale ─ + ] x layers
           ─ without class token ─ pixel shuffle ─ norm ─ linear ─ GELU ─ linear
 
 One class for both towers: InternViT-300M (LayerNorm) and InternViT-6B (RMSNorm, q/k norm over the full width).
@@ -9,8 +9,8 @@ One class for both towers: InternViT-300M (LayerNorm) and InternViT-6B (RMSNorm,
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from workers.vision.checkpoint.config import Config, VisionConfig
 from workers.vision.model.linear import Linear, MakeLinear
@@ -41,7 +41,7 @@ class Norm:
         """Normalise the last dimension."""
         if self.bias is None:
             return rms_norm(x, self.weight, self.eps)
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class VisionEncoder:
         hidden = self._embed(pixels)
         for layer in self._layers:
             hidden = hidden + self._attention(layer, layer.norm(hidden)) * layer.scale
-            hidden = hidden + layer.fc2(F.gelu(layer.fc1(layer.mlp_norm(hidden)))) * layer.mlp_scale
+            hidden = hidden + layer.fc2(functional.gelu(layer.fc1(layer.mlp_norm(hidden)))) * layer.mlp_scale
         first, second = self._projector
-        return second(F.gelu(first(self._projector_norm(self._shuffle(hidden[:, 1:])))))
+        return second(functional.gelu(first(self._projector_norm(self._shuffle(hidden[:, 1:])))))
 
     def _embed(self, pixels: Tensor) -> Tensor:
         weight, bias = self._patch
-        patches = F.conv2d(pixels.to(weight), weight, bias, stride=self._config.vision.patch)
+        patches = functional.conv2d(pixels.to(weight), weight, bias, stride=self._config.vision.patch)
         tokens = patches.flatten(2).transpose(1, 2)
         return torch.cat((self._class_token.expand(len(tokens), -1, -1), tokens), dim=1) + self._positions
 
@@ -104,8 +104,10 @@ class VisionEncoder:
         queries, keys, values = layer.qkv(x).chunk(3, dim=-1)
         if layer.q_norm and layer.k_norm:
             queries, keys = layer.q_norm(queries), layer.k_norm(keys)
-        heads = (part.unflatten(-1, (self._config.vision.heads, -1)).transpose(1, 2) for part in (queries, keys, values))
-        return layer.out(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        heads = (
+            part.unflatten(-1, (self._config.vision.heads, -1)).transpose(1, 2) for part in (queries, keys, values)
+        )
+        return layer.out(functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
 
     def _shuffle(self, patches: Tensor) -> Tensor:
         """(T, patches, C) to (T, patches / 4, 4C): each token is four neighbours, (row, column) parity outermost.
