@@ -3,7 +3,7 @@
 TileqError
 ├── RequestError            what a client hears, as application/problem+json (RFC 9457)
 │   ├── 400 Malformed · 401 MissingKey, InvalidKey · 404 NotFound · 405 MethodNotAllowed
-│   ├── 409 IdempotencyInProgress, JobNotEnded, JobFailed · 413 BodyTooLarge, ImageTooLarge
+│   ├── 409 IdempotencyInProgress, JobNotEnded, JobFailed · 410 ResultLost · 413 BodyTooLarge, ImageTooLarge
 │   ├── 415 UnsupportedMediaType, UnsupportedImageType
 │   ├── 422 InvalidField, UnknownModel, UndecodableImage, … WebhookRefused
 │   └── 503 Overloaded, QueueUnavailable, StorageUnavailable
@@ -97,6 +97,12 @@ class JobFailed(RequestError):
     status, code, title = 409, "job_failed", "Job failed"
 
 
+class ResultLost(RequestError):
+    """The job succeeded, but its result is no longer in the object storage; retry the job to compute it again."""
+
+    status, code, title = 410, "result_lost", "Result lost"
+
+
 class BodyTooLarge(RequestError):
     """The request body is larger than this service takes."""
 
@@ -188,19 +194,19 @@ class WebhookRefused(RequestError):
 
 
 class Overloaded(RequestError):
-    """The queue is full; repeat later."""
+    """The queue is full, so nothing was accepted; repeat the request later."""
 
     status, code, title, retryable = 503, "overloaded", "Overloaded", True
 
 
 class QueueUnavailable(RequestError):
-    """The job store can't be reached or is full; nothing was accepted; repeat later."""
+    """The job store can't be reached or is full; repeat the request later."""
 
     status, code, title, retryable = 503, "queue_unavailable", "Queue unavailable", True
 
 
 class StorageUnavailable(RequestError):
-    """The object storage can't be reached; nothing was accepted; repeat later."""
+    """The object storage can't be reached; repeat the request later."""
 
     status, code, title, retryable = 503, "storage_unavailable", "Storage unavailable", True
 

@@ -5,8 +5,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared.batches import Batch
+from shared.errors import ResultLost
 from shared.jobs import Job, State
 
+#: The `error` of a job that succeeded, and whose result object is gone.
+LOST = {"code": ResultLost.code, "message": ResultLost().detail, "retryable": False, "image": None}
 _TIMINGS = ("queue", "fetch", "tile", "vision", "prefill", "decode", "first_token", "total")
 
 
@@ -17,9 +20,13 @@ def moment(seconds: float) -> str | None:
     return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def job_view(job: Job, output: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what the API shows of `job`; `output` where the record keeps no copy of a large one."""
+def job_view(job: Job, output: Mapping[str, Any] | None = None, *, lost: bool = False) -> dict[str, Any]:
+    """Return what the API shows of `job`; `output` where the record keeps no copy of a large one, `lost` if it is gone.
+
+    Without `output`, a large one is left out and `output_omitted` says so.
+    """
     running = job.state is State.RUNNING
+    shown = dict(output or job.output or {}) or None if job.state is State.SUCCEEDED else None
     return {
         "id": job.id,
         "object": "job",
@@ -41,8 +48,9 @@ def job_view(job: Job, output: Mapping[str, Any] | None = None) -> dict[str, Any
         if job.attempt
         else None,
         "images": job.images,
-        "output": dict(output or job.output or {}) or None if job.state is State.SUCCEEDED else None,
-        "error": job.error,
+        "output": shown,
+        "output_omitted": job.state is State.SUCCEEDED and shown is None and not lost,
+        "error": LOST if lost else job.error,
         "usage": job.usage,
         "timings": {name: job.timings.get(name) for name in _TIMINGS} if job.timings else None,
         "webhook": webhook_view(job.webhook, job.hook_state, job.hook_attempts),

@@ -132,6 +132,7 @@ class JobBody(_Body):
     progress: Progress | None
     images: list[ImageBody]
     output: Output | None
+    output_omitted: Annotated[bool, Field(description="a large output is left out of lists; GET the job itself")]
     error: JobError | None
     usage: Usage | None
     timings: Timings | None

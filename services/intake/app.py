@@ -24,6 +24,7 @@ from services.intake.reception import Reception
 from services.intake.storage import Storage
 from services.intake.stream import Streams
 from services.intake.tokens import Tokens
+from shared.images import ImageLimits
 from shared.objects import Objects
 from shared.settings import Settings
 from shared.store import AsyncStore
@@ -61,7 +62,7 @@ def make_house(
 def make_app(house: House) -> FastAPI:
     """Return the ASGI application."""
     settings = house.settings
-    images.arm(images.Limits(settings.max_image_pixels, settings.max_image_side, settings.max_image_frames, "natural"))
+    images.arm(ImageLimits.of(settings))
     app = FastAPI(
         title="tileq",
         version=version("tileq"),

@@ -26,10 +26,11 @@ from services.intake.strict_json import parse_object
 from services.intake.submit import Order, accept, order, webhook_of
 from shared import batches, errors, transitions
 from shared.batches import Batch
-from shared.errors import BodyTooLarge, InvalidField, NotFound, RequestError
+from shared.errors import BodyTooLarge, InvalidField, NotFound, RequestError, ResultLost
 from shared.ids import is_id, new_id
+from shared.jobs import Job
 from shared.settings import Settings
-from shared.views import batch_view
+from shared.views import batch_view, job_view
 
 router = APIRouter(tags=["batches"])
 
@@ -85,7 +86,7 @@ async def show(house: Here, tenant: Tenant, id: Id) -> Response:
 
 @router.get(
     "/v1/batches/{id}/jobs",
-    responses=shows(JobPage) | refuses(NotFound, InvalidField, errors.StorageUnavailable),
+    responses=shows(JobPage) | refuses(NotFound, InvalidField),
 )
 async def jobs(
     house: Here,
@@ -98,8 +99,7 @@ async def jobs(
     await _batch(house, tenant, id)
     ids = await _ids(house, tenant, id, after, after + limit)
     found = await house.desk.run(transitions.read_jobs(ids[:limit])) if ids else []
-    data = [await shown(house, job) for job in found]
-    return answer({"data": data, "next": str(after + limit) if len(ids) > limit else None})
+    return answer({"data": [job_view(job) for job in found], "next": str(after + limit) if len(ids) > limit else None})
 
 
 @router.get(
@@ -263,7 +263,16 @@ async def _lines(house: House, tenant: str, id: str, start: int) -> bytes | None
     if not ids:
         return None
     found = [job for job in await house.desk.run(transitions.read_jobs(ids)) if job.state.terminal]
-    return b"".join([dump(await shown(house, job)) + b"\n" for job in found])
+    bodies = await asyncio.gather(*(_with_output(house, job) for job in found))
+    return b"".join([dump(body) + b"\n" for body in bodies])
+
+
+async def _with_output(house: House, job: Job) -> dict[str, Any]:
+    """Return the whole view of `job`; one whose result object is gone says so in its line."""
+    try:
+        return await shown(house, job)
+    except ResultLost:
+        return job_view(job, lost=True)
 
 
 async def _rest(house: House, tenant: str, id: str, lines: bytes | None) -> AsyncIterator[bytes]:

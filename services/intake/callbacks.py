@@ -1,4 +1,4 @@
-"""Where webhooks may go, asked when one is registered; the courier asks again before every attempt."""
+"""Where webhooks may go, asked when one is registered; the dispatcher asks again before every attempt."""
 
 import asyncio
 import time

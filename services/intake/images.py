@@ -6,39 +6,13 @@ Pillow reads the header under its own plugin for the type found; frames are coun
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 
 from shared.errors import ImageTooManyPixels, UndecodableImage, UnsupportedImageType
+from shared.images import ACCEPTED, PILLOW_FORMATS, SNIFF_BYTES, ImageLimits, sniff
 
-PLUGINS = {
-    "image/jpeg": JpegImagePlugin.JpegImageFile.format,
-    "image/png": PngImagePlugin.PngImageFile.format,
-    "image/webp": WebPImagePlugin.WebPImageFile.format,
-    "image/gif": GifImagePlugin.GifImageFile.format,
-    "image/bmp": BmpImagePlugin.BmpImageFile.format,
-    "image/tiff": TiffImagePlugin.TiffImageFile.format,
-    "image/avif": AvifImagePlugin.AvifImageFile.format,
-}
-_MAGIC = (
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"BM", "image/bmp"),
-    *((order + version, "image/tiff") for order, version in ((b"II", b"*\0"), (b"MM", b"\0*"), (b"II", b"+\0"))),
-    (b"MM\0+", "image/tiff"),
-)
 _OTHERS = (
     (b"%PDF", "a PDF"),
     (b"<svg", "SVG"),
@@ -57,16 +31,6 @@ _ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a picture may be."""
-
-    pixels: int
-    side: int
-    frames: int
-    mode: Literal["natural", "original"]
-
-
-@dataclass(frozen=True)
 class Header:
     """A picture as the model will be given it: turned, if EXIF says so and the mode heeds it."""
 
@@ -75,46 +39,28 @@ class Header:
     height: int
 
 
-def arm(limits: Limits) -> None:
+def arm(limits: ImageLimits) -> None:
     """Set Pillow's process-wide guard, which WebP's reader asks before it makes room for a canvas."""
-    Image.MAX_IMAGE_PIXELS = limits.pixels
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels
 
 
-def look(file: BinaryIO, size: int, limits: Limits, image: int) -> Header:
+def look(file: BinaryIO, size: int, limits: ImageLimits, image: int) -> Header:
     """Return the header of a picture, or refuse it as number `image` of its job."""
     file.seek(0)
-    start = file.read(64)
+    start = file.read(SNIFF_BYTES)
     kind = sniff(start)
     if kind is None:
         raise _unknown(start, size, image)
     opened = _open(file, kind, limits, image)
     width, height = opened.size
     _check_size(width, height, limits, image)
-    frames = _frames(file, kind, opened, limits.frames)
-    if frames > limits.frames:
-        detail = f"image {image} has more than {limits.frames} frames; send the one that is meant"
+    frames = _frames(file, kind, opened, limits.max_frames)
+    if frames > limits.max_frames:
+        detail = f"image {image} has more than {limits.max_frames} frames; send the one that is meant"
         raise ImageTooManyPixels(detail, image=image)
     if limits.mode == "natural" and kind != "image/tiff" and _orientation(opened) in _SIDEWAYS:
         width, height = height, width  # Pillow turns TIFF by itself, in either mode
     return Header(kind, width, height)
-
-
-def sniff(start: bytes) -> str | None:
-    """Return the media type that the first bytes tell, or None for one that is not taken."""
-    for magic, kind in _MAGIC:
-        if start.startswith(magic):
-            return kind
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return "image/webp"
-    if start[4:8] == b"ftyp":
-        brands = {start[place : place + 4] for place in range(8, min(len(start), _box_end(start)), 4)}
-        if brands & {b"avif", b"avis"}:
-            return "image/avif"
-    return None
-
-
-def _box_end(start: bytes) -> int:
-    return int.from_bytes(start[:4], "big")
 
 
 def _unknown(start: bytes, size: int, image: int) -> UndecodableImage | UnsupportedImageType:
@@ -126,28 +72,27 @@ def _unknown(start: bytes, size: int, image: int) -> UndecodableImage | Unsuppor
     found = next((name for magic, name in _OTHERS if text[:16].lower().startswith(magic.lower())), "of no known type")
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
         found = "HEIC/HEIF"
-    detail = f"image {image} is {found} by its content; send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+    detail = f"image {image} is {found} by its content; send {ACCEPTED}"
     return UnsupportedImageType(detail, image=image)
 
 
-def _open(file: BinaryIO, kind: str, limits: Limits, image: int) -> Image.Image:
-    plugin = PLUGINS[kind]
-    assert plugin is not None  # noqa: S101  # every plugin names its format
+def _open(file: BinaryIO, kind: str, limits: ImageLimits, image: int) -> Image.Image:
+    plugin = PILLOW_FORMATS[kind]
     try:
         file.seek(0)
         return Image.open(file, formats=(plugin,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooManyPixels(f"image {image} has more than {limits.pixels} pixels", image=image) from error
+        raise ImageTooManyPixels(f"image {image} has more than {limits.max_pixels} pixels", image=image) from error
     except Exception as error:  # Pillow's readers raise eight kinds; whichever it is, this picture can't be read
         told = "its header can't be read" if "cannot identify" in str(error) else f"{error}"[:200]
         raise UndecodableImage(f"image {image} is no readable {plugin}: {told}", image=image) from error
 
 
-def _check_size(width: int, height: int, limits: Limits, image: int) -> None:
+def _check_size(width: int, height: int, limits: ImageLimits, image: int) -> None:
     if width < 1 or height < 1:
         raise UndecodableImage(f"image {image} is {width}x{height} pixels by its header", image=image)
-    if width * height > limits.pixels or max(width, height) > limits.side:
-        most = f"{limits.pixels} pixels and {limits.side} on a side are the most"
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        most = f"{limits.max_pixels} pixels and {limits.max_side} on a side are the most"
         raise ImageTooManyPixels(f"image {image} is {width}x{height} pixels; {most}", image=image)
 
 

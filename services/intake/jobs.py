@@ -19,7 +19,7 @@ from services.intake.metrics import ACCEPT
 from services.intake.responses import EVENT, JUDGING, refuses, shows, streams
 from services.intake.submit import Order, accept, inline, order, stored_request
 from shared import errors, transitions
-from shared.errors import InvalidField, JobFailed, JobNotEnded, NotFound, ObjectMissing, RequestError
+from shared.errors import InvalidField, JobFailed, JobNotEnded, NotFound, ObjectMissing, RequestError, ResultLost
 from shared.ids import is_id, new_id
 from shared.jobs import Job, State
 from shared.objects import image_key, job_prefix
@@ -54,7 +54,7 @@ async def submit(request: Request, house: Here, tenant: Tenant) -> Response:
     return await _submitted(request, house, job, replayed=bool(kept.replay))
 
 
-@router.get("/v1/jobs", responses=shows(JobPage) | refuses(InvalidField, errors.StorageUnavailable))
+@router.get("/v1/jobs", responses=shows(JobPage) | refuses(InvalidField))
 async def listing(  # noqa: PLR0917  # FastAPI reads the query from it
     request: Request,
     house: Here,
@@ -74,10 +74,12 @@ async def listing(  # noqa: PLR0917  # FastAPI reads the query from it
             tenant, state=state or "", batch=batch or "", after=after or "", limit=limit, metadata=wanted
         )
     )
-    return answer({"data": [await shown(house, job) for job in found], "next": following or None})
+    return answer({"data": [job_view(job) for job in found], "next": following or None})
 
 
-@router.get("/v1/jobs/{id}", responses=shows(JobBody) | refuses(NotFound, InvalidField, errors.StorageUnavailable))
+@router.get(
+    "/v1/jobs/{id}", responses=shows(JobBody) | refuses(NotFound, InvalidField, ResultLost, errors.StorageUnavailable)
+)
 async def read(house: Here, tenant: Tenant, id: Id, wait: Wait = None) -> Response:
     """A job as it is; with `wait`, as it is at its end or after so many seconds."""
     job = await (ended(house, tenant, id, wait) if wait else job_of(house, tenant, id))
@@ -97,12 +99,12 @@ async def delete(house: Here, tenant: Tenant, id: Id) -> Response:
     try:
         await house.storage.delete(job_prefix(id))
         await house.desk.run(transitions.emptied([id]))
-    except RequestError:  # its id lies in the trash, which the keeper empties
+    except RequestError:  # its id lies in the trash, which the reconciler empties
         pass
     return Response(status_code=204)
 
 
-@router.post("/v1/jobs/{id}/cancel", responses=shows(CancelBody) | refuses(NotFound, errors.StorageUnavailable))
+@router.post("/v1/jobs/{id}/cancel", responses=shows(CancelBody) | refuses(NotFound))
 async def cancel(house: Here, tenant: Tenant, id: Id) -> Response:
     """Cancel: a queued job ends at once, a running one within a second or so, an ended one stays as it is."""
     await job_of(house, tenant, id)
@@ -110,7 +112,7 @@ async def cancel(house: Here, tenant: Tenant, id: Id) -> Response:
     if not moved.value:
         raise NotFound
     house.post.deliveries(*moved.messages)
-    return answer({"outcome": moved.value, "job": await shown(house, await job_of(house, tenant, id))})
+    return answer({"outcome": moved.value, "job": job_view(await job_of(house, tenant, id))})
 
 
 @router.post(
@@ -132,7 +134,7 @@ async def retry(request: Request, house: Here, tenant: Tenant, id: Id) -> Respon
 
 @router.get(
     "/v1/jobs/{id}/result",
-    responses=shows(ResultBody) | refuses(NotFound, JobNotEnded, JobFailed, errors.StorageUnavailable),
+    responses=shows(ResultBody) | refuses(NotFound, JobNotEnded, JobFailed, ResultLost, errors.StorageUnavailable),
 )
 async def result(house: Here, tenant: Tenant, id: Id) -> Response:
     """The answer alone, once there is one."""
@@ -190,10 +192,7 @@ async def shown(house: House, job: Job) -> dict[str, Any]:
     """Return the whole view of `job`, a large output fetched."""
     output = None
     if job.state is State.SUCCEEDED:
-        try:
-            output = await house.storage.output(job)
-        except ObjectMissing as error:
-            raise errors.StorageUnavailable(f"{error.detail}, which holds the answer", retry_after=5) from error
+        output = await house.storage.output(job)
     return job_view(job, output)
 
 

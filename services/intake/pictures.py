@@ -6,10 +6,10 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
 from services.intake.house import Here, Tenant
-from services.intake.images import PLUGINS
 from services.intake.jobs import Id, job_of
 from services.intake.responses import Responses, refuses
 from shared.errors import InvalidField, NotFound, ObjectMissing, StorageUnavailable
+from shared.images import PILLOW_FORMATS
 from shared.objects import image_key, view_key
 
 router = APIRouter(tags=["jobs"])
@@ -17,7 +17,7 @@ router = APIRouter(tags=["jobs"])
 _PICTURE: Responses = {
     200: {
         "description": "the picture",
-        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in PLUGINS},
+        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in PILLOW_FORMATS},
     }
 }
 

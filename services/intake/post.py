@@ -6,7 +6,7 @@ from typing import Protocol
 
 import structlog
 
-WAITING = 10_000  #: hints kept while the broker is slow; what does not fit the keeper repeats from the outbox
+WAITING = 10_000  #: hints kept while the broker is slow; what does not fit the reconciler repeats from the outbox
 log = structlog.get_logger(__name__)
 
 
@@ -51,7 +51,7 @@ class Post:
         try:
             self._waiting.put_nowait(hint)
         except queue.Full:
-            log.warning("hint left to the keeper, too many wait for the broker", hint=hint)
+            log.warning("hint left to the reconciler, too many wait for the broker", hint=hint)
 
     def _run(self) -> None:
         while (hint := self._waiting.get()) is not None:

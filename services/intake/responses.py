@@ -36,6 +36,7 @@ JUDGING: tuple[type[RequestError], ...] = (
     errors.IdempotencyMismatch,
     errors.IdempotencyInProgress,
     errors.Overloaded,
+    errors.ResultLost,
     errors.StorageUnavailable,
 )
 _TIMED = (429, 503)

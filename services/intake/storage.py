@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from services.intake.body import Upload
-from shared.errors import StorageDown, StorageUnavailable
+from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavailable
 from shared.jobs import Job
 from shared.objects import Objects
 
@@ -48,10 +48,16 @@ class Storage:
         return await self._do(lambda: self._objects.get(key), 32 << 20)
 
     async def output(self, job: Job) -> dict[str, Any]:
-        """Return the output of a job that succeeded: the record's copy, or the result object's."""
-        if job.output is not None or not job.result:
-            return job.output or {}
-        found: dict[str, Any] = json.loads(await self.get(job.result))["output"]
+        """Return the output of a job that succeeded: the record's copy, or the result object's. Raises `ResultLost`."""
+        if job.output is not None:
+            return job.output
+        if not job.result:
+            raise ResultLost
+        try:
+            found: dict[str, Any] = json.loads(await self.get(job.result))["output"]
+        except ObjectMissing as error:
+            log.error("result object lost", job=job.id, key=job.result)
+            raise ResultLost from error
         return found
 
     async def copy(self, source: str, target: str, size: int) -> None:
@@ -67,12 +73,12 @@ class Storage:
         await self._do(self._objects.check, 0)
 
     async def discard(self, prefixes: Iterable[str]) -> None:
-        """Delete what a refused request left; what that does not reach, the keeper sweeps."""
+        """Delete what a refused request left; what that does not reach, the reconciler sweeps."""
         for prefix in prefixes:
             try:
                 await self.delete(prefix)
             except StorageUnavailable as error:
-                log.warning("objects of a refused request left to the keeper", prefix=prefix, error=error.detail)
+                log.warning("objects of a refused request left to the reconciler", prefix=prefix, error=error.detail)
 
     def close(self) -> None:
         """Start nothing more."""

@@ -25,7 +25,7 @@ from services.intake.desk import Desk
 from services.intake.metrics import STREAMS
 from services.intake.storage import Storage
 from shared import transitions
-from shared.errors import ObjectMissing, Overloaded, RequestError
+from shared.errors import Overloaded, RequestError, ResultLost
 from shared.events import TextDelta, stream_key
 from shared.jobs import Job, State
 from shared.views import job_view
@@ -209,7 +209,10 @@ class Streams:
         if job.state is State.SUCCEEDED:
             try:
                 output = await self._storage.output(job)
-            except (RequestError, ObjectMissing):
+            except ResultLost:
+                yield teller.event("end", job_view(job, lost=True))
+                return
+            except RequestError:
                 return  # the client comes again, with its Last-Event-ID
         for event in teller.end(job, output):
             yield event

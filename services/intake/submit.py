@@ -21,7 +21,7 @@ from services.intake.desk import said_no
 from services.intake.drafts import Draft
 from services.intake.house import House
 from services.intake.idempotency import Held
-from services.intake.images import Header, Limits, look
+from services.intake.images import Header, look
 from services.intake.schema import BatchWebhook, Webhook
 from services.intake.storage import Storage
 from shared import transitions
@@ -31,10 +31,12 @@ from shared.errors import (
     ObjectMissing,
     Overloaded,
     QueueUnavailable,
+    ResultLost,
     StorageUnavailable,
     UnknownParent,
 )
 from shared.ids import is_id, new_id
+from shared.images import ImageLimits
 from shared.jobs import PRIORITIES, Job, State
 from shared.objects import batch_key, job_prefix, manifest_key
 from shared.requests import Manifest, Request
@@ -45,7 +47,7 @@ from shared.webhooks import DEFAULT_EVENTS
 INLINE = 8 << 10  #: bytes of a request of which the record keeps a copy
 HEADER_HERE = 256 << 10  #: bytes of a picture whose header is read on the event loop
 AT_ONCE = 16  #: objects stored side by side for one request
-GRACE = 2.0  #: seconds that the keeper leaves the first hint to the thread here
+GRACE = 2.0  #: seconds that the reconciler leaves the first hint to the thread here
 LATE = 15.0  #: seconds after which a submission that was not answered has been carried out, or never will be
 TIDY_FOR = 600.0  #: seconds for which the store is asked what became of a submission that it did not answer
 UNSURE = (
@@ -142,6 +144,8 @@ async def accept(
         house.chores.add(_tidy(house, ids, batch["id"] if batch else "", unsure))
         if unsure and isinstance(error, QueueUnavailable):
             raise QueueUnavailable(UNSURE, retry_after=2) from error
+        if isinstance(error, QueueUnavailable | StorageUnavailable):
+            raise type(error)(f"{error.detail} Nothing was accepted.", retry_after=error.retry_after) from error
         raise
     for one in orders:
         house.post.job(one.job.model, one.job.id)
@@ -157,9 +161,7 @@ async def webhook_of(house: House, asked: Webhook | BatchWebhook, events: Sequen
 async def _look(settings: Settings, upload: Upload, n: int, seen: dict[str, Header]) -> Looked:
     header = seen.get(upload.sha256)
     if header is None:
-        limits = Limits(
-            settings.max_image_pixels, settings.max_image_side, settings.max_image_frames, settings.image_mode
-        )
+        limits = ImageLimits.of(settings)
         if upload.size <= HEADER_HERE:
             header = look(upload.file, upload.size, limits, n)
         else:
@@ -177,7 +179,7 @@ async def _past(house: House, tenant: str, parent: str) -> Past:
     try:
         output = await house.storage.output(job)
         request = await stored_request(house, parent)
-    except ObjectMissing as error:
+    except (ObjectMissing, ResultLost) as error:
         raise UnknownParent(field="parent") from error
     answer = Message(role="assistant", content=str(output.get("text", "")))
     return Past((*request.messages, answer), request.images, request.groups)

@@ -59,7 +59,7 @@ class Hints:
 
 @dataclass
 class Room:
-    """One service, its client, and the other side of everything: what a worker and a courier would do."""
+    """One service, its client, and the other side of everything: what a worker and a dispatcher would do."""
 
     http: TestClient
     house: House
@@ -130,7 +130,7 @@ class Room:
         self.objects.put(view_key(id, 0), picture("PNG"), "image/png")
 
     def deliver(self, outcome: deliveries.Outcome = "delivered", status: int = 200) -> str:
-        """Deliver the next due message, as a courier does; return its id."""
+        """Deliver the next due message, as a dispatcher does; return its id."""
         one = self.store.run(deliveries.claim("", 30, 8))
         assert one is not None
         attempt = {

@@ -2,12 +2,13 @@
 
 import base64
 import json
+import threading
 from typing import Any
 
 import pytest
 
 from services.intake.answers import BatchBody
-from shared.objects import batch_key, manifest_key
+from shared.objects import MemoryObjects, batch_key, manifest_key, result_key
 from shared.requests import Manifest
 from tests.unit.intake.pictures import picture
 from tests.unit.intake.rooms import Answer, Room, problem, room
@@ -173,6 +174,42 @@ def test_results_are_lines_of_what_ended(intake: Room) -> None:
     lines = [json.loads(line) for line in answer.text.splitlines()]
     assert answer.headers["content-type"] == "application/jsonl"
     assert [(line["custom_id"], line["output"]["text"][:5]) for line in lines] == [("q0", "Yes."), ("q1", "long ")]
+
+
+def test_a_lost_result_is_said_in_its_line_and_hides_no_other(intake: Room) -> None:
+    id = taken(intake, 2)
+    job = intake.claim()
+    intake.succeed(job, "long " * 5000, inline=False)
+    intake.succeed(intake.claim(), "Yes.")
+    intake.objects.delete(result_key(job.id, 1))
+    first, second = map(json.loads, intake.http.get(f"/v1/batches/{id}/results").text.splitlines())
+    assert (first["output"], first["error"]["code"], second["output"]["text"]) == (None, "result_lost", "Yes.")
+    listed = intake.http.get(f"/v1/batches/{id}/jobs").json()["data"]
+    assert [(one["output_omitted"], bool(one["output"])) for one in listed] == [(True, False), (False, True)]
+
+
+def test_long_results_are_fetched_side_by_side() -> None:
+    objects = Meeting(3)
+    with room(objects) as intake:
+        id = taken(intake, 3)
+        for _ in range(3):
+            intake.succeed(intake.claim(), "long " * 5000, inline=False)
+        lines = intake.http.get(f"/v1/batches/{id}/results").text.splitlines()
+        assert [len(json.loads(line)["output"]["text"]) for line in lines] == [25_000] * 3
+
+
+class Meeting(MemoryObjects):
+    """A storage whose reads of results go on only once so many are under way."""
+
+    def __init__(self, parties: int) -> None:
+        super().__init__()
+        self._barrier = threading.Barrier(parties, timeout=5)
+
+    def get(self, key: str) -> bytes:
+        """See `Objects.get`."""
+        if "/result-" in key:
+            self._barrier.wait()
+        return super().get(key)
 
 
 def test_results_and_pages_of_many_jobs(intake: Room) -> None:

@@ -8,19 +8,20 @@ from contextlib import suppress
 import pytest
 from PIL import Image
 
-from services.intake.images import Header, Limits, look, sniff
+from services.intake.images import Header, look
 from shared.errors import ImageTooManyPixels, RequestError, UndecodableImage, UnsupportedImageType
+from shared.images import ImageLimits, sniff
 from tests.unit.intake.pictures import animated, bomb, gif, header, picture, png, tiff_ring, turned
 
-LIMITS = Limits(pixels=50_000_000, side=32_768, frames=1_000, mode="natural")
+LIMITS = ImageLimits(max_pixels=50_000_000, max_side=32_768, max_frames=1_000, mode="natural")
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
-def seen(data: bytes, limits: Limits = LIMITS) -> Header:
+def seen(data: bytes, limits: ImageLimits = LIMITS) -> Header:
     return look(io.BytesIO(data), len(data), limits, 3)
 
 
-def refused(data: bytes, kind: type[RequestError], limits: Limits = LIMITS) -> RequestError:
+def refused(data: bytes, kind: type[RequestError], limits: ImageLimits = LIMITS) -> RequestError:
     with pytest.raises(kind) as caught:
         seen(data, limits)
     assert caught.value.image == 3
@@ -64,7 +65,7 @@ def test_an_orientation_that_is_none_turns_nothing(orientation: int) -> None:
 
 
 def test_the_card_does_not_look_at_exif() -> None:
-    original = Limits(LIMITS.pixels, LIMITS.side, LIMITS.frames, "original")
+    original = ImageLimits(LIMITS.max_pixels, LIMITS.max_side, LIMITS.max_frames, "original")
     assert seen(turned("JPEG", 6, (64, 48)), original).width == 64
 
 
@@ -138,7 +139,7 @@ def test_a_bomb_in_a_chunk_is_refused(name: bytes) -> None:
 @pytest.mark.parametrize("frames", [1, 7])
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_frames_are_counted(kind: str, frames: int) -> None:
-    few = Limits(LIMITS.pixels, LIMITS.side, frames, "natural")
+    few = ImageLimits(LIMITS.max_pixels, LIMITS.max_side, frames, "natural")
     assert seen(animated(kind, frames), few).width == 4
     refused(animated(kind, frames + 1), ImageTooManyPixels, few)
 

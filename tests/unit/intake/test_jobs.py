@@ -5,13 +5,22 @@ from typing import Any
 import pytest
 
 from services.intake.answers import JobBody
+from shared.errors import StorageDown
 from shared.jobs import State
-from shared.objects import job_prefix
+from shared.objects import MemoryObjects, job_prefix, result_key
 from tests.unit.intake.pictures import picture
-from tests.unit.intake.rooms import USAGE, Room, problem, soon
+from tests.unit.intake.rooms import USAGE, Room, problem, room, soon
 
 NOWHERE = "job_" + "0" * 36
 PNG = picture("PNG", (900, 500))
+
+
+def lost(intake: Room) -> str:
+    """Answer a job at length and lose its result object; return its id."""
+    id = intake.taken()
+    intake.succeed(intake.claim(), inline=False)
+    intake.objects.delete(result_key(id, 1))
+    return id
 
 
 class TestReading:
@@ -38,11 +47,15 @@ class TestReading:
         assert intake.http.get(f"/v1/jobs/{id}").json()["output"]["text"] == "long " * 5000
         assert intake.http.get(f"/v1/jobs/{id}/result").json()["text"] == "long " * 5000
 
-    def test_an_output_that_is_lost_is_no_empty_answer(self, intake: Room) -> None:
-        id = intake.taken()
-        intake.succeed(intake.claim(), inline=False)
-        intake.objects.delete(job_prefix(id))
-        problem(intake.http.get(f"/v1/jobs/{id}"), 503, "storage_unavailable")
+    def test_a_lost_result_has_one_final_code_everywhere(self, intake: Room) -> None:
+        id = lost(intake)
+        for path in ("", "/result"):
+            body = problem(intake.http.get(f"/v1/jobs/{id}{path}"), 410, "result_lost")
+            assert (body["retryable"], "retry the job" in body["detail"]) == (False, True)
+        paths = intake.http.get("/openapi.json").json()["paths"]
+        for path in ("/v1/jobs/{id}", "/v1/jobs/{id}/result"):
+            assert "`result_lost`" in paths[path]["get"]["responses"]["410"]["description"]
+        problem(intake.submit("?", parent=id), 422, "unknown_parent")
 
     @pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED])
     def test_every_state_has_the_documented_shape(self, intake: Room, state: State) -> None:
@@ -93,6 +106,17 @@ class TestWaiting:
 
 class TestListing:
     """`GET /v1/jobs`."""
+
+    def test_a_list_reads_no_object_and_says_what_it_leaves_out(self) -> None:
+        class Unreadable(MemoryObjects):
+            def get(self, key: str) -> bytes:
+                raise StorageDown("the object storage did not answer GET")
+
+        with room(Unreadable()) as intake:
+            ids = [intake.answered("Short."), lost(intake), intake.taken()]
+            jobs = {job["id"]: job for job in intake.http.get("/v1/jobs").json()["data"]}
+            assert [jobs[id]["output_omitted"] for id in ids] == [False, True, False]
+            assert [jobs[id]["output"] and jobs[id]["output"]["text"] for id in ids] == ["Short.", None, None]
 
     def test_newest_first_in_pages(self, intake: Room) -> None:
         ids = [intake.taken() for _ in range(5)]

@@ -8,6 +8,7 @@ import pytest
 from services.intake.stream import Teller, Told
 from shared import transitions
 from shared.events import TextDelta
+from shared.objects import result_key
 from tests.unit.intake.rooms import Room, events, problem, room, soon
 
 
@@ -103,6 +104,14 @@ class TestLine:
         found = stream(intake, id)
         assert names(found) == ["state", "delta", "end"]
         assert found[-1][2]["error"]["code"] == "undecodable_image"
+
+    def test_a_lost_result_ends_the_line_with_its_error(self, intake: Room) -> None:
+        id = intake.taken()
+        job = intake.claim()
+        intake.succeed(job, "A red sign.", inline=False)
+        intake.objects.delete(result_key(id, job.attempt))
+        name, _, data = stream(intake, id)[-1]
+        assert (name, data["output"], data["error"]["code"]) == ("end", None, "result_lost")
 
     def test_it_resumes_behind_what_is_known(self, intake: Room) -> None:
         id = intake.taken()

@@ -351,7 +351,7 @@ class TestTrouble:
     def test_storage_that_fails_is_503(self) -> None:
         with room(Broken()) as intake:
             answer = intake.submit("?", JPEG)
-            problem(answer, 503, "storage_unavailable")
+            assert "Nothing was accepted" in problem(answer, 503, "storage_unavailable")["detail"]
             assert "retry-after" in answer.headers
             assert intake.http.get("/v1/jobs").json()["data"] == []
             assert list(intake.objects.keys("jobs/")) == []
@@ -363,6 +363,13 @@ class TestTrouble:
         assert "retry-after" in answer.headers
         intake.server.connected = True
         assert intake.http.get("/v1/jobs").json() == {"data": [], "next": None}
+
+    def test_nothing_was_accepted_is_said_of_submissions_only(self, intake: Room) -> None:
+        id = intake.taken()
+        intake.server.connected = False
+        for method, path in (("GET", ""), ("POST", "/cancel"), ("DELETE", "")):
+            answer = intake.http.request(method, f"/v1/jobs/{id}{path}")
+            assert "accepted" not in problem(answer, 503, "queue_unavailable")["detail"]
 
     def test_a_store_without_aof_takes_no_job(self) -> None:
         with room(aof=False) as intake:

@@ -5,16 +5,28 @@
     cancel ────────────────────────────────────────────────────────────> raises Cancelled
 
 The texts of all deltas of a request, joined, are exactly `Done.text`.
+
+EngineError
+├── Cancelled, OutOfMemory, ContextExceeded, NonFiniteLogits    this request only
+└── EngineFailed: EngineClosed, DeviceLost                      this and every later request
 """
 
+<<<<<<< HEAD
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+=======
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+>>>>>>> 5b0e8550d1002a2e1bb37daf6807206aca29a5d9
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.vision.prompts import Prompt
+from workers.vision.prompts import ImageSpan, Prompt
 
 #: Takes the ids generated so far, returns (vocab,) of which may come next: structured output.
 TokenMask = Callable[[Sequence[int]], NDArray[np.bool_]]
@@ -33,7 +45,7 @@ class OutOfMemory(EngineError):
     """The device had no memory for this request beside its neighbours; later it may."""
 
 
-class PromptTooLong(EngineError):
+class ContextExceeded(EngineError):
     """The prompt leaves no room for an answer in the model's context."""
 
 
@@ -41,8 +53,21 @@ class NonFiniteLogits(EngineError):
     """The model computed NaN or infinity for this request; no token can be chosen."""
 
 
+<<<<<<< HEAD
 class EngineClosed(EngineError):
     """The engine is shutting down and takes nothing more."""
+=======
+class EngineFailed(EngineError):
+    """The engine answers no request any more; its process has to end."""
+
+
+class EngineClosed(EngineFailed):
+    """The engine was closed and takes no further request."""
+
+
+class DeviceLost(EngineFailed):
+    """The device reported an error after which every call to it fails."""
+>>>>>>> 5b0e8550d1002a2e1bb37daf6807206aca29a5d9
 
 
 @dataclass(frozen=True)
@@ -75,7 +100,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """One question: the exact prompt, the tiles in the order of its image tokens, how to answer."""
+    """One question: the exact prompt, the tiles in the order of its image tokens, how to answer.
+
+    Raises `ValueError` for another number of tiles than the prompt has places for.
+    """
 
     id: str
     prompt: Prompt
@@ -84,6 +112,24 @@ class EngineRequest:
     priority: int = 0  #: requests of a higher one are served first
     cache_salt: str = ""  #: only requests of one salt share keys and values of equal prompts
     token_mask: TokenMask | None = None
+
+    def __post_init__(self) -> None:
+        places = sum(span.tiles for span in self.prompt.images)
+        if places != len(self.tiles):
+            raise ValueError(f"the prompt has image tokens for {places} tiles, but there are {len(self.tiles)}")
+
+    @cached_property
+    def images(self) -> tuple[ImageSpan, ...]:
+        """The spans of the prompt with the digests of their tiles, hashed at the first call (about 1 ms a tile)."""
+        ends = list(accumulate(span.tiles for span in self.prompt.images))
+        return tuple(
+            replace(span, sha256=_digest(self.tiles[end - span.tiles : end]))
+            for span, end in zip(self.prompt.images, ends, strict=True)
+        )
+
+
+def _digest(tiles: Tiles) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tiles).data).hexdigest()
 
 
 @dataclass(frozen=True)
