@@ -30,11 +30,11 @@ from infra.demo_model.export import BUNDLED
 from infra.demo_model.questions import ask_number, ask_positions, ask_shapes
 from infra.demo_model.render import Picture, Rng
 from infra.demo_model.scenes import number_scene, page_scene, shapes_scene
-from workers.vision.checkpoint.opened import open_checkpoint
+from workers.vision.checkpoint.checkpoint import open_checkpoint
 from workers.vision.decode import cut, plan
 from workers.vision.engine.base import Done, EngineRequest, Sampling, Tiles
-from workers.vision.engine.loading import Wish, load
 from workers.vision.engine.transformers import Loaded, TransformersEngine
+from workers.vision.model.loader import LoadOptions, load
 from workers.vision.prompts import PromptFormat, build
 
 Draw = Callable[[Rng], tuple[list[Picture], Conversation]]
@@ -101,7 +101,7 @@ class Asker:
     def __init__(self, folder: Path, dtype: str = "auto") -> None:
         checkpoint = open_checkpoint(folder)
         self.side, self.style = checkpoint.config.vision.image, checkpoint.prompt_format
-        model = load(checkpoint, Wish("cpu", dtype), print)
+        model = load(checkpoint, LoadOptions("cpu", dtype), print)
         self.engine = TransformersEngine(Loaded(model, checkpoint.config, checkpoint.tokenizer))
 
     def tiles(self, picture: Picture, most: int) -> Tiles:

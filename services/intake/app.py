@@ -25,15 +25,15 @@ from services.intake.storage import Storage
 from services.intake.stream import Streams
 from services.intake.tokens import Tokens
 from shared.images import ImageLimits
-from shared.objects import Objects
 from shared.settings import Settings
-from shared.store import AsyncStore
+from shared.storage import ObjectStorage
+from shared.store.client import AsyncStore
 
 
 def make_house(
     settings: Settings,
     store: AsyncStore,
-    objects: Objects,
+    objects: ObjectStorage,
     hints: HintsLike,
     *,
     events: "Redis | None" = None,

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 from fastapi import Request
 
 from services.intake.desk import Desk
-from shared import keys
 from shared.errors import InvalidKey, MissingKey
+from shared.keys import KEYLESS, digest, tenant_problem
 from shared.settings import Settings
+from shared.store import keys
 
 MOST_CHARACTERS = 200  #: of a key; ours have 43
 KEPT = 10_000  #: looked-up keys kept in memory
@@ -42,7 +43,7 @@ class Doorkeeper:
             return await self._tenant(_bearer(sent[0]))
         if await self.keyless():
             self._local_only(request)
-            return keys.KEYLESS
+            return KEYLESS
         raise MissingKey
 
     async def keyless(self) -> bool:
@@ -57,7 +58,7 @@ class Doorkeeper:
         return known
 
     async def _tenant(self, key: str) -> str:
-        hashed = keys.digest(key)
+        hashed = digest(key)
         for known, tenant in self._fixed.items():
             if hmac.compare_digest(known, hashed):
                 return tenant
@@ -86,10 +87,10 @@ class Doorkeeper:
 def fixed_key(entry: str) -> tuple[str, str]:
     """Return (digest, tenant) of `tenant=tq_…`. Raises `ValueError` that does not repeat the key."""
     tenant, separator, key = entry.partition("=")
-    problem = keys.tenant_problem(tenant)
+    problem = tenant_problem(tenant)
     if not separator or problem or not key.startswith("tq_"):
         raise ValueError(f"an entry of TILEQ_API_KEYS is not `tenant=tq_…`{': ' + problem if problem else ''}")
-    return keys.digest(key), tenant
+    return digest(key), tenant
 
 
 def is_loopback(host: str) -> bool:

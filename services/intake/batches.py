@@ -24,12 +24,13 @@ from services.intake.responses import JUDGING, TEXT, refuses, shows, streams
 from services.intake.schema import BatchJob, BatchRequest, Defaults, read
 from services.intake.strict_json import parse_object
 from services.intake.submit import Order, accept, order, webhook_of
-from shared import batches, errors, transitions
+from shared import errors
 from shared.batches import Batch
 from shared.errors import BodyTooLarge, InvalidField, NotFound, RequestError, ResultLost
 from shared.ids import is_id, new_id
 from shared.jobs import Job
 from shared.settings import Settings
+from shared.store import batches, transitions
 from shared.views import batch_view, job_view
 
 router = APIRouter(tags=["batches"])
@@ -246,14 +247,14 @@ def _record(id: str, tenant: str, asked: BatchRequest, webhook: dict[str, Any] |
 
 
 async def _batch(house: House, tenant: str, id: str) -> Batch:
-    found = await house.desk.run(batches.read(tenant, id, 0, 0)) if is_id("batch", id) else None
+    found = await house.desk.run(batches.get(tenant, id, 0, 0)) if is_id("batch", id) else None
     if found is None:
         raise NotFound
     return found[0]
 
 
 async def _ids(house: House, tenant: str, id: str, first: int, last: int) -> list[str]:
-    found = await house.desk.run(batches.read(tenant, id, first, last))
+    found = await house.desk.run(batches.get(tenant, id, first, last))
     return found[1] if found else []
 
 

@@ -4,9 +4,9 @@ import asyncio
 import time
 
 from services.intake.auth import Doorkeeper
-from shared.addresses import Target, check_url, refuse_unless_all_permitted, resolve
 from shared.errors import WebhookRefused
 from shared.settings import Settings
+from shared.webhooks.ssrf import Target, check_url, refuse_unless_all_permitted, resolve
 
 RESOLVED_WITHIN = 2.0  #: seconds; a name that does not resolve today may tomorrow
 BELIEVED = 30.0  #: seconds for which a URL that passed is not looked up again

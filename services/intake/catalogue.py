@@ -7,10 +7,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 from services.intake.desk import Desk
-from shared.census import Census, take_census
 from shared.errors import UnknownModel
-from shared.models import BY_ID, DEMO, Model, model_id_of
+from shared.models import BY_ID, DEMO_MODEL_ID, Model, model_id_of
 from shared.settings import Settings
+from shared.store.stats import StoreStats, get_stats
 
 BELIEVED = 1.0  #: seconds
 _FIELDS = {field.name for field in fields(Model)}
@@ -22,17 +22,17 @@ class Catalogue:
     def __init__(self, desk: Desk, settings: Settings) -> None:
         self._desk = desk
         self.default = settings.default_model or model_id_of(settings)
-        self._census: Census | None = None
+        self._census: StoreStats | None = None
         self._until = 0.0
         self._listed: dict[str, Model] = {}
-        self._listed_for: Census | None = None
+        self._listed_for: StoreStats | None = None
         self._counting = asyncio.Lock()
 
-    async def census(self) -> Census:
+    async def census(self) -> StoreStats:
         """Return a count not older than `BELIEVED`."""
         async with self._counting:
             if self._census is None or time.monotonic() >= self._until:
-                self._census = await self._desk.run(take_census())
+                self._census = await self._desk.run(get_stats())
                 self._until = time.monotonic() + BELIEVED
             return self._census
 
@@ -49,7 +49,7 @@ class Catalogue:
         census = await self.census()
         if census is not self._listed_for:
             # What an unknown default can do is known once its worker is there; until then it is taken for the demo.
-            known = {self.default: replace(BY_ID[DEMO], id=self.default, title=self.default)} | BY_ID
+            known = {self.default: replace(BY_ID[DEMO_MODEL_ID], id=self.default, title=self.default)} | BY_ID
             self._listed = known | {id: of_card(id, one.card) for id, one in census.models.items() if one.card}
             self._listed_for = census
         return self._listed
@@ -60,4 +60,4 @@ def of_card(id: str, card: Mapping[str, Any]) -> Model:
     told: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in card.items() if name in _FIELDS
     }
-    return replace(BY_ID[DEMO], **({"title": id} | told | {"id": id}))
+    return replace(BY_ID[DEMO_MODEL_ID], **({"title": id} | told | {"id": id}))

@@ -11,9 +11,9 @@ from services.intake.schema import JobRequest
 from shared.conversation import IMAGE, Message, placeholders
 from shared.errors import ImageCountMismatch, InvalidField, TooManyImages, TooManyTiles
 from shared.models import Model
-from shared.objects import image_key
 from shared.requests import Request, StoredImage
 from shared.settings import Settings
+from shared.storage import image_key
 from shared.tiling import grid, tile_count
 
 TILES = 12  #: of an image whose request does not say

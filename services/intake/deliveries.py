@@ -13,12 +13,14 @@ from services.intake.house import Here, House, Tenant
 from services.intake.jobs import Id, job_of
 from services.intake.responses import refuses, shows
 from services.intake.schema import RotateRequest, WebhookTestRequest, read
-from shared import deliveries, webhooks
 from shared.deliveries import Delivery
 from shared.errors import BodyTooLarge, InvalidField, Malformed, NotFound, UnsupportedMediaType, WebhookRefused
 from shared.ids import is_message_id, new_id
 from shared.keys import KEYLESS
+from shared.store import deliveries
+from shared.store import secrets as webhook_secrets
 from shared.views import moment
+from shared.webhooks import signing
 
 router = APIRouter(tags=["webhooks"])
 
@@ -31,8 +33,8 @@ _ATTEMPT = ("at", "status", "seconds", "error", "body", "next_at")
 async def listing(house: Here, tenant: Tenant, id: Id) -> Response:
     """Each message to the job's webhook, with every attempt."""
     await job_of(house, tenant, id)
-    messages = await house.desk.run(deliveries.of("job", id))
-    found = await house.desk.run(deliveries.read(messages)) if messages else []
+    messages = await house.desk.run(deliveries.list_for("job", id))
+    found = await house.desk.run(deliveries.get(messages)) if messages else []
     return answer({"data": [delivery_view(one) for one in found]})
 
 
@@ -44,10 +46,10 @@ async def listing(house: Here, tenant: Tenant, id: Id) -> Response:
 async def redeliver(house: Here, tenant: Tenant, id: Id, msg: Annotated[str, Path(description="`msg_…`")]) -> Response:
     """Send a message once more, on a fresh schedule, under the same `webhook-id`."""
     await job_of(house, tenant, id)
-    if not is_message_id(msg) or not await house.desk.run(deliveries.again(tenant, id, msg)):
+    if not is_message_id(msg) or not await house.desk.run(deliveries.redeliver(tenant, id, msg)):
         raise NotFound
     house.post.deliveries(msg)
-    found = await house.desk.run(deliveries.read([msg]))
+    found = await house.desk.run(deliveries.get([msg]))
     if not found:
         raise NotFound
     return answer(delivery_view(found[0]), 202)
@@ -80,8 +82,8 @@ async def rotate(request: Request, house: Here, tenant: Tenant) -> Response:
     """Make a new secret, shown this once. The one before signs too during the overlap."""
     asked = read(RotateRequest, await read_json(request, house.settings, empty_is={}))
     given = house.settings.webhook_secret.get_secret_value() if tenant == KEYLESS else ""
-    secret = webhooks.new_secret()
-    until = await house.desk.run(webhooks.rotate_secret(tenant, secret, asked.overlap, given))
+    secret = signing.new_secret()
+    until = await house.desk.run(webhook_secrets.rotate_secret(tenant, secret, asked.overlap, given))
     return answer({"secret": secret, "overlap_ends_at": moment(until)}, headers={"Cache-Control": "no-store"})
 
 
@@ -102,7 +104,7 @@ async def _outcome(house: House, msg: str) -> Delivery | None:
     until = time.monotonic() + TEST_WAIT
     with house.changes.watch(msg) as watch:
         while True:
-            found = await house.desk.run(deliveries.read([msg]))
+            found = await house.desk.run(deliveries.get([msg]))
             left = until - time.monotonic()
             if not found or found[0].state != "pending" or left <= 0 or watch.closed:
                 return found[0] if found else None

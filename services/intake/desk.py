@@ -9,9 +9,9 @@ from typing import TypeVar
 import structlog
 from redis.exceptions import ResponseError
 
-from shared.calls import Call
 from shared.errors import QueueUnavailable
-from shared.store import AsyncStore
+from shared.store.client import AsyncStore
+from shared.store.command import StoreCommand
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class Desk:
         self.store = store
         self._patience = patience
 
-    async def run(self, call: Call[T]) -> T:
+    async def run(self, call: StoreCommand[T]) -> T:
         """Run one call; the client's own retries included it takes no longer than `patience`."""
         try:
             async with asyncio.timeout(self._patience):

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from services.intake.desk import Desk
-from shared import transitions
 from shared.errors import IdempotencyInProgress, IdempotencyMismatch, QueueUnavailable
+from shared.store import transitions
 
 HELD_FOR = 180  #: seconds after which the key of a request that got lost on the way is free again
 

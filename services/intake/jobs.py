@@ -18,12 +18,13 @@ from services.intake.idempotency import held
 from services.intake.metrics import ACCEPT
 from services.intake.responses import EVENT, JUDGING, refuses, shows, streams
 from services.intake.submit import Order, accept, inline, order, stored_request
-from shared import errors, transitions
+from shared import errors
 from shared.errors import InvalidField, JobFailed, JobNotEnded, NotFound, ObjectMissing, RequestError, ResultLost
 from shared.ids import is_id, new_id
 from shared.jobs import Job, State
-from shared.objects import image_key, job_prefix
-from shared.transitions import Submitted
+from shared.storage import image_key, job_prefix
+from shared.store import transitions
+from shared.store.transitions import SubmitResult
 from shared.views import job_view
 
 router = APIRouter(tags=["jobs"])
@@ -98,7 +99,7 @@ async def delete(house: Here, tenant: Tenant, id: Id) -> Response:
     await house.streams.forget(id)
     try:
         await house.storage.delete(job_prefix(id))
-        await house.desk.run(transitions.emptied([id]))
+        await house.desk.run(transitions.purge_done([id]))
     except RequestError:  # its id lies in the trash, which the reconciler empties
         pass
     return Response(status_code=204)
@@ -196,7 +197,7 @@ async def shown(house: House, job: Job) -> dict[str, Any]:
     return job_view(job, output)
 
 
-def _taken(one: Order, submitted: Submitted) -> Job:
+def _taken(one: Order, submitted: SubmitResult) -> Job:
     """Return the job just taken in, as the store has it."""
     at = submitted.at
     return replace(one.job, created=at, expires=at + one.job.retain, position=submitted.position)

@@ -10,7 +10,7 @@ from services.intake.jobs import Id, job_of
 from services.intake.responses import Responses, refuses
 from shared.errors import InvalidField, NotFound, ObjectMissing, StorageUnavailable
 from shared.images import PILLOW_FORMATS
-from shared.objects import image_key, view_key
+from shared.storage import image_key, view_key
 
 router = APIRouter(tags=["jobs"])
 

@@ -11,7 +11,7 @@ log = structlog.get_logger(__name__)
 
 
 class HintsLike(Protocol):
-    """`shared.tasks.Hints`, or a double of it."""
+    """`shared.broker.Hints`, or a double of it."""
 
     def job(self, model: str, job: str) -> bool:
         """Say that `job` waits."""

@@ -12,7 +12,7 @@ from services.intake.desk import Desk
 from services.intake.storage import Storage
 from shared.errors import QueueUnavailable, StorageUnavailable
 from shared.settings import Settings
-from shared.store import durability
+from shared.store.client import durability
 
 BELIEVED = 1.0  #: seconds for which /readyz repeats what it found
 PERIOD = 5.0  #: seconds between two looks of its own

@@ -24,10 +24,10 @@ from services.intake.changes import Changes, Watch
 from services.intake.desk import Desk
 from services.intake.metrics import STREAMS
 from services.intake.storage import Storage
-from shared import transitions
 from shared.errors import Overloaded, RequestError, ResultLost
 from shared.events import TextDelta, stream_key
 from shared.jobs import Job, State
+from shared.store import transitions
 from shared.views import job_view
 
 QUIET = 15.0  #: seconds after which a comment keeps the line open
@@ -100,7 +100,7 @@ class Teller:
         """Yield the events for new entries of the delta stream."""
         for id, fields in entries:
             self.entry = id
-            for name, data in self.told.hear(TextDelta.read(fields)):
+            for name, data in self.told.hear(TextDelta.from_entry(fields)):
                 yield self.event(name, data)
 
     def end(self, job: Job, output: dict[str, Any] | None) -> Iterator[bytes]:

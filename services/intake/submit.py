@@ -24,7 +24,6 @@ from services.intake.idempotency import Held
 from services.intake.images import Header, look
 from services.intake.schema import BatchWebhook, Webhook
 from services.intake.storage import Storage
-from shared import transitions
 from shared.conversation import Message
 from shared.errors import (
     IdempotencyInProgress,
@@ -38,11 +37,12 @@ from shared.errors import (
 from shared.ids import is_id, new_id
 from shared.images import ImageLimits
 from shared.jobs import PRIORITIES, Job, State
-from shared.objects import batch_key, job_prefix, manifest_key
 from shared.requests import Manifest, Request
 from shared.settings import Settings
-from shared.transitions import Submitted
-from shared.webhooks import DEFAULT_EVENTS
+from shared.storage import batch_key, job_prefix, manifest_key
+from shared.store import transitions
+from shared.store.transitions import SubmitResult
+from shared.webhooks.signing import DEFAULT_EVENTS
 
 INLINE = 8 << 10  #: bytes of a request of which the record keeps a copy
 HEADER_HERE = 256 << 10  #: bytes of a picture whose header is read on the event loop
@@ -69,7 +69,7 @@ class Order:
     @property
     def manifest(self) -> bytes:
         """What is stored beside the pictures."""
-        record = replace(self.job, request="").record()
+        record = replace(self.job, request="").to_hash()
         return Manifest(record=record, request=self.request).model_dump_json().encode()
 
 
@@ -116,7 +116,7 @@ async def accept(
     *,
     subject: str,
     batch: Mapping[str, str] | None = None,
-) -> Submitted:
+) -> SubmitResult:
     """Take all `orders` in, or none and raise. Afterwards they are durable."""
     house.readiness.refuse_if_volatile()
     ids = [one.job.id for one in orders]

@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from shared.settings import read_settings
-from workers.vision.checkpoint.errors import CheckpointError
-from workers.vision.checkpoint.manifest import make_manifest
-from workers.vision.checkpoint.opened import Checkpoint
+from workers.vision.checkpoint.checkpoint import Checkpoint
+from workers.vision.checkpoint.checksums import make_manifest
+from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.engine.factory import find_checkpoint
 
 
@@ -51,7 +51,7 @@ def facts(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     yield "model", f"{model.id} ({model.title})"
     yield "folder", str(checkpoint.folder)
     yield "parameters", f"{model.parameters:,}"
-    yield "files", f"{len(checkpoint.files.headers)} safetensors, {checkpoint.files.size / 1e6:,.1f} MB"
+    yield "files", f"{len(checkpoint.files.files)} safetensors, {checkpoint.files.size / 1e6:,.1f} MB"
     types = Counter(entry.dtype for entry in checkpoint.files.entries.values())
     yield "dtype", ", ".join(f"{dtype} ({count} weights)" for dtype, count in types.most_common())
     yield "memory at bf16", f"{model.memory / 2**30:.2f} GiB"

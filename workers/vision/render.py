@@ -14,7 +14,7 @@ from PIL import Image
 
 from shared.conversation import Message
 from shared.settings import Settings, read_settings
-from workers.vision.checkpoint.errors import CheckpointError
+from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.engine.base import Tiles
 from workers.vision.engine.factory import find_checkpoint
 from workers.vision.prompts import PromptError, PromptFormat, build

@@ -12,10 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.encoded import encoded
+from workers.vision.checkpoint.config import read_config
+from workers.vision.checkpoint.weight_files import find_weight_files
 from workers.vision.decode import Mode
+from workers.vision.model.hf_model import StockModel, assemble
+from workers.vision.model.placement import on_one_device
+from workers.vision.model.weights import read_weights
 from workers.vision.sandbox import Sandbox, Tiled
 
 ROOT = Path(__file__).parents[3]
@@ -63,6 +69,13 @@ def picture(width: int, height: int, seed: int) -> bytes:
 def sandbox(mode: Mode = "natural") -> Sandbox:
     """One decoding process."""
     return Sandbox(1, 60, 2 << 30, mode)
+
+
+def stock_model(folder: Path, dtype: torch.dtype = torch.float32) -> StockModel:
+    """The stock model of the checkpoint in `folder`, on the CPU."""
+    config = read_config(folder)
+    weights = read_weights(find_weight_files(folder), config)
+    return assemble(config, weights, dtype, on_one_device(config, torch.device("cpu")))
 
 
 def stacked(pictures: Sequence[Tiled]) -> np.ndarray[Any, np.dtype[np.uint8]]:

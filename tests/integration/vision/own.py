@@ -21,11 +21,10 @@ from shared.settings import Settings
 from tests.encoded import encoded
 from tests.integration.vision import cases
 from tests.random_checkpoint import write_random
-from workers.vision.checkpoint.opened import open_checkpoint
-from workers.vision.checkpoint.weights import load_model
+from workers.vision.checkpoint.checkpoint import open_checkpoint
 from workers.vision.engine.base import Done, EngineRequest, Sampling
 from workers.vision.engine.factory import make_engine
-from workers.vision.engine.pictures import features, normalise
+from workers.vision.model.image_features import features, normalise
 from workers.vision.sandbox import Sandbox
 
 FILE = Path(__file__).parents[2] / "fixtures" / "vision" / "own.json"
@@ -113,7 +112,7 @@ def variant(name: str, folder: Path, sandbox: Sandbox) -> dict[str, Any]:
 @torch.inference_mode()
 def _features(folder: Path) -> list[float]:
     checkpoint = open_checkpoint(folder)
-    model = load_model(folder, checkpoint.config, torch.float32, lambda _: torch.device("cpu"))
+    model = cases.stock_model(folder)
     pixels = torch.from_numpy(np.random.default_rng(9).standard_normal((1, 3, 448, 448), dtype=np.float32))
     found = features(model, checkpoint.config, pixels)[0]
     # A token off the diagonal tells rows from columns.

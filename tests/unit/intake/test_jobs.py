@@ -7,7 +7,7 @@ import pytest
 from services.intake.answers import JobBody
 from shared.errors import StorageDown
 from shared.jobs import State
-from shared.objects import MemoryObjects, job_prefix, result_key
+from shared.storage import MemoryStorage, job_prefix, result_key
 from tests.unit.intake.pictures import picture
 from tests.unit.intake.rooms import USAGE, Room, problem, room, soon
 
@@ -108,7 +108,7 @@ class TestListing:
     """`GET /v1/jobs`."""
 
     def test_a_list_reads_no_object_and_says_what_it_leaves_out(self) -> None:
-        class Unreadable(MemoryObjects):
+        class Unreadable(MemoryStorage):
             def get(self, key: str) -> bytes:
                 raise StorageDown("the object storage did not answer GET")
 

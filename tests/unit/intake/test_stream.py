@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from services.intake.stream import Teller, Told
-from shared import transitions
 from shared.events import TextDelta
-from shared.objects import result_key
+from shared.storage import result_key
+from shared.store import transitions
 from tests.unit.intake.rooms import Room, events, problem, room, soon
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from shared.errors import StorageDown
 from shared.jobs import State
-from shared.objects import MemoryObjects, manifest_key
 from shared.requests import Manifest
+from shared.storage import MemoryStorage, manifest_key
 from tests.unit.intake.pictures import picture, turned
 from tests.unit.intake.rooms import Room, problem, room, soon
 
@@ -328,7 +328,7 @@ class TestWebhook:
         assert intake.submit("?", webhook={"url": "https://receiver.invalid/hook"}).status_code == 202
 
 
-class Broken(MemoryObjects):
+class Broken(MemoryStorage):
     """A storage that takes no pictures."""
 
     def put(self, key: str, data: Any, media_type: str, size: int | None = None) -> None:

@@ -11,11 +11,11 @@ from services.intake.schema import JobRequest
 from services.intake.tokens import around
 from shared.conversation import Message
 from shared.models import BY_ID, MODELS, Model
-from shared.objects import tokenizer_key
 from shared.settings import Settings
-from shared.tokenizer import Tokenizer, load_tokenizer
+from shared.storage import tokenizer_key
+from shared.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.unit.intake.rooms import Room, problem, room
-from tests.unit.shared.test_tokenizer import written
+from tests.unit.shared.tokenization.test_tokenizer import written
 from workers.vision.prompts import TEMPLATES, PromptFormat, build
 
 WORDS = " image describe"  # two tokens of the small vocabulary in 15 bytes

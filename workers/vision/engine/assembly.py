@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from shared.tokenizer import Tokenizer
+from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
 from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.resident import Resident, ResidentEngine

@@ -11,16 +11,11 @@ EngineError
 └── EngineFailed: EngineClosed, DeviceLost                      this and every later request
 """
 
-<<<<<<< HEAD
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-=======
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
->>>>>>> 5b0e8550d1002a2e1bb37daf6807206aca29a5d9
 from typing import Literal, Protocol
 
 import numpy as np
@@ -28,7 +23,7 @@ from numpy.typing import NDArray
 
 from workers.vision.prompts import ImageSpan, Prompt
 
-#: Takes the ids generated so far, returns (vocab,) of which may come next: structured output.
+#: Takes the ids generated so far, returns (vocab,) of those that may come next.
 TokenMask = Callable[[Sequence[int]], NDArray[np.bool_]]
 Tiles = NDArray[np.uint8]  #: (T, side, side, 3), row by row, the thumbnail last; (0, …) for a request without images
 
@@ -53,10 +48,6 @@ class NonFiniteLogits(EngineError):
     """The model computed NaN or infinity for this request; no token can be chosen."""
 
 
-<<<<<<< HEAD
-class EngineClosed(EngineError):
-    """The engine is shutting down and takes nothing more."""
-=======
 class EngineFailed(EngineError):
     """The engine answers no request any more; its process has to end."""
 
@@ -67,7 +58,6 @@ class EngineClosed(EngineFailed):
 
 class DeviceLost(EngineFailed):
     """The device reported an error after which every call to it fails."""
->>>>>>> 5b0e8550d1002a2e1bb37daf6807206aca29a5d9
 
 
 @dataclass(frozen=True)
@@ -110,7 +100,7 @@ class EngineRequest:
     tiles: Tiles
     sampling: Sampling
     priority: int = 0  #: requests of a higher one are served first
-    cache_salt: str = ""  #: only requests of one salt share keys and values of equal prompts
+    cache_salt: str = ""  #: only requests of one salt share the keys and values of equal prompts
     token_mask: TokenMask | None = None
 
     def __post_init__(self) -> None:

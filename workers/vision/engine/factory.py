@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared.conversation import Message
-from shared.models import BY_ID, DEMO, Model
-from shared.objects import S3Objects
+from shared.models import BY_ID, DEMO_MODEL_ID, Model
 from shared.settings import Settings
+from shared.storage import S3Storage
 from shared.tiling import TILE
-from shared.tokenizer import Tokenizer
-from workers.vision.checkpoint.opened import Checkpoint, open_checkpoint
-from workers.vision.checkpoint.source import Report, Storage, default_cache, locate
+from shared.tokenization.tokenizer import Tokenizer
+from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from workers.vision.checkpoint.fetch import Report, Storage, default_cache, locate
 from workers.vision.engine.base import Engine
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.prompts import Prompt, PromptFormat, build, plain
@@ -47,7 +47,7 @@ class Served:
 def make_engine(settings: Settings, report: Report | None = None) -> Served:
     """Find, check and load what the settings name. Raises `CheckpointError`, before which nothing was consumed."""
     if settings.engine == "echo":
-        base = BY_ID.get(settings.model_id or DEMO, BY_ID[DEMO])
+        base = BY_ID.get(settings.model_id or DEMO_MODEL_ID, BY_ID[DEMO_MODEL_ID])
         return Served(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
     say = report or _to_stderr
     checkpoint = find_checkpoint(settings, say)
@@ -62,18 +62,18 @@ def make_engine(settings: Settings, report: Report | None = None) -> Served:
 def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
     """The checkpoint that the settings name, or the bundled one. Raises `CheckpointError`."""
     if not settings.model:
-        return open_checkpoint(BUNDLED, DEMO)
-    storage = Storage(S3Objects(settings).client, default_cache()) if settings.model.startswith("s3://") else None
+        return open_checkpoint(BUNDLED, DEMO_MODEL_ID)
+    storage = Storage(S3Storage(settings).client, default_cache()) if settings.model.startswith("s3://") else None
     return open_checkpoint(locate(settings.model, storage, report), settings.model)
 
 
 def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> Engine:
-    from workers.vision.engine.loading import Wish, load  # noqa: PLC0415 - brings torch
     from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415
+    from workers.vision.model.loader import LoadOptions, load  # noqa: PLC0415 - brings torch
 
     quantised = None if settings.quantise == "none" else settings.quantise
-    wish = Wish(settings.device, settings.dtype, quantised, settings.model_sha256)
-    return TransformersEngine(Loaded(load(checkpoint, wish, report), checkpoint.config, checkpoint.tokenizer))
+    options = LoadOptions(settings.device, settings.dtype, quantised, settings.model_sha256)
+    return TransformersEngine(Loaded(load(checkpoint, options, report), checkpoint.config, checkpoint.tokenizer))
 
 
 def _renamed(model: Model, settings: Settings) -> Model:

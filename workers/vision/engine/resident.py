@@ -16,11 +16,12 @@ import structlog
 import torch
 from torch import Tensor
 
-from shared.tokenizer import Tokenizer
+from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
 from workers.vision.engine import sampler
 from workers.vision.engine.base import (
     Cancelled,
+    ContextExceeded,
     Done,
     EngineClosed,
     EngineRequest,
@@ -28,20 +29,19 @@ from workers.vision.engine.base import (
     Event,
     NonFiniteLogits,
     OutOfMemory,
-    PromptTooLong,
 )
 from workers.vision.engine.beam_search import BeamSearch, Continuation
+from workers.vision.engine.detokenize import IncrementalDetokenizer
 from workers.vision.engine.feature_cache import FeatureCache
+from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.page_pool import OutOfPages, PagePool
 from workers.vision.engine.scheduler import Limits, Schedule, Scheduler, TileWork
 from workers.vision.engine.sequence import Branch, Sequence, tile_spans
 from workers.vision.engine.step_budget import StepBudget
-from workers.vision.engine.text import TextStream
-from workers.vision.engine.ticket import Ticket
-from workers.vision.engine.transformers import _translated
+from workers.vision.engine.torch_errors import translate
 from workers.vision.model.kv_pages import PAGE_TOKENS
-from workers.vision.prompts import IMAGE_CONTEXT, TEMPLATES
+from workers.vision.prompts import TEMPLATES
 
 log = structlog.get_logger(__name__)
 
@@ -70,11 +70,10 @@ class ResidentEngine:
         self._scheduler = Scheduler(self._pool, self._features, resident.budget, resident.limits)
         self._stop = TEMPLATES[self._config.template].stop
         self._end = self._tokenizer.token_id(self._stop)
-        self._image_token = self._tokenizer.token_id(IMAGE_CONTEXT)
         self.slots = resident.limits.sequences
         self._changed = threading.Condition()  # guards what follows
         self._inbox: list[Sequence] = []
-        self._handles: dict[str, Ticket] = {}
+        self._handles: dict[str, RequestHandle] = {}
         self._closed = False
         self._busy_since: float | None = None
         self._arrivals = 0
@@ -84,7 +83,7 @@ class ResidentEngine:
 
     def submit(self, request: EngineRequest) -> Iterator[Event]:
         """Queue the request at once; its events come as they are read."""
-        handle = Ticket(request)
+        handle = RequestHandle(request)
         with self._changed:
             if self._closed:
                 raise EngineClosed
@@ -138,7 +137,7 @@ class ResidentEngine:
             features, logits = self._run(schedule)
             self._postprocess(schedule, features, logits)
         except Exception as error:
-            self._recover(schedule, _translated(error))
+            self._recover(schedule, translate(error))
 
     def _serve(self) -> None:
         while self._take_in():
@@ -161,15 +160,15 @@ class ResidentEngine:
                 self._end_sequence(sequence, Cancelled())
         return not self._closed
 
-    def _sequence(self, handle: Ticket, arrival: int) -> Sequence:
-        """Raises `PromptTooLong` and `ValueError` for what can't be answered."""
+    def _sequence(self, handle: RequestHandle, arrival: int) -> Sequence:
+        """Raises `ContextExceeded` and `ValueError` for what can't be answered."""
         request = handle.request
         capacity = min(self._config.context, self._pool.size * PAGE_TOKENS // request.sampling.num_beams - 1)
         room = capacity - len(request.prompt.ids)
         if room < 1:
-            raise PromptTooLong(f"{len(request.prompt.ids)} tokens; the context holds {capacity}")
-        tiles = tile_spans(request, self._image_token, self._config.tokens_per_tile)
-        text = TextStream(self._tokenizer, (self._stop, *request.sampling.stop))
+            raise ContextExceeded(f"{len(request.prompt.ids)} tokens; the context holds {capacity}")
+        tiles = tile_spans(request, self._config.tokens_per_tile)
+        text = IncrementalDetokenizer(self._tokenizer, (self._stop, *request.sampling.stop))
         limit = min(room, request.sampling.max_new_tokens)
         sequence = Sequence(handle, tiles, text, limit, arrival)
         if request.sampling.num_beams > 1:
@@ -297,7 +296,7 @@ class ResidentEngine:
             image_tokens=sequence.request.prompt.image_tokens,
             cached_tokens=sequence.cached_tokens,
             completion_tokens=sequence.count,
-            timings=sequence.handle.clock.stop(),
+            timings=sequence.handle.timer.stop(),
         )
         self._end_sequence(sequence, done)
 
@@ -307,7 +306,7 @@ class ResidentEngine:
             self._counts.update(finished=1, tokens=outcome.completion_tokens)
         self._leave(sequence.handle, outcome)
 
-    def _leave(self, handle: Ticket, outcome: Done | Exception) -> None:
+    def _leave(self, handle: RequestHandle, outcome: Done | Exception) -> None:
         """Report the outcome; before the reader hears of it the request is in no figure."""
         with self._changed:
             # An id given twice: the later one stays cancellable.
@@ -322,7 +321,7 @@ class ResidentEngine:
             if self._budget.halve():
                 log.warning("no memory for a step, the next ones are half as large", error=str(error))
                 return
-        involved = list(dict.fromkeys(work.sequence for work in (*schedule.tiles, *schedule.chunks)))
+        involved = schedule.sequences
         failing = involved[-1:] if isinstance(error, OutOfMemory) else involved
         log.error("a step failed", requests=[sequence.request.id for sequence in failing], error=repr(error))
         for sequence in failing:

@@ -57,6 +57,12 @@ class Schedule:
         """Nothing to do."""
         return not (self.tiles or self.chunks)
 
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Whom the step is for."""
+        work: tuple[TileWork | Chunk, ...] = (*self.tiles, *self.chunks)
+        return list(dict.fromkeys(one.sequence for one in work))
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -1,1 +1,1 @@
-"""The family's forward pass over fused weights: plain torch, packed rows, no knowledge of requests."""
+"""The model on its devices: assembled from logical weights, placed, quantised, fed with tiles. torch lives here."""

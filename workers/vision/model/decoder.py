@@ -42,10 +42,10 @@ class Decoder:
         """Take the decoder's entries out of `weights` (names of `fused.py`)."""
         take = weights.pop
         self.config = config
-        self.embedding = take("embed.weight")
+        self.embedding = take("decoder.embedding.weight")
         self.layers = [_layer(index, weights, make_linear) for index in range(config.layers)]
-        self.norm = take("norm.weight")
-        self.head = make_linear(take("head.weight"), None)
+        self.norm = take("decoder.norm.weight")
+        self.head = make_linear(take("decoder.output.weight"), None)
         self._tables = {
             device: rotary_table(config, self.embedding.dtype, device) for device in dict.fromkeys(self.devices)
         }
@@ -79,34 +79,33 @@ class Decoder:
     def _attention(self, index: int, x: Tensor, batch: PackedBatch, pages: KVPages, rotary: RotaryTable) -> Tensor:
         layer, config = self.layers[index], self.config
         heads = layer.qkv(x).view(len(x), config.heads + 2 * config.kv_heads, config.head)
-        queries_keys, values = heads.split((config.heads + config.kv_heads, config.kv_heads), dim=1)
+        turned, values = heads[:, : -config.kv_heads], heads[:, -config.kv_heads :]
         if layer.q_norm is not None and layer.k_norm is not None:
-            queries, keys = queries_keys.split((config.heads, config.kv_heads), dim=1)
-            queries_keys = torch.cat(
-                (rms_norm(queries, layer.q_norm, config.eps), rms_norm(keys, layer.k_norm, config.eps)), dim=1
-            )
-        queries, keys = rotary.turn(queries_keys).split((config.heads, config.kv_heads), dim=1)
-        pages.write(index, batch.slots, keys, values)
-        return layer.out(attend(queries, batch, pages, index).flatten(1))
+            queries = rms_norm(turned[:, : config.heads], layer.q_norm, config.eps)
+            keys = rms_norm(turned[:, config.heads :], layer.k_norm, config.eps)
+            turned = torch.cat((queries, keys), dim=1)
+        turned = rotary.turn(turned)
+        pages.write(index, batch.slots, turned[:, config.heads :], values)
+        return layer.out(attend(turned[:, : config.heads], batch, pages, index).flatten(1))
 
 
 def _layer(index: int, weights: dict[str, Tensor], make_linear: MakeLinear) -> DecoderLayer:
-    at = f"layers.{index}"
+    at = f"decoder.layers.{index}"
 
     def linear(name: str) -> Linear:
         return make_linear(weights.pop(f"{at}.{name}.weight"), weights.pop(f"{at}.{name}.bias", None))
 
-    norm = weights.pop(f"{at}.norm.weight")
+    norm = weights.pop(f"{at}.attention_norm.weight")
     return DecoderLayer(
         device=norm.device,
         norm=norm,
-        qkv=linear("qkv"),
-        q_norm=weights.pop(f"{at}.q_norm.weight", None),
-        k_norm=weights.pop(f"{at}.k_norm.weight", None),
-        out=linear("out"),
+        qkv=linear("attention.qkv"),
+        q_norm=weights.pop(f"{at}.attention.q_norm.weight", None),
+        k_norm=weights.pop(f"{at}.attention.k_norm.weight", None),
+        out=linear("attention.output"),
         mlp_norm=weights.pop(f"{at}.mlp_norm.weight"),
-        gate_up=linear("gate_up"),
-        down=linear("down"),
+        gate_up=linear("mlp.gate_up"),
+        down=linear("mlp.down"),
     )
 
 

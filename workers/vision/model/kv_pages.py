@@ -37,7 +37,8 @@ def _read(pool: Tensor, segment: Segment) -> Tensor:
         first = segment.pages[0] * PAGE_TOKENS
         return pool[first : first + segment.context]
     table = segment.table.to(pool.device)
-    return pool.unflatten(0, (-1, PAGE_TOKENS)).index_select(0, table).flatten(0, 1)[: segment.context]
+    by_page = pool.view(-1, PAGE_TOKENS, *pool.shape[1:])
+    return by_page.index_select(0, table).flatten(0, 1)[: segment.context]
 
 
 def page_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:

@@ -1,6 +1,6 @@
 """InternViT with its projector: uint8 tiles in, the embeddings that stand for them in the prompt out.
 
-    tiles ─ normalise ─ patches, class token, positions ─ [ norm ─ attention ─ scale ─ + ─ norm ─ MLP ─ scale ─ + ] x layers
+    tiles ─ normalise ─ patches, class token, positions ─ [ norm ─ attention ─ + ─ norm ─ MLP ─ + ] x layers
           ─ without class token ─ pixel shuffle ─ norm ─ linear ─ GELU ─ linear
 
 One class for both towers: InternViT-300M (LayerNorm) and InternViT-6B (RMSNorm, q/k norm over the full width).
@@ -67,13 +67,14 @@ class VisionEncoder:
         """Take the encoder's and the projector's entries out of `weights` (names of `fused.py`)."""
         take = weights.pop
         self._config = config
-        self._class_token = take("vision.class_token")
-        self._positions = take("vision.positions")
-        self._patch = take("vision.patch.weight"), take("vision.patch.bias")
+        self._class_token = take("vision.embeddings.class_token")
+        self._positions = take("vision.embeddings.position")
+        self._patch = take("vision.embeddings.patch.weight"), take("vision.embeddings.patch.bias")
         self._layers = [_layer(config.vision, index, weights, make_linear) for index in range(config.used_layers)]
         self._projector_norm = Norm(take("projector.norm.weight"), take("projector.norm.bias"), PROJECTOR_EPS)
         self._projector = [
-            make_linear(take(f"projector.{name}.weight"), take(f"projector.{name}.bias")) for name in ("fc1", "fc2")
+            make_linear(take(f"projector.{name}.weight"), take(f"projector.{name}.bias"))
+            for name in ("linear_1", "linear_2")
         ]
 
     @property
@@ -104,9 +105,8 @@ class VisionEncoder:
         queries, keys, values = layer.qkv(x).chunk(3, dim=-1)
         if layer.q_norm and layer.k_norm:
             queries, keys = layer.q_norm(queries), layer.k_norm(keys)
-        heads = (
-            part.unflatten(-1, (self._config.vision.heads, -1)).transpose(1, 2) for part in (queries, keys, values)
-        )
+        shape = (*x.shape[:-1], self._config.vision.heads, -1)
+        heads = (part.reshape(shape).transpose(1, 2) for part in (queries, keys, values))
         return layer.out(functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
 
     def _shuffle(self, patches: Tensor) -> Tensor:
@@ -130,14 +130,14 @@ def _layer(config: VisionConfig, index: int, weights: dict[str, Tensor], make_li
         return Norm(weights.pop(f"{at}.{name}.weight"), weights.pop(f"{at}.{name}.bias", None), config.eps)
 
     return EncoderLayer(
-        norm=norm("norm"),
-        qkv=linear("qkv"),
-        q_norm=norm("q_norm") if config.qk_norm else None,
-        k_norm=norm("k_norm") if config.qk_norm else None,
-        out=linear("out"),
-        scale=weights.pop(f"{at}.scale"),
+        norm=norm("attention_norm"),
+        qkv=linear("attention.qkv"),
+        q_norm=norm("attention.q_norm") if config.qk_norm else None,
+        k_norm=norm("attention.k_norm") if config.qk_norm else None,
+        out=linear("attention.output"),
+        scale=weights.pop(f"{at}.attention_scale"),
         mlp_norm=norm("mlp_norm"),
-        fc1=linear("fc1"),
-        fc2=linear("fc2"),
+        fc1=linear("mlp.up"),
+        fc2=linear("mlp.down"),
         mlp_scale=weights.pop(f"{at}.mlp_scale"),
     )
