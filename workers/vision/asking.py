@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import structlog
@@ -28,11 +29,18 @@ from workers.vision.hands import Dropped, Held
 from workers.vision.sandbox import Tiled
 from workers.vision.watchdog import end_now
 
+Sharing = Literal["tenant", "all"]
 log = structlog.get_logger(__name__)
 
 
-def question(served: Served, held: Held, request: Request, tiled: Sequence[Tiled]) -> EngineRequest:
-    """Write the prompt, as many image tokens in it as there are tiles."""
+def question(
+    served: Served, held: Held, request: Request, tiled: Sequence[Tiled], sharing: Sharing = "tenant"
+) -> EngineRequest:
+    """Write the prompt, as many image tokens in it as there are tiles.
+
+    Under "tenant" only the tenant's own prompts share keys and values: who could share with others would learn from
+    the time to the first token, and from `cached_tokens`, which images they ask about.
+    """
     counts = iter([len(one.tiles) for one in tiled])
     groups = request.groups or (1,) * len(tiled)
     per_place = [sum(next(counts) for _ in range(images)) for images in groups]
@@ -40,7 +48,14 @@ def question(served: Served, held: Held, request: Request, tiled: Sequence[Tiled
     held.progress.update(tiles=sum(per_place), prompt_tokens=len(prompt.ids))
     tiles = [one.tiles for one in tiled] or [np.empty((0, served.side, served.side, 3), np.uint8)]
     sampling = Sampling(**request.generation.model_dump())
-    return EngineRequest(held.key, prompt, tiles[0] if len(tiles) == 1 else np.concatenate(tiles), sampling)
+    return EngineRequest(
+        held.key,
+        prompt,
+        tiles[0] if len(tiles) == 1 else np.concatenate(tiles),
+        sampling,
+        priority=held.job.priority,
+        cache_salt=held.job.tenant if sharing == "tenant" else "",
+    )
 
 
 def ask(engine: Engine, held: Held, asked: EngineRequest, stream: Stream) -> Done:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -25,20 +25,26 @@ from workers.vision.engine.base import (
 )
 from workers.vision.engine.factory import Served, make_engine
 
+EngineName = Literal["resident", "transformers"]
+ENGINES: tuple[EngineName, ...] = ("resident", "transformers")
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = write_random(tmp_path_factory.mktemp("model") / "tileq-demo")
-    made = make_engine(Settings(model=str(folder), device="cpu", dtype="float32"), lambda _: None)
+
+def make(folder: Path, engine: EngineName) -> Served:
+    return make_engine(Settings(engine=engine, model=str(folder), device="cpu", dtype="float32"), lambda _: None)
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    made = make(write_random(tmp_path_factory.mktemp("model") / "tileq-demo"), request.param)
     yield made
     made.engine.close()
 
 
 def asked(
-    served: Served, name: str = "job", tiles: int = 1, text: str = "What is this?", **sampling: Any
+    served: Served, name: str = "job", tiles: int = 1, text: str = "What is this?", image: int = 1, **sampling: Any
 ) -> EngineRequest:
     prompt = served.prompt([Message(role="user", content=text)], [tiles] if tiles else [])
-    pixels = np.random.default_rng(1).integers(0, 256, (tiles, served.side, served.side, 3), np.uint8)
+    pixels = np.random.default_rng(image).integers(0, 256, (tiles, served.side, served.side, 3), np.uint8)
     return EngineRequest(name, prompt, pixels, Sampling(**{"max_new_tokens": 24, **sampling}))
 
 
@@ -49,7 +55,7 @@ def answer(served: Served, **sampling: Any) -> Done:
 
 
 def test_events_come_in_order_and_deltas_join(served: Served) -> None:
-    events = list(served.engine.submit(asked(served, tiles=3)))
+    events = list(served.engine.submit(asked(served, tiles=3, image=2)))
     done = events[-1]
     assert isinstance(done, Done)
     assert [event.name for event in events if isinstance(event, Stage)] == ["vision", "prefill", "decode"]
@@ -181,9 +187,9 @@ def test_a_watchdog_can_see_how_long_a_step_takes(served: Served) -> None:
     served.engine.cancel("busy")
 
 
-def test_a_closed_engine_takes_nothing(tmp_path: Path) -> None:
-    folder = write_random(tmp_path / "model")
-    made = make_engine(Settings(model=str(folder), device="cpu", dtype="float32"), lambda _: None)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_closed_engine_takes_nothing(tmp_path: Path, engine: EngineName) -> None:
+    made = make(write_random(tmp_path / "model"), engine)
     running = made.engine.submit(asked(made, max_new_tokens=20_000))
     next(running)
     made.engine.close()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.integration.vision import cases, own
+from tests.integration.vision.test_engine import ENGINES
 from workers.vision.sandbox import Sandbox
 
 EXPECTED: dict[str, Any] = json.loads(own.FILE.read_text())
@@ -24,9 +25,12 @@ def test_tiles_are_the_same_bytes(sandbox: Sandbox) -> None:
     assert list(own.tiles(sandbox)) == EXPECTED["tiles"]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", own.VARIANTS)
-def test_every_model_of_the_family_computes_what_it_did(name: str, tmp_path: Path, sandbox: Sandbox) -> None:
-    found, expected = own.variant(name, tmp_path / name, sandbox), EXPECTED["variants"][name]
+def test_every_model_of_the_family_computes_what_it_did(
+    name: str, engine: own.EngineName, tmp_path: Path, sandbox: Sandbox
+) -> None:
+    found, expected = own.variant(name, tmp_path / name, sandbox, engine), EXPECTED["variants"][name]
     assert np.allclose(found.pop("features"), expected["features"], rtol=0, atol=1e-4)
     assert found == {key: value for key, value in expected.items() if key != "features"}
 

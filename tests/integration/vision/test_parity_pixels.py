@@ -11,7 +11,7 @@ from PIL import Image
 from tests.encoded import encoded
 from tests.integration.vision import cases
 from workers.vision.decode import Mode
-from workers.vision.model.image_features import normalise
+from workers.vision.model.pixels import normalise
 from workers.vision.sandbox import Sandbox
 
 pytestmark = cases.needs_folder

@@ -7,8 +7,9 @@ import torch
 
 from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
+from workers.vision.engine.core import Parts
 from workers.vision.engine.model_runner import ModelRunner
-from workers.vision.engine.resident import Resident, ResidentEngine
+from workers.vision.engine.resident import ResidentEngine
 from workers.vision.engine.scheduler import Limits
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.kv_pages import PAGE_TOKENS, KVPages, page_bytes
@@ -31,7 +32,7 @@ def resident_engine(
     pages = max(1, min(most, budget // page_bytes(config.decoder, dtype)))
     pool = KVPages(config.decoder, pages, dtype, model.decoder.devices)
     return ResidentEngine(
-        Resident(
+        Parts(
             runner=ModelRunner(model, pool),
             config=config,
             tokenizer=tokenizer,

@@ -17,14 +17,12 @@ class ModelRunner:
         self._model = model
         self._pages = pages
 
-    @torch.inference_mode()
     def encode(self, work: list[TileWork]) -> list[Tensor]:
         """Features of each tile, (tokens, hidden)."""
         tiles = np.stack([one.sequence.request.tiles[one.tile] for one in work])
         # Clones, because a view would keep the features of its whole batch in memory for as long as it is cached.
         return [features.clone() for features in self._model.encoder.encode(torch.from_numpy(tiles))]
 
-    @torch.inference_mode()
     def forward(self, chunks: list[Chunk]) -> Tensor:
         """(M, vocab) logits, a row for each chunk that completes its branch."""
         return self._model.decoder(pack(chunks), self._pages)

@@ -1,83 +1,33 @@
 """The resident engine: many requests in one batch, a token of each running answer a step.
 
-    submit ──> inbox ──> one thread: schedule ─> run ─> postprocess, again and again ──> Done
+    submit ──> inbox ──> one thread: take in ─> step ─> take in ─> step … ──> events of each request
 
-The thread owns the device. Between two steps it takes in what came, lets go of what was cancelled, and hands out text.
+The thread owns the device. Between two steps it takes in what came and lets go of what was cancelled.
 """
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import replace
 
-import structlog
-import torch
-from torch import Tensor
-
-from shared.tokenization.tokenizer import Tokenizer
-from workers.vision.checkpoint.config import Config
-from workers.vision.engine import sampler
-from workers.vision.engine.base import (
-    Cancelled,
-    ContextExceeded,
-    Done,
-    EngineClosed,
-    EngineRequest,
-    EngineStats,
-    Event,
-    NonFiniteLogits,
-    OutOfMemory,
-)
-from workers.vision.engine.beam_search import BeamSearch, Continuation
-from workers.vision.engine.detokenize import IncrementalDetokenizer
-from workers.vision.engine.feature_cache import FeatureCache
+from workers.vision.engine.base import EngineClosed, EngineRequest, EngineStats, Event
+from workers.vision.engine.core import EngineCore, Outcome, Parts
 from workers.vision.engine.handle import RequestHandle
-from workers.vision.engine.model_runner import ModelRunner
-from workers.vision.engine.page_pool import OutOfPages, PagePool
-from workers.vision.engine.scheduler import Limits, Schedule, Scheduler, TileWork
-from workers.vision.engine.sequence import Branch, Sequence, tile_spans
-from workers.vision.engine.step_budget import StepBudget
-from workers.vision.engine.torch_errors import translate
-from workers.vision.model.kv_pages import PAGE_TOKENS
-from workers.vision.prompts import TEMPLATES
-
-log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Resident:
-    """What the engine is put together from."""
-
-    runner: ModelRunner
-    config: Config
-    tokenizer: Tokenizer
-    pages: int
-    feature_bytes: int
-    limits: Limits
-    budget: StepBudget
+from workers.vision.engine.sequence import Sequence
 
 
 class ResidentEngine:
     """See `Engine`."""
 
-    def __init__(self, resident: Resident) -> None:
-        self._runner, self._config, self._tokenizer = resident.runner, resident.config, resident.tokenizer
-        self._pool = PagePool(resident.pages)
-        self._features = FeatureCache(resident.feature_bytes)
-        self._budget = resident.budget
-        self._scheduler = Scheduler(self._pool, self._features, resident.budget, resident.limits)
-        self._stop = TEMPLATES[self._config.template].stop
-        self._end = self._tokenizer.token_id(self._stop)
-        self.slots = resident.limits.sequences
+    def __init__(self, parts: Parts) -> None:
+        self.slots = parts.limits.sequences
+        self._core = EngineCore(parts, self._leave, self._progress)
         self._changed = threading.Condition()  # guards what follows
         self._inbox: list[Sequence] = []
         self._handles: dict[str, RequestHandle] = {}
+        self._arrivals = 0
         self._closed = False
         self._busy_since: float | None = None
-        self._arrivals = 0
-        self._counts: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
 
@@ -91,7 +41,7 @@ class ResidentEngine:
             self._arrivals += 1
             arrival = self._arrivals
         try:
-            sequence = self._sequence(handle, arrival)
+            sequence = self._core.sequence(handle, arrival)
         except Exception as error:
             self._leave(handle, error)
             return handle.events()
@@ -101,25 +51,18 @@ class ResidentEngine:
         return handle.events()
 
     def cancel(self, request_id: str) -> None:
-        """Make the request leave: the reader hears of it at once, its pages are free within one step."""
+        """Make the request leave: its reader hears of it at once, its pages are free within one step."""
         with self._changed:
-            handle = self._handles.get(request_id)
-            if handle:
+            if handle := self._handles.get(request_id):
                 handle.cancel()
                 self._changed.notify()
 
     def stats(self) -> EngineStats:
         """The figures of this moment."""
         with self._changed:
-            running = len(self._scheduler.running)
-            return EngineStats(
-                running=running,
-                waiting=len(self._handles) - running,
-                finished=self._counts["finished"],
-                generated_tokens=self._counts["tokens"],
-                busy_since=self._busy_since,
-                memory_bytes=torch.cuda.memory_allocated() if torch.cuda.is_available() else None,
-            )
+            stats = self._core.stats()
+            waiting = max(0, len(self._handles) - stats.running)
+            return replace(stats, waiting=waiting, busy_since=self._busy_since)
 
     def close(self) -> None:
         """Cancel everything and end the thread."""
@@ -130,199 +73,35 @@ class ResidentEngine:
             self._changed.notify()
         self._thread.join()
 
-    def step(self) -> None:
-        """One iteration: schedule, run, postprocess."""
-        schedule = self._scheduler.schedule()
-        try:
-            features, logits = self._run(schedule)
-            self._postprocess(schedule, features, logits)
-        except Exception as error:
-            self._recover(schedule, translate(error))
-
     def _serve(self) -> None:
         while self._take_in():
-            self.step()
-        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
-            self._end_sequence(sequence, Cancelled())
+            self._core.step()
+        self._core.drop_cancelled(everything=True)
 
     def _take_in(self) -> bool:
         """Wait for work and sort out what is no longer wanted; False: the engine closes."""
         with self._changed:
-            while not (self._closed or self._inbox or self._scheduler.running or self._scheduler.waiting):
+            while not (self._closed or self._inbox or self._core.busy):
                 self._busy_since = None
                 self._changed.wait()
             for sequence in self._inbox:
-                self._scheduler.add(sequence)
+                self._core.add(sequence)
             self._inbox.clear()
             self._busy_since = time.monotonic()
-        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
-            if sequence.handle.cancelled:
-                self._end_sequence(sequence, Cancelled())
+        self._core.drop_cancelled()
         return not self._closed
-
-    def _sequence(self, handle: RequestHandle, arrival: int) -> Sequence:
-        """Raises `ContextExceeded` and `ValueError` for what can't be answered."""
-        request = handle.request
-        capacity = min(self._config.context, self._pool.size * PAGE_TOKENS // request.sampling.num_beams - 1)
-        room = capacity - len(request.prompt.ids)
-        if room < 1:
-            raise ContextExceeded(f"{len(request.prompt.ids)} tokens; the context holds {capacity}")
-        tiles = tile_spans(request, self._config.tokens_per_tile)
-        text = IncrementalDetokenizer(self._tokenizer, (self._stop, *request.sampling.stop))
-        limit = min(room, request.sampling.max_new_tokens)
-        sequence = Sequence(handle, tiles, text, limit, arrival)
-        if request.sampling.num_beams > 1:
-            sequence.beams = BeamSearch(request.sampling, self._end, limit)
-        return sequence
-
-    def _run(self, schedule: Schedule) -> tuple[list[Tensor], Tensor | None]:
-        """The features of the schedule's tiles, and the logits of the chunks that reach their last token."""
-        features: list[Tensor] = []
-        for work in schedule.tiles:
-            work.sequence.enter("vision")
-        if schedule.tiles:
-            began = time.perf_counter()
-            features = self._runner.encode(list(schedule.tiles))
-            self._budget.took_tiles(len(schedule.tiles), time.perf_counter() - began)
-            self._progress()
-        for chunk in schedule.chunks:
-            chunk.sequence.enter("prefill")
-        if not schedule.chunks:
-            return features, None
-        began, rows = time.perf_counter(), sum(chunk.rows for chunk in schedule.chunks)
-        logits = self._runner.forward(list(schedule.chunks))
-        if rows >= 2 * len(schedule.chunks):  # else it says nothing about prompts
-            self._budget.took_rows(rows, time.perf_counter() - began)
-        return features, logits
 
     def _progress(self) -> None:
         """A part of a step is over: a watchdog counts from here."""
         with self._changed:
             self._busy_since = time.monotonic()
 
-    def _postprocess(self, schedule: Schedule, features: list[Tensor], logits: Tensor | None) -> None:
-        self._keep(list(schedule.tiles), features)
-        complete: dict[Sequence, list[Branch]] = {}
-        for chunk in schedule.chunks:
-            self._scheduler.computed(chunk)
-            if not chunk.branch.missing:
-                complete.setdefault(chunk.sequence, []).append(chunk.branch)
-        if logits is None or not complete:
-            return
-        places = {id(branch): place for place, branch in enumerate(chain.from_iterable(complete.values()))}
-        fine = sampler.finite(logits)
-        plain: list[tuple[int, Sequence]] = []
-        for sequence, branches in complete.items():
-            at = [places[id(branch)] for branch in branches]
-            sequence.features.clear()
-            if not all(fine[place] for place in at):
-                text = "the model computed NaN or infinity for this request"
-                self._end_sequence(sequence, NonFiniteLogits(text), forget=True)
-            elif sequence.beams:
-                self._advance(sequence, sequence.beams, logits[at])
-            else:
-                plain.append((at[0], sequence))
-        if plain:
-            rows = [sequence.row(sequence.branch) for _, sequence in plain]
-            tokens = sampler.sample(logits[[place for place, _ in plain]], rows)
-            for (_, sequence), token in zip(plain, tokens, strict=True):
-                self._accept(sequence, token)
-
-    def _keep(self, tiles: list[TileWork], features: list[Tensor]) -> None:
-        """Give new features to the sequence that asked and to the cache, where equal tiles of others find them."""
-        for work, found in zip(tiles, features, strict=True):
-            work.sequence.features[work.tile] = found
-            self._features.put(work.key, found)
-
-    def _accept(self, sequence: Sequence, token: int) -> None:
-        """Append a token, hand out its text, end what is complete."""
-        sequence.enter("decode")
-        sequence.count += 1
-        stopped = token == self._end
-        if not stopped:
-            sequence.branch.tokens.append(token)
-            sequence.handle.delta(sequence.text.push(token), sequence.count)
-            stopped = sequence.text.stopped
-        if stopped or sequence.count >= sequence.limit:
-            self._finish(sequence, stopped)
-
-    def _advance(self, sequence: Sequence, beams: BeamSearch, logits: Tensor) -> None:
-        """One step of a beam search: its text comes at the end, in one piece, because beams change until then."""
-        sequence.enter("decode")
-        sequence.count += 1
-        rows = [sequence.row(branch) for branch in sequence.branches]
-        scores = sampler.adjust(logits.float().log_softmax(dim=-1), rows)
-        if beams.sampling.temperature > 0:
-            warped, ids = sampler.warp(scores, rows)
-            scores = torch.full_like(scores, -torch.inf).scatter(1, ids, warped)
-        continuations = beams.advance(scores, [sequence.answer(branch) for branch in sequence.branches])
-        if continuations:
-            self._fork(sequence, continuations)
-            return
-        sequence.count = 0
-        for token in beams.best:
-            sequence.count += 1
-            if token == self._end:
-                break
-            sequence.handle.delta(sequence.text.push(token), sequence.count)
-            if sequence.text.stopped:
-                break
-        self._finish(sequence, token == self._end or sequence.text.stopped)
-
-    def _fork(self, sequence: Sequence, continuations: list[Continuation]) -> None:
-        """Replace the branches by their continuations, which share all full pages."""
-        forks: list[Branch] = []
-        try:
-            for continuation in continuations:
-                branch, copied = self._scheduler.fork(sequence.branches[continuation.parent], continuation.token)
-                forks.append(branch)
-                if copied:
-                    self._runner.copy_page(*copied)
-        except OutOfPages:
-            for branch in forks:
-                self._scheduler.release(branch)
-            self._scheduler.preempt(sequence)
-            return
-        for branch in sequence.branches:
-            self._scheduler.release(branch)
-        sequence.branches = forks
-
-    def _finish(self, sequence: Sequence, stopped: bool) -> None:
-        sequence.handle.delta(sequence.text.finish(), sequence.count)
-        done = Done(
-            text=sequence.text.text,
-            finish_reason="stop" if stopped else "length",
-            prompt_tokens=sequence.prompt_length,
-            image_tokens=sequence.request.prompt.image_tokens,
-            cached_tokens=sequence.cached_tokens,
-            completion_tokens=sequence.count,
-            timings=sequence.handle.timer.stop(),
-        )
-        self._end_sequence(sequence, done)
-
-    def _end_sequence(self, sequence: Sequence, outcome: Done | Exception, *, forget: bool = False) -> None:
-        self._scheduler.remove(sequence, forget=forget)
-        if isinstance(outcome, Done):
-            self._counts.update(finished=1, tokens=outcome.completion_tokens)
-        self._leave(sequence.handle, outcome)
-
-    def _leave(self, handle: RequestHandle, outcome: Done | Exception) -> None:
+    def _leave(self, handle: RequestHandle, outcome: Outcome) -> None:
         """Report the outcome; before the reader hears of it the request is in no figure."""
         with self._changed:
             # An id given twice: the later one stays cancellable.
             if self._handles.get(handle.request.id) is handle:
                 del self._handles[handle.request.id]
+            if not self._handles:
+                self._busy_since = None
         handle.end(outcome)
-
-    def _recover(self, schedule: Schedule, error: Exception) -> None:
-        """A step failed. Smaller steps may fit into the memory; anything else ends the requests that were in it."""
-        if isinstance(error, OutOfMemory):
-            self._features.clear()
-            if self._budget.halve():
-                log.warning("no memory for a step, the next ones are half as large", error=str(error))
-                return
-        involved = schedule.sequences
-        failing = involved[-1:] if isinstance(error, OutOfMemory) else involved
-        log.error("a step failed", requests=[sequence.request.id for sequence in failing], error=repr(error))
-        for sequence in failing:
-            self._end_sequence(sequence, error, forget=True)

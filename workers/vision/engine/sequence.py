@@ -43,7 +43,7 @@ class Sequence:
         self.tiles = tiles
         self.text = text
         self.limit = limit  #: of new tokens
-        self.order = (-request.priority, arrival)  #: the smallest is served first
+        self.order = (request.priority, arrival)  #: the smallest is served first
         self.prompt_length = len(request.prompt.ids)
         self.branches = [Branch(list(request.prompt.ids))]
         self.features: dict[int, Tensor] = {}  #: of the tiles that prefill still needs, by tile

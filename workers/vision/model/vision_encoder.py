@@ -15,18 +15,9 @@ from torch.nn import functional
 from workers.vision.checkpoint.config import Config, VisionConfig
 from workers.vision.model.linear import Linear, MakeLinear
 from workers.vision.model.norm import rms_norm
+from workers.vision.model.pixels import normalise
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in the model card's code
 PROJECTOR_EPS = 1e-5  # nn.LayerNorm's default, which mlp1 is built with
-
-
-def normalise(tiles: Tensor) -> Tensor:
-    """(T, side, side, 3) uint8 to (T, 3, side, side) float32, bit for bit ToTensor and Normalize of torchvision.
-
-    On the device of `tiles`: folding the constants or doing it in bf16 would change the last bits.
-    """
-    mean, std = (torch.tensor(values, device=tiles.device).view(3, 1, 1) for values in (MEAN, STD))
-    return tiles.permute(0, 3, 1, 2).float().div(255).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)
@@ -106,8 +97,9 @@ class VisionEncoder:
         if layer.q_norm and layer.k_norm:
             queries, keys = layer.q_norm(queries), layer.k_norm(keys)
         shape = (*x.shape[:-1], self._config.vision.heads, -1)
-        heads = (part.reshape(shape).transpose(1, 2) for part in (queries, keys, values))
-        return layer.out(functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        queries, keys, values = (part.reshape(shape).transpose(1, 2) for part in (queries, keys, values))
+        attended = functional.scaled_dot_product_attention(queries, keys, values)
+        return layer.out(attended.transpose(1, 2).flatten(2))
 
     def _shuffle(self, patches: Tensor) -> Tensor:
         """(T, patches, C) to (T, patches / 4, 4C): each token is four neighbours, (row, column) parity outermost.

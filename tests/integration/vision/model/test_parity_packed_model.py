@@ -10,10 +10,12 @@ import torch
 
 from tests.integration.vision import cases
 from workers.vision.checkpoint.config import read_config
-from workers.vision.model.fused import load_fused
+from workers.vision.checkpoint.weight_files import find_weight_files
+from workers.vision.model.fused import fuse
 from workers.vision.model.kv_pages import PAGE_TOKENS, KVPages
 from workers.vision.model.packed_batch import PackedBatch, Segment
 from workers.vision.model.vision_language_model import VisionLanguageModel, build_model
+from workers.vision.model.weights import read_weights
 
 pytestmark = cases.needs_folder
 
@@ -53,7 +55,8 @@ def chunk(
 def test_the_model_computes_what_the_original_computes(folder: Path, case: dict[str, Any], scattered: bool) -> None:
     where = cases.checkpoint(folder, case["variant"], case["checkpoint_seed"])
     config = read_config(where)
-    model = build_model(config, load_fused(where, config, torch.float32, lambda _: torch.device("cpu")))
+    weights = read_weights(find_weight_files(where), config)
+    model = build_model(config, fuse(weights, config, torch.float32, lambda _: torch.device("cpu")))
     shape = (case["tiles"], 3, config.vision.image, config.vision.image)
     pixels = np.random.default_rng(case["pixel_seed"]).standard_normal(shape, dtype=np.float32)
 
