@@ -31,9 +31,9 @@ from infra.demo_model.questions import ask_number, ask_positions, ask_shapes
 from infra.demo_model.render import Picture, Rng
 from infra.demo_model.scenes import number_scene, page_scene, shapes_scene
 from workers.vision.checkpoint.checkpoint import open_checkpoint
-from workers.vision.decode import cut, plan
 from workers.vision.engine.base import Done, EngineRequest, Sampling, Tiles
 from workers.vision.engine.transformers import Loaded, TransformersEngine
+from workers.vision.images.decode import plan_tiles, write_tiles
 from workers.vision.model.loader import LoadOptions, load
 from workers.vision.prompts import PromptFormat, build
 
@@ -106,7 +106,8 @@ class Asker:
 
     def tiles(self, picture: Picture, most: int) -> Tiles:
         """Cut a picture as the sandbox does."""
-        return cut(plan(Image.fromarray(picture), most, True, self.side), self.side, lambda n: memoryview(bytearray(n)))
+        plan = plan_tiles(Image.fromarray(picture), most, True, self.side)
+        return write_tiles(plan, self.side, lambda size: memoryview(bytearray(size)))
 
     def answer(self, pictures: list[Picture], talk: Conversation, most: int) -> str:
         """Return what the model says."""

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import structlog
 import uvicorn
 from PIL import Image
-from pydantic import ValidationError
 
 from services.intake.app import make_app, make_house
 from services.intake.auth import is_loopback
@@ -36,7 +35,7 @@ def main() -> int:
         warnings.filterwarnings("ignore", module="PIL")  # what it thinks of a picture's metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         house = _house(settings)
-    except (ValidationError, ValueError) as error:
+    except ValueError as error:
         print(f"intake: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
         return 2
     server = _Server(house)

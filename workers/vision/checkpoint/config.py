@@ -76,7 +76,7 @@ class Config:
     downsample: float
     select_layer: int
     transposed: bool  #: ps_version v1: the grid of tokens lies column by column
-    tiles: bool  #: pictures are cut into tiles
+    tiles: bool  #: images are cut into tiles
     thumbnail: bool
     dtype: str  #: in which the weights were released
     name: str  #: what the file calls itself, "" if it doesn't

@@ -24,7 +24,7 @@ BUNDLED = Path(__file__).parents[1] / "demo"
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A model ready to answer."""
 
     engine: Engine
@@ -44,14 +44,14 @@ class Served:
         return plain(messages, tiles_per_image, self.model.tokens_per_tile)
 
 
-def make_engine(settings: Settings, report: Report | None = None) -> Served:
+def make_engine(settings: Settings, report: Report | None = None) -> ServedModel:
     """Find, check and load what the settings name. Raises `CheckpointError`, before which nothing was consumed."""
     if settings.engine == "echo":
         base = BY_ID.get(settings.model_id or DEMO_MODEL_ID, BY_ID[DEMO_MODEL_ID])
-        return Served(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
+        return ServedModel(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
     say = report or _to_stderr
     checkpoint = find_checkpoint(settings, say)
-    return Served(
+    return ServedModel(
         _computing(checkpoint, settings, say),
         _renamed(checkpoint.model, settings),
         checkpoint.config.vision.image,
