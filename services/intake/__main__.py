@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from services.intake.app import make_app, make_house
 from services.intake.auth import is_loopback
-from services.intake.house import House
+from services.intake.context import House
 from shared.errors import QueueUnavailable
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics

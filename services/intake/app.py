@@ -8,22 +8,23 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from services.intake import batches, deliveries, health, images, jobs, models, pictures
 from services.intake.auth import Doorkeeper
-from services.intake.callbacks import Callbacks
-from services.intake.catalogue import Catalogue
-from services.intake.changes import LOOK_AGAIN, Changes
-from services.intake.chores import Chores
+from services.intake.clients.background import Chores
+from services.intake.clients.changes import LOOK_AGAIN, Changes
+from services.intake.clients.hints import HintsLike, Post
+from services.intake.clients.model_registry import Catalogue
+from services.intake.clients.readiness import Readiness
+from services.intake.clients.storage import Storage
+from services.intake.clients.webhook_urls import Callbacks
+from services.intake.context import House
 from services.intake.desk import Desk
-from services.intake.documents import document
-from services.intake.house import House
-from services.intake.post import HintsLike, Post
-from services.intake.problems import refuse_all_alike
-from services.intake.readiness import Readiness
-from services.intake.reception import Reception
-from services.intake.storage import Storage
-from services.intake.stream import Streams
-from services.intake.tokens import Tokens
+from services.intake.errors import refuse_all_alike
+from services.intake.event_stream import Streams
+from services.intake.middleware import Reception
+from services.intake.openapi import document
+from services.intake.routes import batches, health, images, jobs, models, webhooks
+from services.intake.submission import image_headers
+from services.intake.submission.prompt_length import Tokens
 from shared.images import ImageLimits
 from shared.objects import Objects
 from shared.settings import Settings
@@ -62,7 +63,7 @@ def make_house(
 def make_app(house: House) -> FastAPI:
     """Return the ASGI application."""
     settings = house.settings
-    images.arm(ImageLimits.of(settings))
+    image_headers.arm(ImageLimits.of(settings))
     app = FastAPI(
         title="tileq",
         version=version("tileq"),
@@ -73,7 +74,7 @@ def make_app(house: House) -> FastAPI:
         lifespan=_lifespan,
     )
     app.state.house = house
-    for room in (jobs, pictures, batches, deliveries, models, health):
+    for room in (jobs, images, batches, webhooks, models, health):
         app.router.routes.extend(room.router.routes)  # flat, so that a 405 can name all methods of a path
     refuse_all_alike(app)
     document(app)

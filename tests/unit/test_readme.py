@@ -12,7 +12,7 @@ import pytest
 from infra.readme import GROUPS, README, rewrite
 from shared.settings import Settings
 from shared.webhooks import headers, new_secret
-from tests.unit.intake.rooms import room
+from tests.unit.intake.app_fixture import room
 
 
 def test_the_configuration_table_is_that_of_the_settings_class() -> None:

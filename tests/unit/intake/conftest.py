@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from tests.unit.intake.rooms import Room, room
+from tests.unit.intake.app_fixture import Room, room
 
 
 @pytest.fixture

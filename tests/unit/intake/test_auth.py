@@ -7,7 +7,7 @@ import pytest
 from services.intake.auth import fixed_key
 from shared import keys
 from shared.keys import ApiKey, digest, new_key
-from tests.unit.intake.rooms import Room, problem, room
+from tests.unit.intake.app_fixture import Room, problem, room
 
 KEY = "tq_secret"
 PATHS = ("", "/result", "/events", "/deliveries", "/images/0")

@@ -1,0 +1,94 @@
+"""Object storage for the event loop: the blocking client in threads of its own, each wait bounded."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import structlog
+
+from services.intake.submission.body import Upload
+from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavailable
+from shared.jobs import Job
+from shared.objects import Objects
+
+T = TypeVar("T")
+
+THREADS = 32
+#: Seconds that one object may take, and the bytes per second that a big one is allowed on top.
+PATIENCE, SLOWEST = 5.0, 4 << 20
+RETRY_AFTER = 2.0
+log = structlog.get_logger(__name__)
+
+
+class Storage:
+    """The objects of `shared.objects`, awaited. Raises `StorageUnavailable`; `ObjectMissing` passes through."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        # A pool of its own: threads that hang on a dead server stay this many, and nobody else waits for them.
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
+
+    async def put(self, key: str, data: bytes, media_type: str) -> None:
+        """Store an object."""
+        await self._do(lambda: self._objects.put(key, data, media_type), len(data))
+
+    async def put_upload(self, key: str, upload: Upload, media_type: str) -> None:
+        """Store a picture as it was sent."""
+
+        def send() -> None:
+            with upload.lock:  # a batch may store one file for several jobs, and it has one position
+                self._objects.put(key, upload.file, media_type, upload.size)
+
+        await self._do(send, upload.size)
+
+    async def get(self, key: str) -> bytes:
+        """Return an object."""
+        return await self._do(lambda: self._objects.get(key), 32 << 20)
+
+    async def output(self, job: Job) -> dict[str, Any]:
+        """Return the output of a job that succeeded: the record's copy, or the result object's. Raises `ResultLost`."""
+        if job.output is not None:
+            return job.output
+        if not job.result:
+            raise ResultLost
+        try:
+            found: dict[str, Any] = json.loads(await self.get(job.result))["output"]
+        except ObjectMissing as error:
+            log.error("result object lost", job=job.id, key=job.result)
+            raise ResultLost from error
+        return found
+
+    async def copy(self, source: str, target: str, size: int) -> None:
+        """Copy an object."""
+        await self._do(lambda: self._objects.copy(source, target), 2 * size)
+
+    async def delete(self, prefix: str) -> None:
+        """Delete everything under `prefix`."""
+        await self._do(lambda: self._objects.delete(prefix), 0)
+
+    async def check(self) -> None:
+        """Make the bucket if it is absent."""
+        await self._do(self._objects.check, 0)
+
+    async def discard(self, prefixes: Iterable[str]) -> None:
+        """Delete what a refused request left; what that does not reach, the keeper sweeps."""
+        for prefix in prefixes:
+            try:
+                await self.delete(prefix)
+            except StorageUnavailable as error:
+                log.warning("objects of a refused request left to the keeper", prefix=prefix, error=error.detail)
+
+    def close(self) -> None:
+        """Start nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _do(self, act: Callable[[], T], size: int) -> T:
+        patience = PATIENCE + size / SLOWEST
+        try:
+            async with asyncio.timeout(patience):
+                return await asyncio.get_running_loop().run_in_executor(self._pool, act)
+        except (StorageDown, TimeoutError) as error:
+            log.warning("the object storage does not answer", error=str(error) or f"not within {patience:.0f} s")
+            raise StorageUnavailable(retry_after=RETRY_AFTER) from error
