@@ -4,24 +4,30 @@
 `memory_store()` is the in-process double: the same scripts on an emulated server, for tests without one.
 """
 
+import asyncio
+from collections.abc import Awaitable
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
+import structlog
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from shared.calls import Call
-from shared.errors import QueueUnavailable
+from shared.errors import QueueUnavailable, StoreRejected
 from shared.settings import Settings
 
 T = TypeVar("T")
 
 #: Milliseconds that a durable call waits for the disk where the server does not sync every write by itself.
 WAITAOF_MS = 2000
+#: Seconds after which a client may repeat a request that the store did not answer.
+RETRY_AFTER_S = 2.0
+log = structlog.get_logger(__name__)
 
 
 @cache
@@ -81,28 +87,66 @@ class Store:
 
 
 class AsyncStore:
-    """Runs calls on the event loop. Raises `QueueUnavailable` when the server can't."""
+    """Runs calls on the event loop, each in bounded time.
 
-    def __init__(self, client: "redis.asyncio.Redis", prefix: str, *, wait_aof: bool = False) -> None:
+    Raises `QueueUnavailable` when the server can't be reached or does not answer, and its `StoreRejected` when the
+    server answered and wrote nothing. What exactly failed goes to the log: it names servers that no client should see.
+    """
+
+    def __init__(
+        self, client: "redis.asyncio.Redis", prefix: str, *, timeout_s: float = 5.0, wait_aof: bool = False
+    ) -> None:
         self.client = client
         self.prefix = prefix
-        self.wait_aof = wait_aof
+        self._timeout_s = timeout_s
+        self._wait_aof = wait_aof
         self._scripts: dict[str, Any] = {}
 
     async def run(self, call: Call[T]) -> T:
-        """Run one call and return its answer."""
+        """Run one call and return its answer; retries of the client included it takes at most `timeout_s`."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return call.read(await self._answer(call))
+        except (RedisError, TimeoutError) as error:
+            log.warning("job store call failed", call=call.script, error=str(error) or "no answer in time")
+            raise QueueUnavailable(retry_after=RETRY_AFTER_S) from error
+
+    async def durability(self) -> str:
+        """Return how the server keeps writes (see `durability`), and sync durable calls from now on where that needs it.
+
+        Raises `RedisError` or `TimeoutError`.
+        """
+        async with asyncio.timeout(self._timeout_s):
+            kept = durability(await self.client.info(), await self._config())
+        self._wait_aof = kept == "waitaof"
+        return kept
+
+    async def _answer(self, call: Call[T]) -> Any:
         script = self._scripts.get(call.script)
         if script is None:
             script = self._scripts[call.script] = self.client.register_script(source(call.script))
+        if not (call.durable and self._wait_aof):
+            return await _accepted(call, script(keys=[self.prefix], args=call.args))
+        async with self.client.client() as one:  # WAITAOF is about its own connection
+            answer = await _accepted(call, script(keys=[self.prefix], args=call.args, client=one))
+            _synced(await one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))  # type: ignore[no-untyped-call]
+            return answer
+
+    async def _config(self) -> dict[str, str]:
         try:
-            if not (call.durable and self.wait_aof):
-                return call.read(await script(keys=[self.prefix], args=call.args))
-            async with self.client.client() as one:
-                answer = call.read(await script(keys=[self.prefix], args=call.args, client=one))
-                _synced(await one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))  # type: ignore[no-untyped-call]
-                return answer
-        except RedisError as error:
-            raise _unavailable(call, error) from error
+            found: Any = await self.client.config_get("append*")
+        except ResponseError:  # the server hides its configuration
+            return {}
+        return dict(found)
+
+
+async def _accepted(call: "Call[Any]", answer: Awaitable[Any]) -> Any:
+    """Return the answer of a script; an error that the server answered it with means that nothing was written."""
+    try:
+        return await answer
+    except ResponseError as error:
+        log.warning("job store rejected a call", call=call.script, error=str(error))
+        raise StoreRejected(retry_after=RETRY_AFTER_S) from error
 
 
 def memory_store(prefix: str = "tileq:") -> Store:

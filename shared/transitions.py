@@ -65,9 +65,23 @@ def submit(
     return Call("submit", (json.dumps(order),), read, durable=True)
 
 
-def reserve(tenant: str, key: str, fingerprint: str, token: str, seconds: int) -> Call[tuple[str, str]]:
-    """Hold an Idempotency-Key → (`reserved` | `replay` | `mismatch` | `in_progress`, id to replay or "")."""
-    return Call("reserve", (tenant, key, fingerprint, token, seconds), lambda answer: (answer[0], answer[1]))
+def reserve(tenant: str, key: str, fingerprint: str, token: str, seconds: int) -> Call[tuple[str, str, float]]:
+    """Reserve an Idempotency-Key for `seconds`.
+
+    Answers (`reserved` | `replay` | `mismatch` | `in_progress`, id to replay or "", seconds that another's reservation
+    lasts at most unless it is extended).
+    """
+
+    def read(answer: Any) -> tuple[str, str, float]:
+        outcome, subject, left_ms = answer
+        return outcome, subject, max(0.0, int(left_ms) / 1000)
+
+    return Call("reserve", (tenant, key, fingerprint, token, seconds), read)
+
+
+def extend_reservation(tenant: str, key: str, token: str, seconds: int) -> Call[bool]:
+    """Let the reservation of an Idempotency-Key last `seconds` from now; False where it is no longer held."""
+    return Call("extend_reservation", (tenant, key, token, seconds), bool)
 
 
 def unreserve(tenant: str, key: str, token: str) -> Call[bool]:

@@ -1,53 +1,58 @@
-"""What every route needs, made once by the factory and handed in; nothing here is global."""
+"""What the routes need, built once by the factory and handed in."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from services.intake.auth import Doorkeeper
-from services.intake.clients.background import Chores
+from services.intake.auth import Authenticator
+from services.intake.clients.background import TaskSet
 from services.intake.clients.changes import Changes
-from services.intake.clients.hints import Post
-from services.intake.clients.model_registry import Catalogue
+from services.intake.clients.delta_reader import DeltaReader
+from services.intake.clients.hints import HintPublisher
+from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.readiness import Readiness
 from services.intake.clients.storage import Storage
-from services.intake.clients.webhook_urls import Callbacks
-from services.intake.desk import Desk
-from services.intake.event_stream import Streams
-from services.intake.submission.prompt_length import Tokens
+from services.intake.clients.webhook_urls import WebhookUrlPolicy
+from services.intake.event_stream import EventStreams
+from services.intake.principal import Principal
+from services.intake.queries import JobQueries
+from services.intake.submission.service import Submissions
 from shared.settings import Settings
+from shared.store import AsyncStore
 
 
 @dataclass(frozen=True)
-class House:
-    """Everything a request may ask."""
+class AppContext:
+    """The objects of one running service."""
 
     settings: Settings
-    desk: Desk
+    store: AsyncStore
     storage: Storage
-    door: Doorkeeper
-    callbacks: Callbacks
-    catalogue: Catalogue
-    tokens: Tokens
+    authenticator: Authenticator
+    queries: JobQueries
+    submissions: Submissions
+    streams: EventStreams
+    models: ModelRegistry
+    webhook_urls: WebhookUrlPolicy
     changes: Changes
-    streams: Streams
-    post: Post
+    deltas: DeltaReader
+    publisher: HintPublisher
     readiness: Readiness
-    chores: Chores
+    background: TaskSet
 
 
-async def _house(request: Request) -> House:
-    found: House = request.app.state.house
+async def _context(request: Request) -> AppContext:
+    found: AppContext = request.app.state.context
     return found
 
 
-async def _tenant(request: Request) -> str:
-    house: House = request.app.state.house
-    tenant = await house.door.admit(request)
-    request.state.tenant = tenant
-    return tenant
+async def _principal(request: Request) -> Principal:
+    context: AppContext = request.app.state.context
+    principal = await context.authenticator.authenticate(request)
+    request.state.tenant = principal.tenant
+    return principal
 
 
-Here = Annotated[House, Depends(_house)]
-Tenant = Annotated[str, Depends(_tenant)]
+Context = Annotated[AppContext, Depends(_context)]
+Caller = Annotated[Principal, Depends(_principal)]

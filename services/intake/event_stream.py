@@ -1,153 +1,165 @@
-"""`GET /v1/jobs/{id}/events`: a job as it happens, over server-sent events.
+"""A job as typed events, in order, until it ends. A route turns them into bytes.
 
-    state   the job without its output, at first and whenever it changed
-    delta   a piece of text; all since the last `reset` concatenate to `output.text`
-    reset   what was streamed so far is void: a new attempt began, or some of the stream is lost
-    end     the job
+    StateChanged   the job without its output: at first, and whenever it changed
+    TextDelta      a piece of text; the pieces since the last Reset concatenate to the output's text
+    Reset          the text so far is void: a new attempt began, or part of the stream is lost
+    Ended          the job, for good
 
-Ids are `{entry of the delta stream}/{n}`; `Last-Event-ID` resumes behind that entry, and what lies before it is read
-again, silently, to know what the client has.
+Each event carries the position in the delta stream up to which everything was delivered. A stream that resumes behind
+a position reads what lies before it again, silently, to know what text the client has.
 """
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.intake.clients.changes import Changes, Watch
-from services.intake.clients.storage import Storage
-from services.intake.desk import Desk
+from services.intake.clients.changes import Changes, Subscription
+from services.intake.clients.delta_reader import FIRST, DeltaReader, DeltaSubscription, Entry
 from services.intake.metrics import STREAMS
-from services.intake.schemas.responses import dump
-from shared import transitions
-from shared.errors import Overloaded, RequestError, ResultLost
-from shared.events import TextDelta, stream_key
-from shared.jobs import Job, State
-from shared.views import job_view
+from services.intake.queries import JobQueries
+from shared import events
+from shared.errors import NotFound, Overloaded, RequestError
+from shared.jobs import Job
+from shared.views import JobBody, job_body
 
-QUIET = 15.0  #: seconds after which a comment keeps the line open
-BLOCK = 1000  #: milliseconds that one read of the delta stream waits
-PAUSE = 1.0  #: seconds before the delta stream is tried again after an error
-START = "0-0"
+KEEPALIVE_S = 15.0  #: of silence after which a client is sent something
 
-Entry = tuple[str, dict[str, str]]
+
+@dataclass(frozen=True)
+class StateChanged:
+    """The job has changed."""
+
+    position: str
+    job: JobBody
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """A piece of text was generated."""
+
+    position: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Reset:
+    """The text so far is void."""
+
+    position: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The job has ended."""
+
+    position: str
+    job: JobBody
+
+
+@dataclass(frozen=True)
+class KeepAlive:
+    """Nothing has happened for `KEEPALIVE_S`."""
+
+
+Event = StateChanged | TextDelta | Reset | Ended | KeepAlive
 
 
 @dataclass
-class Told:
-    """What a client has been told of the text: pure bookkeeping."""
+class DeltaAssembler:
+    """The text that a client has, from the deltas of one attempt at a time. Yields None for a reset."""
 
     attempt: int = 0
     text: str = ""
-    broken: bool = False  #: a piece is missing; nothing more is told until another attempt, or the end
+    broken: bool = False  #: a piece is missing; nothing more is yielded until another attempt, or the end
 
-    def hear(self, delta: TextDelta) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Take a delta in; yield the events that the client is to get for it."""
+    def feed(self, delta: events.TextDelta) -> Iterator[str | None]:
+        """Yield the pieces and resets that a client gets for `delta`."""
         if delta.attempt < self.attempt:
             return
         if delta.attempt > self.attempt:
             if self.text:
-                yield "reset", {}
+                yield None
             self.attempt, self.text, self.broken = delta.attempt, "", False
         if self.broken or not delta.text:
             return
         if delta.offset != len(self.text):
             if self.text:
-                yield "reset", {}
+                yield None
             self.text, self.broken = "", True
             return
         self.text += delta.text
-        yield "delta", {"text": delta.text}
+        yield delta.text
 
-    def settle(self, text: str, unsure: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield what makes the client's text the final one; `unsure`: it may have been told the rest already."""
-        if not text.startswith(self.text) or (unsure and text != self.text):
-            yield "reset", {}
+    def reconcile(self, text: str, resumed: bool) -> Iterator[str | None]:
+        """Yield what makes the client's text the final one; a `resumed` client may have had the rest already."""
+        if not text.startswith(self.text) or (resumed and text != self.text):
+            yield None
             self.text = ""
         if rest := text[len(self.text) :]:
-            yield "delta", {"text": rest}
+            yield rest
         self.text = text
 
 
 @dataclass
-class Teller:
-    """One client's line: numbers the events."""
+class _Progress:
+    """What one client has been sent."""
 
-    entry: str
+    position: str
     resumed: bool
-    told: Told = field(default_factory=Told)
-    shown: dict[str, Any] = field(default_factory=dict)
-    number: int = 0
+    assembler: DeltaAssembler = field(default_factory=DeltaAssembler)
+    shown: JobBody | None = None
 
-    def event(self, name: str, data: Any) -> bytes:
-        """Return one event as it is sent."""
-        self.number += 1
-        return b"event: %s\nid: %s/%d\ndata: %s\n\n" % (name.encode(), self.entry.encode(), self.number, dump(data))
+    def state(self, job: Job) -> Iterator[Event]:
+        body = job_body(job, show_output=False)
+        if body != self.shown:
+            self.shown = body
+            yield StateChanged(self.position, body)
 
-    def state(self, job: Job) -> Iterator[bytes]:
-        """Yield a `state` event if the client does not know it yet."""
-        view = job_view(job) | {"output": None}
-        if view != self.shown:
-            self.shown = view
-            yield self.event("state", view)
-
-    def entries(self, entries: Sequence[Entry]) -> Iterator[bytes]:
-        """Yield the events for new entries of the delta stream."""
+    def entries(self, entries: Sequence[Entry]) -> Iterator[Event]:
         for id, fields in entries:
-            self.entry = id
-            for name, data in self.told.hear(TextDelta.read(fields)):
-                yield self.event(name, data)
+            self.position = id
+            yield from self._pieces(self.assembler.feed(events.TextDelta.read(fields)))
 
-    def end(self, job: Job, output: dict[str, Any] | None) -> Iterator[bytes]:
-        """Yield the last events."""
-        if output is not None:
-            for name, data in self.told.settle(str(output["text"]), self.resumed):
-                yield self.event(name, data)
-        yield self.event("end", job_view(job, output))
+    def end(self, body: JobBody) -> Iterator[Event]:
+        if body.output is not None:
+            yield from self._pieces(self.assembler.reconcile(body.output.text, self.resumed))
+        yield Ended(self.position, body)
+
+    def _pieces(self, pieces: Iterator[str | None]) -> Iterator[Event]:
+        for piece in pieces:
+            yield Reset(self.position) if piece is None else TextDelta(self.position, piece)
 
 
-class Streams:
-    """Opens lines, as many as the settings allow."""
+class EventStreams:
+    """Opens streams, at most `max_streams` at a time."""
 
-    def __init__(self, desk: Desk, storage: Storage, changes: Changes, client: "Redis", *, most: int) -> None:
-        self._desk = desk
-        self._storage = storage
+    def __init__(self, queries: JobQueries, changes: Changes, deltas: DeltaReader, *, max_streams: int) -> None:
+        self._queries = queries
         self._changes = changes
-        self._client = client
-        self._prefix = desk.store.prefix
-        self._most = most
+        self._deltas = deltas
+        self._max_streams = max_streams
         self._open = 0
-        self._readers: set[asyncio.Task[None]] = set()
-
-    async def forget(self, id: str) -> None:
-        """Remove the deltas of a deleted job; what is not reached ends by itself after an hour."""
-        try:
-            await self._client.delete(stream_key(self._prefix, id))
-        except RedisError:
-            return
 
     def refuse_if_full(self) -> None:
-        """Raise `Overloaded` where no further line can be opened."""
-        if self._open >= self._most:
-            detail = f"{self._most} event streams are open, which is the most; poll with `?wait=` instead"
-            raise Overloaded(detail, retry_after=5)
+        """Raise `Overloaded` where no further stream can be opened."""
+        if self._open >= self._max_streams:
+            detail = f"{self._open} event streams are open; at most {self._max_streams} are allowed"
+            raise Overloaded(f"{detail}. Poll with `?wait=` instead", retry_after=5)
 
-    async def tell(self, job: Job, last: str) -> AsyncIterator[bytes]:
-        """Yield everything that a client who knows all up to `last` is to be told of `job`."""
-        with self._counted(), self._changes.watch(job.id) as watch:
-            yield b"retry: 2000\n\n"
-            teller = Teller(last or START, bool(last))
-            if teller.entry != START and not await self._recalled(job.id, teller):
-                yield teller.event("reset", {})
-            for event in teller.state(job):
+    async def stream(self, job: Job, after: str = "") -> AsyncGenerator[Event, None]:
+        """Yield the events of `job` for a client that has everything up to the position `after`."""
+        progress = _Progress(after or FIRST, bool(after))
+        with self._counted(), self._changes.watch(job.id) as changes:
+            if progress.position != FIRST and not await self._recall(job.id, progress):
+                yield Reset(progress.position)
+            for event in progress.state(job):
                 yield event
-            async for event in self._follow(job, teller, watch):
-                yield event
+            with self._deltas.subscribe(job.id, progress.position, changes.interrupt) as deltas:
+                async for event in self._follow(job, progress, changes, deltas):
+                    yield event
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -159,100 +171,57 @@ class Streams:
             self._open -= 1
             STREAMS.set(self._open)
 
-    async def _follow(self, job: Job, teller: Teller, watch: Watch) -> AsyncIterator[bytes]:
-        news: asyncio.Queue[list[Entry]] = asyncio.Queue()
-        stopped = asyncio.Event()
-        reader = asyncio.create_task(self._read(job.id, teller.entry, news, watch, stopped))
-        self._readers.add(reader)
-        reader.add_done_callback(self._readers.discard)
-        quiet_since = time.monotonic()
-        try:
-            while not job.state.terminal and not watch.closed:
-                heard = await watch.changed(QUIET)
-                sent = list(_drained(news, teller))
-                if heard:
-                    found = await self._job(job)
-                    if found is None:
-                        return
-                    job = found
-                    sent += teller.state(job)
-                for event in sent:
-                    yield event
-                if sent:
-                    quiet_since = time.monotonic()
-                elif time.monotonic() - quiet_since >= QUIET:
-                    yield b": still here\n\n"
-                    quiet_since = time.monotonic()
-        finally:
-            stopped.set()
-            reader.cancel()  # redis-py may miss it in the middle of a read; then the flag ends it, and nobody waits
+    async def _follow(
+        self, job: Job, progress: _Progress, changes: Subscription, deltas: DeltaSubscription
+    ) -> AsyncIterator[Event]:
+        silent_since = time.monotonic()
+        while not job.state.terminal and not changes.closed:
+            changed = await changes.changed(KEEPALIVE_S)
+            found = list(progress.entries(deltas.take()))
+            if changed:
+                try:
+                    job = await self._queries.get(job.tenant, job.id)
+                except NotFound:  # it was deleted
+                    return
+                except RequestError:  # the store does not answer; the job stays as it was
+                    pass
+                found += progress.state(job)
+            if not found and time.monotonic() - silent_since >= KEEPALIVE_S:
+                found = [KeepAlive()]
+            for event in found:
+                yield event
+                silent_since = time.monotonic()
         if job.state.terminal:
-            for event in _drained(news, teller):
+            for event in progress.entries(deltas.take()):
                 yield event
-            async for event in self._end(job, teller):
+            async for event in self._end(job, progress):
                 yield event
 
-    async def _job(self, job: Job) -> Job | None:
-        """The job as it is now, None if it is gone; while the store does not answer, as it was."""
+    async def _end(self, job: Job, progress: _Progress) -> AsyncIterator[Event]:
         try:
-            return await self._desk.run(transitions.read_job(job.tenant, job.id))
-        except RequestError:
-            return job
-
-    async def _end(self, job: Job, teller: Teller) -> AsyncIterator[bytes]:
-        try:
-            for event in teller.entries(await self._range(job.id, f"({teller.entry}", "+")):
-                yield event
+            rest = await self._deltas.range(job.id, f"({progress.position}", "+")
         except RedisError:
-            pass  # what it would have told is in the output
-        output = None
-        if job.state is State.SUCCEEDED:
-            try:
-                output = await self._storage.output(job)
-            except ResultLost:
-                yield teller.event("end", job_view(job, lost=True))
-                return
-            except RequestError:
-                return  # the client comes again, with its Last-Event-ID
-        for event in teller.end(job, output):
+            rest = []  # its text is in the output
+        for event in progress.entries(rest):
+            yield event
+        try:
+            (body,) = await self._queries.bodies([job])
+        except RequestError:
+            return  # the client reconnects, with its position
+        for event in progress.end(body):
             yield event
 
-    async def _recalled(self, id: str, teller: Teller) -> bool:
-        """Learn what the client has; False where that can't be known any more."""
-        last = teller.entry
+    async def _recall(self, id: str, progress: _Progress) -> bool:
+        """Learn what text the client has; False where that is no longer known."""
+        after = progress.position
         try:
-            before = await self._range(id, "-", last)
+            before = await self._deltas.range(id, "-", after)
         except RedisError:
             before = []
-        for _ in teller.entries(before):
+        for _ in progress.entries(before):
             pass
-        known = bool(before) and teller.entry == last and not teller.told.broken
+        known = bool(before) and progress.position == after and not progress.assembler.broken
         if not known:
-            teller.told = Told(teller.told.attempt, broken=True)
-        teller.entry = last
+            progress.assembler = DeltaAssembler(progress.assembler.attempt, broken=True)
+        progress.position = after
         return known
-
-    async def _range(self, id: str, first: str, last: str) -> list[Entry]:
-        found: Any = await self._client.xrange(stream_key(self._prefix, id), first, last)
-        return list(found)
-
-    async def _read(
-        self, id: str, after: str, news: asyncio.Queue[list[Entry]], watch: Watch, stopped: asyncio.Event
-    ) -> None:
-        """Put new entries into `news`, and wake whoever sends them."""
-        key = stream_key(self._prefix, id)
-        while not stopped.is_set():
-            try:
-                found: Any = await self._client.xread({key: after}, block=BLOCK)
-            except RedisError:
-                await asyncio.sleep(PAUSE)
-                continue
-            for _, entries in found:
-                after = entries[-1][0]
-                news.put_nowait(entries)
-                watch.nudge()
-
-
-def _drained(news: asyncio.Queue[list[Entry]], teller: Teller) -> Iterator[bytes]:
-    while not news.empty():
-        yield from teller.entries(news.get_nowait())

@@ -40,11 +40,11 @@ def _job(delivery: Delivery, store: Store, objects: Objects) -> tuple[Mapping[st
     # What the delivery itself changes must not change what it says.
     job = replace(job, hook_state="pending", hook_attempts=0)
     if delivery.type == "job.started":
-        return views.job_view(_as_started(job)), job.trace
+        return views.job_body(_as_started(job)).model_dump(), job.trace
     output = None
     if job.state is State.SUCCEEDED and not job.output and job.result and delivery.payload == "full":
         output = json.loads(objects.get(job.result))["output"]
-    return views.job_view(job, output), job.trace
+    return views.job_body(job, output).model_dump(), job.trace
 
 
 def _as_started(job: Job) -> Job:
@@ -72,7 +72,7 @@ def _batch(delivery: Delivery, store: Store, objects: Objects) -> tuple[Mapping[
     found = store.run(batches.read("", delivery.subject, 0, 0))
     if found is None:
         raise NotFound(f"{delivery.subject} is gone")
-    return views.batch_view(replace(found[0], hook_state="pending", hook_attempts=0)), ""
+    return views.batch_body(replace(found[0], hook_state="pending", hook_attempts=0)).model_dump(), ""
 
 
 def _test(delivery: Delivery, store: Store, objects: Objects) -> tuple[Mapping[str, Any], str]:

@@ -1,4 +1,4 @@
-"""Work that goes on after the answer: kept alive by name, cancelled at the end."""
+"""Work that continues after the answer."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,27 +6,31 @@ from typing import Any
 
 import structlog
 
-MOST = 1000
+from services.intake.metrics import DROPPED_TASKS
+
+MAX_TASKS = 1000
 log = structlog.get_logger(__name__)
 
 
-class Chores:
-    """Tasks that nobody waits for."""
+class TaskSet:
+    """Background tasks of this process, kept alive and cancelled at its end."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work` in the background; beyond `MOST` at once it is left undone."""
-        if len(self._tasks) >= MOST:
+        """Run `work` in the background; beyond `MAX_TASKS` at once it is dropped, counted and logged."""
+        if len(self._tasks) >= MAX_TASKS:
             work.close()
+            DROPPED_TASKS.inc()
+            log.warning("background task dropped, too many are running", limit=MAX_TASKS)
             return
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    async def end(self) -> None:
-        """Cancel what is left."""
+    async def cancel_all(self) -> None:
+        """Cancel every task."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -36,4 +40,4 @@ class Chores:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("a chore failed", exc_info=error)
+            log.error("background task failed", exc_info=error)

@@ -1,6 +1,6 @@
-"""One ear on the store's channel of changes, for everybody here who waits for a job or a message.
+"""One pub/sub subscription to the store's changes, shared by everybody who waits for a job or a message.
 
-A lost word costs a waiter two seconds: each looks again by itself.
+If a notification is lost, waiters poll every `POLL_S`.
 """
 
 import asyncio
@@ -14,96 +14,96 @@ from redis.exceptions import RedisError
 
 from shared.events import changes_channel
 
-LOOK_AGAIN = 2.0  #: seconds after which a waiter looks without having heard anything
+POLL_S = 2.0  #: after which a waiter reads again without a notification
 log = structlog.get_logger(__name__)
 
 
-class Watch:
-    """Somebody who waits for one id."""
+class Subscription:
+    """One waiter for the changes of one id."""
 
-    def __init__(self, changes: "Changes", look_again: float) -> None:
+    def __init__(self, changes: "Changes", poll_s: float) -> None:
         self._changes = changes
-        self._look_again = look_again
-        self._looked = time.monotonic()
+        self._poll_s = poll_s
+        self._read_at = time.monotonic()
         self._event = asyncio.Event()
-        self._heard = False
+        self._notified = False
 
-    def wake(self) -> None:
-        """Say that it may have changed."""
-        self._heard = True
+    def notify(self) -> None:
+        """Tell the waiter that its id may have changed."""
+        self._notified = True
         self._event.set()
 
-    def nudge(self) -> None:
-        """End the wait for another reason."""
+    def interrupt(self) -> None:
+        """End the present wait for another reason."""
         self._event.set()
 
-    async def changed(self, within: float) -> bool:
-        """Wait `within` seconds at most; tell whether it is time to look."""
-        due = self._looked + self._look_again - time.monotonic()
+    async def changed(self, timeout_s: float) -> bool:
+        """Wait at most `timeout_s`; tell whether it is time to read the id again."""
+        due = self._read_at + self._poll_s - time.monotonic()
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, min(within, due))):
+            async with asyncio.timeout(max(0.0, min(timeout_s, due))):
                 await self._event.wait()
         self._event.clear()
         now = time.monotonic()
-        if not (self._heard or now - self._looked >= self._look_again):
+        if not (self._notified or now - self._read_at >= self._poll_s):
             return False
-        self._heard, self._looked = False, now
+        self._notified, self._read_at = False, now
         return True
 
     @property
     def closed(self) -> bool:
-        """Whether the service shuts down, so that nobody should wait any longer."""
+        """Whether the service shuts down, so that waiting must end."""
         return self._changes.closed
 
 
 class Changes:
-    """Listens while `run` runs."""
+    """Notifies subscriptions while `run` runs."""
 
-    def __init__(self, client: "Redis", prefix: str, look_again: float = LOOK_AGAIN) -> None:
+    def __init__(self, client: "Redis", prefix: str, poll_s: float = POLL_S) -> None:
         self._client = client
         self._channel = changes_channel(prefix)
-        self._look_again = look_again
-        self._watches: dict[str, set[Watch]] = {}
+        self._poll_s = poll_s
+        self._subscriptions: dict[str, set[Subscription]] = {}
         self.closed = False
 
     @contextmanager
-    def watch(self, id: str) -> Iterator[Watch]:
-        """Hear of changes of `id` for as long as the block lasts; none since its begin is missed."""
-        watch = Watch(self, self._look_again)
-        self._watches.setdefault(id, set()).add(watch)
+    def watch(self, id: str) -> Iterator[Subscription]:
+        """Subscribe to changes of `id` for as long as the block lasts."""
+        subscription = Subscription(self, self._poll_s)
+        self._subscriptions.setdefault(id, set()).add(subscription)
         try:
-            yield watch
+            yield subscription
         finally:
-            watches = self._watches[id]
-            watches.discard(watch)
-            if not watches:
-                del self._watches[id]
+            remaining = self._subscriptions[id]
+            remaining.discard(subscription)
+            if not remaining:
+                del self._subscriptions[id]
 
     def close(self) -> None:
-        """Let everybody go."""
+        """End every wait."""
         self.closed = True
-        self._wake_all()
+        self._notify_all()
 
     async def run(self) -> None:
-        """Listen until closed, through broken connections."""
+        """Listen until closed; a broken connection is opened again."""
         while not self.closed:
             try:
                 await self._listen()
             except RedisError as error:
-                log.warning("no word of changes, waiters look by themselves", error=str(error))
+                log.warning("subscription to changes lost, waiters poll", error=str(error))
                 await asyncio.sleep(1)
 
     async def _listen(self) -> None:
-        async with self._client.pubsub() as ear:
-            await ear.subscribe(self._channel)
-            self._wake_all()  # what was said before is not heard any more
+        async with self._client.pubsub() as pubsub:
+            await pubsub.subscribe(self._channel)
+            self._notify_all()  # a change before the subscription was not notified
             while not self.closed:
-                message = await ear.get_message(ignore_subscribe_messages=True, timeout=1)
+                message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=1)
                 if message is not None:
-                    for watch in self._watches.get(str(message["data"]), ()):
-                        watch.wake()
+                    for subscription in self._subscriptions.get(str(message["data"]), ()):
+                        subscription.notify()
 
-    def _wake_all(self) -> None:
-        for watches in self._watches.values():
-            for watch in watches:
-                watch.wake()
+    def _notify_all(self) -> None:
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.notify()

@@ -1,42 +1,29 @@
-"""Which models this service knows, and how they stand: the family, the default, and what workers announced."""
+"""The models that this service knows: the family, the default, and what workers registered."""
 
-import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from services.intake.desk import Desk
+from services.intake.ttl_cache import TtlCache
 from shared.census import Census, take_census
 from shared.errors import UnknownModel
 from shared.models import BY_ID, DEMO, Model, model_id_of
 from shared.settings import Settings
+from shared.store import AsyncStore
 
-BELIEVED = 1.0  #: seconds
+CACHE_TTL_S = 1.0
 _FIELDS = {field.name for field in fields(Model)}
 
 
-class Catalogue:
-    """Asks the store for a census at most once in `BELIEVED` seconds."""
+class ModelRegistry:
+    """Asks the store for its statistics at most once in `CACHE_TTL_S`."""
 
-    def __init__(self, desk: Desk, settings: Settings) -> None:
-        self._desk = desk
+    def __init__(self, store: AsyncStore, settings: Settings) -> None:
+        self._store = store
         self.default = settings.default_model or model_id_of(settings)
-        self._census: Census | None = None
-        self._until = 0.0
-        self._listed: dict[str, Model] = {}
-        self._listed_for: Census | None = None
-        self._counting = asyncio.Lock()
+        self._stats: TtlCache[None, tuple[Census, dict[str, Model]]] = TtlCache(CACHE_TTL_S, 1)
 
-    async def census(self) -> Census:
-        """Return a count not older than `BELIEVED`."""
-        async with self._counting:
-            if self._census is None or time.monotonic() >= self._until:
-                self._census = await self._desk.run(take_census())
-                self._until = time.monotonic() + BELIEVED
-            return self._census
-
-    async def model(self, name: str | None) -> Model:
+    async def get(self, name: str | None) -> Model:
         """Return what is known of `name`, or of the default; its workers' word counts most. Raises `UnknownModel`."""
         id = name or self.default
         known = (await self.models()).get(id)
@@ -45,19 +32,26 @@ class Catalogue:
         return known
 
     async def models(self) -> dict[str, Model]:
-        """Return all of them."""
-        census = await self.census()
-        if census is not self._listed_for:
-            # What an unknown default can do is known once its worker is there; until then it is taken for the demo.
-            known = {self.default: replace(BY_ID[DEMO], id=self.default, title=self.default)} | BY_ID
-            self._listed = known | {id: of_card(id, one.card) for id, one in census.models.items() if one.card}
-            self._listed_for = census
-        return self._listed
+        """Return every model by id."""
+        return (await self._load())[1]
+
+    async def stats(self) -> Census:
+        """Return the store's statistics, not older than `CACHE_TTL_S`."""
+        return (await self._load())[0]
+
+    async def _load(self) -> tuple[Census, dict[str, Model]]:
+        return await self._stats.load(None, self._read)
+
+    async def _read(self) -> tuple[Census, dict[str, Model]]:
+        stats = await self._store.run(take_census())
+        # The limits of an unknown default are known once its worker registers; until then the demo model's stand in.
+        known = {self.default: replace(BY_ID[DEMO], id=self.default, title=self.default)} | BY_ID
+        return stats, known | {id: of_card(id, one.card) for id, one in stats.models.items() if one.card}
 
 
 def of_card(id: str, card: Mapping[str, Any]) -> Model:
-    """Return the model that a worker announced; what its card leaves out is as the demo model's."""
-    told: dict[str, Any] = {
+    """Return the model that a worker registered; fields that its card leaves out are as the demo model's."""
+    sent: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in card.items() if name in _FIELDS
     }
-    return replace(BY_ID[DEMO], **({"title": id} | told | {"id": id}))
+    return replace(BY_ID[DEMO], **({"title": id} | sent | {"id": id}))

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import structlog
 
-from services.intake.submission.body import Upload
+from services.intake.metrics import LOST_RESULTS
+from services.intake.uploads import Upload
 from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavailable
 from shared.jobs import Job
 from shared.objects import Objects
@@ -16,9 +17,10 @@ from shared.objects import Objects
 T = TypeVar("T")
 
 THREADS = 32
-#: Seconds that one object may take, and the bytes per second that a big one is allowed on top.
-PATIENCE, SLOWEST = 5.0, 4 << 20
-RETRY_AFTER = 2.0
+BASE_TIMEOUT_S = 5.0  #: of one operation
+MIN_BYTES_PER_S = 4 << 20  #: a large object is allowed more time at this rate
+GET_BYTES = 32 << 20  #: size that the time-out of a read allows for
+RETRY_AFTER_S = 2.0
 log = structlog.get_logger(__name__)
 
 
@@ -27,7 +29,7 @@ class Storage:
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
-        # A pool of its own: threads that hang on a dead server stay this many, and nobody else waits for them.
+        # A pool of its own: threads that hang on a dead server are at most this many, and block nothing else.
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:
@@ -35,17 +37,17 @@ class Storage:
         await self._do(lambda: self._objects.put(key, data, media_type), len(data))
 
     async def put_upload(self, key: str, upload: Upload, media_type: str) -> None:
-        """Store a picture as it was sent."""
+        """Store an image as it was sent."""
 
         def send() -> None:
-            with upload.lock:  # a batch may store one file for several jobs, and it has one position
+            with upload.lock:  # several jobs of a batch may store the same file, which has one position
                 self._objects.put(key, upload.file, media_type, upload.size)
 
         await self._do(send, upload.size)
 
     async def get(self, key: str) -> bytes:
         """Return an object."""
-        return await self._do(lambda: self._objects.get(key), 32 << 20)
+        return await self._do(lambda: self._objects.get(key), GET_BYTES)
 
     async def output(self, job: Job) -> dict[str, Any]:
         """Return the output of a job that succeeded: the record's copy, or the result object's. Raises `ResultLost`."""
@@ -56,6 +58,7 @@ class Storage:
         try:
             found: dict[str, Any] = json.loads(await self.get(job.result))["output"]
         except ObjectMissing as error:
+            LOST_RESULTS.inc()
             log.error("result object lost", job=job.id, key=job.result)
             raise ResultLost from error
         return found
@@ -73,22 +76,22 @@ class Storage:
         await self._do(self._objects.check, 0)
 
     async def discard(self, prefixes: Iterable[str]) -> None:
-        """Delete what a refused request left; what that does not reach, the keeper sweeps."""
+        """Delete what a refused request left; the reconciler sweeps what fails here."""
         for prefix in prefixes:
             try:
                 await self.delete(prefix)
             except StorageUnavailable as error:
-                log.warning("objects of a refused request left to the keeper", prefix=prefix, error=error.detail)
+                log.warning("objects of a refused request left to the reconciler", prefix=prefix, error=error.detail)
 
     def close(self) -> None:
-        """Start nothing more."""
+        """Start no further operation."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _do(self, act: Callable[[], T], size: int) -> T:
-        patience = PATIENCE + size / SLOWEST
+        timeout_s = BASE_TIMEOUT_S + size / MIN_BYTES_PER_S
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout_s):
                 return await asyncio.get_running_loop().run_in_executor(self._pool, act)
         except (StorageDown, TimeoutError) as error:
-            log.warning("the object storage does not answer", error=str(error) or f"not within {patience:.0f} s")
-            raise StorageUnavailable(retry_after=RETRY_AFTER) from error
+            log.warning("object storage operation failed", error=str(error) or f"no answer in {timeout_s:.0f} s")
+            raise StorageUnavailable(retry_after=RETRY_AFTER_S) from error

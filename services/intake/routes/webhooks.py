@@ -1,18 +1,27 @@
-"""`/v1/jobs/{id}/deliveries` and `/v1/webhooks`: what was sent, send it again, try it, change the secret."""
+"""`/v1/jobs/{id}/deliveries` and `/v1/webhooks`: what was sent, send it again, test a URL, rotate the secret."""
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from fastapi.responses import Response
 
-from services.intake.context import Here, House, Tenant
-from services.intake.error_docs import refuses, shows
-from services.intake.openapi import body
-from services.intake.routes.jobs import Id, job_of
-from services.intake.schemas.requests import RotateRequest, WebhookTestRequest, read
-from services.intake.schemas.responses import DeliveryBody, DeliveryList, SecretBody, WebhookTestBody, answer
+from services.intake.context import AppContext, Caller, Context
+from services.intake.native import native_router
+from services.intake.openapi import errors, request_body, returns
+from services.intake.rendering import json_response
+from services.intake.routes.jobs import Id
+from services.intake.schemas.requests import RotateRequest, WebhookTestRequest
+from services.intake.schemas.responses import (
+    DeliveryBody,
+    DeliveryList,
+    SecretBody,
+    WebhookTestBody,
+    delivery_body,
+)
+from services.intake.schemas.validation import read
 from services.intake.submission.body import read_json
+from services.intake.submission.headers import refuse_idempotency_key
 from shared import deliveries, webhooks
 from shared.deliveries import Delivery
 from shared.errors import BodyTooLarge, InvalidField, Malformed, NotFound, UnsupportedMediaType, WebhookRefused
@@ -20,90 +29,83 @@ from shared.ids import is_message_id, new_id
 from shared.keys import KEYLESS
 from shared.views import moment
 
-router = APIRouter(tags=["webhooks"])
+router = native_router("webhooks")
 
-TEST_WAIT = 20.0  #: seconds for the outcome of a test; one attempt has `webhook_timeout`, 15
-_WRITTEN = (Malformed, BodyTooLarge, UnsupportedMediaType, InvalidField)
-_ATTEMPT = ("at", "status", "seconds", "error", "body", "next_at")
+TEST_WAIT_S = 20.0  #: for the outcome of a test; one attempt has `webhook_timeout`, 15
+_BODY_ERRORS = (Malformed, BodyTooLarge, UnsupportedMediaType, InvalidField)
 
 
-@router.get("/v1/jobs/{id}/deliveries", responses=shows(DeliveryList) | refuses(NotFound))
-async def listing(house: Here, tenant: Tenant, id: Id) -> Response:
+@router.get("/v1/jobs/{id}/deliveries", responses=returns(DeliveryList) | errors(NotFound))
+async def list_deliveries(context: Context, caller: Caller, id: Id) -> Response:
     """Each message to the job's webhook, with every attempt."""
-    await job_of(house, tenant, id)
-    messages = await house.desk.run(deliveries.of("job", id))
-    found = await house.desk.run(deliveries.read(messages)) if messages else []
-    return answer({"data": [delivery_view(one) for one in found]})
+    await context.queries.get(caller.tenant, id)
+    messages = await context.store.run(deliveries.of("job", id))
+    found = await context.store.run(deliveries.read(messages)) if messages else []
+    return json_response(DeliveryList(data=[delivery_body(one) for one in found]))
 
 
 @router.post(
     "/v1/jobs/{id}/deliveries/{msg}/redeliver",
     status_code=202,
-    responses=shows(DeliveryBody, 202) | refuses(NotFound),
+    responses=returns(DeliveryBody, 202) | errors(NotFound, Malformed),
 )
-async def redeliver(house: Here, tenant: Tenant, id: Id, msg: Annotated[str, Path(description="`msg_…`")]) -> Response:
+async def redeliver(
+    request: Request, context: Context, caller: Caller, id: Id, msg: Annotated[str, Path(description="`msg_…`")]
+) -> Response:
     """Send a message once more, on a fresh schedule, under the same `webhook-id`."""
-    await job_of(house, tenant, id)
-    if not is_message_id(msg) or not await house.desk.run(deliveries.again(tenant, id, msg)):
+    refuse_idempotency_key(request)
+    await context.queries.get(caller.tenant, id)
+    if not is_message_id(msg) or not await context.store.run(deliveries.again(caller.tenant, id, msg)):
         raise NotFound
-    house.post.deliveries(msg)
-    found = await house.desk.run(deliveries.read([msg]))
+    context.publisher.deliveries(msg)
+    found = await context.store.run(deliveries.read([msg]))
     if not found:
         raise NotFound
-    return answer(delivery_view(found[0]), 202)
+    return json_response(delivery_body(found[0]), 202)
 
 
 @router.post(
     "/v1/webhooks/test",
-    responses=shows(WebhookTestBody) | refuses(*_WRITTEN, WebhookRefused),
-    openapi_extra={"requestBody": body(json="WebhookTestRequest")},
+    responses=returns(WebhookTestBody) | errors(*_BODY_ERRORS, WebhookRefused),
+    openapi_extra={"requestBody": request_body(json="WebhookTestRequest")},
 )
-async def test(request: Request, house: Here, tenant: Tenant) -> Response:
-    """Send one signed `webhook.test`, and tell how it went."""
-    asked = read(WebhookTestRequest, await read_json(request, house.settings))
-    host = await house.callbacks.host(asked.url)
+async def test(request: Request, context: Context, caller: Caller) -> Response:
+    """Send one signed `webhook.test` and return its outcome."""
+    refuse_idempotency_key(request)
+    asked = read(WebhookTestRequest, await read_json(request, context.settings))
+    host = await context.webhook_urls.host(asked.url)
     msg = new_id("msg")
-    await house.desk.run(deliveries.add_test(msg, tenant, asked.url, host))
-    house.post.deliveries(msg)
-    sent = await _outcome(house, msg)
+    await context.store.run(deliveries.add_test(msg, caller.tenant, asked.url, host))
+    context.publisher.deliveries(msg)
+    sent = await _outcome(context, msg)
     last = sent.log[-1] if sent and sent.log else {}
-    state = sent.state if sent else "pending"
-    return answer({"msg": msg, "state": state, **{name: last.get(name) for name in ("status", "seconds", "error")}})
+    return json_response(
+        WebhookTestBody.model_validate({"msg": msg, "state": sent.state if sent else "pending", **last})
+    )
 
 
 @router.post(
     "/v1/webhooks/secret/rotate",
-    responses=shows(SecretBody) | refuses(*_WRITTEN),
-    openapi_extra={"requestBody": body(required=False, json="RotateRequest")},
+    responses=returns(SecretBody) | errors(*_BODY_ERRORS),
+    openapi_extra={"requestBody": request_body(required=False, json="RotateRequest")},
 )
-async def rotate(request: Request, house: Here, tenant: Tenant) -> Response:
-    """Make a new secret, shown this once. The one before signs too during the overlap."""
-    asked = read(RotateRequest, await read_json(request, house.settings, empty_is={}))
-    given = house.settings.webhook_secret.get_secret_value() if tenant == KEYLESS else ""
+async def rotate(request: Request, context: Context, caller: Caller) -> Response:
+    """Make a new secret, shown this once. The previous one also signs during the overlap."""
+    refuse_idempotency_key(request)
+    asked = read(RotateRequest, await read_json(request, context.settings, default={}))
+    configured = context.settings.webhook_secret.get_secret_value() if caller.tenant == KEYLESS else ""
     secret = webhooks.new_secret()
-    until = await house.desk.run(webhooks.rotate_secret(tenant, secret, asked.overlap, given))
-    return answer({"secret": secret, "overlap_ends_at": moment(until)}, headers={"Cache-Control": "no-store"})
+    until = await context.store.run(webhooks.rotate_secret(caller.tenant, secret, asked.overlap, configured))
+    body = SecretBody.model_validate({"secret": secret, "overlap_ends_at": moment(until)})
+    return json_response(body, headers={"Cache-Control": "no-store"})
 
 
-def delivery_view(one: Delivery) -> dict[str, Any]:
-    """Return what the API shows of a message."""
-    return {
-        "id": one.msg,
-        "type": one.type,
-        "state": one.state,
-        "url": one.url,
-        "created_at": moment(one.created),
-        "next_at": moment(one.next) if one.state == "pending" else None,
-        "attempts": [{name: attempt.get(name) for name in _ATTEMPT} for attempt in one.log],
-    }
-
-
-async def _outcome(house: House, msg: str) -> Delivery | None:
-    until = time.monotonic() + TEST_WAIT
-    with house.changes.watch(msg) as watch:
+async def _outcome(context: AppContext, msg: str) -> Delivery | None:
+    until = time.monotonic() + TEST_WAIT_S
+    with context.changes.watch(msg) as subscription:
         while True:
-            found = await house.desk.run(deliveries.read([msg]))
+            found = await context.store.run(deliveries.read([msg]))
             left = until - time.monotonic()
-            if not found or found[0].state != "pending" or left <= 0 or watch.closed:
+            if not found or found[0].state != "pending" or left <= 0 or subscription.closed:
                 return found[0] if found else None
-            await watch.changed(left)
+            await subscription.changed(left)

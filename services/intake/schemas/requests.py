@@ -1,15 +1,11 @@
-"""A request as it is written by a client, to the letter; what follows from it is worked out in `compose`."""
+"""Requests as clients write them."""
 
-import json
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from services.intake.errors import of_validation
 from shared.conversation import Message
 from shared.requests import Generation
-
-B = TypeVar("B", bound=BaseModel)
 
 JobEvent = Literal["job.started", "job.succeeded", "job.failed", "job.cancelled", "job.expired"]
 Payload = Literal["full", "thin"]
@@ -21,7 +17,7 @@ OneOrEach = Annotated[
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Metadata = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
-    Field(max_length=16, description="echoed everywhere"),
+    Field(max_length=16, description="returned with the job everywhere"),
 ]
 Url = Annotated[
     str,
@@ -36,35 +32,37 @@ DataUri = Annotated[
 ]
 
 
-class _Asked(BaseModel):
+class StrictModel(BaseModel):
+    """A request body: unknown fields and wrong types are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Webhook(_Asked):
-    """Where to tell of the job."""
+class Webhook(StrictModel):
+    """The webhook of a job."""
 
     url: Url
     events: Annotated[list[JobEvent], Field(min_length=1, max_length=5)] | None = None
     payload: Payload = "full"
 
 
-class BatchWebhook(_Asked):
-    """Where to tell of the end of the batch."""
+class BatchWebhook(StrictModel):
+    """The webhook of a batch."""
 
     url: Url
     events: Annotated[list[Literal["batch.ended"]], Field(min_length=1, max_length=1)] | None = None
     payload: Payload = "full"
 
 
-class Part(_Asked):
+class PartRef(StrictModel):
     """A file part of the same multipart body."""
 
     part: Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class _Question(_Asked):
+class _Question(StrictModel):
     model: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    prompt: Annotated[str, Field(description="the text of a single round")] | None = None
+    prompt: Annotated[str, Field(description="the text of a single turn")] | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
     parent: Annotated[str, Field(max_length=100)] | None = None
     tiles: OneOrEach | None = Field(None, description="most tiles of each image; one number, or one for each")
@@ -79,16 +77,16 @@ class _Question(_Asked):
     @model_validator(mode="after")
     def _one_question(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either `prompt` or `messages`")
+            raise ValueError("send either `prompt` or `messages`, and only one of them")
         return self
 
-    def rounds(self) -> tuple[Message, ...]:
-        """The texts, whichever way they were written."""
+    def turns(self) -> tuple[Message, ...]:
+        """The messages of the conversation, also where `prompt` holds the only one."""
         return tuple(self.messages or [Message(role="user", content=self.prompt or "")])
 
 
 class JobRequest(_Question):
-    """One question. `images` come as file parts instead where the body is multipart."""
+    """One question. In a multipart body its images are file parts."""
 
 
 class JobJson(_Question):
@@ -108,11 +106,11 @@ class BatchJob(JobRequest):
 class BatchJobJson(BatchJob):
     """One question of a batch, images included."""
 
-    images: list[DataUri | Part] = []
+    images: list[DataUri | PartRef] = []
 
 
-class Defaults(_Asked):
-    """What the jobs of a batch say unless they say otherwise; `generation` field by field."""
+class Defaults(StrictModel):
+    """Fields of every job of a batch that does not set them itself; `generation` field by field."""
 
     model: str | None = None
     tiles: Tiles | None = None
@@ -127,8 +125,8 @@ class Defaults(_Asked):
     messages: list[Message] | None = None
 
 
-class BatchRequest(_Asked):
-    """Many questions, taken in together or not at all; each of `jobs` is read by itself, so that all are judged."""
+class BatchRequest(StrictModel):
+    """Many questions, accepted together or not at all. Each of `jobs` is read by itself, so that all are judged."""
 
     jobs: Annotated[list[dict[str, Any]], Field(min_length=1)]
     defaults: Defaults = Defaults()
@@ -147,7 +145,7 @@ class BatchJson(BatchRequest):
 
 
 class JobForm(BaseModel):
-    """What a person types in a shell."""
+    """The form fields of a job."""
 
     image: list[Annotated[bytes, Field(json_schema_extra={"format": "binary"})]] = []
     prompt: str | None = None
@@ -159,28 +157,20 @@ class JobForm(BaseModel):
 
 
 class BatchForm(BaseModel):
-    """`request`, and any number of file parts that its jobs name."""
+    """`request`, and any number of file parts that its jobs refer to."""
 
     model_config = ConfigDict(extra="allow")
 
     request: BatchJson
 
 
-class WebhookTestRequest(_Asked):
-    """Where to send a test."""
+class WebhookTestRequest(StrictModel):
+    """The URL to send a test to."""
 
     url: Url
 
 
-class RotateRequest(_Asked):
-    """How long the secret before signs too."""
+class RotateRequest(StrictModel):
+    """Seconds for which the previous secret also signs."""
 
     overlap: Annotated[float, Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = 86_400
-
-
-def read(kind: type[B], value: dict[str, Any]) -> B:
-    """Return `value` as a `kind`, or raise `InvalidField`. As JSON, in which pydantic's strictness knows lists."""
-    try:
-        return kind.model_validate_json(json.dumps(value, ensure_ascii=False), strict=True)
-    except ValidationError as error:
-        raise of_validation(error.errors(include_url=False, include_context=False, include_input=False)) from error

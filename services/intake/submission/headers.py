@@ -1,37 +1,51 @@
-"""Request headers that say how an answer is wanted: Idempotency-Key, Prefer, traceparent."""
+"""Request headers that change how a request is processed or answered, read in one place."""
 
 import hashlib
 import re
 
 from fastapi import Request
 
+from services.intake.submission.model import RequestHeaders
 from shared.errors import Malformed
 
-LONGEST_WAIT = 60.0
+MAX_WAIT_S = 60.0
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _WAIT = re.compile(r"""(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])""", re.IGNORECASE)
 
 
-def idempotency_key(request: Request) -> str | None:
-    """Return what the Idempotency-Key of `request` is stored under, or None. Raises `Malformed`."""
+def read_headers(request: Request) -> RequestHeaders:
+    """Return what the headers of `request` ask for. Raises `Malformed`."""
+    return RequestHeaders(_idempotency_key(request), _wait(request), _traceparent(request))
+
+
+def refuse_idempotency_key(request: Request) -> None:
+    """Raise `Malformed` where an Idempotency-Key is sent to a call that can't honour it."""
+    if _idempotency_key(request) is not None:
+        detail = f"{request.method} {request.scope['route'].path} does not support Idempotency-Key; leave it out"
+        raise Malformed(detail, field="Idempotency-Key")
+
+
+def _idempotency_key(request: Request) -> str | None:
+    if "x-idempotency-key" in request.headers:
+        raise Malformed("X-Idempotency-Key is not supported; send Idempotency-Key", field="X-Idempotency-Key")
     sent = request.headers.getlist("idempotency-key")
     if not sent:
         return None
     key = sent[0]
-    if len(key) > 2 and key[0] == key[-1] == '"':
+    if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
-    if len(sent) > 1 or not 1 <= len(key) <= 255 or not all("!" <= sign <= "~" for sign in key):
-        raise Malformed("an Idempotency-Key is 1 to 255 visible ASCII characters, once", field="Idempotency-Key")
+    if len(sent) > 1 or not 1 <= len(key) <= 255 or not all("!" <= character <= "~" for character in key):
+        detail = "an Idempotency-Key must be sent once and be 1 to 255 visible ASCII characters"
+        raise Malformed(detail, field="Idempotency-Key")
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def preferred_wait(request: Request) -> float | None:
-    """Return the seconds of `Prefer: wait=N`, at most `LONGEST_WAIT`, or None; what can't be read is no preference."""
+def _wait(request: Request) -> float | None:
+    """Return the wait that is preferred; what can't be read is no preference (RFC 7240)."""
     found = _WAIT.search(",".join(request.headers.getlist("prefer")))
-    return min(float(found[1]), LONGEST_WAIT) if found else None
+    return min(float(found[1]), MAX_WAIT_S) if found else None
 
 
-def traceparent(request: Request) -> str:
-    """Return the W3C trace context of `request`, or ""."""
+def _traceparent(request: Request) -> str:
     sent = request.headers.get("traceparent", "")
     return sent if _TRACEPARENT.fullmatch(sent) else ""

@@ -1,5 +1,4 @@
-"""What a picture is, by its content and header alone: nothing is decoded here, and whatever is not on the list is not
-even opened.
+"""Format and size of an image, from its header alone: nothing is decoded, and an unknown format is not even opened.
 
 Pillow reads the header under its own plugin for the type found; frames are counted by a walk of bounded length.
 """
@@ -24,28 +23,28 @@ _OTHERS = (
     (b"<", "HTML or SVG"),
 )
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-_LEAST = 12  # bytes; below, no type can be told
-_STEPS = 1_000_000  # of a walk through frames; what lies behind is not counted, since the first frame is the one used
+_MIN_BYTES = 12  # below this no format can be told
+_MAX_STEPS = 1_000_000  # of a walk through frames; later ones are not counted, since the first is the one used
 _SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
-class Header:
-    """A picture as the model will be given it: turned, if EXIF says so and the mode heeds it."""
+class ImageInfo:
+    """An image as the model will get it: turned where EXIF says so and the mode applies it."""
 
     media_type: str
     width: int
     height: int
 
 
-def arm(limits: ImageLimits) -> None:
+def configure_pillow(limits: ImageLimits) -> None:
     """Set Pillow's process-wide guard, which WebP's reader asks before it makes room for a canvas."""
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
 
 
-def look(file: BinaryIO, size: int, limits: ImageLimits, image: int) -> Header:
-    """Return the header of a picture, or refuse it as number `image` of its job."""
+def inspect(file: BinaryIO, size: int, limits: ImageLimits, image: int) -> ImageInfo:
+    """Return format and size of image number `image` of its job. Raises the `RequestError` that names it."""
     file.seek(0)
     start = file.read(SNIFF_BYTES)
     kind = sniff(start)
@@ -56,18 +55,18 @@ def look(file: BinaryIO, size: int, limits: ImageLimits, image: int) -> Header:
     _check_size(width, height, limits, image)
     frames = _frames(file, kind, opened, limits.max_frames)
     if frames > limits.max_frames:
-        detail = f"image {image} has more than {limits.max_frames} frames; send the one that is meant"
+        detail = f"image {image} has more than {limits.max_frames} frames; send the frame to look at as an image"
         raise ImageTooManyPixels(detail, image=image)
     if limits.mode == "natural" and kind != "image/tiff" and _orientation(opened) in _SIDEWAYS:
         width, height = height, width  # Pillow turns TIFF by itself, in either mode
-    return Header(kind, width, height)
+    return ImageInfo(kind, width, height)
 
 
 def _unknown(start: bytes, size: int, image: int) -> UndecodableImage | UnsupportedImageType:
     if size == 0:
         return UndecodableImage(f"image {image} is empty", image=image)
-    if size < _LEAST:
-        return UndecodableImage(f"image {image} has {size} bytes, too few for any picture", image=image)
+    if size < _MIN_BYTES:
+        return UndecodableImage(f"image {image} has {size} bytes, too few for any image", image=image)
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     found = next((name for magic, name in _OTHERS if text[:16].lower().startswith(magic.lower())), "of no known type")
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
@@ -83,24 +82,24 @@ def _open(file: BinaryIO, kind: str, limits: ImageLimits, image: int) -> Image.I
         return Image.open(file, formats=(plugin,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooManyPixels(f"image {image} has more than {limits.max_pixels} pixels", image=image) from error
-    except Exception as error:  # Pillow's readers raise eight kinds; whichever it is, this picture can't be read
+    except Exception as error:  # Pillow's readers raise eight kinds; whichever it is, this image can't be read
         told = "its header can't be read" if "cannot identify" in str(error) else f"{error}"[:200]
-        raise UndecodableImage(f"image {image} is no readable {plugin}: {told}", image=image) from error
+        raise UndecodableImage(f"image {image} is not a readable {plugin}: {told}", image=image) from error
 
 
 def _check_size(width: int, height: int, limits: ImageLimits, image: int) -> None:
     if width < 1 or height < 1:
         raise UndecodableImage(f"image {image} is {width}x{height} pixels by its header", image=image)
     if width * height > limits.max_pixels or max(width, height) > limits.max_side:
-        most = f"{limits.max_pixels} pixels and {limits.max_side} on a side are the most"
+        most = f"at most {limits.max_pixels} pixels and {limits.max_side} on a side are allowed"
         raise ImageTooManyPixels(f"image {image} is {width}x{height} pixels; {most}", image=image)
 
 
 def _orientation(opened: Image.Image) -> int:
     try:
-        # The base class's: PNG's own would decode the picture to find an EXIF block behind its pixels.
+        # The base class's: PNG's own would decode the image to find an EXIF block behind its pixels.
         return int(Image.Image.getexif(opened).get(_ORIENTATION, 1))
-    except Exception:  # a broken EXIF block says nothing of how to turn the picture, which may be whole
+    except Exception:  # a broken EXIF block says nothing of how to turn the picture, which may be intact
         return 1
 
 
@@ -111,7 +110,7 @@ def _frames(file: BinaryIO, kind: str, opened: Image.Image, most: int) -> int:
     if kind == "image/tiff":
         return _tiff_frames(file, most)
     if kind == "image/jpeg":
-        return 1  # an MPO's further pictures are passed over
+        return 1  # further images of an MPO are skipped
     return int(getattr(opened, "n_frames", 1))
 
 
@@ -120,7 +119,7 @@ def _gif_frames(file: BinaryIO, most: int) -> int:
     data = file.read()
     place = 13 + _colours(data[10]) if len(data) > 10 else len(data)
     frames = steps = 0
-    while place < len(data) and frames <= most and steps < _STEPS:
+    while place < len(data) and frames <= most and steps < _MAX_STEPS:
         block = data[place]
         if block == 0x2C and place + 9 < len(data):
             frames += 1
@@ -129,7 +128,7 @@ def _gif_frames(file: BinaryIO, most: int) -> int:
             place += 2
         else:
             break
-        while place < len(data) and data[place] and steps < _STEPS:
+        while place < len(data) and data[place] and steps < _MAX_STEPS:
             place += 1 + data[place]
             steps += 1
         place += 1

@@ -1,115 +1,131 @@
-"""A body turned into drafts: what is asked, and the pictures that came with it, nothing judged yet but form."""
+"""A request body becomes a `Submission`: the question and the files that came with it, checked for form only.
 
-import base64
-import binascii
-import hashlib
-import json
+`parse_submission` reads both forms of a job, `parse_batch` both forms of a batch.
+"""
+
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
 
-from services.intake.schemas.requests import JobRequest, read
-from services.intake.submission.body import FORM, Form, Shape, Upload, image_too_large, media_type, read_form, read_json
+from services.intake.schemas.requests import BatchRequest, JobRequest
+from services.intake.schemas.validation import read
+from services.intake.submission import generation
+from services.intake.submission.body import CHARSET_FIELD, FORM, Form, MultipartLimits, media_type, read_form, read_json
+from services.intake.submission.data_uri import read_data_uri
 from services.intake.submission.json_strict import parse_object
-from services.intake.submission.prepare import too_many_images
-from shared.errors import InvalidField, Malformed, UndecodableImage
+from services.intake.submission.model import BatchSubmission, Submission, translated
+from services.intake.submission.size_errors import too_many_images
+from services.intake.uploads import Upload
+from shared.errors import InvalidField
+from shared.requests import Generation
 from shared.settings import Settings
 
-PLAIN = ("prompt", "model", "tiles", "max_new_tokens", "webhook")
-_DATA_URI = re.compile(r"data:[^,;]{0,100}(?:;[^,;]{0,100}){0,4};base64,", re.ASCII)
-_NUMBER = re.compile(r"[+-]?[0-9]{1,12}")
+PLAIN_FIELDS = ("prompt", "model", "tiles", "max_new_tokens", "webhook")
+#: Names that clients give the parts of images.
+IMAGE_PARTS = ("image", "image[]", "images", "images[]")
+FILES_PER_JOB = 4  #: file parts of a batch, for each job that the service allows
+_INTEGER = re.compile(r"[+-]?[0-9]{1,12}")
 
 
-@dataclass(frozen=True)
-class Draft:
-    """One question as it was asked."""
-
-    asked: JobRequest
-    uploads: Sequence[Upload]
-
-    def fingerprint(self, *more: str) -> str:
-        """Return what tells this request from another; pictures count by content."""
-        canonical = json.dumps(
-            [self.asked.model_dump(mode="json"), [upload.sha256 for upload in self.uploads], *more], sort_keys=True
-        )
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-async def read_draft(request: Request, settings: Settings) -> Draft:
-    """Return the draft that the body of `request` holds, in either form."""
+async def parse_submission(request: Request, settings: Settings) -> Submission:
+    """Return the job that the body of `request` asks for. Raises `RequestError`."""
     if media_type(request) == FORM:
-        most = settings.max_images
-        shape = Shape(lambda name: name == "image", most, too_many=lambda: too_many_images(most + 1, most))
-        form = await read_form(request, settings, shape)
-        return Draft(read(JobRequest, _asked(form)), form.files)
+        return await _parse_form(request, settings)
     body = await read_json(request, settings)
     images = body.pop("images", [])
-    asked = read(JobRequest, body)
-    return Draft(asked, read_images(images, settings))
+    return Submission(read(JobRequest, translated(body)), _read_images(images, settings))
 
 
-def read_images(images: Any, settings: Settings) -> list[Upload]:
-    """Return the pictures of a list of data URIs."""
+async def parse_batch(request: Request, settings: Settings) -> BatchSubmission:
+    """Return the batch that the body of `request` asks for. Raises `RequestError`."""
+    if media_type(request) != FORM:
+        return BatchSubmission(_batch_request(await read_json(request, settings), settings), {}, settings)
+    max_files = settings.max_batch_jobs * FILES_PER_JOB
+    limits = MultipartLimits(lambda name: name not in ("request", CHARSET_FIELD), max_files, max_fields=2)
+    form = await read_form(request, settings, limits)
+    if "request" not in form.fields:
+        raise InvalidField("a multipart batch needs a part `request` with the JSON", field="request")
+    parts: dict[str, Upload] = {}
+    for upload in form.files:
+        if upload.name in parts:
+            raise InvalidField(f"duplicate part {upload.name[:80]!r}", field=upload.name[:80])
+        parts[upload.name] = upload
+    return BatchSubmission(_batch_request(parse_object(form.text("request")), settings), parts, settings)
+
+
+async def _parse_form(request: Request, settings: Settings) -> Submission:
+    most = settings.max_images
+    limits = MultipartLimits(
+        IMAGE_PARTS.__contains__,
+        most,
+        too_many_files=lambda: too_many_images(most + 1, most),
+        check_field=_check_form_field,
+    )
+    form = await read_form(request, settings, limits)
+    return Submission(read(JobRequest, translated(_form_request(form))), form.files)
+
+
+def _check_form_field(name: str) -> None:
+    if name in (*PLAIN_FIELDS, "request", CHARSET_FIELD):
+        return
+    known = ", ".join(f"`{field}`" for field in PLAIN_FIELDS)
+    if name in JobRequest.model_fields or name in Generation.model_fields:
+        hint = "send it in the JSON of a part named `request`, which then holds all fields"
+    elif name.lower().startswith(("image", "file", "photo", "picture", "upload")):
+        hint = "name the parts of images `image`"
+    else:
+        hint = f"fields are {known}; everything else goes into the JSON of a part named `request`"
+    raise InvalidField(f"unknown form field {name[:80]!r}: {hint}", field=name)
+
+
+def _form_request(form: Form) -> dict[str, Any]:
+    """Return the JSON that the fields of a form stand for; empty fields count as absent."""
+    for name in form.fields:
+        _check_form_field(name)
+    sent = [name for name in form.fields if name != CHARSET_FIELD and (form.has(name) or name == "prompt")]
+    if "request" in sent:
+        if len(sent) > 1:
+            raise InvalidField("send either the part `request` or plain fields, not both", field="request")
+        asked = parse_object(form.text("request"))
+        if "images" in asked:
+            raise InvalidField("in a multipart body images are parts named `image`", field="images")
+        return asked
+    asked = {name: form.text(name) for name in ("prompt", "model") if name in sent}
+    if "tiles" in sent:
+        asked["tiles"] = _integer(form, "tiles")
+    if "max_new_tokens" in sent:
+        asked["generation"] = {"max_new_tokens": _integer(form, "max_new_tokens")}
+    if "webhook" in sent:
+        asked["webhook"] = {"url": form.text("webhook")}
+    return asked
+
+
+def _integer(form: Form, name: str) -> int:
+    text = form.text(name).strip()
+    if not _INTEGER.fullmatch(text):
+        more = "; a list goes into the JSON of a part named `request`" if "," in text else ""
+        raise InvalidField(f"`{name}` must be an integer, not {text[:40]!r}{more}", field=name)
+    return int(text)
+
+
+def _read_images(images: Any, settings: Settings) -> list[Upload]:
     if not isinstance(images, list):
-        raise InvalidField("`images` is a list of data URIs", field="images")
+        raise InvalidField("`images` must be a list of data URIs", field="images")
     if len(images) > settings.max_images:
         raise too_many_images(len(images), settings.max_images)
     return [read_data_uri(uri, n, settings.max_image_bytes) for n, uri in enumerate(images)]
 
 
-def read_data_uri(uri: Any, n: int, limit: int) -> Upload:
-    """Return the picture of the data URI of image `n`."""
-    field = f"images.{n}"
-    head = _DATA_URI.match(uri) if isinstance(uri, str) else None
-    if head is None:
-        detail = f"image {n} is not `data:image/…;base64,…`; this service fetches nothing, send the bytes"
-        raise InvalidField(detail, field=field, image=n)
-    if (len(uri) - head.end()) * 3 // 4 > limit + 2:
-        raise image_too_large(n, limit)
-    try:
-        data = base64.b64decode(uri[head.end() :].encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
-        raise UndecodableImage(f"the base64 of image {n} can't be read: {error}", image=n, field=field) from error
-    if len(data) > limit:
-        raise image_too_large(n, limit)
-    return Upload.of(field, data)
-
-
-def _asked(form: Form) -> dict[str, Any]:
-    """Return the JSON that the texts of a form stand for."""
-    for name in form.texts:
-        if name not in (*PLAIN, "request"):
-            hint = "; pictures are called `image`" if name.startswith("image") else ""
-            raise InvalidField(f"there is no form field {name[:80]!r}{hint}", field=name)
-    if "request" in form.texts:
-        if len(form.texts) > 1:
-            raise InvalidField("give either the part `request` or plain fields, not both", field="request")
-        asked = parse_object(form.texts["request"])
-        if "images" in asked:
-            raise InvalidField("in a multipart body pictures are parts called `image`", field="images")
-        return asked
-    asked = {name: _text(form, name) for name in ("prompt", "model") if name in form.texts}
-    if "tiles" in form.texts:
-        asked["tiles"] = _number(form, "tiles")
-    if "max_new_tokens" in form.texts:
-        asked["generation"] = {"max_new_tokens": _number(form, "max_new_tokens")}
-    if "webhook" in form.texts:
-        asked["webhook"] = {"url": _text(form, "webhook")}
-    return asked
-
-
-def _text(form: Form, name: str) -> str:
-    try:
-        return form.texts[name].decode()
-    except UnicodeDecodeError as error:
-        raise Malformed(f"the field `{name}` is not UTF-8", field=name) from error
-
-
-def _number(form: Form, name: str) -> int:
-    text = _text(form, name).strip()
-    if not _NUMBER.fullmatch(text):
-        raise InvalidField(f"`{name}` is {text[:40]!r}, which is no whole number", field=name)
-    return int(text)
+def _batch_request(body: dict[str, Any], settings: Settings) -> BatchRequest:
+    """Read everything but the jobs, which are large and judged one by one."""
+    jobs = body.pop("jobs", None)
+    if not isinstance(jobs, list) or not jobs or not all(isinstance(job, dict) for job in jobs):
+        raise InvalidField("`jobs` must be a list of at least one request", field="jobs")
+    if len(jobs) > settings.max_batch_jobs:
+        detail = f"the batch has {len(jobs)} jobs; at most {settings.max_batch_jobs} are allowed"
+        raise InvalidField(detail, field="jobs")
+    if isinstance(defaults := body.get("defaults"), dict) and "generation" in defaults:
+        translated = generation.translate(defaults["generation"], "defaults.generation")
+        body = body | {"defaults": defaults | {"generation": translated}}
+    return read(BatchRequest, {**body, "jobs": [{}]}).model_copy(update={"jobs": jobs})

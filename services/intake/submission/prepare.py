@@ -1,151 +1,163 @@
-"""From what a client wrote to what a worker does: models, images, marks and limits. Refuses what can't succeed."""
+"""A `Submission` becomes a `PreparedJob`: model, images, parent, prompt and webhook are checked, nothing is stored."""
 
-import unicodedata
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from typing import Any
 
-from services.intake.schemas.requests import JobRequest
-from services.intake.submission.body import Upload
-from services.intake.submission.image_headers import Header
-from shared.conversation import IMAGE, Message, placeholders
-from shared.errors import ImageCountMismatch, InvalidField, TooManyImages, TooManyTiles
-from shared.models import Model
-from shared.objects import image_key
-from shared.requests import Request, StoredImage
+from services.intake.clients.model_registry import ModelRegistry
+from services.intake.clients.storage import Storage
+from services.intake.clients.webhook_urls import WebhookUrlPolicy
+from services.intake.queries import JobQueries
+from services.intake.schemas.requests import BatchWebhook, Webhook
+from services.intake.submission.compose import InspectedImage, ParentContext, compose
+from services.intake.submission.image_headers import ImageInfo, inspect
+from services.intake.submission.model import Submission
+from services.intake.submission.prompt_length import PromptLengthCheck
+from services.intake.uploads import Upload
+from shared.conversation import Message
+from shared.errors import NotFound, ObjectMissing, ResultLost, UnknownParent
+from shared.ids import new_id
+from shared.images import ImageLimits
+from shared.jobs import PRIORITIES, Job, State
+from shared.objects import image_key, manifest_key
+from shared.requests import Manifest, Request
 from shared.settings import Settings
-from shared.tiling import grid, tile_count
+from shared.transitions import Submitted
+from shared.webhooks import DEFAULT_EVENTS
 
-TILES = 12  #: of an image whose request does not say
-
-
-@dataclass(frozen=True)
-class Looked:
-    """A picture that came with the request, and what its header says."""
-
-    upload: Upload
-    header: Header
+MAX_INLINE_BYTES = 8 << 10  #: of a request that its record keeps a copy of
+MAX_INSPECT_INLINE_BYTES = 256 << 10  #: of an image whose header is read on the event loop
+#: Fields that a retried job has in common with the first one.
+_CLONED = ("tenant", "model", "priority", "start_within", "run_within", "images", "webhook", "metadata", "parent")
 
 
 @dataclass(frozen=True)
-class Past:
-    """What a job stands on: the rounds and pictures of its parent, the parent's own parents included."""
+class PreparedJob:
+    """A job that is ready to be committed."""
 
-    messages: tuple[Message, ...] = ()
-    images: tuple[StoredImage, ...] = ()
-    groups: tuple[int, ...] = ()
+    job: Job
+    request: Request
+    uploads: Sequence[Upload] = ()  #: the last images of the request; those before them are copied
+    copies: Sequence[str] = ()  #: keys that the first images are copied from
 
+    @property
+    def manifest(self) -> bytes:
+        """What is stored beside the images."""
+        record = replace(self.job, request="").record()
+        return Manifest(record=record, request=self.request).model_dump_json().encode()
 
-def compose(
-    id: str, asked: JobRequest, new: Sequence[Looked], past: Past, *, model: Model, settings: Settings
-) -> Request:
-    """Return the whole question of job `id`; its pictures get the places that job's are stored at."""
-    rounds = asked.rounds()
-    _check_rounds(rounds)
-    _check_limits(asked, settings)
-    if len(past.images) + len(new) > settings.max_images:
-        raise too_many_images(len(past.images) + len(new), settings.max_images)
-    most = _tiles_each(asked, len(new), model)
-    rounds, groups = _placed(rounds, len(new))
-    images = tuple(
-        _seen(image, image_key(id, n), min(image.max_tiles, model.tiles[1]), asked.thumbnail)
-        for n, image in enumerate((*past.images, *map(_stored, new, most)))
-    )
-    _check_tiles(images, settings.max_tiles)
-    return Request(
-        model=model.id,
-        messages=past.messages + rounds,
-        images=images,
-        groups=past.groups + groups,
-        thumbnail=asked.thumbnail,
-        generation=asked.generation,
-    )
+    def as_accepted(self, submitted: Submitted) -> Job:
+        """Return the job as the store has it after `submitted`."""
+        at = submitted.at
+        return replace(self.job, created=at, expires=at + self.job.retain, position=submitted.position)
 
 
-def too_many_images(count: int, most: int) -> TooManyImages:
-    """Return the refusal."""
-    return TooManyImages(f"the job has {count} images, those of its parent included; {most} are the most")
+class Preparation:
+    """Checks submissions. `inspected` of its methods holds images whose headers are known, by hash."""
+
+    def __init__(
+        self,
+        *,
+        queries: JobQueries,
+        storage: Storage,
+        models: ModelRegistry,
+        prompt_length: PromptLengthCheck,
+        webhook_urls: WebhookUrlPolicy,
+        settings: Settings,
+    ) -> None:
+        self._queries = queries
+        self._storage = storage
+        self._models = models
+        self._prompt_length = prompt_length
+        self._webhook_urls = webhook_urls
+        self._settings = settings
+        self._limits = ImageLimits.of(settings)
+
+    async def prepare(
+        self, tenant: str, submission: Submission, inspected: dict[str, ImageInfo], *, trace: str, batch: str = ""
+    ) -> PreparedJob:
+        """Return the job that `submission` asks for. Raises `RequestError`."""
+        id, asked, settings = new_id("job"), submission.question, self._settings
+        model = await self._models.get(asked.model)
+        images = [await self._inspect(upload, n, inspected) for n, upload in enumerate(submission.uploads)]
+        parent = await self._parent(tenant, asked.parent) if asked.parent is not None else ParentContext()
+        request = compose(id, asked, images, parent, model=model, settings=settings)
+        await self._prompt_length.refuse_too_long(request, model)
+        job = Job(
+            id=id,
+            tenant=tenant,
+            model=model.id,
+            priority=PRIORITIES.index(asked.priority),
+            max_attempts=settings.max_attempts,
+            retain=settings.retain_for,
+            start_within=asked.start_within or settings.start_within,
+            run_within=asked.run_within or settings.run_within,
+            images=[image.view() for image in request.images],
+            webhook=await self.webhook(asked.webhook, DEFAULT_EVENTS),
+            metadata=asked.metadata,
+            parent=asked.parent or "",
+            request=_inline(request),
+            custom_id=submission.custom_id,
+            batch=batch,
+            trace=trace,
+        )
+        return PreparedJob(job, request, submission.uploads, [image.key for image in parent.images])
+
+    async def clone(self, old: Job, *, trace: str) -> PreparedJob:
+        """Return a new job that asks what `old` was asked. Raises `NotFound` where that is no longer stored."""
+        id = new_id("job")
+        try:
+            asked = await self._stored_request(old.id)
+        except ObjectMissing as error:
+            raise NotFound("the request of this job is no longer stored, so it can't be retried") from error
+        images = tuple(image.model_copy(update={"key": image_key(id, n)}) for n, image in enumerate(asked.images))
+        request = asked.model_copy(update={"images": images})
+        job = Job(
+            id=id,
+            **{name: getattr(old, name) for name in _CLONED},
+            max_attempts=self._settings.max_attempts,
+            retain=self._settings.retain_for,
+            retry_of=old.id,
+            trace=trace,
+            request=_inline(request),
+        )
+        return PreparedJob(job, request, copies=[image.key for image in asked.images])
+
+    async def webhook(self, asked: Webhook | BatchWebhook | None, events: Sequence[str]) -> dict[str, Any] | None:
+        """Return the `webhook` of a record, with `events` where none are named. Raises `WebhookRefused`."""
+        if asked is None:
+            return None
+        host = await self._webhook_urls.host(asked.url)
+        return {"url": asked.url, "host": host, "events": list(asked.events or events), "payload": asked.payload}
+
+    async def _inspect(self, upload: Upload, n: int, inspected: dict[str, ImageInfo]) -> InspectedImage:
+        info = inspected.get(upload.sha256)
+        if info is None:
+            if upload.size <= MAX_INSPECT_INLINE_BYTES:
+                info = inspect(upload.file, upload.size, self._limits, n)
+            else:
+                info = await asyncio.to_thread(inspect, upload.file, upload.size, self._limits, n)
+            inspected[upload.sha256] = info
+        return InspectedImage(upload, info)
+
+    async def _parent(self, tenant: str, parent: str) -> ParentContext:
+        try:
+            job = await self._queries.get(tenant, parent)
+            if job.state is not State.SUCCEEDED:
+                raise UnknownParent(field="parent")
+            output = await self._storage.output(job)
+            request = await self._stored_request(parent)
+        except (NotFound, ObjectMissing, ResultLost) as error:
+            raise UnknownParent(field="parent") from error
+        answer = Message(role="assistant", content=str(output.get("text", "")))
+        return ParentContext((*request.messages, answer), request.images, request.groups)
+
+    async def _stored_request(self, id: str) -> Request:
+        return Manifest.model_validate_json(await self._storage.get(manifest_key(id))).request
 
 
-def _check_rounds(rounds: Sequence[Message]) -> None:
-    if rounds[0].role != "user" or rounds[-1].role != "user":
-        raise InvalidField("`messages` begin and end with a user's", field="messages")
-    if any(first.role == second.role for first, second in pairwise(rounds)):
-        raise InvalidField("in `messages` user and assistant take turns", field="messages")
-    for n, message in enumerate(rounds):
-        if message.role == "user" and blank(message.content):
-            field = "prompt" if len(rounds) == 1 else f"messages.{n}.content"
-            raise InvalidField(f"the text of `{field}` is empty; ask something", field=field)
-
-
-def blank(text: str) -> bool:
-    """Tell whether `text` has nothing to read: white space and control characters only."""
-    return all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)
-
-
-def _check_limits(asked: JobRequest, settings: Settings) -> None:
-    limits = (
-        ("generation.max_new_tokens", asked.generation.max_new_tokens, settings.max_new_tokens),
-        ("start_within", asked.start_within or 0, settings.max_start_within),
-        ("run_within", asked.run_within or 0, settings.max_run_within),
-    )
-    for field, value, most in limits:
-        if value > most:
-            raise InvalidField(f"`{field}` is at most {most:g} here", field=field)
-
-
-def _tiles_each(asked: JobRequest, images: int, model: Model) -> Sequence[int]:
-    least, most = model.tiles
-    if isinstance(asked.tiles, list):
-        if len(asked.tiles) != images:
-            detail = f"`tiles` lists {len(asked.tiles)} numbers for {images} images; give one for each new image"
-            raise InvalidField(detail, field="tiles")
-        each = asked.tiles
-    else:
-        each = [asked.tiles or min(TILES, most)] * images
-    asked_for = [*each, asked.tiles] if isinstance(asked.tiles, int) else each
-    if any(not least <= tiles <= most for tiles in asked_for):
-        raise TooManyTiles(f"{model.id} takes {least} to {most} tiles of one image", field="tiles")
-    return each
-
-
-def _placed(rounds: tuple[Message, ...], images: int) -> tuple[tuple[Message, ...], tuple[int, ...]]:
-    """Return the rounds with a mark for every group of images, and the groups: where no marks are, one block at the top
-    of the first user text, as the card does."""
-    marks = placeholders(rounds)
-    if marks == 0 and images:
-        first = Message(role="user", content=f"{IMAGE}\n{rounds[0].content}")
-        return (first, *rounds[1:]), (images,)
-    if marks != images:
-        detail = f"the user texts have {marks} `{IMAGE}` marks for {images} images; one for each, or none at all"
-        raise ImageCountMismatch(detail)
-    return rounds, (1,) * images
-
-
-def _stored(looked: Looked, max_tiles: int) -> StoredImage:
-    header = looked.header
-    return StoredImage(
-        key="",
-        media_type=header.media_type,
-        bytes=looked.upload.size,
-        width=header.width,
-        height=header.height,
-        sha256=looked.upload.sha256,
-        max_tiles=max_tiles,
-        grid=(1, 1),
-        tiles=1,
-    )
-
-
-def _seen(image: StoredImage, key: str, max_tiles: int, thumbnail: bool) -> StoredImage:
-    chosen = grid(image.width, image.height, max_tiles)
-    tiles = tile_count(chosen, thumbnail)
-    return image.model_copy(update={"key": key, "max_tiles": max_tiles, "grid": chosen, "tiles": tiles})
-
-
-def _check_tiles(images: Sequence[StoredImage], most: int) -> None:
-    tiles = sum(image.tiles for image in images)
-    if tiles > most:
-        worst = max(range(len(images)), key=lambda n: images[n].tiles)
-        detail = f"the images make {tiles} tiles, thumbnails included; {most} are the most: lower `tiles`"
-        raise TooManyTiles(detail, image=worst, field="tiles")
+def _inline(request: Request) -> str:
+    """Return the copy of `request` that its record keeps, "" for a large one."""
+    text = request.model_dump_json()
+    return text if len(text.encode()) <= MAX_INLINE_BYTES else ""

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import fakeredis
 from starlette.testclient import TestClient
 
-from services.intake.app import make_app, make_house
-from services.intake.context import House
+from services.intake.app import build_app, build_context
+from services.intake.context import AppContext
 from shared import deliveries, transitions
 from shared.events import TextDelta, stream_key
 from shared.jobs import Job, State
@@ -47,22 +47,22 @@ class Hints:
         self.sent: list[tuple[str, ...]] = []
 
     def job(self, model: str, job: str) -> bool:
-        """See `HintsLike`."""
+        """See `Publisher`."""
         self.sent.append(("job", model, job))
         return True
 
     def deliveries(self, *messages: str) -> bool:
-        """See `HintsLike`."""
+        """See `Publisher`."""
         self.sent.append(("deliveries", *messages))
         return True
 
 
 @dataclass
-class Room:
-    """One service, its client, and the other side of everything: what a worker and a courier would do."""
+class App:
+    """One service, its client, and what workers would do."""
 
     http: TestClient
-    house: House
+    context: AppContext
     store: Store
     objects: MemoryObjects
     hints: Hints
@@ -73,7 +73,7 @@ class Room:
     def submit(
         self, prompt: str = "What is this?", *images: bytes, headers: Mapping[str, str] | None = None, **asked: Any
     ) -> Answer:
-        """Post a job: a form with a `request` part where there are pictures, JSON otherwise."""
+        """Post a job: a form with a `request` part where there are images, JSON otherwise."""
         asked = ({} if "messages" in asked else {"prompt": prompt}) | asked
         if images:
             files: list[Any] = [("request", ("", json.dumps(asked), "application/json"))]
@@ -81,8 +81,8 @@ class Room:
             return self.http.post("/v1/jobs", files=files, headers=headers)
         return self.http.post("/v1/jobs", json=asked, headers=headers)
 
-    def taken(self, *images: bytes, **asked: Any) -> str:
-        """Post a job that is taken in; return its id."""
+    def accepted(self, *images: bytes, **asked: Any) -> str:
+        """Post a job that is accepted; return its id."""
         answer = self.submit("What is this?", *images, **asked)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
@@ -94,12 +94,12 @@ class Room:
         return found
 
     def claim(self, model: str = "tileq-demo") -> Job:
-        """Take the next job, as a worker does."""
+        """Claim the next job, as a worker does."""
         job = self.store.run(transitions.claim(model, "worker", 60)).value
         assert job is not None
         return job
 
-    def say(self, job: Job, offset: int, text: str) -> None:
+    def stream(self, job: Job, offset: int, text: str) -> None:
         """Stream a piece of text."""
         fields: Any = TextDelta(job.attempt, offset, text).fields()
         self.store.client.xadd(stream_key(PREFIX, job.id), fields)
@@ -121,7 +121,7 @@ class Room:
 
     def answered(self, text: str = "A sign.", *images: bytes, **asked: Any) -> str:
         """Post a job and end it with an answer; return its id."""
-        id = self.taken(*images, **asked)
+        id = self.accepted(*images, **asked)
         self.succeed(self.claim(), text)
         return id
 
@@ -130,7 +130,7 @@ class Room:
         self.objects.put(view_key(id, 0), picture("PNG"), "image/png")
 
     def deliver(self, outcome: deliveries.Outcome = "delivered", status: int = 200) -> str:
-        """Deliver the next due message, as a courier does; return its id."""
+        """Deliver the next due message, as a webhook worker does; return its id."""
         one = self.store.run(deliveries.claim("", 30, 8))
         assert one is not None
         attempt = {
@@ -194,16 +194,17 @@ class Emulated(fakeredis.FakeAsyncRedis):
 
 
 @contextmanager
-def room(
+def running_app(
     objects: MemoryObjects | None = None, *, client: str = "127.0.0.1", aof: bool = True, **settings: Any
-) -> Iterator[Room]:
-    """Open a service with these settings."""
+) -> Iterator[App]:
+    """Run a service with these settings while the block runs."""
     chosen = Settings(**(SETTINGS | settings))
     server = fakeredis.FakeServer(server_type="valkey")
     sync = fakeredis.FakeRedis(server=server, decode_responses=True)
-    store = AsyncStore(Emulated(server=server, decode_responses=True, max_connections=1000), PREFIX)
+    client_ = Emulated(server=server, decode_responses=True, max_connections=1000)
+    store = AsyncStore(client_, PREFIX, timeout_s=chosen.redis_timeout)
     store.client.aof = aof  # type: ignore[attr-defined]
     hints, objects = Hints(), objects or MemoryObjects()
-    house = make_house(chosen, store, objects, hints, look_again=0.05)
-    with TestClient(make_app(house), "http://127.0.0.1", client=(client, 50_000)) as http:
-        yield Room(http, house, Store(sync, PREFIX), objects, hints, server, chosen)
+    context = build_context(chosen, store, objects, hints, poll_s=0.05)
+    with TestClient(build_app(context), "http://127.0.0.1", client=(client, 50_000)) as http:
+        yield App(http, context, Store(sync, PREFIX), objects, hints, server, chosen)

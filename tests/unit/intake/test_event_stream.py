@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from services.intake.event_stream import Teller, Told
+from services.intake.event_stream import DeltaAssembler
 from shared import transitions
 from shared.events import TextDelta
 from shared.objects import result_key
-from tests.unit.intake.app_fixture import Room, events, problem, room, soon
+from tests.unit.intake.app_fixture import App, events, problem, running_app, soon
 
 
 def text_of(found: Sequence[tuple[str, str, Any]]) -> str:
@@ -24,7 +24,7 @@ def names(found: Sequence[tuple[str, str, Any]]) -> list[str]:
     return [name for name, _, _ in found]
 
 
-def stream(intake: Room, id: str, last: str = "") -> list[tuple[str, str, Any]]:
+def read_events(intake: App, id: str, last: str = "") -> list[tuple[str, str, Any]]:
     answer = intake.http.get(f"/v1/jobs/{id}/events", headers={"Last-Event-ID": last} if last else {})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     found = events(answer)
@@ -35,176 +35,177 @@ def stream(intake: Room, id: str, last: str = "") -> list[tuple[str, str, Any]]:
 class TestLine:
     """`GET /v1/jobs/{id}/events`."""
 
-    def test_an_ended_job_is_told_at_once(self, intake: Room) -> None:
+    def test_an_ended_job_is_told_at_once(self, intake: App) -> None:
         id = intake.answered("A sign.")
-        found = stream(intake, id)
+        found = read_events(intake, id)
         assert names(found) == ["state", "delta", "end"]
         assert (text_of(found), found[0][2]["output"], found[-1][2]["output"]["text"]) == ("A sign.", None, "A sign.")
 
-    def test_text_comes_as_it_is_written(self, intake: Room) -> None:
-        id = intake.taken()
+    def test_text_comes_as_it_is_written(self, intake: App) -> None:
+        id = intake.accepted()
 
         def work() -> None:
             job = intake.claim()
             for offset, piece in ((0, "A "), (2, "red "), (6, "sign.")):
-                intake.say(job, offset, piece)
+                intake.stream(job, offset, piece)
             intake.succeed(job, "A red sign.")
 
         worker = soon(work)
-        found = stream(intake, id)
+        found = read_events(intake, id)
         worker.join()
         assert [data["text"] for name, _, data in found if name == "delta"] == ["A ", "red ", "sign."]
         assert next(data["state"] for name, _, data in found if name == "state") == "queued"
         assert names(found)[-1] == "end"
 
-    def test_a_new_attempt_makes_what_was_said_void(self, intake: Room) -> None:
-        id = intake.taken()
+    def test_a_new_attempt_makes_what_was_said_void(self, intake: App) -> None:
+        id = intake.accepted()
 
         def work() -> None:
             lost = intake.claim()
-            intake.say(lost, 0, "A blue ")
+            intake.stream(lost, 0, "A blue ")
             intake.store.run(transitions.release(lost.id, lost.attempt))
             again = intake.claim()
-            intake.say(again, 0, "A red ")
-            intake.say(lost, 7, "sea")  # a worker that thaws
-            intake.say(again, 6, "sign.")
+            intake.stream(again, 0, "A red ")
+            intake.stream(lost, 7, "sea")  # a worker that thaws
+            intake.stream(again, 6, "sign.")
             intake.succeed(again, "A red sign.")
 
         worker = soon(work)
-        found = stream(intake, id)
+        found = read_events(intake, id)
         worker.join()
         assert text_of(found) == "A red sign."
         assert names(found).count("reset") == 1
         assert "sea" not in str(found)
 
-    def test_lost_text_is_made_good_at_the_end(self, intake: Room) -> None:
-        id = intake.taken()
+    def test_lost_text_is_made_good_at_the_end(self, intake: App) -> None:
+        id = intake.accepted()
 
         def work() -> None:
             job = intake.claim()
-            intake.say(job, 0, "A ")
-            intake.say(job, 6, "sign")  # "red " never arrived
+            intake.stream(job, 0, "A ")
+            intake.stream(job, 6, "sign")  # "red " never arrived
             intake.succeed(job, "A red sign.")
 
         worker = soon(work)
-        found = stream(intake, id)
+        found = read_events(intake, id)
         worker.join()
         assert text_of(found) == "A red sign."
         assert "reset" in names(found)
 
-    def test_no_stream_at_all_is_made_good_too(self, intake: Room) -> None:
+    def test_no_stream_at_all_is_made_good_too(self, intake: App) -> None:
         id = intake.answered("Everything.")
-        assert text_of(stream(intake, id)) == "Everything."
+        assert text_of(read_events(intake, id)) == "Everything."
 
-    def test_a_job_that_failed_ends_with_its_error(self, intake: Room) -> None:
-        id = intake.taken()
+    def test_a_job_that_failed_ends_with_its_error(self, intake: App) -> None:
+        id = intake.accepted()
         job = intake.claim()
-        intake.say(job, 0, "A ")
+        intake.stream(job, 0, "A ")
         intake.fail(job)
-        found = stream(intake, id)
+        found = read_events(intake, id)
         assert names(found) == ["state", "delta", "end"]
         assert found[-1][2]["error"]["code"] == "undecodable_image"
 
-    def test_a_lost_result_ends_the_line_with_its_error(self, intake: Room) -> None:
-        id = intake.taken()
+    def test_a_lost_result_ends_the_line_with_its_error(self, intake: App) -> None:
+        id = intake.accepted()
         job = intake.claim()
         intake.succeed(job, "A red sign.", inline=False)
         intake.objects.delete(result_key(id, job.attempt))
-        name, _, data = stream(intake, id)[-1]
+        name, _, data = read_events(intake, id)[-1]
         assert (name, data["output"], data["error"]["code"]) == ("end", None, "result_lost")
 
-    def test_it_resumes_behind_what_is_known(self, intake: Room) -> None:
-        id = intake.taken()
+    def test_it_resumes_behind_what_is_known(self, intake: App) -> None:
+        id = intake.accepted()
         job = intake.claim()
-        intake.say(job, 0, "A ")
-        intake.say(job, 2, "red ")
-        intake.say(job, 6, "sign.")
+        intake.stream(job, 0, "A ")
+        intake.stream(job, 2, "red ")
+        intake.stream(job, 6, "sign.")
         intake.succeed(job, "A red sign.")
-        whole = stream(intake, id)
-        for place, (name, last, _) in enumerate(whole):
-            rest = stream(intake, id, last)
+        whole = read_events(intake, id)
+        for place, (name, last, _) in enumerate(whole[:-1]):
+            rest = read_events(intake, id, last)
             before = text_of(whole[: place + 1])
             joined = text_of([("delta", "", {"text": before}), *rest])
             assert joined == "A red sign.", (name, last)
             assert "reset" not in names(rest)
 
-    def test_resuming_what_is_gone_starts_afresh(self, intake: Room) -> None:
+    def test_there_is_nothing_behind_the_end(self, intake: App) -> None:
+        id = intake.answered("A sign.")
+        _, last, _ = read_events(intake, id)[-1]
+        answer = intake.http.get(f"/v1/jobs/{id}/events", headers={"Last-Event-ID": last})
+        assert (answer.status_code, answer.content) == (204, b"")
+
+    def test_resuming_what_is_gone_starts_afresh(self, intake: App) -> None:
         id = intake.answered("A red sign.")
-        found = stream(intake, id, "1700000000000-0/3")
+        found = read_events(intake, id, "1700000000000-0/3")
         assert names(found)[0] == "reset"
         assert text_of(found) == "A red sign."
 
-    def test_a_tail_told_from_the_record_is_not_told_twice(self, intake: Room) -> None:
-        id = intake.taken()
+    def test_a_tail_told_from_the_record_is_not_told_twice(self, intake: App) -> None:
+        id = intake.accepted()
         job = intake.claim()
-        intake.say(job, 0, "A ")
+        intake.stream(job, 0, "A ")
         intake.succeed(job, "A red sign.")
-        whole = stream(intake, id)
+        whole = read_events(intake, id)
         tail = next(last for name, last, data in whole if name == "delta" and data["text"] == "red sign.")
-        rest = stream(intake, id, tail)
+        rest = read_events(intake, id, tail)
         assert text_of([("delta", "", {"text": "A red sign."}), *rest]) == "A red sign."
 
     @pytest.mark.parametrize("last", ["x", "1-1", "1-1/x", "-/1"])
-    def test_an_id_that_is_none_is_no_id(self, intake: Room, last: str) -> None:
-        assert text_of(stream(intake, intake.answered("A sign."), last)) == "A sign."
+    def test_an_id_that_is_none_is_no_id(self, intake: App, last: str) -> None:
+        assert text_of(read_events(intake, intake.answered("A sign."), last)) == "A sign."
 
-    def test_a_job_that_is_none(self, intake: Room) -> None:
+    def test_a_job_that_is_none(self, intake: App) -> None:
         problem(intake.http.get("/v1/jobs/job_x/events"), 404, "not_found")
 
-    def test_a_shutdown_ends_the_line(self, intake: Room) -> None:
-        id = intake.taken()
-        closer = soon(lambda: intake.http.portal.call(intake.house.changes.close))  # type: ignore[union-attr]
-        assert names(stream(intake, id)) == ["state"]
+    def test_a_shutdown_ends_the_line(self, intake: App) -> None:
+        id = intake.accepted()
+        closer = soon(lambda: intake.http.portal.call(intake.context.changes.close))  # type: ignore[union-attr]
+        assert names(read_events(intake, id)) == ["state"]
         closer.join()
 
-    def test_a_deleted_job_ends_the_line(self, intake: Room) -> None:
-        id = intake.taken()
+    def test_a_deleted_job_ends_the_line(self, intake: App) -> None:
+        id = intake.accepted()
         remover = soon(lambda: intake.store.client.delete(f"tileq:job:{id}"))
-        assert names(stream(intake, id)) == ["state"]
+        assert names(read_events(intake, id)) == ["state"]
         remover.join()
 
-    def test_a_quiet_line_is_kept_open(self, intake: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("services.intake.event_stream.QUIET", 0.1)
-        id = intake.taken()
+    def test_a_quiet_line_is_kept_open(self, intake: App, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("services.intake.event_stream.KEEPALIVE_S", 0.1)
+        id = intake.accepted()
         worker = soon(lambda: intake.succeed(intake.claim()), after=0.5)
-        assert "\n: still here\n" in intake.http.get(f"/v1/jobs/{id}/events").text
+        assert "\n: keep-alive\n" in intake.http.get(f"/v1/jobs/{id}/events").text
         worker.join()
 
     def test_there_is_a_most(self) -> None:
-        with room(max_streams=1) as intake:
-            intake.house.streams._open = 1
-            problem(intake.http.get(f"/v1/jobs/{intake.taken()}/events"), 503, "overloaded")
+        with running_app(max_streams=1) as intake:
+            intake.context.streams._open = 1
+            problem(intake.http.get(f"/v1/jobs/{intake.accepted()}/events"), 503, "overloaded")
 
 
-class TestBookkeeping:
-    """`Told`, without any server."""
+class TestAssembler:
+    """`DeltaAssembler`, without any server."""
 
-    def test_what_another_attempt_says_late_is_not_heard(self) -> None:
-        told = Told()
-        assert list(told.hear(TextDelta(2, 0, "new"))) == [("delta", {"text": "new"})]
-        assert list(told.hear(TextDelta(1, 0, "old"))) == []
+    def test_a_late_delta_of_an_earlier_attempt_is_dropped(self) -> None:
+        assembler = DeltaAssembler()
+        assert list(assembler.feed(TextDelta(2, 0, "new"))) == ["new"]
+        assert list(assembler.feed(TextDelta(1, 0, "old"))) == []
 
-    def test_a_first_attempt_that_said_nothing_needs_no_reset(self) -> None:
-        told = Told()
-        assert list(told.hear(TextDelta(1, 0, ""))) == []
-        assert list(told.hear(TextDelta(2, 0, "x"))) == [("delta", {"text": "x"})]
+    def test_a_first_attempt_without_text_needs_no_reset(self) -> None:
+        assembler = DeltaAssembler()
+        assert list(assembler.feed(TextDelta(1, 0, ""))) == []
+        assert list(assembler.feed(TextDelta(2, 0, "x"))) == ["x"]
 
-    def test_after_a_gap_nothing_is_told_until_the_end(self) -> None:
-        told = Told()
-        list(told.hear(TextDelta(1, 0, "a")))
-        assert list(told.hear(TextDelta(1, 5, "f"))) == [("reset", {})]
-        assert list(told.hear(TextDelta(1, 6, "g"))) == []
-        assert list(told.settle("abcdefg", False)) == [("delta", {"text": "abcdefg"})]
+    def test_after_a_gap_nothing_is_sent_until_the_end(self) -> None:
+        assembler = DeltaAssembler()
+        list(assembler.feed(TextDelta(1, 0, "a")))
+        assert list(assembler.feed(TextDelta(1, 5, "f"))) == [None]
+        assert list(assembler.feed(TextDelta(1, 6, "g"))) == []
+        assert list(assembler.reconcile("abcdefg", False)) == ["abcdefg"]
 
     def test_the_end_adds_only_what_is_missing(self) -> None:
-        told = Told(1, "abc")
-        assert list(told.settle("abcdef", False)) == [("delta", {"text": "def"})]
-        assert list(told.settle("abcdef", True)) == []
+        assembler = DeltaAssembler(1, "abc")
+        assert list(assembler.reconcile("abcdef", False)) == ["def"]
+        assert list(assembler.reconcile("abcdef", True)) == []
 
-    def test_an_answer_that_differs_starts_afresh(self) -> None:
-        assert list(Told(1, "abx").settle("abc", False)) == [("reset", {}), ("delta", {"text": "abc"})]
-
-    def test_events_are_numbered(self) -> None:
-        teller = Teller("5-0", resumed=False)
-        assert teller.event("reset", {}) == b"event: reset\nid: 5-0/1\ndata: {}\n\n"
-        assert b"id: 5-0/2" in teller.event("delta", {"text": "a\nb"})
+    def test_a_different_output_starts_afresh(self) -> None:
+        assert list(DeltaAssembler(1, "abx").reconcile("abc", False)) == [None, "abc"]

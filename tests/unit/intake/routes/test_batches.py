@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from services.intake.schemas.responses import BatchBody
 from shared.objects import MemoryObjects, batch_key, manifest_key, result_key
 from shared.requests import Manifest
-from tests.unit.intake.app_fixture import Answer, Room, problem, room
+from shared.views import BatchBody
+from tests.unit.intake.app_fixture import Answer, App, problem, running_app
 from tests.unit.intake.image_files import picture
 
 PNG = picture("PNG", (900, 500))
@@ -18,7 +18,7 @@ URI = "data:image/png;base64," + base64.b64encode(PNG).decode()
 NOWHERE = "batch_" + "0" * 36
 
 
-def post(intake: Room, *jobs: dict[str, Any], headers: dict[str, str] | None = None, **more: Any) -> Answer:
+def post(intake: App, *jobs: dict[str, Any], headers: dict[str, str] | None = None, **more: Any) -> Answer:
     answer: Answer = intake.http.post("/v1/batches", json={"jobs": list(jobs)} | more, headers=headers)
     return answer
 
@@ -27,13 +27,13 @@ def question(n: int, **more: Any) -> dict[str, Any]:
     return {"custom_id": f"q{n}", "prompt": f"Question {n}?"} | more
 
 
-def taken(intake: Room, count: int = 3, **more: Any) -> str:
+def taken(intake: App, count: int = 3, **more: Any) -> str:
     answer = post(intake, *(question(n) for n in range(count)), **more)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
 
-def test_all_are_taken_in_together(intake: Room) -> None:
+def test_all_are_taken_in_together(intake: App) -> None:
     answer = post(intake, question(0, images=[URI]), question(1), metadata={"run": "7"})
     body = BatchBody.model_validate(answer.json(), strict=True)
     assert (answer.status_code, answer.headers["location"]) == (202, f"/v1/batches/{body.id}")
@@ -46,7 +46,7 @@ def test_all_are_taken_in_together(intake: Room) -> None:
     assert json.loads(intake.objects.get(batch_key(body.id)))["total"] == "2"
 
 
-def test_parts_are_named_by_many_jobs(intake: Room) -> None:
+def test_parts_are_named_by_many_jobs(intake: App) -> None:
     other = picture("JPEG", (64, 48))
     asked = {"jobs": [question(0, images=[{"part": "a"}]), question(1, images=[{"part": "a"}, {"part": "b"}])]}
     answer = intake.http.post("/v1/batches", files=[("b", other), ("request", ("", json.dumps(asked))), ("a", PNG)])
@@ -56,7 +56,7 @@ def test_parts_are_named_by_many_jobs(intake: Room) -> None:
     assert intake.http.get(f"/v1/jobs/{second['id']}/images/1").content == other
 
 
-def test_defaults_are_what_a_job_does_not_say(intake: Room) -> None:
+def test_defaults_are_what_a_job_does_not_say(intake: App) -> None:
     defaults = {
         "prompt": "What is it?",
         "tiles": 6,
@@ -76,7 +76,7 @@ def test_defaults_are_what_a_job_does_not_say(intake: Room) -> None:
     assert [(one.max_new_tokens, one.temperature) for one in generations] == [(9, 0.5), (9, 0)]
 
 
-def test_one_bad_job_refuses_the_batch_and_every_bad_one_is_listed(intake: Room) -> None:
+def test_one_bad_job_refuses_the_batch_and_every_bad_one_is_listed(intake: App) -> None:
     answer = post(
         intake,
         question(0),
@@ -120,17 +120,17 @@ def test_one_bad_job_refuses_the_batch_and_every_bad_one_is_listed(intake: Room)
     ],
     ids=str,
 )
-def test_a_frame_that_does_not_fit_is_named(intake: Room, body: dict[str, Any], field: str) -> None:
+def test_a_frame_that_does_not_fit_is_named(intake: App, body: dict[str, Any], field: str) -> None:
     assert problem(intake.http.post("/v1/batches", json=body), 422, "invalid_field")["field"] == field
 
 
 def test_more_jobs_than_the_limit_are_refused() -> None:
-    with room(max_batch_jobs=2) as intake:
+    with running_app(max_batch_jobs=2) as intake:
         problem(post(intake, *(question(n) for n in range(3))), 422, "invalid_field")
 
 
 def test_pictures_count_for_every_job_that_names_them() -> None:
-    with room(max_body_bytes=4000) as intake:
+    with running_app(max_body_bytes=4000) as intake:
         noise = picture("BMP", (20, 20))
         asked = {"jobs": [{"prompt": "?", "images": [{"part": "a"}]} for _ in range(60)]}
         answer = intake.http.post("/v1/batches", files=[("request", ("", json.dumps(asked))), ("a", noise)])
@@ -145,11 +145,11 @@ def test_pictures_count_for_every_job_that_names_them() -> None:
     ],
     ids=["no request", "a part twice"],
 )
-def test_a_form_that_does_not_fit_is_refused(intake: Room, files: list[Any]) -> None:
+def test_a_form_that_does_not_fit_is_refused(intake: App, files: list[Any]) -> None:
     problem(intake.http.post("/v1/batches", files=files), 422, "invalid_field")
 
 
-def test_it_ends_with_its_last_job_and_says_so(intake: Room) -> None:
+def test_it_ends_with_its_last_job_and_says_so(intake: App) -> None:
     id = taken(intake, 2, webhook={"url": "http://127.0.0.1:9009/"})
     intake.succeed(intake.claim())
     assert intake.http.get(f"/v1/batches/{id}").json()["state"] == "open"
@@ -166,7 +166,7 @@ def test_it_ends_with_its_last_job_and_says_so(intake: Room) -> None:
     assert intake.deliver() == f"msg_{id[6:]}_ended"
 
 
-def test_results_are_lines_of_what_ended(intake: Room) -> None:
+def test_results_are_lines_of_what_ended(intake: App) -> None:
     id = taken(intake, 3)
     intake.succeed(intake.claim(), "Yes.")
     intake.succeed(intake.claim(), "long " * 5000, inline=False)
@@ -176,7 +176,7 @@ def test_results_are_lines_of_what_ended(intake: Room) -> None:
     assert [(line["custom_id"], line["output"]["text"][:5]) for line in lines] == [("q0", "Yes."), ("q1", "long ")]
 
 
-def test_a_lost_result_is_said_in_its_line_and_hides_no_other(intake: Room) -> None:
+def test_a_lost_result_is_said_in_its_line_and_hides_no_other(intake: App) -> None:
     id = taken(intake, 2)
     job = intake.claim()
     intake.succeed(job, "long " * 5000, inline=False)
@@ -190,7 +190,7 @@ def test_a_lost_result_is_said_in_its_line_and_hides_no_other(intake: Room) -> N
 
 def test_long_results_are_fetched_side_by_side() -> None:
     objects = Meeting(3)
-    with room(objects) as intake:
+    with running_app(objects) as intake:
         id = taken(intake, 3)
         for _ in range(3):
             intake.succeed(intake.claim(), "long " * 5000, inline=False)
@@ -212,7 +212,7 @@ class Meeting(MemoryObjects):
         return super().get(key)
 
 
-def test_results_and_pages_of_many_jobs(intake: Room) -> None:
+def test_results_and_pages_of_many_jobs(intake: App) -> None:
     id = taken(intake, 250)
     seen: list[str] = []
     after: str | None = "0"
@@ -225,7 +225,7 @@ def test_results_and_pages_of_many_jobs(intake: Room) -> None:
     assert len(intake.http.get(f"/v1/batches/{id}/results").text.splitlines()) == 250
 
 
-def test_cancelling_ends_every_job(intake: Room) -> None:
+def test_cancelling_ends_every_job(intake: App) -> None:
     id = taken(intake, 3)
     intake.succeed(intake.claim())
     body = intake.http.post(f"/v1/batches/{id}/cancel").json()
@@ -234,14 +234,14 @@ def test_cancelling_ends_every_job(intake: Room) -> None:
     assert intake.http.post(f"/v1/batches/{id}/cancel").json()["outcome"] == "already_ended"
 
 
-def test_cancelling_waits_for_who_works(intake: Room) -> None:
+def test_cancelling_waits_for_who_works(intake: App) -> None:
     id = taken(intake, 2)
     intake.claim()
     body = intake.http.post(f"/v1/batches/{id}/cancel").json()
     assert (body["outcome"], body["batch"]["state"]) == ("cancelling", "open")
 
 
-def test_one_key_one_batch(intake: Room) -> None:
+def test_one_key_one_batch(intake: App) -> None:
     key = {"Idempotency-Key": "K"}
     first = post(intake, question(0), headers=key).json()["id"]
     again = post(intake, question(0), headers=key)
@@ -252,15 +252,15 @@ def test_one_key_one_batch(intake: Room) -> None:
     assert post(intake, question(0), headers=key).status_code == 200
 
 
-def test_jobs_are_listed_by_batch(intake: Room) -> None:
-    intake.taken()
+def test_jobs_are_listed_by_batch(intake: App) -> None:
+    intake.accepted()
     id = taken(intake, 2)
     assert len(intake.http.get(f"/v1/jobs?batch={id}").json()["data"]) == 2
     assert intake.http.get(f"/v1/jobs?batch={NOWHERE}").json()["data"] == []
 
 
 @pytest.mark.parametrize("id", [NOWHERE, "batch_x", "%00"])
-def test_none_is_not_found(intake: Room, id: str) -> None:
+def test_none_is_not_found(intake: App, id: str) -> None:
     for path in ("", "/jobs", "/results"):
         problem(intake.http.get(f"/v1/batches/{id}{path}"), 404, "not_found")
     problem(intake.http.post(f"/v1/batches/{id}/cancel"), 404, "not_found")

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from PIL import Image
 
-from services.intake.submission.image_headers import Header, look
+from services.intake.submission.image_headers import ImageInfo, inspect
 from shared.errors import ImageTooManyPixels, RequestError, UndecodableImage, UnsupportedImageType
 from shared.images import ImageLimits, sniff
 from tests.unit.intake.image_files import animated, bomb, gif, header, picture, png, tiff_ring, turned
@@ -17,8 +17,8 @@ LIMITS = ImageLimits(max_pixels=50_000_000, max_side=32_768, max_frames=1_000, m
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
-def seen(data: bytes, limits: ImageLimits = LIMITS) -> Header:
-    return look(io.BytesIO(data), len(data), limits, 3)
+def seen(data: bytes, limits: ImageLimits = LIMITS) -> ImageInfo:
+    return inspect(io.BytesIO(data), len(data), limits, 3)
 
 
 def refused(data: bytes, kind: type[RequestError], limits: ImageLimits = LIMITS) -> RequestError:
@@ -31,7 +31,7 @@ def refused(data: bytes, kind: type[RequestError], limits: ImageLimits = LIMITS)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_on_the_list_is_known_by_its_content(kind: str) -> None:
-    assert seen(picture(kind, (64, 48))) == Header(f"image/{kind.lower()}", 64, 48)
+    assert seen(picture(kind, (64, 48))) == ImageInfo(f"image/{kind.lower()}", 64, 48)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_of_a_stereo_picture_the_first_is_meant() -> None:
     buffer = io.BytesIO()
     left, right = Image.new("RGB", (64, 48)), Image.new("RGB", (64, 48), "red")
     left.save(buffer, "MPO", save_all=True, append_images=[right])
-    assert seen(buffer.getvalue()) == Header("image/jpeg", 64, 48)
+    assert seen(buffer.getvalue()) == ImageInfo("image/jpeg", 64, 48)
 
 
 def test_a_picture_with_a_web_page_behind_it_is_a_picture() -> None:
