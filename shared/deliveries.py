@@ -17,7 +17,7 @@ Outcome = Literal["delivered", "failed", "again"]
 
 @dataclass(frozen=True)
 class Delivery:
-    """One message to one URL. `turn` is the fencing token of the courier that holds it."""
+    """One message to one URL. `turn` is the fencing token of the dispatcher that holds it."""
 
     msg: str
     tenant: str
@@ -54,7 +54,7 @@ def claim(msg: str, lease: float, per_host: int) -> Call[Delivery | None]:
 def finish(
     msg: str, turn: int, outcome: Outcome, *, delay: float, attempt: Mapping[str, Any], healthy: bool, breaker: int = 5
 ) -> Call[bool]:
-    """Write one attempt down; False when another courier holds it. `breaker` failures in a row pause a host.
+    """Write one attempt down; False when another dispatcher holds it. `breaker` failures in a row pause a host.
 
     Safe to repeat after a lost answer.
     """
@@ -63,7 +63,7 @@ def finish(
 
 
 def release(msg: str, turn: int, delay: float) -> Call[bool]:
-    """Put a held message back untried, to be claimed again after `delay`; False when another courier holds it."""
+    """Put a held message back untried, to be claimed again after `delay`; False when another dispatcher holds it."""
     return Call("hook_release", (msg, turn, delay), bool)
 
 
@@ -78,7 +78,7 @@ def again(tenant: str, subject: str, msg: str) -> Call[str]:
 
 
 def due(limit: int = 500) -> Call[list[str]]:
-    """Messages that a courier could deliver now."""
+    """Messages that a dispatcher could deliver now."""
     return Call("hooks_due", (limit,), list)
 
 

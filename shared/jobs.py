@@ -12,7 +12,7 @@ How it is kept:
 
 - Before the 202, images and manifest (`request.json`) are in object storage and the record is on disk (AOF).
 - A job is at any moment in exactly one of `outbox` (someone must be told), `leases` (someone works on it) and terminal.
-  It leaves the outbox only by being claimed, so a hint that the broker lost is repeated by the keeper.
+  It leaves the outbox only by being claimed, so a hint that the broker lost is repeated by the reconciler.
 - `attempt` counts claims and is the fencing token: heartbeat and finish of any other attempt are refused, so a worker
   that froze and thaws cannot overwrite a newer attempt. Results lie under the attempt's own name.
 - A lease that nobody renews ends; the job is queued again, and after `max_attempts` it fails with `worker_lost`.

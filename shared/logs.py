@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from shared.settings import Settings
+from shared.settings import Settings, former_names_in_use
 
 
 def configure_logs(settings: Settings, process: str) -> None:
@@ -46,3 +46,5 @@ def configure_logs(settings: Settings, process: str) -> None:
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
     for noisy in ("httpx", "httpcore", "urllib3", "celery.redirected", "celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for former, name in former_names_in_use().items():
+        structlog.get_logger(__name__).warning("deprecated setting is still read", variable=former, use=name)

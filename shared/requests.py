@@ -1,7 +1,7 @@
 """What a job is asked to do, in the one form that is stored: the manifest `jobs/{id}/request.json`.
 
 Intake turns every way of asking (form fields, JSON, `parent`, batches) into this; the worker reads nothing else, and
-`tileq keeper --recover` builds a lost record again from it.
+`python -m workers.reconciler --recover` builds a lost record again from it.
 """
 
 from typing import Annotated, Any, Literal

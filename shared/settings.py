@@ -14,6 +14,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 #: Seconds after the first attempt's failure at which the next ones follow (Svix's schedule, Standard Webhooks 1.0).
 WEBHOOK_SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0)
 
+#: Variables of former releases that are still read, each with the one that took its place.
+FORMER_NAMES = {"TILEQ_KEEPER_PERIOD": "TILEQ_RECONCILE_PERIOD"}
+
 Network = IPv4Network | IPv6Network
 Commas = NoDecode  # lists come as "a,b", not as JSON
 
@@ -74,7 +77,7 @@ class Settings(BaseSettings):
     max_start_within: float = Field(86_400 * 7, gt=0, description="largest `start_within` a request may ask for")
     max_run_within: float = Field(3600, gt=0, description="largest `run_within` a request may ask for")
     retain_for: float = Field(86_400 * 7, gt=0, description="an ended job and its objects live this long")
-    keeper_period: float = Field(1, gt=0, description="between two rounds of the keeper")
+    reconcile_period: float = Field(1, gt=0, description="between two rounds of the reconciler")
 
     # Webhooks
     webhook_secret: SecretStr = Field(SecretStr(""), description="`whsec_…` of the keyless tenant; made if empty")
@@ -90,8 +93,8 @@ class Settings(BaseSettings):
         WEBHOOK_SCHEDULE, description="waits before the second and later attempts, with jitter"
     )
     webhook_full_bytes: int = Field(256 << 10, description="a full body above this becomes thin and says `truncated`")
-    webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one courier")
-    webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all couriers together")
+    webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one webhook dispatcher")
+    webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all dispatchers together")
 
     # Vision worker
     model: str = Field("", description="checkpoint: a folder, a hub id (`org/name@revision`) or `s3://bucket/prefix`")
@@ -158,4 +161,18 @@ def read_settings() -> Settings:
         for name in Settings.model_fields
         if (variable := f"TILEQ_{name.upper()}_FILE") in os.environ
     }
-    return Settings(**from_files)  # type: ignore[arg-type]
+    return Settings(**{**_under_former_names(), **from_files})  # type: ignore[arg-type]
+
+
+def former_names_in_use() -> dict[str, str]:
+    """Return the variables of former releases that the environment sets, each with its present name."""
+    return {former: name for former, name in FORMER_NAMES.items() if former in os.environ}
+
+
+def _under_former_names() -> dict[str, str]:
+    """Return what only a former name sets; the present name wins where both are set."""
+    return {
+        name.removeprefix("TILEQ_").lower(): os.environ[former]
+        for former, name in former_names_in_use().items()
+        if name not in os.environ
+    }

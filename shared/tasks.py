@@ -15,7 +15,7 @@ from shared.settings import Settings
 
 LOOK = "tileq.look"  #: (job id) a job of this queue's model waits
 DELIVER = "tileq.deliver"  #: (message id) a webhook is due
-COURIER = "courier"  #: queue of DELIVER
+COURIER = "webhooks"  #: queue of DELIVER
 
 HINTS = Counter("tileq_hints_total", "Hints published", ["queue", "outcome"])
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ def make_celery(settings: Settings, *queues: str) -> Celery:
         task_acks_late=True,
         task_acks_on_failure=True,
         task_acks_on_timeout=True,
-        task_reject_on_worker_lost=False,  # attempts are counted in the job record; the keeper repeats the hint
+        task_reject_on_worker_lost=False,  # attempts are counted in the job record; the reconciler repeats the hint
         visibility_timeout=visibility,
         broker_transport_options={
             "visibility_timeout": visibility,
@@ -59,6 +59,7 @@ def make_celery(settings: Settings, *queues: str) -> Celery:
             "retry_on_timeout": False,
             "unacked_restore_interval": 5,
             "deadletter_queue": "undeliverable",
+            "max_retries": 0,  # of connecting in order to publish (kombu's default: 4 s of waits for each hint)
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -76,7 +77,7 @@ def make_celery(settings: Settings, *queues: str) -> Celery:
 
 
 class Hints:
-    """Publishes hints and never fails: what the broker does not take, the keeper repeats from the outbox."""
+    """Publishes hints and never fails: what the broker does not take, the reconciler repeats from the outbox."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -100,7 +101,7 @@ class Hints:
             self._app.send_task(task, args=(id,), queue=queue(name), retry=False)
         except Exception as error:  # a broker fails in kombu's, redis' and the OS' ways; the outbox has the job anyway
             HINTS.labels(name, "refused").inc()
-            log.warning("hint not published, the keeper will repeat it", queue=name, id=id, error=str(error))
+            log.warning("hint not published, the reconciler will repeat it", queue=name, id=id, error=str(error))
             return False
         HINTS.labels(name, "published").inc()
         return True

@@ -47,7 +47,7 @@ def submit(
 ) -> Call[Submitted]:
     """Take all `jobs` in, or none, when the queue is full or the Idempotency-Key went to another (`in_progress`).
 
-    `grace` is how long the keeper leaves the first hint to the caller; `idem` is (key, token, id to replay).
+    `grace` is how long the reconciler leaves the first hint to the caller; `idem` is (key, token, id to replay).
     """
     order = {
         "tenant": tenant,

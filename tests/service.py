@@ -1,4 +1,4 @@
-"""The whole service for acceptance tests and benchmarks: real servers, real processes, any settings.
+"""The whole service for acceptance tests and benchmarks: what `tileq up` starts, with any settings.
 
 with service(engine="echo", vision=1) as here:
     httpx.post(f"{here.url}/v1/jobs", …)
@@ -8,30 +8,33 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import httpx
+import redis
 
 from services.cli.local.ports import free_ports
 from services.cli.local.process import Program
-from services.cli.local.seaweed import seaweed
+from services.cli.local.service import process, whole_service
 from services.cli.local.supervisor import supervised
-from services.cli.local.valkey import valkey
-from shared.settings import Settings
+from shared.settings import Settings, read_settings
+from tests.servers import needed
 
 #: Short waits, so that a test sees in seconds what production sees in minutes.
 QUICK = {
     "TILEQ_LEASE": "3",
     "TILEQ_RETRY_BACKOFF": "0.1",
     "TILEQ_REDISPATCH": "1",
-    "TILEQ_KEEPER_PERIOD": "0.2",
+    "TILEQ_RECONCILE_PERIOD": "0.2",
     "TILEQ_CANCEL_INTERVAL": "0.2",
     "TILEQ_WEBHOOK_SCHEDULE": "0.5,1,1,2,2,5,5",
+    "TILEQ_SHUTDOWN_GRACE": "2",
     "TILEQ_LOG_FORMAT": "console",
 }
+LOAD_WITHIN_S = 60.0  #: seconds in which a vision worker must have loaded its model
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class Service:
         """Send a signal to `name`; one that dies is started again by the supervisor."""
         os.kill(self.pid(name), number)
 
+    def record(self, id: str) -> dict[str, str]:
+        """The record of job `id` as it is stored; it tells what the API does not, such as the `owner`."""
+        with redis.Redis.from_url(self.settings.redis_url, decode_responses=True) as client:
+            stored: dict[str, str] = client.hgetall(f"{self.settings.redis_prefix}job:{id}")
+        return stored
+
     def log(self, name: str) -> str:
         """What `name` has logged."""
         return (self.folder / "logs" / f"{name}.log").read_text(errors="replace")
@@ -58,64 +67,41 @@ class Service:
 
 @contextmanager
 def service(
-    *, engine: str = "echo", vision: int = 1, courier: bool = True, env: Mapping[str, str] | None = None
+    *, engine: str = "echo", vision: int = 1, without: Collection[str] = (), env: Mapping[str, str] | None = None
 ) -> Iterator[Service]:
-    """Run Valkey, SeaweedFS, intake, keeper, courier and `vision` workers while the block runs."""
+    """Run the service of `tileq up` with `vision` workers while the block runs; `without` names processes left out.
+
+    Where the servers are not installed, the test is skipped, and in CI fails.
+    """
     with tempfile.TemporaryDirectory(prefix="tileq-test-") as name:
         folder = Path(name)
-        redis_port, port = free_ports(2)
-        weed, s3 = seaweed(folder / "seaweedfs")
-        environment = QUICK | {
-            "TILEQ_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
-            "TILEQ_S3_URL": s3.url,
-            "TILEQ_S3_ACCESS_KEY": s3.access_key,
-            "TILEQ_S3_SECRET_KEY": s3.secret_key,
-            "TILEQ_S3_BUCKET": s3.bucket,
-            "TILEQ_PORT": str(port),
-            "TILEQ_ENGINE": engine,
-        }
-        environment |= env or {}
-        here = Service(f"http://127.0.0.1:{port}", folder, _settings(environment), environment)
-        ours = [
-            Program("intake", [sys.executable, "-m", "services.intake"], environment, _answers(f"{here.url}/readyz")),
-            _program("keeper", "workers.keeper", environment),
-        ]
-        if courier:
-            ours.append(_program("courier", "workers.courier", environment))
-        workers = ["vision", *(f"vision-{n}" for n in range(2, vision + 1))][:vision]
-        ours += [_program(worker, "workers.vision", environment) for worker in workers]
-        with supervised(folder, [[valkey(folder / "valkey", redis_port), weed], ours], _say):
-            yield here
+        (port,) = free_ports(1)
+        changes = {**QUICK, "TILEQ_ENGINE": engine, **(env or {})}
+        layout = partial(whole_service, folder, _settings(changes), host="127.0.0.1", port=port, load=LOAD_WITHIN_S)
+        whole = needed(lambda: layout(vision=vision, more=changes, without=without))
+        with supervised(folder, [[ended_soon(program) for program in stage] for stage in whole.stages], _say):
+            yield Service(whole.url, folder, _settings(whole.environment), whole.environment)
 
 
 @contextmanager
 def started(module: str, here: Service, name: str = "", env: Mapping[str, str] | None = None) -> Iterator[Service]:
-    """Run one more process of `here` while the block runs; it is killed at the end, not asked."""
+    """Run one more process of `here` while the block runs, with `env` over the service's own environment.
+
+    A module without /metrics (not of `workers`) counts as ready at once.
+    """
     name = name or module.rpartition(".")[2]
     folder = here.folder / f"beside-{name}"
     environment = {**here.env, **(env or {})}
-    with supervised(folder, [[_program(name, module, environment)]], _say):
+    program = process(name, module, environment, folder)
+    if not module.startswith("workers."):
+        program = replace(program, probe=lambda: "")
+    with supervised(folder, [[ended_soon(program)]], _say):
         yield Service(here.url, folder, here.settings, environment)
 
 
-def _program(name: str, module: str, env: Mapping[str, str]) -> Program:
-    """Return one of our processes: ready once its /metrics answers, which is when it works."""
-    (port,) = free_ports(1)
-    argv = [sys.executable, "-m", module]
-    if not module.startswith("workers."):
-        return Program(name, argv, env)
-    return Program(name, argv, env, _answers(f"http://127.0.0.1:{port}/metrics"), metrics_port=port)
-
-
-def _answers(url: str) -> Callable[[], str]:
-    def probe() -> str:
-        try:
-            answer = httpx.get(url, timeout=2)
-        except httpx.HTTPError as error:
-            return str(error) or type(error).__name__
-        return "" if answer.status_code == 200 else answer.text
-
-    return probe
+def ended_soon(program: Program) -> Program:
+    """Return `program` as one whose data nobody needs any more: it has a second to stop."""
+    return replace(program, stop_within=1)
 
 
 def _settings(env: Mapping[str, str]) -> Settings:
@@ -123,7 +109,7 @@ def _settings(env: Mapping[str, str]) -> Settings:
     before = dict(os.environ)
     os.environ.update(env)
     try:
-        return Settings()
+        return read_settings()
     finally:
         os.environ.clear()
         os.environ.update(before)

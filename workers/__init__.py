@@ -1,1 +1,1 @@
-"""What moves jobs: the vision worker, the webhook courier and the keeper."""
+"""What moves jobs: the vision worker, the webhook dispatcher and the reconciler."""

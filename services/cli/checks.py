@@ -116,7 +116,7 @@ def broker(settings: Settings) -> Iterator[Finding]:
     except Exception as error:  # kombu's, redis' or the OS' error: whichever, it is the finding
         yield Finding("fail", "Celery broker", f"{where}: {error}", "start it or set TILEQ_BROKER_URL")
         return
-    yield Finding("ok", "Celery broker", f"{where}, {waiting} hints wait for the courier")
+    yield Finding("ok", "Celery broker", f"{where}, {waiting} hints wait for the dispatcher")
 
 
 def storage(settings: Settings) -> Iterator[Finding]:

@@ -92,7 +92,7 @@ def run() -> None:
 
 
 def _run(folder: Path, found: Settings, stage: "Stage") -> None:
-    stage.title("Starting Valkey, SeaweedFS, intake, keeper, courier and a vision worker")
+    stage.title("Starting Valkey, SeaweedFS, intake, reconciler, webhooks and a vision worker")
     (port,) = free_ports(1)
     secret = folder / "webhook-secret"
     own = OWN | {"TILEQ_WEBHOOK_SECRET_FILE": str(secret)}

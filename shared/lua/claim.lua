@@ -33,7 +33,7 @@ for priority = 0, 2 do
       call('HDEL', key, 'hints', 'stage', 'not_before')
       call('ZREM', P .. 'outbox', id)
       call('ZADD', P .. 'leases', stamp(now + tonumber(ARGV[3])), id)
-      -- The worker stops itself at run_by; the keeper ends what a hung one does not.
+      -- The worker stops itself at run_by; the reconciler ends what a hung one does not.
       call('ZADD', P .. 'deadlines', stamp(tonumber(j.run_by) + 5), id)
       move(id, j, 'running')
       due[#due + 1] = owe(id, 'job', j.tenant, j.webhook, 'started')

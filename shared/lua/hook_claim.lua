@@ -1,4 +1,4 @@
--- Give a courier a due message whose receiver may be called now: receivers in turn, the oldest message of each.
+-- Give a dispatcher a due message whose receiver may be called now: receivers in turn, the oldest message of each.
 -- ARGV: message of the hint or '', lease, most at once per host. A hint decides nothing, but a test goes first and through
 -- a pause: who asks for one wants to see. Messages to a receiver that fails again and again wait and lose no attempt.
 -- Returns the message's hash or {}.

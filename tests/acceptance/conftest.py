@@ -9,14 +9,13 @@ from PIL import Image
 from tests.acceptance.client import Client
 from tests.encoded import encoded
 from tests.receiver import Receiver, receiver
-from tests.servers import needed
 from tests.service import Service, service
 
 
 @pytest.fixture(scope="session")
 def here() -> Iterator[Service]:
     """The service with the `echo` engine, slowed so that a running job can be seen running."""
-    with needed(lambda: service(vision=1)) as running:
+    with service(vision=1) as running:
         yield running
 
 

@@ -12,7 +12,6 @@ from infra.demo_model import seeds
 from infra.demo_model.scenes import drawing
 from tests.acceptance.client import Client
 from tests.encoded import encoded
-from tests.servers import needed
 from tests.service import service
 
 pytestmark = pytest.mark.acceptance
@@ -27,7 +26,7 @@ OTHER = drawing(seeds.bundle(2), 448, 448, 2, number=True)
 @pytest.fixture(scope="module")
 def asked() -> Iterator[Client]:
     """A client of a service that serves the demo model."""
-    with needed(lambda: service(engine="transformers")) as here, httpx.Client(base_url=here.url, timeout=60) as http:
+    with service(engine="transformers") as here, httpx.Client(base_url=here.url, timeout=60) as http:
         yield Client(http)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.servers import needed
 from tests.service import service
 
 pytestmark = pytest.mark.acceptance
@@ -40,7 +39,7 @@ def served(http: httpx.Client) -> Any:
 
 def test_with_a_key_every_call_answers_as_documented(tmp_path: Path) -> None:
     environment = {"TILEQ_API_KEYS": f"acme={KEY}"}
-    with needed(lambda: service(env=environment)) as here, httpx.Client(base_url=here.url) as http:
+    with service(env=environment) as here, httpx.Client(base_url=here.url) as http:
         document = tmp_path / "openapi.json"
         document.write_text(json.dumps(served(http)))
         phases = ["--phases=examples,coverage,fuzzing,stateful", "--max-examples=40"]
@@ -50,7 +49,7 @@ def test_with_a_key_every_call_answers_as_documented(tmp_path: Path) -> None:
 
 
 def test_without_keys_every_call_answers_as_documented(tmp_path: Path) -> None:
-    with needed(service) as here, httpx.Client(base_url=here.url) as http:
+    with service() as here, httpx.Client(base_url=here.url) as http:
         document, open_house = tmp_path / "openapi.json", served(http)
         del open_house["components"]["securitySchemes"]  # else keys would be made up, and refused
         for calls in open_house["paths"].values():

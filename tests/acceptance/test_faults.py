@@ -2,24 +2,24 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import httpx
 import pytest
 
 from tests.acceptance.client import Client, events
-from tests.servers import needed
 from tests.service import Service, service, started
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.acceptance
 SLOW = {"TILEQ_ECHO_DELAY": "0.4"}
-LONG = "a long answer, " * 12  # some seconds with the slowed engine
+LONG = "a long answer, " * 12  # 14 s with the slowed engine, which is never awaited
 
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Service]:
     """A service without vision workers: each test starts those it needs."""
-    with needed(lambda: service(vision=0)) as running:
+    with service(vision=0) as running:
         yield running
 
 
@@ -37,10 +37,12 @@ def test_a_job_waits_for_the_first_worker_to_start(here: Service, api: Client) -
 
 
 def test_two_workers_share_the_jobs_and_answer_each_once(here: Service, api: Client) -> None:
-    with started("workers.vision", here, "one"), started("workers.vision", here, "two"):
+    one, two = ({"TILEQ_WORKER_NAME": name, "TILEQ_SLOTS": "1", "TILEQ_ECHO_DELAY": "0.05"} for name in ("one", "two"))
+    with started("workers.vision", here, "one", env=one), started("workers.vision", here, "two", env=two):
         ids = [api.submit(f"Number {n}")["id"] for n in range(20)]
         ended = [api.ended(id) for id in ids]
     assert {(job["state"], job["attempt"]) for job in ended} == {("succeeded", 1)}
+    assert {here.record(id)["owner"] for id in ids} == {"one", "two"}
 
 
 def test_a_queued_job_is_cancelled_at_once_and_stays_so(here: Service, api: Client) -> None:
@@ -72,16 +74,18 @@ def test_a_job_that_runs_too_long_fails_and_generation_stops(here: Service, api:
 
 
 def test_the_answer_comes_although_its_worker_was_killed(here: Service, api: Client) -> None:
-    with started("workers.vision", here, env=SLOW) as worker:
+    with started("workers.vision", here, "killed", env=SLOW) as killed:
         job = api.submit(LONG)
         api.reaches(job["id"], "running")
-        worker.send("vision", signal.SIGKILL)
+        killed.send("killed", signal.SIGKILL)
+    with started("workers.vision", here):
         ended = api.ended(job["id"])
     assert (ended["state"], ended["attempt"]) == ("succeeded", 2)
 
 
 def test_a_stream_is_reset_when_a_new_attempt_begins(here: Service, api: Client) -> None:
-    with started("workers.vision", here, env=SLOW) as worker:
+    with ExitStack() as workers:
+        killed = workers.enter_context(started("workers.vision", here, "killed", env=SLOW))
         job = api.submit(LONG)
         text, names = "", []
         with api.http.stream("GET", f"/v1/jobs/{job['id']}/events") as answer:
@@ -89,20 +93,24 @@ def test_a_stream_is_reset_when_a_new_attempt_begins(here: Service, api: Client)
                 names.append(name)
                 text = {"delta": text + data.get("text", ""), "reset": ""}.get(name, text)
                 if names.count("delta") == 1 and name == "delta":
-                    worker.send("vision", signal.SIGKILL)
+                    killed.send("killed", signal.SIGKILL)
+                    workers.close()
+                    workers.enter_context(started("workers.vision", here))
     assert "reset" in names
     assert text == api.job(job["id"])["output"]["text"]
 
 
 def test_a_frozen_worker_that_thaws_cannot_overwrite_the_answer(here: Service, api: Client) -> None:
-    with started("workers.vision", here, "frozen", env=SLOW) as frozen:
+    slow = SLOW | {"TILEQ_WORKER_NAME": "frozen", "TILEQ_SLOTS": "1"}
+    with started("workers.vision", here, "frozen", env=slow) as frozen:
         job = api.submit(LONG)
         api.reaches(job["id"], "running")
         frozen.send("frozen", signal.SIGSTOP)
         with started("workers.vision", here, "other"):
             ended = api.ended(job["id"])
-            frozen.send("frozen", signal.SIGCONT)
-            after = api.ended(api.submit("A later one.")["id"])
+        frozen.send("frozen", signal.SIGCONT)
+        after = api.ended(api.submit("A later one.")["id"])
+        assert here.record(after["id"])["owner"] == "frozen"  # its only slot is free: it is done with the first one
     assert after["state"] == "succeeded"
     assert (ended["state"], ended["attempt"]) == ("succeeded", 2)
     assert api.job(job["id"]) == ended
@@ -120,10 +128,10 @@ def test_a_worker_asked_to_stop_gives_its_job_back_uncharged(here: Service, api:
     assert (ended["state"], ended["attempt"]) == ("succeeded", 1)
 
 
-def test_intake_and_keeper_may_die_without_losing_a_job(here: Service, api: Client) -> None:
+def test_intake_and_reconciler_may_die_without_losing_a_job(here: Service, api: Client) -> None:
     ids = [api.submit(f"Before {n}")["id"] for n in range(5)]
     here.send("intake", signal.SIGKILL)
-    here.send("keeper", signal.SIGKILL)
+    here.send("reconciler", signal.SIGKILL)
     with started("workers.vision", here):
         eventually(lambda: _up(here), 40)
         assert {api.ended(id)["state"] for id in ids} == {"succeeded"}

@@ -11,14 +11,15 @@ from shared.requests import Request
 from workers.vision.deltas import Stream
 from workers.vision.engine.base import (
     Cancelled,
+    ContextExceeded,
     Delta,
     Done,
     Engine,
-    EngineClosed,
     EngineError,
+    EngineFailed,
     EngineRequest,
+    NonFiniteLogits,
     OutOfMemory,
-    PromptTooLong,
     Sampling,
     Stage,
 )
@@ -73,15 +74,11 @@ def _understood(engine: Engine, held: Held) -> Iterator[None]:
         raise Transient("internal", "the engine let go of the job") from error
     except OutOfMemory as error:
         raise Transient("out_of_memory", "the device had no memory for this job beside its neighbours") from error
-    except PromptTooLong as error:
+    except ContextExceeded as error:
         raise Permanent("prompt_too_long", str(error)) from error
-    except Exception as error:
-        if isinstance(error, EngineClosed) or _device_lost(error):
-            log.critical("the engine is dead, this worker ends", error=str(error), exc_info=True)
-            end_now()
+    except NonFiniteLogits as error:
+        raise Permanent("non_finite_logits", str(error)) from error
+    except EngineFailed as error:
+        log.critical("the engine is dead, this worker ends", error=str(error), exc_info=True)
+        end_now()
         raise
-
-
-def _device_lost(error: Exception) -> bool:
-    """After such an error (torch.AcceleratorError, by name: torch stays out of here) every call to the device fails."""
-    return any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__) or "CUDA error" in str(error)

@@ -83,13 +83,32 @@ class PromptFormat:
 
 
 @dataclass(frozen=True)
+class ImageSpan:
+    """Context tokens of one image block: `ids[offset : offset + tokens]` of its prompt, for the next `tiles` tiles.
+
+    Every image has the same context ids, so two prompts of equal ids may show different images. `sha256` tells them
+    apart: it is the hex digest of the block's tile bytes, and empty in a prompt, which does not know its tiles.
+    """
+
+    offset: int
+    tokens: int
+    tiles: int
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """Token ids as the model takes them in, and the same as text."""
+    """Token ids as the model takes them in, where its images are, and the same as text."""
 
     ids: list[int]
-    image_tokens: int
+    images: tuple[ImageSpan, ...]  #: in the order of the tiles
     text: str
     question: str = ""  #: the last user text, for engines that do not read ids
+
+    @property
+    def image_tokens(self) -> int:
+        """Number of ids that stand for tiles."""
+        return sum(span.tokens for span in self.images)
 
 
 class Control(str):
@@ -110,16 +129,19 @@ Part = Control | Block | str
 def build(messages: Sequence[Message], tiles_per_image: Sequence[int], model: PromptFormat) -> Prompt:
     """Write `messages` in the format of `model`, images where `<image>` stands, or all in one block at the top."""
     parts = list(_parts(messages, tiles_per_image, model.template, model.system))
-    ids = _encode(parts, model)
-    tiles = sum(part for part in parts if isinstance(part, Block))
-    return Prompt(ids, tiles * model.tokens_per_tile, _fold(parts, model.tokens_per_tile), _question(messages))
+    ids, images = _encode(parts, model)
+    return Prompt(ids, images, _fold(parts, model.tokens_per_tile), _question(messages))
 
 
 def plain(messages: Sequence[Message], tiles_per_image: Sequence[int], tokens_per_tile: int) -> Prompt:
     """A prompt for an engine without a tokenizer: one id for each byte, `tokens_per_tile` for each tile."""
     text = "\n".join(message.content for message in messages)
-    image_tokens = sum(tiles_per_image) * tokens_per_tile
-    return Prompt([0] * image_tokens + list(text.encode()), image_tokens, text, _question(messages))
+    ids: list[int] = []
+    images = []
+    for tiles in tiles_per_image:
+        images.append(ImageSpan(len(ids), tiles * tokens_per_tile, tiles))
+        ids += [0] * images[-1].tokens
+    return Prompt(ids + list(text.encode()), tuple(images), text, _question(messages))
 
 
 def _question(messages: Sequence[Message]) -> str:
@@ -165,28 +187,34 @@ def _check(messages: Sequence[Message], tiles_per_image: Sequence[int]) -> None:
         raise PromptError(f"{places} {IMAGE} placeholders for {len(tiles_per_image)} images")
 
 
-def _encode(parts: Sequence[Part], model: PromptFormat) -> list[int]:
+def _encode(parts: Sequence[Part], model: PromptFormat) -> tuple[list[int], tuple[ImageSpan, ...]]:
     """Neighbouring texts are tokenised together, as in the original, but a special token only where we put it."""
-    tokenizer = model.tokenizer
-    rules = tokenizer.rules
+    tokenizer, rules = model.tokenizer, model.tokenizer.rules
     ids = [rules.bos_id] if rules.add_bos and rules.bos_id is not None else []
-    pieces: list[str | int] = []
-    for part in parts:
-        if isinstance(part, Block):
-            context = [tokenizer.token_id(IMAGE_CONTEXT)] * (part * model.tokens_per_tile)
-            pieces += [tokenizer.token_id(IMAGE_START), *context, tokenizer.token_id(IMAGE_END)]
-        elif isinstance(part, Control):
-            pieces += tokenizer.split_special(part)
-        elif part:
-            pieces.append(part)
+    images: list[ImageSpan] = []
     at_start = True
-    for is_text, group in groupby(pieces, key=lambda piece: isinstance(piece, str)):
-        if is_text:
-            ids += tokenizer.encode_text("".join(str(piece) for piece in group), at_start=at_start)
+    for kind, group in groupby(_pieces(parts, tokenizer), key=type):
+        if kind is str:
+            ids += tokenizer.encode_text("".join(map(str, group)), at_start=at_start)
+        elif kind is Block:
+            for tiles in group:
+                ids.append(tokenizer.token_id(IMAGE_START))
+                images.append(ImageSpan(len(ids), int(tiles) * model.tokens_per_tile, int(tiles)))
+                ids += [tokenizer.token_id(IMAGE_CONTEXT)] * images[-1].tokens
+                ids.append(tokenizer.token_id(IMAGE_END))
         else:
-            ids += [int(piece) for piece in group]
+            ids += [int(token) for token in group]
         at_start = False
-    return ids
+    return ids, tuple(images)
+
+
+def _pieces(parts: Sequence[Part], tokenizer: Tokenizer) -> Iterator[str | Block | int]:
+    """Yield text to tokenise, image blocks, and the ids of special tokens."""
+    for part in parts:
+        if isinstance(part, Control):
+            yield from tokenizer.split_special(part)
+        elif isinstance(part, Block) or part:
+            yield part
 
 
 def _fold(parts: Sequence[Part], tokens_per_tile: int) -> str:

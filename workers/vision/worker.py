@@ -84,7 +84,7 @@ class Worker:
             claimed = self.store.run(transitions.claim(self.served.model.id, self.name, self.settings.lease))
         except QueueUnavailable as error:
             CLAIMS.labels("unavailable").inc()
-            log.warning("no claim, the keeper will repeat the hint", error=error.detail)
+            log.warning("no claim, the reconciler will repeat the hint", error=error.detail)
             return None
         self.hints.deliveries(*claimed.messages)
         CLAIMS.labels("job" if claimed.value else "nothing").inc()

@@ -6,7 +6,7 @@ FOLDER/webhook-secret             `whsec_…` of the keyless tenant, made once
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,15 +53,17 @@ def whole_service(
     vision: int,
     more: Mapping[str, str] | None = None,
     load: float = 0,
+    without: Collection[str] = (),
 ) -> WholeService:
     """Lay out the service with its data in `folder` and `vision` workers; `more` goes over every other setting.
 
     It is up once jobs are taken in; with `load`, only once the workers have loaded their model, within so many seconds.
+    Processes named in `without` are left out.
 
     Nothing is started. Raises `ImportError` or `FileNotFoundError` where the extra `local` is not installed.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    redis_port, *metrics = free_ports(4 + vision)
+    (redis_port,) = free_ports(1)
     weed, s3 = seaweed(folder / "objects")
     url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104  # compared, not bound
     environment = {
@@ -77,27 +79,36 @@ def whole_service(
         **_webhook_secret(folder),
         **(more or {}),
     }
-    variables: dict[str, str | None] = {**{f"TILEQ_{name}_FILE": None for name in _PLACES}, **environment}
-
-    def ours(name: str, module: str, probe_url: str = "") -> Program:
-        port = metrics.pop()
-        # -P: a folder called `services` where the command is given must not stand in for ours.
-        argv = [sys.executable, "-P", "-m", module]
-        return Program(name, argv, variables, answers(probe_url or f"http://127.0.0.1:{port}/metrics"), port)
 
     def worker(name: str) -> Program:
-        patient = ours(name, "workers.vision")
-        # torch makes a folder for what it compiles as it is imported, in the system's temporary folder if not told.
-        env = {**variables, "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
-        return replace(patient, env=env, awaited=load > 0, start_within=load, stop_within=settings.shutdown_grace + 5)
+        patient = process(name, "workers.vision", environment, folder)
+        return replace(patient, awaited=load > 0, start_within=load, stop_within=settings.shutdown_grace + 5)
 
     processes = [
-        ours("intake", "services.intake", f"{url}/readyz"),
-        ours("keeper", "workers.keeper"),
-        ours("courier", "workers.courier"),
+        process("intake", "services.intake", environment, folder, probe_url=f"{url}/readyz"),
+        process("reconciler", "workers.reconciler", environment, folder),
+        process("webhooks", "workers.webhooks", environment, folder),
         *(worker("vision" if n == 1 else f"vision-{n}") for n in range(1, vision + 1)),
     ]
-    return WholeService(url, [[valkey(folder / "valkey", redis_port), weed], processes], environment)
+    kept = [program for program in processes if program.name not in without]
+    return WholeService(url, [[valkey(folder / "valkey", redis_port), weed], kept], environment)
+
+
+def process(name: str, module: str, environment: Mapping[str, str], folder: Path, *, probe_url: str = "") -> Program:
+    """Return one of our processes for the service in `folder`, ready once `probe_url`, or else its /metrics, answers.
+
+    `environment` is the service's (`WholeService.environment`), with or without changes for this process.
+    """
+    (port,) = free_ports(1)
+    variables = {
+        **{f"TILEQ_{place}_FILE": None for place in _PLACES},
+        # torch makes a folder for what it compiles as it is imported, in the system's temporary folder if not told.
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled"),
+        **environment,
+    }
+    # -P: a folder called `services` where the command is given must not stand in for ours.
+    argv = [sys.executable, "-P", "-m", module]
+    return Program(name, argv, variables, answers(probe_url or f"http://127.0.0.1:{port}/metrics"), port)
 
 
 def answers(url: str) -> Callable[[], str]:

@@ -20,7 +20,7 @@ from tests.servers import needed
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
-NAMES = ("valkey", "seaweedfs", "intake", "keeper", "courier", "vision", "vision-2")
+NAMES = ("valkey", "seaweedfs", "intake", "reconciler", "webhooks", "vision", "vision-2")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_ready_line_stands_alone_on_stdout(here: Up) -> None:
 
 def test_every_process_has_its_pid_and_ours_their_metrics(here: Up) -> None:
     assert all(alive(pid_of(here.folder, name)) for name in NAMES)
-    for name in ("intake", "keeper", "courier", "vision", "vision-2"):
+    for name in ("intake", "reconciler", "webhooks", "vision", "vision-2"):
         port = int((here.folder / "run" / f"{name}.metrics").read_text())
         metrics = eventually(lambda port=port: _metrics(port), 30)  # type: ignore[misc]
         assert "python_info" in (metrics or "")
@@ -106,10 +106,10 @@ def test_a_taken_port_is_told_before_anything_starts(here: Up, tmp_path: Path) -
 
 
 def test_a_killed_process_comes_back_and_the_service_goes_on(here: Up) -> None:
-    first = pid_of(here.folder, "keeper")
+    first = pid_of(here.folder, "reconciler")
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: (pid := pid_of(here.folder, "keeper")) != first and alive(pid), 20)
-    assert "keeper was killed by signal 9; started again" in here.err.read_text()
+    eventually(lambda: (pid := pid_of(here.folder, "reconciler")) != first and alive(pid), 20)
+    assert "reconciler was killed by signal 9; started again" in here.err.read_text()
 
 
 def test_a_stop_exits_0_and_the_next_start_finds_every_job(tmp_path: Path, photograph: str) -> None:

@@ -104,6 +104,6 @@ def test_the_intake_image_has_no_torch_and_all_its_modules_import(install: Insta
 @pytest.mark.integration
 def test_the_light_image_has_neither_torch_nor_http_and_both_its_processes_import(install: Install) -> None:
     seen = look(install("build-light"), "workers")
-    assert {"workers.courier.__main__", "workers.keeper.__main__"} <= set(seen["modules"])
+    assert {"workers.webhooks.__main__", "workers.reconciler.__main__"} <= set(seen["modules"])
     assert not (HEAVY | {"fastapi", "uvicorn", "pillow"}) & set(seen["installed"])
     assert seen["top"] == ["workers", "shared"]

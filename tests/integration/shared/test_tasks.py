@@ -52,6 +52,13 @@ def test_a_broker_that_is_gone_costs_a_hint_and_no_exception() -> None:
     assert hints.deliveries("msg_a") is False
 
 
+def test_a_hint_that_finds_no_broker_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("kombu.utils.functional.sleep", waits.append)
+    Hints(make_celery(Settings(redis_url="redis://127.0.0.1:1/0"))).job("m", "job_x")
+    assert waits == []
+
+
 def test_no_setting_that_loses_or_strands_a_message_is_on() -> None:
     conf = make_celery(Settings(), COURIER).conf
     assert conf.worker_cancel_long_running_tasks_on_connection_loss is False

@@ -35,7 +35,7 @@ from shared.tasks import Hints, make_celery
 from shared.tokenizer import Tokenizer
 from tests.encoded import encoded
 from tests.waiting import eventually
-from workers.keeper.rounds import Keeper
+from workers.reconciler.reconcile import Reconciler
 
 pytestmark = pytest.mark.integration
 
@@ -45,14 +45,14 @@ LEASE = 2.0
 
 @dataclass
 class Here:
-    """Real servers, a keeper in this process, and workers as processes of their own."""
+    """Real servers, a reconciler in this process, and workers as processes of their own."""
 
     settings: Settings
     env: dict[str, str]
     store: Store
     objects: S3Objects
     hints: Hints
-    keeper: Keeper
+    reconciler: Reconciler
     logs: Path
 
     @contextmanager
@@ -166,21 +166,21 @@ def here(valkey_url: str, prefix: str, s3: S3, tmp_path: Path) -> Iterator[Here]
         lease=LEASE,
         retry_backoff=0,
         redispatch=0.5,
-        keeper_period=0.2,
+        reconcile_period=0.2,
     )
     store = Store(redis.Redis.from_url(valkey_url, decode_responses=True), prefix)
     objects = S3Objects(settings)
     hints = Hints(make_celery(settings))
-    keeper = Keeper(store, objects, hints, settings)
+    reconciler = Reconciler(store, objects, hints, settings)
     stop = threading.Event()
 
-    def keep() -> None:
-        while not stop.wait(settings.keeper_period):
-            keeper.round()
+    def reconcile() -> None:
+        while not stop.wait(settings.reconcile_period):
+            reconciler.reconcile()
 
-    thread = threading.Thread(target=keep)
+    thread = threading.Thread(target=reconcile)
     thread.start()
-    yield Here(settings, env, store, objects, hints, keeper, tmp_path)
+    yield Here(settings, env, store, objects, hints, reconciler, tmp_path)
     stop.set()
     thread.join()
     store.client.close()

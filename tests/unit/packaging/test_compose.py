@@ -48,8 +48,8 @@ def test_it_runs_every_process_of_the_design() -> None:
     modules = {name: last("CMD", service["build"]["target"], STAGES).argv[-1] for name, service in OURS.items()}
     assert modules == {
         "intake": "services.intake",
-        "keeper": "workers.keeper",
-        "courier": "workers.courier",
+        "reconciler": "workers.reconciler",
+        "webhooks": "workers.webhooks",
         "vision": "workers.vision",
         "vision-gpu": "workers.vision",
     }
@@ -123,8 +123,8 @@ def test_only_the_api_is_reached_from_outside_and_by_default_from_this_host_alon
     }
     assert compose(filled())["networks"]["stores"] == {"internal": True}
     assert all(service["networks"] == ["stores"] for service in STORES.values())
-    assert SERVICES["keeper"]["networks"] == ["stores"]
-    assert not set(SERVICES["intake"]["networks"]) & set(SERVICES["courier"]["networks"]) - {"stores"}
+    assert SERVICES["reconciler"]["networks"] == ["stores"]
+    assert not set(SERVICES["intake"]["networks"]) & set(SERVICES["webhooks"]["networks"]) - {"stores"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -145,9 +145,9 @@ def test_nobody_is_killed_before_its_own_grace_is_over() -> None:
     settings = Settings()
     wait = {name: seconds(service["stop_grace_period"]) for name, service in SERVICES.items()}
     assert wait["intake"] > SHUTDOWN_TIMEOUT_S
-    assert wait["courier"] > settings.webhook_timeout
+    assert wait["webhooks"] > settings.webhook_timeout
     assert wait["vision"] == wait["vision-gpu"] > settings.shutdown_grace
-    assert wait["keeper"] > settings.keeper_period
+    assert wait["reconciler"] > settings.reconcile_period
 
 
 def test_the_stores_are_those_of_the_tests() -> None:

@@ -9,12 +9,12 @@ from tests.unit.packaging.dockerfile import last, stages, variables, whole
 from tests.unit.packaging.tree import ROOT, files
 
 STAGES = stages((ROOT / "infra/docker/Dockerfile").read_text())
-IMAGES = ("intake", "keeper", "courier", "vision-cpu", "vision-gpu")
+IMAGES = ("intake", "reconciler", "webhooks", "vision-cpu", "vision-gpu")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: Stage that installs, the extra it installs, and what of ours it copies.
 INSTALLED = {
     "build-intake": ("intake", {"shared", "services"}),
-    "build-light": ("courier", {"shared", "workers/__init__.py", "workers/keeper", "workers/courier"}),
+    "build-light": ("webhooks", {"shared", "workers/__init__.py", "workers/reconciler", "workers/webhooks"}),
     "build-vision": ("vision", {"shared", "workers/__init__.py", "workers/vision"}),
 }
 

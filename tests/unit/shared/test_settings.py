@@ -1,11 +1,13 @@
 """Settings."""
 
+import json
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from shared.logs import configure_logs
 from shared.settings import Settings, read_settings
 
 
@@ -25,6 +27,23 @@ def test_a_mounted_file_sets_a_field(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     (tmp_path / "secret").write_text("whsec_abc\n")
     monkeypatch.setenv("TILEQ_WEBHOOK_SECRET_FILE", str(tmp_path / "secret"))
     assert read_settings().webhook_secret.get_secret_value() == "whsec_abc"
+
+
+def test_a_former_name_sets_its_field_unless_the_present_name_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILEQ_KEEPER_PERIOD", "7")
+    assert read_settings().reconcile_period == 7
+    monkeypatch.setenv("TILEQ_RECONCILE_PERIOD", "3")
+    assert read_settings().reconcile_period == 3
+
+
+def test_a_former_name_is_reported_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TILEQ_KEEPER_PERIOD", "7")
+    configure_logs(read_settings(), "reconciler")
+    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (line["level"], line["variable"]) == ("warning", "TILEQ_KEEPER_PERIOD")
+    assert line["use"] == "TILEQ_RECONCILE_PERIOD"
 
 
 def test_results_must_outlive_the_webhook_retries() -> None:

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from shared.conversation import IMAGE, Message
 from shared.tokenizer import Tokenizer, load_tokenizer
 from tests.random_checkpoint import write_random
-from workers.vision.prompts import IMAGE_CONTEXT, TEMPLATES, PromptError, PromptFormat, build, plain
+from workers.vision.prompts import (
+    IMAGE_CONTEXT,
+    IMAGE_END,
+    IMAGE_START,
+    TEMPLATES,
+    PromptError,
+    PromptFormat,
+    build,
+    plain,
+)
 
 PER_TILE = 4
 
@@ -52,6 +61,16 @@ def test_pictures_go_where_they_stand_in_user_texts(model: PromptFormat) -> None
     assert "1 <img>…4 x 1…</img>2<img>…4 x 2…</img><|im_end|>" in prompt.text
     assert "no <image> here" in prompt.text
     assert "<img>…4 x 3…</img>?" in prompt.text
+
+
+def test_every_image_block_says_where_its_context_tokens_are(model: PromptFormat) -> None:
+    prompt = build([user(f"1 {IMAGE}2{IMAGE}")], [1, 3], model)
+    context = model.tokenizer.token_id(IMAGE_CONTEXT)
+    assert [(span.tokens, span.tiles) for span in prompt.images] == [(PER_TILE, 1), (3 * PER_TILE, 3)]
+    for span in prompt.images:
+        assert prompt.ids[span.offset : span.offset + span.tokens] == [context] * span.tokens
+        assert prompt.ids[span.offset - 1] == model.tokenizer.token_id(IMAGE_START)
+        assert prompt.ids[span.offset + span.tokens] == model.tokenizer.token_id(IMAGE_END)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,16 @@ from shared.settings import Settings
 from tests.unit.vision_worker.house import BROKEN, MODEL, House, ScriptedEngine
 from tests.waiting import eventually
 from workers.vision import asking
-from workers.vision.engine.base import EngineClosed, EngineRequest, Event, OutOfMemory, PromptTooLong, Stage
+from workers.vision.engine.base import (
+    ContextExceeded,
+    DeviceLost,
+    EngineClosed,
+    EngineRequest,
+    Event,
+    NonFiniteLogits,
+    OutOfMemory,
+    Stage,
+)
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.sandbox import SandboxError
 from workers.vision.worker import ATTEMPTS
@@ -53,10 +62,17 @@ def test_a_picture_that_can_not_be_decoded_fails_the_job_at_once_and_is_named(ho
 
 
 def test_a_prompt_without_room_for_an_answer_fails_the_job(build: Build) -> None:
-    house = build(engine=ScriptedEngine(PromptTooLong("9 tokens; the context holds 8")))
+    house = build(engine=ScriptedEngine(ContextExceeded("9 tokens; the context holds 8")))
     job = house.submit()
     house.look()
     assert failed(house, job, "prompt_too_long", retryable=False) == "9 tokens; the context holds 8"
+
+
+def test_logits_that_are_not_finite_fail_the_job(build: Build) -> None:
+    house = build(engine=ScriptedEngine(NonFiniteLogits("NaN in float16")))
+    job = house.submit()
+    house.look()
+    assert failed(house, job, "non_finite_logits", retryable=False) == "NaN in float16"
 
 
 def test_what_nobody_thought_of_fails_the_job_without_telling_internals(build: Build) -> None:
@@ -133,7 +149,7 @@ def test_memory_that_neighbours_hold_is_tried_again(build: Build) -> None:
     failed(house, last, "out_of_memory", retryable=True)
 
 
-@pytest.mark.parametrize("error", [EngineClosed(), RuntimeError("CUDA error: device-side assert triggered")])
+@pytest.mark.parametrize("error", [EngineClosed(), DeviceLost("CUDA error: device-side assert triggered")])
 def test_a_dead_engine_ends_the_process_and_leaves_the_job_to_its_lease(
     build: Build, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,7 +296,7 @@ def test_a_lease_that_could_not_be_renewed_is_taken_for_lost(build: Build) -> No
     assert 0.5 < time.monotonic() - began < 2
     assert attempts("stale") == before + 1
     assert house.engine.stats().running == 0
-    assert house.state(job) is State.RUNNING  # the keeper reaps it
+    assert house.state(job) is State.RUNNING  # the reconciler reaps it
 
 
 # --- the store away at the end

@@ -47,7 +47,7 @@ def test_what_is_left_after_the_grace_is_given_back_uncharged(build: Build) -> N
     now = house.read(job)
     assert (now.state, now.charged, now.attempt, now.owner) == (State.QUEUED, 0, 1, "")
     assert house.engine.stats().running == 0
-    assert house.hints.jobs == [job.id]  # so that another worker need not wait for the keeper
+    assert house.hints.jobs == [job.id]  # so that another worker need not wait for the reconciler
 
 
 def test_a_second_signal_ends_the_grace(build: Build) -> None:

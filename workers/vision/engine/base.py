@@ -5,16 +5,23 @@
     cancel ────────────────────────────────────────────────────────────> raises Cancelled
 
 The texts of all deltas of a request, joined, are exactly `Done.text`.
+
+EngineError
+├── Cancelled, OutOfMemory, ContextExceeded, NonFiniteLogits    this request only
+└── EngineFailed: EngineClosed, DeviceLost                      this and every later request
 """
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.vision.prompts import Prompt
+from workers.vision.prompts import ImageSpan, Prompt
 
 Tiles = NDArray[np.uint8]  #: (T, side, side, 3), row by row, the thumbnail last; (0, …) for a request without images
 
@@ -31,12 +38,24 @@ class OutOfMemory(EngineError):
     """The device had no memory for this request beside its neighbours; later it may."""
 
 
-class PromptTooLong(EngineError):
+class ContextExceeded(EngineError):
     """The prompt leaves no room for an answer in the model's context."""
 
 
-class EngineClosed(EngineError):
-    """The engine is shutting down and takes nothing more."""
+class NonFiniteLogits(EngineError):
+    """The model computed NaN or infinity for this request; no token can be chosen."""
+
+
+class EngineFailed(EngineError):
+    """The engine answers no request any more; its process has to end."""
+
+
+class EngineClosed(EngineFailed):
+    """The engine was closed and takes no further request."""
+
+
+class DeviceLost(EngineFailed):
+    """The device reported an error after which every call to it fails."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +88,33 @@ class Sampling:
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """One question: the exact prompt, the tiles in the order of its image tokens, how to answer."""
+    """One question: the exact prompt, the tiles in the order of its image tokens, how to answer.
+
+    Raises `ValueError` for another number of tiles than the prompt has places for.
+    """
 
     id: str
     prompt: Prompt
     tiles: Tiles
     sampling: Sampling
+
+    def __post_init__(self) -> None:
+        places = sum(span.tiles for span in self.prompt.images)
+        if places != len(self.tiles):
+            raise ValueError(f"the prompt has image tokens for {places} tiles, but there are {len(self.tiles)}")
+
+    @cached_property
+    def images(self) -> tuple[ImageSpan, ...]:
+        """The spans of the prompt with the digests of their tiles, hashed at the first call (about 1 ms a tile)."""
+        ends = list(accumulate(span.tiles for span in self.prompt.images))
+        return tuple(
+            replace(span, sha256=_digest(self.tiles[end - span.tiles : end]))
+            for span, end in zip(self.prompt.images, ends, strict=True)
+        )
+
+
+def _digest(tiles: Tiles) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tiles).data).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -22,18 +22,18 @@ from shared.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
 from workers.vision.checkpoint.native import StockModel
 from workers.vision.engine.base import (
+    ContextExceeded,
     Done,
     EngineClosed,
     EngineRequest,
     EngineStats,
     Event,
-    OutOfMemory,
-    PromptTooLong,
     Sampling,
 )
+from workers.vision.engine.detokenize import IncrementalDetokenizer
+from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.pictures import embed, feature_batches
-from workers.vision.engine.text import TextStream
-from workers.vision.engine.ticket import Ticket
+from workers.vision.engine.torch_errors import translate
 from workers.vision.prompts import IMAGE_CONTEXT, TEMPLATES
 
 TOP_K = 50  # what generation under the card's code falls back to when it samples
@@ -56,8 +56,8 @@ class TransformersEngine:
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
         self._lock = threading.Lock()
-        self._tickets: dict[str, Ticket] = {}
-        self._waiting: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._handles: dict[str, RequestHandle] = {}
+        self._waiting: queue.SimpleQueue[RequestHandle | None] = queue.SimpleQueue()
         self._running = self._finished = self._tokens = 0
         self._busy_since: float | None = None
         self._closed = False
@@ -66,27 +66,27 @@ class TransformersEngine:
 
     def submit(self, request: EngineRequest) -> Iterator[Event]:
         """Queue the request at once; its events come as they are read."""
-        ticket = Ticket(request)
+        handle = RequestHandle(request)
         with self._lock:
             if self._closed:
                 raise EngineClosed
-            self._tickets[request.id] = ticket
-            self._waiting.put(ticket)
-        return ticket.events()
+            self._handles[request.id] = handle
+            self._waiting.put(handle)
+        return handle.events()
 
     def cancel(self, request_id: str) -> None:
         """Make the request leave."""
         with self._lock:
-            ticket = self._tickets.get(request_id)
-        if ticket:
-            ticket.cancel()
+            handle = self._handles.get(request_id)
+        if handle:
+            handle.cancel()
 
     def stats(self) -> EngineStats:
         """The figures of this moment."""
         with self._lock:
             return EngineStats(
                 running=self._running,
-                waiting=len(self._tickets) - self._running,
+                waiting=len(self._handles) - self._running,
                 finished=self._finished,
                 generated_tokens=self._tokens,
                 busy_since=self._busy_since,
@@ -97,44 +97,47 @@ class TransformersEngine:
         """Cancel everything and end the thread."""
         with self._lock:
             self._closed = True
-            tickets = list(self._tickets.values())
-        for ticket in tickets:
-            ticket.cancel()
+            handles = list(self._handles.values())
+        for handle in handles:
+            handle.cancel()
         self._waiting.put(None)
         self._thread.join()
 
     def _serve(self) -> None:
-        while ticket := self._waiting.get():
+        while handle := self._waiting.get():
             with self._lock:
                 self._running = 1
-            outcome = self._outcome(ticket)
+            outcome = self._outcome(handle)
             with self._lock:  # before the reader hears of it, so that an ended request is in no figure
                 self._running, self._busy_since = 0, None
                 # An id given twice: the later one stays cancellable.
-                if self._tickets.get(ticket.request.id) is ticket:
-                    del self._tickets[ticket.request.id]
+                if self._handles.get(handle.request.id) is handle:
+                    del self._handles[handle.request.id]
                 if isinstance(outcome, Done):
                     self._finished += 1
                     self._tokens += outcome.completion_tokens
-            ticket.end(outcome)
+            handle.end(outcome)
 
-    def _outcome(self, ticket: Ticket) -> Done | Exception:
+    def _outcome(self, handle: RequestHandle) -> Done | Exception:
         try:
-            ticket.check()
-            return self._answer(ticket)
+            handle.check()
+            return self._answer(handle)
         except Exception as error:
-            return _translated(error)
+            return translate(error)
 
     @torch.inference_mode()
-    def _answer(self, ticket: Ticket) -> Done:
-        request, loaded = ticket.request, self._loaded
+    def _answer(self, handle: RequestHandle) -> Done:
+        request, loaded = handle.request, self._loaded
         room = loaded.config.context - len(request.prompt.ids)
         if room < 1:
-            raise PromptTooLong(f"{len(request.prompt.ids)} tokens; the context holds {loaded.config.context}")
+            raise ContextExceeded(
+                f"the prompt has {len(request.prompt.ids)} tokens and the context of the model holds "
+                f"{loaded.config.context}; send fewer tiles or less text"
+            )
         self._step()
-        embeddings = self._embed(ticket)
-        ticket.stage("prefill")
-        follower = _Follower(self, ticket, loaded)
+        embeddings = self._embed(handle)
+        handle.stage("prefill")
+        follower = _Follower(self, handle, loaded)
         output = loaded.model.generate(
             inputs_embeds=embeddings,
             attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
@@ -142,7 +145,7 @@ class TransformersEngine:
             stopping_criteria=StoppingCriteriaList([follower]),
             logits_processor=_penalty(request.sampling),
         )
-        ticket.check()
+        handle.check()
         follower.finish(output[0])
         return Done(
             text=follower.text,
@@ -151,19 +154,19 @@ class TransformersEngine:
             image_tokens=request.prompt.image_tokens,
             cached_tokens=0,
             completion_tokens=follower.count,
-            timings=ticket.clock.stop(),
+            timings=handle.timer.stop(),
         )
 
-    def _embed(self, ticket: Ticket) -> Tensor:
-        request, (model, config) = ticket.request, (self._loaded.model, self._loaded.config)
+    def _embed(self, handle: RequestHandle) -> Tensor:
+        request, (model, config) = handle.request, (self._loaded.model, self._loaded.config)
         found: list[Tensor] = []
         if len(request.tiles):
-            ticket.stage("vision")
+            handle.stage("vision")
             for batch in feature_batches(
                 model, config, torch.from_numpy(np.require(request.tiles, requirements=["C", "W"]))
             ):
                 found.append(batch)
-                ticket.check()
+                handle.check()
                 self._step()
         ids = torch.tensor([request.prompt.ids], device=model.get_input_embeddings().weight.device)
         return embed(model, ids, self._loaded.tokenizer.token_id(IMAGE_CONTEXT), found)
@@ -177,12 +180,12 @@ class TransformersEngine:
 class _Follower(StoppingCriteria):
     """Called after every step of `generate`: hands out text, and says when to stop."""
 
-    def __init__(self, engine: TransformersEngine, ticket: Ticket, loaded: Loaded) -> None:
+    def __init__(self, engine: TransformersEngine, handle: RequestHandle, loaded: Loaded) -> None:
         stop = TEMPLATES[loaded.config.template].stop
         self._engine = engine
-        self._ticket = ticket
-        self._beams = ticket.request.sampling.num_beams > 1
-        self._stream = TextStream(loaded.tokenizer, (stop, *ticket.request.sampling.stop))
+        self._handle = handle
+        self._beams = handle.request.sampling.num_beams > 1
+        self._stream = IncrementalDetokenizer(loaded.tokenizer, (stop, *handle.request.sampling.stop))
         self.end = loaded.tokenizer.token_id(stop)
         self.count = 0
         self.stopped = False
@@ -196,12 +199,12 @@ class _Follower(StoppingCriteria):
         """Look at the newest token. Beams change until the end, so their text comes at once, with `finish`."""
         self._engine._step()
         if not self.count:
-            self._ticket.stage("decode")
+            self._handle.stage("decode")
         if self._beams:
             self.count = input_ids.shape[1]
         elif not self.stopped:  # on a GPU the loop may run a step ahead of our word, and takes it back later
             self._take(int(input_ids[0, -1]))
-        return torch.full((len(input_ids),), self._ticket.cancelled or self.stopped, device=input_ids.device)
+        return torch.full((len(input_ids),), self._handle.cancelled or self.stopped, device=input_ids.device)
 
     def finish(self, output: Tensor) -> None:
         """The loop has ended with `output`: hand out what is left."""
@@ -211,14 +214,14 @@ class _Follower(StoppingCriteria):
                 self._take(token)
                 if self.stopped:
                     break
-        self._ticket.delta(self._stream.finish(), self.count)
+        self._handle.delta(self._stream.finish(), self.count)
 
     def _take(self, token: int) -> None:
         self.count += 1
         if token == self.end:
             self.stopped = True
             return
-        self._ticket.delta(self._stream.push(token), self.count)
+        self._handle.delta(self._stream.push(token), self.count)
         self.stopped = self._stream.stopped
 
 
@@ -246,12 +249,3 @@ def _penalty(sampling: Sampling) -> LogitsProcessorList:
     """Given by hand: through the configuration it would come with a warning that it leaves the prompt alone."""
     penalty = sampling.repetition_penalty
     return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty)] if penalty not in (None, 1.0) else [])
-
-
-def _translated(error: Exception) -> Exception:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        # A new error without the old one's traceback, which would keep the tensors of the step alive.
-        return OutOfMemory(str(error).splitlines()[0] if str(error) else "out of memory")
-    return error

@@ -61,9 +61,9 @@ class TestTesting:
     """`POST /v1/webhooks/test`."""
 
     def test_it_tells_how_it_went(self, intake: App) -> None:
-        courier = soon(intake.deliver)
+        dispatcher = soon(intake.deliver)
         answer = intake.http.post("/v1/webhooks/test", json={"url": HOOK["url"]})
-        courier.join()
+        dispatcher.join()
         body = answer.json()
         assert (answer.status_code, body["state"], body["status"], body["seconds"]) == (200, "delivered", 200, 0.1)
         WebhookTestBody.model_validate(body, strict=True)

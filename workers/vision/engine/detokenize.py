@@ -11,8 +11,8 @@ from shared.detokenizer import HORIZON
 from shared.tokenizer import Tokenizer
 
 
-class TextStream:
-    """The text of one answer. `text` is what was handed out so far."""
+class IncrementalDetokenizer:
+    """Turns the ids of one answer into text piece by piece. `text` is what was handed out so far."""
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
         self._tokenizer = tokenizer

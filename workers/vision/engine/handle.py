@@ -8,48 +8,50 @@ from typing import Literal
 
 from workers.vision.engine.base import Cancelled, Delta, Done, EngineRequest, Event, Stage
 
+StageName = Literal["vision", "prefill", "decode"]
 
-class Ticket:
-    """Where a request stands."""
+
+class RequestHandle:
+    """State of one request between its caller and the engine's thread."""
 
     def __init__(self, request: EngineRequest) -> None:
         self.request = request
+        self.timer = StageTimer()
         self._cancelled = threading.Event()
         self._events: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
-        self.clock = Clock()
 
     @property
     def cancelled(self) -> bool:
-        """Whether anyone still wants the answer."""
+        """Whether the request was cancelled or its reader went away."""
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
-        """Raise `Cancelled` at the reader now; the engine leaves at its next step."""
+        """Raise `Cancelled` at the reader now; the engine drops the request at its next step."""
         if not self._cancelled.is_set():
             self._cancelled.set()
             self._events.put(Cancelled())
 
     def check(self) -> None:
-        """Leave the engine if cancelled."""
+        """Raise `Cancelled` if the request was cancelled."""
         if self.cancelled:
             raise Cancelled
 
-    def stage(self, name: Literal["vision", "prefill", "decode"]) -> None:
-        """Say that a stage begins."""
-        self.clock.enter(name)
+    def stage(self, name: StageName) -> None:
+        """Report that a stage begins."""
+        self.timer.enter(name)
         self._events.put(Stage(name))
 
     def delta(self, text: str, completion_tokens: int) -> None:
-        """Hand out final text."""
+        """Report final text; an empty one is not reported."""
         if text:
             self._events.put(Delta(text, completion_tokens))
 
     def end(self, outcome: Done | Exception) -> None:
-        """Hand out the answer, or the error in its place."""
+        """Report the answer, or the error that takes its place."""
         self._events.put(outcome)
 
     def events(self) -> Iterator[Event]:
-        """Read to the end; leaving early cancels."""
+        """Yield events up to `Done`; raises the error that ended the request. Leaving the iterator early cancels it."""
         try:
             while True:
                 event = self._events.get()
@@ -64,16 +66,16 @@ class Ticket:
             self._cancelled.set()
 
 
-class Clock:
-    """Seconds spent in each stage."""
+class StageTimer:
+    """Seconds spent in each stage of one request, and until its first token."""
 
     def __init__(self) -> None:
         self._began = self._entered = 0.0
         self._stage = ""
         self.timings = {"vision": 0.0, "prefill": 0.0, "decode": 0.0, "first_token": 0.0}
 
-    def enter(self, stage: str) -> None:
-        """End the stage before and begin `stage`; decoding begins with the first token."""
+    def enter(self, stage: StageName) -> None:
+        """End the stage before and begin `stage`; `decode` begins with the first token."""
         now = time.perf_counter()
         self._began = self._began or now
         self._leave(now)
@@ -82,7 +84,7 @@ class Clock:
             self.timings["first_token"] = now - self._began
 
     def stop(self) -> dict[str, float]:
-        """End the last stage and return all of them."""
+        """End the last stage and return the seconds of all stages."""
         self._leave(time.perf_counter())
         self._stage = ""
         return self.timings

@@ -1,6 +1,6 @@
-"""One round of the keeper: every promise that a clock or a lost message could break, looked after in turn.
+"""Reconciliation: one step for every guarantee that a passing deadline or a lost message could break.
 
-Any number of keepers may run; each step is one atomic script, so two of them only share the work.
+Any number of reconcilers may run; each step is one atomic script, so two of them only share the work.
 """
 
 from collections import defaultdict
@@ -19,13 +19,13 @@ from shared.tasks import COURIER, Hints, vision_queue
 
 log = structlog.get_logger(__name__)
 
-MOVED = Counter("tileq_keeper_jobs_total", "Jobs the keeper moved", ["step", "state"])
-REPEATED = Counter("tileq_keeper_hints_total", "Hints the keeper repeated", ["queue"])
-FAILED = Counter("tileq_keeper_failures_total", "Steps that could not be done and are done next round", ["step"])
+MOVED = Counter("tileq_reconciler_jobs_total", "Jobs the reconciler moved", ["step", "state"])
+REPEATED = Counter("tileq_reconciler_hints_total", "Hints the reconciler repeated", ["queue"])
+FAILED = Counter("tileq_reconciler_failures_total", "Steps that could not be done and are done next round", ["step"])
 
 
-class Keeper:
-    """Holds what a round needs; `round()` does every step once."""
+class Reconciler:
+    """Runs the steps; `reconcile()` runs each of them once."""
 
     def __init__(self, store: Store, objects: Objects, hints: Hints, settings: Settings) -> None:
         self.store = store
@@ -33,9 +33,10 @@ class Keeper:
         self.hints = hints
         self.settings = settings
 
-    def round(self) -> None:
+    def reconcile(self) -> None:
         """Do every step; one that fails is logged, counted and left to the next round."""
-        for step in (self.reap, self.expire, self.dispatch, self.remind, self.purge, self.empty_trash):
+        republish = (self.republish_jobs, self.republish_deliveries)
+        for step in (self.reap, self.expire, *republish, self.purge, self.empty_trash):
             self._attempt(step)
 
     def reap(self) -> None:
@@ -54,7 +55,7 @@ class Keeper:
             log.info("deadline passed", job=id, now=state)
         self.hints.deliveries(*moved.messages)
 
-    def dispatch(self) -> None:
+    def republish_jobs(self) -> None:
         """Publish again the hints that nobody followed, never more than jobs are ready: hints are all alike."""
         due = defaultdict(list)
         for id, model in self.store.run(transitions.dispatch(self.settings.redispatch)):
@@ -68,7 +69,7 @@ class Keeper:
             for id in ids[: max(0, missing)]:
                 self._repeat(name, self.hints.job(model, id))
 
-    def remind(self) -> None:
+    def republish_deliveries(self) -> None:
         """Publish hints for webhooks that are due, never more than are."""
         due = self.store.run(deliveries.due())
         if due:
@@ -95,7 +96,7 @@ class Keeper:
         except (QueueUnavailable, StorageDown) as error:
             FAILED.labels(step.__name__).inc()
             log.warning("step left to the next round", step=step.__name__, error=error.detail)
-        except Exception:  # a broker fails in many ways, and a keeper that dies keeps nothing
+        except Exception:  # a broker fails in many ways, and the other steps must go on
             FAILED.labels(step.__name__).inc()
             log.exception("step left to the next round", step=step.__name__)
 

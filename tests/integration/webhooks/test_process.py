@@ -1,4 +1,4 @@
-"""`python -m workers.courier` over a real Valkey and real receivers: what is promised when things stop and start."""
+"""`python -m workers.webhooks` over a real Valkey and real receivers: what is promised when things stop and start."""
 
 import json
 import os
@@ -34,23 +34,23 @@ pytestmark = pytest.mark.integration
 
 @dataclass
 class House:
-    """A store, hints, and couriers as processes of their own."""
+    """A store, hints, and dispatchers as processes of their own."""
 
     env: Mapping[str, str]
     folder: Path
     store: Store
     hints: Hints
     stack: ExitStack
-    couriers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    dispatchers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
-    def courier(self, **more: str) -> "subprocess.Popen[bytes]":
-        """Start a courier; it is killed at the end of the test."""
-        log = self.stack.enter_context((self.folder / f"courier-{len(self.couriers)}.log").open("wb"))
+    def dispatcher(self, **more: str) -> "subprocess.Popen[bytes]":
+        """Start a dispatcher; it is killed at the end of the test."""
+        log = self.stack.enter_context((self.folder / f"webhooks-{len(self.dispatchers)}.log").open("wb"))
         env = {**os.environ, **self.env, **more}
-        courier = subprocess.Popen([sys.executable, "-m", "workers.courier"], env=env, stdout=log, stderr=log)
-        self.couriers.append(courier)
-        self.stack.callback(end, courier)
-        return courier
+        dispatcher = subprocess.Popen([sys.executable, "-m", "workers.webhooks"], env=env, stdout=log, stderr=log)
+        self.dispatchers.append(dispatcher)
+        self.stack.callback(end, dispatcher)
+        return dispatcher
 
     def owe(self, url: str, hint: bool = True) -> str:
         """Let a job succeed; return the message that this owes `url`."""
@@ -74,7 +74,7 @@ class House:
         return self.read(msg)
 
     def until(self, holds: Callable[[], object], within: float = 15) -> None:
-        """Wait until something holds, repeating hints as the keeper does."""
+        """Wait until something holds, repeating hints as the reconciler does."""
 
         def look() -> object:
             self.hints.deliveries(*self.store.run(deliveries.due())[:10])
@@ -86,12 +86,12 @@ class House:
             raise AssertionError(f"{failure}\n{self.logs()}") from None
 
     def logs(self) -> str:
-        return "\n".join(log.read_text(errors="replace") for log in sorted(self.folder.glob("courier-*.log")))
+        return "\n".join(log.read_text(errors="replace") for log in sorted(self.folder.glob("webhooks-*.log")))
 
 
-def end(courier: "subprocess.Popen[bytes]") -> None:
-    courier.kill()
-    courier.wait()
+def end(dispatcher: "subprocess.Popen[bytes]") -> None:
+    dispatcher.kill()
+    dispatcher.wait()
 
 
 @contextmanager
@@ -141,7 +141,7 @@ def slow(before_answering: Callable[[], object]) -> Iterator[Slow]:
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: object, client_address: object) -> None:
-            """A courier that was killed reads no answer."""
+            """A dispatcher that was killed reads no answer."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         here.url = f"http://127.0.0.1:{server.server_port}/hook"
@@ -160,7 +160,7 @@ def hook() -> Receiver:
 
 
 def test_a_message_arrives_signed_and_is_written_down(house: House, hook: Receiver) -> None:
-    house.courier()
+    house.dispatcher()
     with hook.up():
         msg = house.owe(hook.url)
         delivery = house.ended(msg)
@@ -173,7 +173,7 @@ def test_a_message_arrives_signed_and_is_written_down(house: House, hook: Receiv
 
 
 def test_a_receiver_that_was_down_gets_its_message_when_it_is_back(house: House, hook: Receiver) -> None:
-    house.courier()
+    house.dispatcher()
     msg = house.owe(hook.url)
     house.until(lambda: house.read(msg).attempts >= 2)
     hook.status = 503
@@ -193,14 +193,14 @@ def test_a_receiver_that_was_down_gets_its_message_when_it_is_back(house: House,
 def test_a_receiver_that_stays_down_fails_the_message_when_the_schedule_is_used_up(
     house: House, hook: Receiver
 ) -> None:
-    house.courier(TILEQ_WEBHOOK_SCHEDULE="0.1,0.1")
+    house.dispatcher(TILEQ_WEBHOOK_SCHEDULE="0.1,0.1")
     delivery = house.ended(house.owe(hook.url), "failed")
     assert delivery.attempts == 3
     assert [attempt["next_at"] is None for attempt in delivery.log] == [False, False, True]
 
 
-def test_a_courier_killed_between_sending_and_recording_costs_a_repetition_under_the_same_id(house: House) -> None:
-    first = house.courier()
+def test_a_dispatcher_killed_between_sending_and_recording_costs_a_repetition_under_the_same_id(house: House) -> None:
+    first = house.dispatcher()
     killed = threading.Event()
 
     def kill_the_first() -> None:
@@ -213,7 +213,7 @@ def test_a_courier_killed_between_sending_and_recording_costs_a_repetition_under
         assert killed.wait(15), house.logs()
         first.wait()
         assert (house.read(msg).state, house.read(msg).attempts) == ("pending", 0)
-        house.courier()
+        house.dispatcher()
         end_lease(house.store, msg)
         delivery = house.ended(msg)
     assert receiver.ids == [msg, msg]
@@ -221,19 +221,19 @@ def test_a_courier_killed_between_sending_and_recording_costs_a_repetition_under
 
 
 def end_lease(store: Store, msg: str) -> None:
-    """Let the lease of a dead courier be over."""
+    """Let the lease of a dead dispatcher be over."""
     host = str(store.client.hget(f"{store.prefix}hook:{msg}", "host"))
     for key, member in (("hooks", msg), (f"line:{host}", msg), (f"host:{host}:busy", msg), ("hosts", host)):
         store.client.zadd(f"{store.prefix}{key}", {member: 1})
 
 
-def test_two_couriers_send_nothing_twice(house: House, hook: Receiver) -> None:
+def test_two_dispatchers_send_nothing_twice(house: House, hook: Receiver) -> None:
     with hook.up():
         messages = [house.owe(hook.url) for _ in range(40)]
         for _ in range(2):
             house.hints.deliveries(*messages)  # hints come twice and three times
         for _ in range(2):
-            house.courier(TILEQ_WEBHOOK_CONCURRENCY="8")
+            house.dispatcher(TILEQ_WEBHOOK_CONCURRENCY="8")
         for msg in messages:
             house.ended(msg)
     assert sorted(arrived.headers["webhook-id"] for arrived in hook.arrived) == sorted(messages)
@@ -244,7 +244,7 @@ def test_a_slow_host_delays_no_other(house: House, hook: Receiver) -> None:
     with slow(lambda: release.wait(20)) as crawling, hook.up():
         for _ in range(40):
             house.owe(crawling.url)
-        house.courier(TILEQ_WEBHOOK_CONCURRENCY="4", TILEQ_WEBHOOK_PER_HOST="2", TILEQ_WEBHOOK_TIMEOUT="20")
+        house.dispatcher(TILEQ_WEBHOOK_CONCURRENCY="4", TILEQ_WEBHOOK_PER_HOST="2", TILEQ_WEBHOOK_TIMEOUT="20")
         eventually(lambda: len(crawling.ids) == 2, within=15)
         begun = time.monotonic()
         for _ in range(10):
@@ -261,40 +261,40 @@ def test_a_signal_lets_the_current_sends_end_and_begins_no_new_ones(house: House
         asked.set()
         release.wait(10)
 
-    courier = house.courier(TILEQ_WEBHOOK_CONCURRENCY="1")
+    dispatcher = house.dispatcher(TILEQ_WEBHOOK_CONCURRENCY="1")
     with slow(hold) as receiver:
         msg, later = house.owe(receiver.url), house.owe(receiver.url)
         assert asked.wait(15), house.logs()
-        courier.send_signal(signal.SIGTERM)
+        dispatcher.send_signal(signal.SIGTERM)
         eventually(lambda: "shutdown" in house.logs().lower())
         release.set()
-        assert courier.wait(10) == 0, house.logs()
+        assert dispatcher.wait(10) == 0, house.logs()
         assert (house.read(msg).state, house.read(msg).attempts) == ("delivered", 1)
         assert (house.read(later).state, house.read(later).attempts) == ("pending", 0)
 
 
-def test_a_courier_outlives_a_broker_and_store_that_are_away(tmp_path: Path, hook: Receiver) -> None:
+def test_a_dispatcher_outlives_a_broker_and_store_that_are_away(tmp_path: Path, hook: Receiver) -> None:
     (port,) = free_ports(1)
     with a_house(f"redis://127.0.0.1:{port}/0", "t:", tmp_path) as house, hook.up():
-        courier = house.courier()
+        dispatcher = house.dispatcher()
         eventually(lambda: "Cannot connect" in house.logs(), within=15)
         for _ in range(2):  # comes, goes, comes back with what it had
             with supervised(tmp_path, [[valkey(tmp_path / "valkey", port)]]):
                 house.ended(house.owe(hook.url), within=40)
-                assert courier.poll() is None, house.logs()
+                assert dispatcher.poll() is None, house.logs()
 
 
 def test_a_secret_that_is_none_is_refused_at_the_start(house: House) -> None:
-    courier = house.courier(TILEQ_WEBHOOK_SECRET="whsec_short")
-    assert courier.wait(15) == 2
+    dispatcher = house.dispatcher(TILEQ_WEBHOOK_SECRET="whsec_short")
+    assert dispatcher.wait(15) == 2
     assert "TILEQ_WEBHOOK_SECRET" in house.logs()
 
 
 def test_the_logs_are_json_and_name_the_message(house: House, hook: Receiver) -> None:
-    house.courier()
+    house.dispatcher()
     with hook.up():
         msg = house.owe(hook.url)
         house.ended(msg)
     lines = eventually(lambda: [line for line in house.logs().splitlines() if "webhook delivered" in line])
     told = json.loads(lines[0])
-    assert (told["process"], told["msg"], told["status"]) == ("courier", msg, 204)
+    assert (told["process"], told["msg"], told["status"]) == ("webhooks", msg, 204)

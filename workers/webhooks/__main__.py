@@ -1,4 +1,4 @@
-"""`python -m workers.courier`: a Celery worker with threads, one delivery each; SIGTERM lets the current ones end."""
+"""`python -m workers.webhooks`: a Celery worker with threads, one delivery each; SIGTERM lets the current ones end."""
 
 import sys
 import threading
@@ -15,8 +15,8 @@ from shared.settings import Settings, read_settings
 from shared.store import Store, connect
 from shared.tasks import COURIER, DELIVER, make_celery, task
 from shared.webhooks import secret_problem
-from workers.courier.client import Client
-from workers.courier.deliver import Courier
+from workers.webhooks.client import Client
+from workers.webhooks.dispatcher import WebhookDispatcher
 
 log = structlog.get_logger(__name__)
 
@@ -26,27 +26,27 @@ def main() -> int:
     try:
         settings = read_settings()
     except ValidationError as error:
-        print(f"courier: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
+        print(f"webhooks: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
         return 2
     secret = settings.webhook_secret.get_secret_value()
     if secret and (problem := secret_problem(secret)) is not None:
-        print(f"courier: TILEQ_WEBHOOK_SECRET {problem}", file=sys.stderr)  # noqa: T201
+        print(f"webhooks: TILEQ_WEBHOOK_SECRET {problem}", file=sys.stderr)  # noqa: T201
         return 2
-    configure_logs(settings, "courier")
+    configure_logs(settings, "webhooks")
     serve_metrics(settings)
     stop = threading.Event()
     store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
-    courier = Courier(store, S3Objects(settings), Client(settings), settings, stop.is_set)
-    return run(make_app(courier), settings, stop)
+    dispatcher = WebhookDispatcher(store, S3Objects(settings), Client(settings), settings, stop.is_set)
+    return run(make_app(dispatcher), settings, stop)
 
 
-def make_app(courier: Courier) -> Celery:
-    """Return the app whose one task follows hints."""
-    app = make_celery(courier.settings, COURIER)
+def make_app(dispatcher: WebhookDispatcher) -> Celery:
+    """Return the Celery app whose one task delivers what is due."""
+    app = make_celery(dispatcher.settings, COURIER)
 
     @task(app, DELIVER)  # type: ignore[untyped-decorator]
     def deliver(msg: str) -> None:
-        courier.follow(msg)
+        dispatcher.deliver_due(msg)
 
     return app
 
@@ -71,9 +71,9 @@ def run(app: Celery, settings: Settings, stop: threading.Event) -> int:
         quiet=True,
         redirect_stdouts=False,
     )
-    log.info("courier delivers", slots=settings.webhook_concurrency, timeout=settings.webhook_timeout)
+    log.info("webhook dispatcher started", slots=settings.webhook_concurrency, timeout=settings.webhook_timeout)
     worker.start()
-    log.info("courier ends")
+    log.info("webhook dispatcher stopped")
     return int(worker.exitcode or 0)
 
 

@@ -17,13 +17,13 @@ from shared.objects import Objects
 from shared.settings import Settings
 from shared.store import Store
 from shared.views import moment
-from workers.courier.client import Answer, Client
-from workers.courier.message import Message, read_message
-from workers.courier.schedule import Decision, decide, wait_asked
+from workers.webhooks.client import Answer, Client
+from workers.webhooks.payload import Message, read_message
+from workers.webhooks.schedule import Decision, decide, wait_asked
 
 #: A lease outlives the attempt by this: reading the body before it and recording after it.
 MARGIN = 15.0
-#: Of the margin, what may be spent before sending; later than that, another courier might send at the same time.
+#: Of the margin, what may be spent before sending; later than that, another dispatcher might send at the same time.
 READ_WITHIN = 8.0
 #: Messages delivered on one hint; then the slot is free for another one.
 MOST_PER_HINT = 50
@@ -40,7 +40,7 @@ SENDING = Gauge("tileq_deliveries_in_flight", "Attempts on their way")
 log = structlog.get_logger(__name__)
 
 
-class Courier:
+class WebhookDispatcher:
     """Delivers what is due. Safe to share between threads; `stopping` tells that no new message is to be begun."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Courier:
         self.stopping = stopping
         self._agent = f"tileq/{version('tileq')}"  # once: where tileq is not installed, nothing must begin
 
-    def follow(self, hint: str) -> int:
+    def deliver_due(self, hint: str) -> int:
         """Deliver while something is due and there is time; return how many messages were tried.
 
         Nothing is lost where the store or the storage fails: the message is due again when its lease ends.
@@ -75,7 +75,7 @@ class Courier:
                 with structlog.contextvars.bound_contextvars(msg=delivery.msg, subject=delivery.subject):
                     self._deliver(delivery, claimed)
             except QueueUnavailable as error:
-                log.warning("the job store fails; the keeper will repeat the hint", error=error.detail)
+                log.warning("the job store fails; the reconciler will repeat the hint", error=error.detail)
                 return tried
         return MOST_PER_HINT
 
@@ -162,7 +162,7 @@ class Courier:
         while True:
             try:
                 if not self.store.run(call):
-                    log.warning("another courier holds the message, or it is gone; the attempt is not recorded")
+                    log.warning("another dispatcher holds the message, or it is gone; the attempt is not recorded")
                 return
             except QueueUnavailable as error:
                 if self.stopping() or time.monotonic() - claimed > self.settings.webhook_timeout + MARGIN:

@@ -11,8 +11,8 @@ from shared.objects import MemoryObjects, batch_key, image_key, manifest_key, re
 from shared.requests import Manifest, Request
 from shared.settings import Settings
 from shared.store import Store, memory_store
-from tests.unit.keeper.test_rounds import HOOK, RecordedHints
-from workers.keeper.recover import recover, sweep
+from tests.unit.reconciler.test_reconcile import HOOK, RecordedHints
+from workers.reconciler.recover import recover, sweep
 
 ASKED = Request(model="m", messages=(Message(role="user", content="What?"),))
 
@@ -47,7 +47,7 @@ def test_a_job_with_a_result_is_restored_and_any_other_is_queued_again() -> None
     assert (restored.state, restored.output, restored.attempt) == (State.SUCCEEDED, {"text": "new"}, 10)
     assert restored.result == result_key(done.id, 10)
     assert ("vision.m", waiting.id) in hints.sent
-    assert hints.sent[-1][0] == "courier" or hints.sent[0][0] == "courier"
+    assert hints.sent[-1][0] == "webhooks" or hints.sent[0][0] == "webhooks"
 
 
 def test_recovering_twice_or_beside_a_live_service_changes_nothing() -> None:

@@ -19,9 +19,9 @@ from shared.objects import MemoryObjects
 from shared.settings import Settings
 from shared.store import Store, memory_store
 from tests.waiting import eventually
-from workers.courier import deliver
-from workers.courier.client import Answer, Client
-from workers.courier.deliver import Courier
+from workers.webhooks import dispatcher as module
+from workers.webhooks.client import Answer, Client
+from workers.webhooks.dispatcher import WebhookDispatcher
 
 EVENTS = ["job.started", "job.succeeded", "job.failed", "job.cancelled", "job.expired"]
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -55,13 +55,15 @@ def objects() -> MemoryObjects:
     return MemoryObjects()
 
 
-def courier(store: Store, objects: MemoryObjects, *answers: Answer, settings: Settings = QUICK) -> Courier:
-    return Courier(store, objects, Scripted(*answers), settings)
+def make_dispatcher(
+    store: Store, objects: MemoryObjects, *answers: Answer, settings: Settings = QUICK
+) -> WebhookDispatcher:
+    return WebhookDispatcher(store, objects, Scripted(*answers), settings)
 
 
-def sent(courier: Courier) -> Scripted:
-    assert isinstance(courier.client, Scripted)
-    return courier.client
+def sent(dispatcher: WebhookDispatcher) -> Scripted:
+    assert isinstance(dispatcher.client, Scripted)
+    return dispatcher.client
 
 
 def running(store: Store, **changes: Any) -> Job:
@@ -86,10 +88,10 @@ def read(store: Store, msg: str) -> Delivery:
     return delivery
 
 
-def deliver_until(courier: Courier, msg: str, state: str) -> Delivery:
+def deliver_until(dispatcher: WebhookDispatcher, msg: str, state: str) -> Delivery:
     def look() -> Delivery | None:
-        courier.follow(msg)
-        delivery = read(courier.store, msg)
+        dispatcher.deliver_due(msg)
+        delivery = read(dispatcher.store, msg)
         return delivery if delivery.state == state else None
 
     delivery = eventually(look)
@@ -99,9 +101,9 @@ def deliver_until(courier: Courier, msg: str, state: str) -> Delivery:
 
 def test_one_hint_delivers_whatever_is_due(store: Store, objects: MemoryObjects) -> None:
     messages = [finished(store, output={"text": str(n)}) for n in range(3)]
-    post = courier(store, objects)
-    assert post.follow(messages[0]) == 6  # started and succeeded of each
-    assert post.follow(messages[0]) == 0
+    dispatcher = make_dispatcher(store, objects)
+    assert dispatcher.deliver_due(messages[0]) == 6  # started and succeeded of each
+    assert dispatcher.deliver_due(messages[0]) == 0
     assert {read(store, msg).state for msg in messages} == {"delivered"}
 
 
@@ -110,9 +112,9 @@ def test_a_message_is_signed_by_every_active_secret_and_its_library_verifies_it(
 ) -> None:
     old, new = webhooks.new_secret(), webhooks.new_secret()
     store.run(webhooks.rotate_secret("acme", new, 60, old))
-    post = courier(store, objects)
-    post.follow(finished(store))
-    for _, body, headers, _ in sent(post).posted:
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due(finished(store))
+    for _, body, headers, _ in sent(dispatcher).posted:
         assert len(headers["webhook-signature"].split()) == 2
         for secret in (old, new):
             Webhook(secret).verify(body, headers)
@@ -124,9 +126,9 @@ def test_a_message_is_signed_by_every_active_secret_and_its_library_verifies_it(
 def test_after_the_overlap_only_the_new_secret_signs(store: Store, objects: MemoryObjects) -> None:
     new = webhooks.new_secret()
     store.run(webhooks.rotate_secret("acme", new, 0, webhooks.new_secret()))
-    post = courier(store, objects)
-    post.follow(finished(store))
-    _, body, headers, _ = sent(post).posted[0]
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due(finished(store))
+    _, body, headers, _ = sent(dispatcher).posted[0]
     assert len(headers["webhook-signature"].split()) == 1
     Webhook(new).verify(body, headers)
 
@@ -134,27 +136,27 @@ def test_after_the_overlap_only_the_new_secret_signs(store: Store, objects: Memo
 def test_the_keyless_tenant_signs_with_the_secret_of_the_settings(store: Store, objects: MemoryObjects) -> None:
     secret = webhooks.new_secret()
     settings = QUICK.model_copy(update={"webhook_secret": Settings(webhook_secret=secret).webhook_secret})
-    post = courier(store, objects, settings=settings)
+    dispatcher = make_dispatcher(store, objects, settings=settings)
     store.run(deliveries.add_test("msg_1", keys.KEYLESS, "http://127.0.0.1/", "127.0.0.1:80"))
-    post.follow("msg_1")
-    _, body, headers, keyless = sent(post).posted[0]
+    dispatcher.deliver_due("msg_1")
+    _, body, headers, keyless = sent(dispatcher).posted[0]
     Webhook(secret).verify(body, headers)
     assert keyless
 
 
 def test_a_tenant_that_only_has_the_keyless_name_may_not_call_loopback(store: Store, objects: MemoryObjects) -> None:
     store.run(keys.put("digest", keys.ApiKey(tenant=keys.KEYLESS, name="k", created=1)))
-    post = courier(store, objects)
+    dispatcher = make_dispatcher(store, objects)
     store.run(deliveries.add_test("msg_1", keys.KEYLESS, "http://127.0.0.1/", "127.0.0.1:80"))
-    post.follow("msg_1")
-    assert [keyless for *_, keyless in sent(post).posted] == [False]
+    dispatcher.deliver_due("msg_1")
+    assert [keyless for *_, keyless in sent(dispatcher).posted] == [False]
 
 
 def test_the_body_is_the_job_as_the_api_shows_it(store: Store, objects: MemoryObjects) -> None:
     msg = finished(store, output={"text": "你好", "finish_reason": "stop"}, usage={"completion_tokens": 2})
-    post = courier(store, objects)
-    post.follow(msg)
-    started, ended = sent(post).bodies
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due(msg)
+    started, ended = sent(dispatcher).bodies
     assert (started["type"], ended["type"]) == ("job.started", "job.succeeded")
     data = ended["data"]
     assert data["output"] == {"text": "你好", "finish_reason": "stop"}
@@ -167,9 +169,9 @@ def test_word_of_the_start_tells_of_the_start_however_late_it_comes(store: Store
     msg = finished(
         store, State.FAILED, error=error, stage="decode", tiles=13, completion_tokens=7, timings={"queue": 1.0}
     )
-    post = courier(store, objects)
-    post.follow(msg)
-    data = sent(post).bodies[0]["data"]
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due(msg)
+    data = sent(dispatcher).bodies[0]["data"]
     assert (data["state"], data["attempt"], data["error"], data["output"]) == ("running", 1, None, None)
     assert (data["ended_at"], data["expires_at"], data["usage"], data["timings"]) == (None, None, None, None)
     assert data["progress"] == {"stage": "fetch", "tiles": 0, "prompt_tokens": 0, "completion_tokens": 0}
@@ -179,29 +181,29 @@ def test_word_of_the_start_tells_of_the_start_however_late_it_comes(store: Store
 @pytest.mark.parametrize("event", ["started", "succeeded"])
 def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, objects: MemoryObjects, event: str) -> None:
     job = running(store)
-    post = courier(store, objects, Answer(status=500))
+    dispatcher = make_dispatcher(store, objects, Answer(status=500))
     msg = message_id(job.id, event)
     if event == "started":
-        post.follow(msg)  # while it runs
+        dispatcher.deliver_due(msg)  # while it runs
         store.run(transitions.beat([(job.id, 1, {"stage": "decode", "tiles": 13, "completion_tokens": 9})], 60))
     store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a"}}))
-    deliver_until(post, msg, "failed")
-    attempts = [body for _, body, headers, _ in sent(post).posted if headers["webhook-id"] == msg]
+    deliver_until(dispatcher, msg, "failed")
+    attempts = [body for _, body, headers, _ in sent(dispatcher).posted if headers["webhook-id"] == msg]
     assert len(attempts) == 3
     assert len(set(attempts)) == 1
 
 
 def test_a_large_output_is_read_from_the_result(store: Store, objects: MemoryObjects) -> None:
     objects.put("result", json.dumps({"output": {"text": "long"}}).encode(), "application/json")
-    post = courier(store, objects)
-    post.follow(finished(store, result="result"))
-    assert sent(post).bodies[1]["data"]["output"] == {"text": "long"}
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due(finished(store, result="result"))
+    assert sent(dispatcher).bodies[1]["data"]["output"] == {"text": "long"}
 
 
 def test_a_result_that_is_gone_fails_the_message_and_says_so(store: Store, objects: MemoryObjects) -> None:
     msg = finished(store, result="gone")
-    post = courier(store, objects)
-    post.follow(msg)
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due(msg)
     delivery = read(store, msg)
     assert (delivery.state, delivery.log[0]["status"]) == ("failed", None)
     assert "gone" in delivery.log[0]["error"]
@@ -212,38 +214,38 @@ def test_a_storage_that_is_down_costs_a_message_no_attempt(store: Store, monkeyp
         def get(self, key: str) -> bytes:
             raise StorageDown("down")
 
-    monkeypatch.setattr(deliver, "PUT_BACK", 0.01)
+    monkeypatch.setattr(module, "PUT_BACK", 0.01)
     msg = finished(store, result="result")
-    down = courier(store, Down())
-    down.follow(msg)
+    down = make_dispatcher(store, Down())
+    down.deliver_due(msg)
     assert (read(store, msg).state, read(store, msg).attempts) == ("pending", 0)
     up = MemoryObjects()
     up.put("result", b'{"output": {"text": "x"}}', "application/json")
-    assert deliver_until(courier(store, up), msg, "delivered").attempts == 1
+    assert deliver_until(make_dispatcher(store, up), msg, "delivered").attempts == 1
 
 
 def test_a_message_that_cannot_be_built_ends_with_its_schedule(store: Store, objects: MemoryObjects) -> None:
     objects.put("result", b"not json", "application/json")
-    post = courier(store, objects)
-    delivery = deliver_until(post, finished(store, result="result"), "failed")
+    dispatcher = make_dispatcher(store, objects)
+    delivery = deliver_until(dispatcher, finished(store, result="result"), "failed")
     assert [attempt["error"] for attempt in delivery.log] == ["tileq could not build the message"] * 3
-    assert [body["type"] for body in sent(post).bodies] == ["job.started"]
+    assert [body["type"] for body in sent(dispatcher).bodies] == ["job.started"]
 
 
-def test_a_message_read_too_late_is_not_sent_beside_another_courier(
+def test_a_message_read_too_late_is_not_sent_beside_another_dispatcher(
     store: Store, objects: MemoryObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     msg = finished(store)
-    post = courier(store, objects)
-    monkeypatch.setattr(deliver, "READ_WITHIN", -1.0)
-    post.follow(msg)
-    assert sent(post).posted == []
+    dispatcher = make_dispatcher(store, objects)
+    monkeypatch.setattr(module, "READ_WITHIN", -1.0)
+    dispatcher.deliver_due(msg)
+    assert sent(dispatcher).posted == []
     assert read(store, msg).attempts == 0
 
 
 def test_attempts_are_written_down_as_the_api_shows_them(store: Store, objects: MemoryObjects) -> None:
     msg = finished(store)
-    post = courier(
+    dispatcher = make_dispatcher(
         store,
         objects,
         Answer(status=204),  # started
@@ -251,7 +253,7 @@ def test_attempts_are_written_down_as_the_api_shows_them(store: Store, objects: 
         Answer(status=302, body=b"\x00\xffmoved\n" + b"x" * 5000, seconds=0.5),
         Answer(status=410),
     )
-    delivery = deliver_until(post, msg, "failed")
+    delivery = deliver_until(dispatcher, msg, "failed")
     silent, moved, gone = delivery.log
     assert (silent["status"], silent["seconds"], silent["error"]) == (None, 1.0, "no answer within 1 s")
     assert (moved["status"], moved["error"]) == (302, "answered 302; redirects are not followed")
@@ -270,9 +272,9 @@ def test_a_thin_message_reads_no_result(store: Store, objects: MemoryObjects) ->
     store.run(transitions.submit("acme", [job], max_queued=10, grace=0))
     store.run(transitions.claim("m", "worker", 60))
     store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"result": "gone"}))
-    post = courier(store, objects)
-    post.follow("")
-    (body,) = sent(post).bodies
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due("")
+    (body,) = sent(dispatcher).bodies
     assert set(body["data"]) == {"id", "object", "state", "metadata", "expires_at"}
 
 
@@ -284,9 +286,9 @@ def test_a_batch_and_a_test_have_bodies_of_their_own(store: Store, objects: Memo
     store.run(transitions.claim("m", "worker", 60))
     store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {}))
     store.run(deliveries.add_test("msg_1", "acme", "https://example.com/", "example.com:443"))
-    post = courier(store, objects)
-    post.follow("")
-    ended, test = sorted(sent(post).bodies, key=lambda body: str(body["type"]))
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due("")
+    ended, test = sorted(sent(dispatcher).bodies, key=lambda body: str(body["type"]))
     assert (ended["type"], ended["data"]["id"], ended["data"]["counts"]["succeeded"]) == ("batch.ended", batch["id"], 1)
     assert ended["data"]["webhook"]["state"] == "pending"
     assert (test["type"], test["data"]) == ("webhook.test", {"id": "msg_1", "object": "test"})
@@ -295,28 +297,28 @@ def test_a_batch_and_a_test_have_bodies_of_their_own(store: Store, objects: Memo
 def test_a_deleted_jobs_message_is_not_sent(store: Store, objects: MemoryObjects) -> None:
     msg = finished(store)
     store.run(transitions.delete("acme", read(store, msg).subject))
-    post = courier(store, objects)
-    assert post.follow(msg) == 0
-    assert sent(post).posted == []
+    dispatcher = make_dispatcher(store, objects)
+    assert dispatcher.deliver_due(msg) == 0
+    assert sent(dispatcher).posted == []
 
 
-def test_a_courier_that_stops_begins_nothing_new(store: Store, objects: MemoryObjects) -> None:
+def test_a_dispatcher_that_stops_begins_nothing_new(store: Store, objects: MemoryObjects) -> None:
     finished(store)
     scripted = Scripted()
-    post = Courier(store, objects, scripted, QUICK, stopping=lambda: len(scripted.posted) == 1)
-    assert post.follow("") == 1
+    dispatcher = WebhookDispatcher(store, objects, scripted, QUICK, stopping=lambda: len(scripted.posted) == 1)
+    assert dispatcher.deliver_due("") == 1
 
 
 def test_an_attempt_is_recorded_although_the_store_fails_for_a_moment(
     store: Store, objects: MemoryObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     msg = finished(store)
-    post = courier(store, objects)
+    dispatcher = make_dispatcher(store, objects)
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    monkeypatch.setattr(post, "store", Flaky(store))
-    post.follow(msg)
+    monkeypatch.setattr(dispatcher, "store", Flaky(store))
+    dispatcher.deliver_due(msg)
     assert read(store, msg).state == "delivered"
-    assert [headers["webhook-id"] for _, _, headers, _ in sent(post).posted].count(msg) == 1
+    assert [headers["webhook-id"] for _, _, headers, _ in sent(dispatcher).posted].count(msg) == 1
 
 
 class Flaky(Store):

@@ -1,4 +1,4 @@
-"""`python -m workers.keeper`: keep, round after round; `--recover` rebuilds records from manifests and ends."""
+"""`python -m workers.reconciler`: reconcile once a period; `--recover` rebuilds records from manifests and ends."""
 
 import argparse
 import json
@@ -18,9 +18,9 @@ from shared.objects import S3Objects
 from shared.settings import read_settings
 from shared.store import Store, connect
 from shared.tasks import Hints, make_celery
-from workers.keeper.gauges import House
-from workers.keeper.recover import recover, sweep
-from workers.keeper.rounds import Keeper
+from workers.reconciler.collector import StoreCollector
+from workers.reconciler.reconcile import Reconciler
+from workers.reconciler.recover import recover, sweep
 
 #: Between two searches for orphaned objects, seconds.
 SWEEP_PERIOD = 6 * 3600
@@ -29,40 +29,40 @@ log = structlog.get_logger(__name__)
 
 def main() -> int:
     """Run until SIGTERM or SIGINT; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m workers.keeper", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m workers.reconciler", description=__doc__)
     parser.add_argument("--recover", action="store_true", help="rebuild lost job records from object storage, then end")
     arguments = parser.parse_args()
     try:
         settings = read_settings()
     except ValidationError as error:
-        print(f"keeper: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
+        print(f"reconciler: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
         return 2
-    configure_logs(settings, "keeper")
+    configure_logs(settings, "reconciler")
     store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
-    keeper = Keeper(store, S3Objects(settings), Hints(make_celery(settings)), settings)
+    reconciler = Reconciler(store, S3Objects(settings), Hints(make_celery(settings)), settings)
     if arguments.recover:
-        print(json.dumps(recover(store, keeper.objects, keeper.hints)))  # noqa: T201  # the answer
+        print(json.dumps(recover(store, reconciler.objects, reconciler.hints)))  # noqa: T201  # the answer
         return 0
-    REGISTRY.register(House(store))
+    REGISTRY.register(StoreCollector(store))
     serve_metrics(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    log.info("keeper keeps", period=settings.keeper_period)
-    keep(keeper, stop)
-    log.info("keeper ends")
+    log.info("reconciler started", period=settings.reconcile_period)
+    run_until(stop, reconciler)
+    log.info("reconciler stopped")
     return 0
 
 
-def keep(keeper: Keeper, stop: threading.Event) -> None:
-    """Do rounds until `stop` is set, and sweep orphans now and then."""
+def run_until(stop: threading.Event, reconciler: Reconciler) -> None:
+    """Reconcile every `reconcile_period` seconds until `stop` is set, and sweep orphans every `SWEEP_PERIOD`."""
     next_sweep = time.monotonic() + SWEEP_PERIOD
-    while not stop.wait(keeper.settings.keeper_period):
-        keeper.round()
+    while not stop.wait(reconciler.settings.reconcile_period):
+        reconciler.reconcile()
         if time.monotonic() >= next_sweep:
             next_sweep = time.monotonic() + SWEEP_PERIOD
             try:
-                sweep(keeper.store, keeper.objects, keeper.settings, time.time())
+                sweep(reconciler.store, reconciler.objects, reconciler.settings, time.time())
             except (QueueUnavailable, StorageDown) as error:
                 log.warning("sweep left to the next time", error=error.detail)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.settings import WEBHOOK_SCHEDULE
-from workers.courier.schedule import Decision, decide, wait_asked, window
+from workers.webhooks.schedule import Decision, decide, wait_asked, window
 
 NOW = 1_795_000_000.0
 

@@ -1,4 +1,4 @@
-"""Who is delivered to next, and what keeps two couriers apart: over the in-process double and a real Valkey."""
+"""Who is delivered to next, and what keeps two dispatchers apart: over the in-process double and a real Valkey."""
 
 import time
 from collections.abc import Iterator
@@ -102,7 +102,7 @@ def test_no_host_gets_more_than_its_share_at_once_and_others_are_not_held(store:
     assert claim(store, per_host=2) is None
 
 
-def test_a_slot_of_a_host_is_free_once_an_attempt_ends_or_its_courier_is_lost(store: Store) -> None:
+def test_a_slot_of_a_host_is_free_once_an_attempt_ends_or_its_dispatcher_is_lost(store: Store) -> None:
     for _ in range(3):
         owed(store)
     held = claimed(store, per_host=1)
@@ -179,7 +179,7 @@ def end_pause(store: Store, host: str) -> None:
     store.client.zadd(f"{store.prefix}hosts", {host: 1})
 
 
-def test_only_the_courier_that_holds_a_message_writes_its_attempt_down(store: Store) -> None:
+def test_only_the_dispatcher_that_holds_a_message_writes_its_attempt_down(store: Store) -> None:
     msg = owed(store)
     frozen = claimed(store, GONE)
     winner = claimed(store)

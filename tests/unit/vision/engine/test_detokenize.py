@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shared.detokenizer import HORIZON, clean_up
 from shared.tokenizer import Tokenizer, load_tokenizer
 from tests.random_checkpoint import write_random
-from workers.vision.engine.text import TextStream
+from workers.vision.engine.detokenize import IncrementalDetokenizer
 
 #: The characters that clean-up looks at, a few others, and bytes of characters that need several.
 SPACES = st.text(alphabet=" '.,?!ntmsver\na")
@@ -22,7 +22,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 def stream(tokenizer: Tokenizer, ids: Sequence[int], stops: Sequence[str] = (END,)) -> tuple[str, list[str]]:
-    text = TextStream(tokenizer, stops)
+    text = IncrementalDetokenizer(tokenizer, stops)
     deltas = []
     for token in ids:
         deltas.append(text.push(token))
@@ -62,7 +62,7 @@ def test_nothing_of_a_stop_string_is_handed_out(tokenizer: Tokenizer, text: str,
 
 
 def test_a_stop_string_ends_the_text_before_it(tokenizer: Tokenizer) -> None:
-    text = TextStream(tokenizer, ("STOP",))
+    text = IncrementalDetokenizer(tokenizer, ("STOP",))
     for token in tokenizer.encode_text("one ST two STOP three"):
         text.push(token)
         if text.stopped:
@@ -75,7 +75,7 @@ def test_the_mark_in_plain_letters_cuts_the_text_too(tokenizer: Tokenizer) -> No
 
 
 def test_an_unfinished_character_is_held_back(tokenizer: Tokenizer) -> None:
-    text = TextStream(tokenizer, ())
+    text = IncrementalDetokenizer(tokenizer, ())
     assert [text.push(token) for token in tokenizer.encode_text("你")] == ["", "", "你"]
 
 

@@ -1,4 +1,4 @@
-"""What the keeper shows of the whole house: jobs by state, what waits, and how late the oldest of it is."""
+"""Metrics of the job store: jobs by state, queue sizes, and how overdue the oldest member of each queue is."""
 
 from collections.abc import Iterator
 
@@ -11,8 +11,8 @@ from shared.errors import QueueUnavailable
 from shared.store import Store
 
 
-class House(Collector):
-    """Reads one census per scrape; shows `tileq_store_up` 0 and nothing else where the store does not answer."""
+class StoreCollector(Collector):
+    """Reads the store's statistics once a scrape; yields `tileq_store_up` 0 alone where the store does not answer."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

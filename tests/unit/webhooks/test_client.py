@@ -14,11 +14,11 @@ import pytest
 
 from shared.addresses import Address, Lookup
 from shared.settings import Settings
-from tests.unit.courier import strangers
-from tests.unit.courier.strangers import Behave, answers, drips, floods, hangs_up, is_silent, says, stranger
 from tests.unit.shared.test_addresses import LITERALS, REFUSED_BY_TEXT, looks_up
-from workers.courier import client as module
-from workers.courier.client import MOST_BODY, Answer, Client
+from tests.unit.webhooks import strangers
+from tests.unit.webhooks.strangers import Behave, answers, drips, floods, hangs_up, is_silent, says, stranger
+from workers.webhooks import client as module
+from workers.webhooks.client import MOST_BODY, Answer, Client
 
 PUBLIC, OTHER = "93.184.215.14", "93.184.215.15"
 LOOPBACK = Settings(webhook_allow=(ip_network("127.0.0.0/8"), ip_network("::1/128")), webhook_timeout=1)

@@ -1,0 +1,1 @@
+"""Engines: their interface, and what they share, without a model."""
