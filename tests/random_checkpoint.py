@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.sentencepiece import Kind, Piece, Vocabulary, write_vocabulary
+from shared.tokenization.sentencepiece import Kind, Piece, Vocabulary, write_vocabulary
 from workers.vision.checkpoint.config import read_config
 from workers.vision.checkpoint.keys import Weight, weights
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from infra.demo_model.model import Sizes
-from shared.tokenizer import load_tokenizer
+from shared.tokenization.tokenizer import load_tokenizer
 from workers.vision.prompts import TEMPLATES, PromptFormat
 
 SYSTEM = "tileq"

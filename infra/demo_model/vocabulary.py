@@ -9,7 +9,7 @@ from typing import Any
 
 from infra.demo_model.questions import every_wording
 from infra.demo_model.words import COLOURS_ZH, SHAPES_ZH
-from shared.sentencepiece import Kind, Piece, Vocabulary, write_vocabulary
+from shared.tokenization.sentencepiece import Kind, Piece, Vocabulary, write_vocabulary
 
 SPACE = "▁"
 SPECIALS = (

@@ -16,11 +16,11 @@ import httpx
 import redis
 from packaging.requirements import Requirement
 
+from shared.broker import WEBHOOK_QUEUE, Hints, make_celery
 from shared.errors import TileqError
-from shared.objects import S3Objects
 from shared.settings import Settings
-from shared.store import durability
-from shared.tasks import COURIER, Hints, make_celery
+from shared.storage import S3Storage
+from shared.store.client import durability
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -112,7 +112,7 @@ def broker(settings: Settings) -> Iterator[Finding]:
     """What Celery's messages go through."""
     where = _without_password(settings.broker)
     try:
-        waiting = Hints(make_celery(settings)).depth(COURIER)
+        waiting = Hints(make_celery(settings)).depth(WEBHOOK_QUEUE)
     except Exception as error:  # kombu's, redis' or the OS' error: whichever, it is the finding
         yield Finding("fail", "Celery broker", f"{where}: {error}", "start it or set TILEQ_BROKER_URL")
         return
@@ -121,7 +121,7 @@ def broker(settings: Settings) -> Iterator[Finding]:
 
 def storage(settings: Settings) -> Iterator[Finding]:
     """The S3 server: write, read, remove."""
-    objects = S3Objects(settings)
+    objects = S3Storage(settings)
     where = f"bucket {settings.s3_bucket} at {settings.s3_url}"
     began = time.monotonic()
     try:

@@ -32,7 +32,7 @@ from services.cli.local.watched import SupervisorError
 from services.cli.mosaic import boxes, mosaic
 from services.cli.receiver import Arrived, Receiver, receiving
 from services.cli.show import clean, state_line, why
-from shared.models import DEMO
+from shared.models import DEMO_MODEL_ID
 from shared.settings import Settings
 
 _LONGEST_ANSWER = 48  # tokens
@@ -70,7 +70,7 @@ def steps(model: str) -> Iterator[Step]:
         yield step
         if asked.get("tiled"):
             yield replace(step, tiles=1)
-    if model != DEMO:
+    if model != DEMO_MODEL_ID:
         yield PHOTOGRAPH
 
 

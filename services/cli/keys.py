@@ -10,13 +10,13 @@ from services.cli import show
 from services.cli.environment import joined, settings
 from services.cli.failure import Failure, Usage
 from services.cli.options import AsJson, Data
-from shared import keys
 from shared.errors import QueueUnavailable
-from shared.keys import ApiKey
+from shared.keys import ApiKey, digest, new_key, tenant_problem
+from shared.store import keys
 from shared.views import moment
 
 if TYPE_CHECKING:
-    from shared.store import Store
+    from shared.store.client import Store
 
 app = typer.Typer(
     no_args_is_help=True, help="API keys, each of a tenant. With the first key the service asks everybody."
@@ -34,13 +34,13 @@ def create(
     data: Data = None,
 ) -> None:
     """Make a key and print it, once; only its SHA-256 is kept."""
-    if problem := keys.tenant_problem(tenant):
+    if problem := tenant_problem(tenant):
         raise Usage(problem)
     with _store(data) as store:
         _, count, now = store.run(keys.get(""))
-        key = keys.new_key()
+        key = new_key()
         expires = now + days * _DAY if days is not None else 0
-        store.run(keys.put(keys.digest(key), ApiKey(tenant, name, now, expires)))
+        store.run(keys.put(digest(key), ApiKey(tenant, name, now, expires)))
     print(key)
     show.note("this is the only time it is shown; send it as `Authorization: Bearer tq_…`, or set TILEQ_API_KEY")
     if count == 0:
@@ -52,7 +52,7 @@ def listing(data: Data = None, json: AsJson = False) -> None:
     """List the keys by the first characters of their SHA-256."""
     with _store(data) as store:
         _, _, now = store.run(keys.get(""))
-        found = sorted(store.run(keys.listing()).items(), key=lambda entry: entry[1].created)
+        found = sorted(store.run(keys.list_all()).items(), key=lambda entry: entry[1].created)
     if json:
         for hashed, key in found:
             times = {name: moment(getattr(key, name)) for name in ("created", "expires", "revoked")}
@@ -71,10 +71,10 @@ def revoke(
     data: Data = None,
 ) -> None:
     """Make a key worthless; the service forgets it within seconds (TILEQ_KEY_CACHE)."""
-    wanted = keys.digest(id) if id.startswith("tq_") else id.lower()
+    wanted = digest(id) if id.startswith("tq_") else id.lower()
     with _store(data) as store:
         _, _, now = store.run(keys.get(""))
-        found = [(hashed, key) for hashed, key in store.run(keys.listing()).items() if hashed.startswith(wanted)]
+        found = [(hashed, key) for hashed, key in store.run(keys.list_all()).items() if hashed.startswith(wanted)]
         if len(found) != 1:
             raise Failure("no such key; `tileq keys list` shows them" if not found else f"{id} begins {len(found)} ids")
         ((hashed, key),) = found
@@ -91,7 +91,7 @@ def _state(key: ApiKey, now: float) -> str:
 
 @contextmanager
 def _store(data: Data) -> Iterator["Store"]:
-    from shared.store import Store, connect  # noqa: PLC0415  # see here.py
+    from shared.store.client import Store, connect  # noqa: PLC0415  # see here.py
 
     joined(data)
     found = settings()

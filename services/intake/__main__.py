@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from services.intake.app import build_app, build_context
 from services.intake.auth import is_loopback
 from services.intake.context import AppContext
+from shared.broker import Hints, make_celery
 from shared.errors import QueueUnavailable
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
-from shared.objects import S3Objects
 from shared.settings import Settings, read_settings
-from shared.store import AsyncStore, connect_async
-from shared.tasks import Hints, make_celery
+from shared.storage import S3Storage
+from shared.store.client import AsyncStore, connect_async
 
 SHUTDOWN_TIMEOUT_S = 10  #: for requests to end after SIGTERM
 log = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ def _context(settings: Settings) -> AppContext:
     client = connect_async(settings.redis_url, settings)
     store = AsyncStore(client, settings.redis_prefix, timeout_s=settings.redis_timeout)
     events = connect_async(settings.events, settings)
-    return build_context(settings, store, S3Objects(settings), Hints(make_celery(settings)), events=events)
+    return build_context(settings, store, S3Storage(settings), Hints(make_celery(settings)), events=events)
 
 
 async def _exposed(context: AppContext) -> str | None:

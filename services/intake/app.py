@@ -31,9 +31,9 @@ from services.intake.submission.prepare import Preparation
 from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.submission.service import Submissions
 from shared.images import ImageLimits
-from shared.objects import Objects
 from shared.settings import Settings
-from shared.store import AsyncStore
+from shared.storage import ObjectStorage
+from shared.store.client import AsyncStore
 
 ROUTERS = (jobs.router, images.router, batches.router, webhooks.router, system.router)
 
@@ -41,7 +41,7 @@ ROUTERS = (jobs.router, images.router, batches.router, webhooks.router, system.r
 def build_context(
     settings: Settings,
     store: AsyncStore,
-    objects: Objects,
+    objects: ObjectStorage,
     publisher: Publisher,
     *,
     events: "Redis | None" = None,

@@ -14,10 +14,11 @@ from fastapi import Request
 
 from services.intake.principal import Principal, PrincipalLimits
 from services.intake.ttl_cache import TtlCache
-from shared import keys
 from shared.errors import InvalidKey, MissingKey
+from shared.keys import KEYLESS, digest, tenant_problem
 from shared.settings import Settings
-from shared.store import AsyncStore
+from shared.store import keys
+from shared.store.client import AsyncStore
 
 MAX_KEY_CHARACTERS = 200  #: ours have 43
 KEY_ID_CHARACTERS = 12  #: of the key's hash, as `tileq keys list` shows
@@ -43,7 +44,7 @@ class Authenticator:
             return await self._by_key(sent[0])
         if await self.has_no_keys():
             _refuse_unless_local(request)
-            return Principal(keys.KEYLESS, self._limits)
+            return Principal(KEYLESS, self._limits)
         raise MissingKey
 
     async def has_no_keys(self) -> bool:
@@ -52,7 +53,7 @@ class Authenticator:
 
     async def _by_key(self, header: str) -> Principal:
         try:
-            hashed = keys.digest(_bearer(header))
+            hashed = digest(_bearer(header))
             tenant = self._fixed_tenant(hashed) or await self._tenants.load(hashed, lambda: self._find_tenant(hashed))
             if tenant is None:
                 raise InvalidKey
@@ -77,10 +78,10 @@ class Authenticator:
 def fixed_key(entry: str) -> tuple[str, str]:
     """Return (digest, tenant) of `tenant=tq_…`. Raises `ValueError`, which does not repeat the key."""
     tenant, separator, key = entry.partition("=")
-    problem = keys.tenant_problem(tenant)
+    problem = tenant_problem(tenant)
     if not separator or problem or not key.startswith("tq_"):
         raise ValueError(f"an entry of TILEQ_API_KEYS is not `tenant=tq_…`{': ' + problem if problem else ''}")
-    return keys.digest(key), tenant
+    return digest(key), tenant
 
 
 def is_loopback(host: str) -> bool:

@@ -19,7 +19,7 @@ from services.intake.principal import Principal
 from services.intake.queries import JobQueries
 from services.intake.submission.service import Submissions
 from shared.settings import Settings
-from shared.store import AsyncStore
+from shared.store.client import AsyncStore
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ class _Progress:
     def entries(self, entries: Sequence[Entry]) -> Iterator[Event]:
         for id, fields in entries:
             self.position = id
-            yield from self._pieces(self.assembler.feed(events.TextDelta.read(fields)))
+            yield from self._pieces(self.assembler.feed(events.TextDelta.from_entry(fields)))
 
     def end(self, body: JobBody) -> Iterator[Event]:
         if body.output is not None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from services.intake.clients.changes import Changes
 from services.intake.clients.storage import Storage
-from shared import batches, transitions
 from shared.batches import Batch
 from shared.errors import NotFound, ResultLost
 from shared.ids import is_id
 from shared.jobs import Job, State
-from shared.store import AsyncStore
+from shared.store import batches, transitions
+from shared.store.client import AsyncStore
 from shared.views import JobBody, job_body
 
 
@@ -58,14 +58,14 @@ class JobQueries:
 
     async def get_batch(self, tenant: str, id: str) -> Batch:
         """Return a batch."""
-        found = await self._store.run(batches.read(tenant, id, 0, 0)) if is_id("batch", id) else None
+        found = await self._store.run(batches.get(tenant, id, 0, 0)) if is_id("batch", id) else None
         if found is None:
             raise NotFound
         return found[0]
 
     async def batch_job_ids(self, tenant: str, id: str, first: int, last: int) -> list[str]:
         """Return the ids of the jobs `first` to `last` of a batch, in its order."""
-        found = await self._store.run(batches.read(tenant, id, first, last))
+        found = await self._store.run(batches.get(tenant, id, first, last))
         return found[1] if found else []
 
     async def batch_jobs(self, ids: Sequence[str]) -> list[Job]:

@@ -26,8 +26,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from shared.census import take_census
-from shared.store import Store, connect
+from shared.store.client import Store, connect
+from shared.store.stats import get_stats
 from tests.bench.bare import Bare
 from tests.service import Service, service, started
 
@@ -184,7 +184,7 @@ class Bench:
 
     def ended(self) -> int:
         """How many jobs tileq has ended."""
-        moves = self.store.run(take_census()).moves
+        moves = self.store.run(get_stats()).moves
         if failed := moves.get("failed", 0):
             raise RuntimeError(f"{failed} jobs failed")
         return moves.get("succeeded", 0)

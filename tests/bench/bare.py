@@ -10,9 +10,9 @@ from typing import Any
 import redis
 from celery import Celery
 
-from shared.objects import S3Objects
+from shared.broker import make_celery, queue
 from shared.settings import Settings, read_settings
-from shared.tasks import make_celery, queue
+from shared.storage import S3Storage
 
 QUEUE, TASK = "bare", "bare.run"
 SLOTS = 32
@@ -22,7 +22,7 @@ class Bare:
     """A client that does by hand what intake does for a job."""
 
     def __init__(self, settings: Settings) -> None:
-        self.objects = S3Objects(settings)
+        self.objects = S3Storage(settings)
         self.redis = redis.Redis.from_url(settings.redis_url)
         self.app = make_celery(settings, QUEUE)
 
@@ -46,7 +46,7 @@ class Bare:
 def main() -> None:
     """Work until SIGTERM."""
     settings = read_settings()
-    objects, client = S3Objects(settings), redis.Redis.from_url(settings.redis_url)
+    objects, client = S3Storage(settings), redis.Redis.from_url(settings.redis_url)
     app: Celery = make_celery(settings, QUEUE)
 
     @app.task(name=TASK, ignore_result=True)  # type: ignore[untyped-decorator]

@@ -11,7 +11,7 @@ import pytest
 
 from infra.readme import GROUPS, README, rewrite
 from shared.settings import Settings
-from shared.webhooks import headers, new_secret
+from shared.webhooks.signing import headers, new_secret
 from tests.unit.intake.app_fixture import running_app
 
 

@@ -11,13 +11,13 @@ import structlog
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
+from shared.broker import Hints, make_celery
 from shared.errors import QueueUnavailable, StorageDown
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
-from shared.objects import S3Objects
 from shared.settings import read_settings
-from shared.store import Store, connect
-from shared.tasks import Hints, make_celery
+from shared.storage import S3Storage
+from shared.store.client import Store, connect
 from workers.reconciler.collector import StoreCollector
 from workers.reconciler.reconcile import Reconciler
 from workers.reconciler.recover import recover, sweep
@@ -39,7 +39,7 @@ def main() -> int:
         return 2
     configure_logs(settings, "reconciler")
     store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
-    reconciler = Reconciler(store, S3Objects(settings), Hints(make_celery(settings)), settings)
+    reconciler = Reconciler(store, S3Storage(settings), Hints(make_celery(settings)), settings)
     if arguments.recover:
         print(json.dumps(recover(store, reconciler.objects, reconciler.hints)))  # noqa: T201  # the answer
         return 0

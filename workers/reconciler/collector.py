@@ -6,9 +6,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from shared.census import take_census
 from shared.errors import QueueUnavailable
-from shared.store import Store
+from shared.store.client import Store
+from shared.store.stats import get_stats
 
 
 class StoreCollector(Collector):
@@ -25,7 +25,7 @@ class StoreCollector(Collector):
         """Yield the families of this scrape."""
         up = GaugeMetricFamily("tileq_store_up", "1 while the job store answers")
         try:
-            census = self._store.run(take_census())
+            census = self._store.run(get_stats())
         except QueueUnavailable:
             up.add_metric([], 0)
             yield up

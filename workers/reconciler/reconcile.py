@@ -9,13 +9,13 @@ from collections.abc import Callable
 import structlog
 from prometheus_client import Counter
 
-from shared import deliveries, transitions
-from shared.census import take_census
+from shared.broker import WEBHOOK_QUEUE, Hints, vision_queue
 from shared.errors import QueueUnavailable, StorageDown
-from shared.objects import Objects, batch_key, job_prefix
 from shared.settings import Settings
-from shared.store import Store
-from shared.tasks import COURIER, Hints, vision_queue
+from shared.storage import ObjectStorage, batch_key, job_prefix
+from shared.store import deliveries, transitions
+from shared.store.client import Store
+from shared.store.stats import get_stats
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ FAILED = Counter("tileq_reconciler_failures_total", "Steps that could not be don
 class Reconciler:
     """Runs the steps; `reconcile()` runs each of them once."""
 
-    def __init__(self, store: Store, objects: Objects, hints: Hints, settings: Settings) -> None:
+    def __init__(self, store: Store, objects: ObjectStorage, hints: Hints, settings: Settings) -> None:
         self.store = store
         self.objects = objects
         self.hints = hints
@@ -49,7 +49,7 @@ class Reconciler:
 
     def expire(self) -> None:
         """End the jobs that passed `start_within` or `run_within`."""
-        moved = self.store.run(transitions.overdue())
+        moved = self.store.run(transitions.expire_due())
         for id, state in moved.value:
             MOVED.labels("expire", state).inc()
             log.info("deadline passed", job=id, now=state)
@@ -62,7 +62,7 @@ class Reconciler:
             due[model].append(id)
         if not due:
             return
-        models = self.store.run(take_census()).models
+        models = self.store.run(get_stats()).models
         for model, ids in due.items():
             name = vision_queue(model)
             missing = models[model].queued - self.hints.depth(name) if model in models else len(ids)
@@ -71,10 +71,10 @@ class Reconciler:
 
     def republish_deliveries(self) -> None:
         """Publish hints for webhooks that are due, never more than are."""
-        due = self.store.run(deliveries.due())
+        due = self.store.run(deliveries.list_due())
         if due:
-            for msg in due[: max(0, len(due) - self.hints.depth(COURIER))]:
-                self._repeat(COURIER, self.hints.deliveries(msg))
+            for msg in due[: max(0, len(due) - self.hints.depth(WEBHOOK_QUEUE))]:
+                self._repeat(WEBHOOK_QUEUE, self.hints.deliveries(msg))
 
     def purge(self) -> None:
         """Remove the records past their retention; the objects of jobs go with the trash."""
@@ -85,10 +85,10 @@ class Reconciler:
 
     def empty_trash(self) -> None:
         """Delete the objects of removed jobs; only then are they forgotten."""
-        ids = self.store.run(transitions.trash())
+        ids = self.store.run(transitions.list_trash())
         for id in ids:
             self.objects.delete(job_prefix(id))
-            self.store.run(transitions.emptied([id]))
+            self.store.run(transitions.purge_done([id]))
 
     def _attempt(self, step: Callable[[], None]) -> None:
         try:

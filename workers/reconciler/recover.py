@@ -10,20 +10,20 @@ from typing import Any
 
 import structlog
 
-from shared import transitions
+from shared.broker import Hints
 from shared.errors import ObjectMissing
-from shared.ids import made_at
+from shared.ids import created_at
 from shared.jobs import Job, State
-from shared.objects import Objects, batch_key, job_prefix
 from shared.requests import Manifest
 from shared.settings import Settings
-from shared.store import Store
-from shared.tasks import Hints
+from shared.storage import ObjectStorage, batch_key, job_prefix
+from shared.store import transitions
+from shared.store.client import Store
 
 log = structlog.get_logger(__name__)
 
 
-def recover(store: Store, objects: Objects, hints: Hints) -> dict[str, int]:
+def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int]:
     """Bring back every job that has a manifest and no record; return how many of which kind.
 
     A job with a result is restored as succeeded (its webhook goes out again under the same id), any other is queued.
@@ -40,12 +40,12 @@ def recover(store: Store, objects: Objects, hints: Hints) -> dict[str, int]:
     return counts
 
 
-def sweep(store: Store, objects: Objects, settings: Settings, now: float) -> int:
+def sweep(store: Store, objects: ObjectStorage, settings: Settings, now: float) -> int:
     """Delete objects that no record knows and that are too old for any: left by an intake that died before its 202."""
     oldest = now - 2 * (settings.retain_for + settings.max_start_within + settings.max_run_within)
     swept = 0
     for id in _manifests(objects):
-        if made_at(id) > oldest:
+        if created_at(id) > oldest:
             break
         if not store.run(transitions.read_jobs([id])):
             objects.delete(job_prefix(id))
@@ -54,17 +54,17 @@ def sweep(store: Store, objects: Objects, settings: Settings, now: float) -> int
     return swept
 
 
-def _manifests(objects: Objects) -> Iterator[str]:
+def _manifests(objects: ObjectStorage) -> Iterator[str]:
     for key in objects.keys("jobs/"):
         _, id, name = key.split("/", 2)
         if name == "request.json":
             yield id
 
 
-def _restore(id: str, store: Store, objects: Objects, hints: Hints) -> str:
+def _restore(id: str, store: Store, objects: ObjectStorage, hints: Hints) -> str:
     try:
         manifest = Manifest.model_validate_json(objects.get(f"{job_prefix(id)}request.json"))
-        job = replace(Job.read(manifest.record), created=made_at(id), state=State.QUEUED)
+        job = replace(Job.from_hash(manifest.record), created=created_at(id), state=State.QUEUED)
         batch = _batch(job, objects)
         result = _result(id, objects)
     except (ValueError, TypeError, KeyError, ObjectMissing) as error:  # a truncated or foreign file: say so, go on
@@ -79,11 +79,11 @@ def _restore(id: str, store: Store, objects: Objects, hints: Hints) -> str:
     return "succeeded"
 
 
-def _batch(job: Job, objects: Objects) -> str:
+def _batch(job: Job, objects: ObjectStorage) -> str:
     return objects.get(batch_key(job.batch)).decode() if job.batch else ""
 
 
-def _result(id: str, objects: Objects) -> dict[str, Any] | None:
+def _result(id: str, objects: ObjectStorage) -> dict[str, Any] | None:
     """Return the record fields of the latest result of `id`, or None where it has none."""
     prefix = f"{job_prefix(id)}result-"
     attempts = sorted(int(key.removeprefix(prefix).removesuffix(".json")) for key in objects.keys(prefix))

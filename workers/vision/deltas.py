@@ -11,7 +11,7 @@ import structlog
 from prometheus_client import Counter
 from redis import Redis
 
-from shared.events import KEEP, MOST, TextDelta, stream_key
+from shared.events import STREAM_MAXLEN, STREAM_TTL_S, TextDelta, stream_key
 
 log = structlog.get_logger(__name__)
 LOST = Counter("tileq_vision_lost_deltas_total", "Deltas that the events Redis did not take; readers get a reset")
@@ -80,8 +80,8 @@ class Deltas(threading.Thread):
             with self._client.pipeline(transaction=False) as pipe:
                 for part in parts:
                     key = stream_key(self._prefix, part.job)
-                    pipe.xadd(key, part.delta.fields(), maxlen=MOST, approximate=True)
-                    pipe.expire(key, KEEP)
+                    pipe.xadd(key, part.delta.fields(), maxlen=STREAM_MAXLEN, approximate=True)
+                    pipe.expire(key, STREAM_TTL_S)
                 pipe.execute()
         except Exception as error:  # whatever it is: neither a job nor this thread is lost over it
             LOST.inc(len(parts))

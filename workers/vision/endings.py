@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shared import transitions
-from shared.calls import Call, Moved
 from shared.errors import Permanent, Transient
 from shared.jobs import State
+from shared.store import transitions
+from shared.store.command import StoreCommand, TransitionResult
 from workers.vision.hands import Held, Why
 
 
@@ -21,7 +21,7 @@ class Ending:
     """How an attempt ends, and the transition that says so."""
 
     outcome: str
-    call: Call[Moved[Any]] | None  #: None: nothing is said, the job is somebody else's
+    call: StoreCommand[TransitionResult[Any]] | None  #: None: nothing is said, the job is somebody else's
 
 
 def succeeded(held: Held, fields: Mapping[str, Any]) -> Ending:
@@ -50,19 +50,21 @@ def dropped(held: Held, why: Why) -> Ending:
     """Somebody said to stop."""
     if why == "cancel":
         return Ending("cancelled", _finish(held, State.CANCELLED, {}))
-    if why == "late":
+    if why == "deadline_exceeded":
         message = "the job did not end within run_within, all attempts together; allow more time"
         return Ending("timed_out", _failed(held, "timed_out", message, retryable=True))
     if why == "release":
         return Ending("released", transitions.release(held.job.id, held.job.attempt))
-    return Ending("stale", None)
+    return Ending("lease_lost", None)
 
 
-def _failed(held: Held, code: str, message: str, *, retryable: bool, image: int | None = None) -> Call[Moved[Any]]:
+def _failed(
+    held: Held, code: str, message: str, *, retryable: bool, image: int | None = None
+) -> StoreCommand[TransitionResult[Any]]:
     return _finish(held, State.FAILED, {"error": _error(code, message, retryable=retryable, image=image)})
 
 
-def _finish(held: Held, state: State, fields: Mapping[str, Any]) -> Call[Moved[Any]]:
+def _finish(held: Held, state: State, fields: Mapping[str, Any]) -> StoreCommand[TransitionResult[Any]]:
     return transitions.finish(held.job.id, held.job.attempt, state, {**held.progress, **fields})
 
 

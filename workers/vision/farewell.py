@@ -12,9 +12,9 @@ import time
 
 import structlog
 
-from shared import transitions
 from shared.errors import QueueUnavailable
-from shared.store import Store
+from shared.store import transitions
+from shared.store.client import Store
 from workers.vision.engine.base import Engine
 from workers.vision.hands import Hands
 

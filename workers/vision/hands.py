@@ -16,10 +16,10 @@ from typing import Literal
 
 from prometheus_client import Gauge, Histogram
 
-from shared.calls import Word
 from shared.jobs import Job
+from shared.store.command import StoreArgument
 
-Why = Literal["cancel", "late", "stale", "release"]
+Why = Literal["cancel", "deadline_exceeded", "lease_lost", "release"]
 
 RUNNING = Gauge("tileq_vision_running_jobs", "Jobs in this worker's hands")
 SECONDS = Histogram(
@@ -49,9 +49,9 @@ class Held:
         self.lease_ends = lease_ends  #: at the earliest
         self.why: Why | None = None
         self.dropped = 0.0  #: when `why` was said
-        self.progress: dict[str, Word] = {}
+        self.progress: dict[str, StoreArgument] = {}
         self.timings = {"queue": max(0.0, job.claimed - job.created)}
-        self._told: dict[str, Word] = {}
+        self._told: dict[str, StoreArgument] = {}
 
     def drop(self, why: Why) -> None:
         """Say why to stop; later reasons change nothing."""
@@ -62,7 +62,7 @@ class Held:
     def check(self) -> None:
         """Raise `Dropped` if work is to stop."""
         if time.monotonic() > self.deadline:
-            self.drop("late")
+            self.drop("deadline_exceeded")
         if self.why is not None:
             raise Dropped(self.why)
 
@@ -86,11 +86,11 @@ class Held:
         """The time by the store's clock."""
         return self.job.claimed + time.monotonic() - self.taken
 
-    def news(self) -> dict[str, Word]:
+    def news(self) -> dict[str, StoreArgument]:
         """What of the progress the store has not heard."""
         return {name: value for name, value in list(self.progress.items()) if self._told.get(name) != value}
 
-    def told(self, news: dict[str, Word]) -> None:
+    def told(self, news: dict[str, StoreArgument]) -> None:
         """Note that the store has heard it."""
         self._told.update(news)
 

@@ -15,8 +15,8 @@ from PIL import Image
 from prometheus_client import Counter
 
 from shared.errors import ObjectMissing, Permanent, StorageDown, Transient
-from shared.objects import Objects, view_key
 from shared.requests import StoredImage
+from shared.storage import ObjectStorage, view_key
 from shared.tiling import TILE
 from workers.vision.hands import Held
 from workers.vision.render import draw
@@ -35,7 +35,7 @@ TILES = Counter("tileq_vision_tiles_total", "Tiles cut, thumbnails included")
 class Images:
     """What a worker does with images. `threads` bounds what goes side by side, over all jobs."""
 
-    def __init__(self, objects: Objects, sandbox: Sandbox, threads: int) -> None:
+    def __init__(self, objects: ObjectStorage, sandbox: Sandbox, threads: int) -> None:
         self._objects = objects
         self._sandbox = sandbox
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
@@ -114,7 +114,7 @@ class Unseen(Images):
         return []
 
 
-def read(objects: Objects, key: str) -> bytes:
+def read(objects: ObjectStorage, key: str) -> bytes:
     """Return an object that must be there; whatever keeps it from us may pass."""
     try:
         return objects.get(key)

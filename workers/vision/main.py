@@ -13,14 +13,14 @@ import structlog
 from celery import Celery, signals
 from pydantic import ValidationError
 
+from shared.broker import JOB_AVAILABLE, Hints, make_celery, task, vision_queue
 from shared.errors import StorageDown
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
 from shared.models import model_id_of
-from shared.objects import Objects, S3Objects, tokenizer_key
 from shared.settings import Settings, read_settings
-from shared.store import Store, connect
-from shared.tasks import LOOK, Hints, make_celery, task, vision_queue
+from shared.storage import ObjectStorage, S3Storage, tokenizer_key
+from shared.store.client import Store, connect
 from workers.vision.checkpoint.errors import CheckpointError
 from workers.vision.deltas import Deltas
 from workers.vision.engine.factory import Served, make_engine
@@ -77,7 +77,7 @@ def serve(settings: Settings, served: Served, sandbox: Sandbox) -> int:
     """Put the worker together, consume hints until told to stop, and take it apart again."""
     name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
     store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
-    objects = S3Objects(settings)
+    objects = S3Storage(settings)
     app = make_celery(settings, vision_queue(served.model.id))
     hands = Hands()
     slots = settings.slots or served.engine.slots
@@ -104,7 +104,7 @@ def serve(settings: Settings, served: Served, sandbox: Sandbox) -> int:
 
 def consume(app: Celery, worker: Worker, farewell: Farewell, slots: int) -> int:
     """Run Celery's worker on the threads pool until a signal; return the exit status."""
-    task(app, LOOK)(worker.look)
+    task(app, JOB_AVAILABLE)(worker.look)
 
     def keep_our_logs(**_: object) -> None:
         """Celery sets none up where somebody listens to this signal."""
@@ -130,7 +130,7 @@ def consume(app: Celery, worker: Worker, farewell: Farewell, slots: int) -> int:
     return int(celery.exitcode or 1)
 
 
-def publish(served: Served, objects: Objects, stopping: threading.Event) -> None:
+def publish(served: Served, objects: ObjectStorage, stopping: threading.Event) -> None:
     """Hand the tokenizer to intake, so that it counts prompts exactly; again until the storage takes it."""
     if served.tokenizer is None:
         return

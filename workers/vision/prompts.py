@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from shared.conversation import IMAGE, Message, placeholders
-from shared.tokenizer import Tokenizer
+from shared.tokenization.tokenizer import Tokenizer
 
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 

@@ -15,9 +15,9 @@ from typing import Any
 import structlog
 from prometheus_client import Counter
 
-from shared import transitions
 from shared.errors import QueueUnavailable
-from shared.store import Store
+from shared.store import transitions
+from shared.store.client import Store
 from workers.vision.engine.base import Engine
 from workers.vision.hands import Hands, Held
 
@@ -36,7 +36,7 @@ class Presence:
 
     def announce(self, seconds: float) -> None:
         """Be there for the next `seconds`; 0: be gone."""
-        self._store.run(transitions.announce(self._model, self._worker, self._card, seconds))
+        self._store.run(transitions.register_worker(self._model, self._worker, self._card, seconds))
 
 
 class Pulse(threading.Thread):
@@ -104,19 +104,19 @@ class Pulse(threading.Thread):
         now = time.monotonic()
         for held in self._hands.all():
             if now > held.deadline:
-                held.drop("late")
+                held.drop("deadline_exceeded")
             if now > held.lease_ends:
-                held.drop("stale")
+                held.drop("lease_lost")
             if held.why:
                 self._engine.cancel(held.key)  # again and again: the first time it may not be in there yet
 
     def _look(self, held: Sequence[Held], began: float, renew: bool) -> None:
         news = [one.news() for one in held]
         words = [(one.job.id, one.job.attempt, new) for one, new in zip(held, news, strict=True)]
-        verdicts = self._store.run(transitions.beat(words, self._lease if renew else 0))
+        verdicts = self._store.run(transitions.heartbeat(words, self._lease if renew else 0))
         for one, new, verdict in zip(held, news, verdicts, strict=True):
             one.told(new)
-            if verdict in ("late", "stale"):
+            if verdict in ("deadline_exceeded", "lease_lost"):
                 one.drop(verdict)
             else:
                 if renew:

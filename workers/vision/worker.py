@@ -15,15 +15,15 @@ from typing import Any
 import structlog
 from prometheus_client import Counter
 
-from shared import transitions
-from shared.calls import Call, Moved
+from shared.broker import Hints
 from shared.errors import Permanent, QueueUnavailable, StorageDown, Transient
 from shared.jobs import Job
-from shared.objects import Objects, manifest_key, result_key
 from shared.requests import Manifest, Request
 from shared.settings import Settings
-from shared.store import Store
-from shared.tasks import Hints
+from shared.storage import ObjectStorage, manifest_key, result_key
+from shared.store import transitions
+from shared.store.client import Store
+from shared.store.command import StoreCommand, TransitionResult
 from workers.vision import endings, results
 from workers.vision.asking import ask, question
 from workers.vision.deltas import Deltas
@@ -51,7 +51,7 @@ class Worker:
     name: str
     settings: Settings
     store: Store
-    objects: Objects
+    objects: ObjectStorage
     hints: Hints
     served: Served
     images: Images
@@ -142,7 +142,7 @@ class Worker:
         ATTEMPTS.labels(outcome).inc()
         log.info("attempt ended", outcome=outcome, seconds=round(held.age, 3))
 
-    def _told(self, held: Held, call: Call[Moved[Any]]) -> str | None:
+    def _told(self, held: Held, call: StoreCommand[TransitionResult[Any]]) -> str | None:
         """Tell the store how the attempt ends, until the lease is over. Returns what became of it if not that."""
         while True:
             try:
@@ -154,7 +154,7 @@ class Worker:
                 time.sleep(PAUSE)
             else:
                 self.hints.deliveries(*moved.messages)
-                return None if moved.value else "stale"
+                return None if moved.value else "lease_lost"
 
 
 @contextmanager

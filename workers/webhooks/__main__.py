@@ -8,13 +8,13 @@ import structlog
 from celery import Celery, signals
 from pydantic import ValidationError
 
+from shared.broker import DELIVERY_DUE, WEBHOOK_QUEUE, make_celery, task
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
-from shared.objects import S3Objects
 from shared.settings import Settings, read_settings
-from shared.store import Store, connect
-from shared.tasks import COURIER, DELIVER, make_celery, task
-from shared.webhooks import secret_problem
+from shared.storage import S3Storage
+from shared.store.client import Store, connect
+from shared.webhooks.signing import secret_problem
 from workers.webhooks.client import Client
 from workers.webhooks.dispatcher import WebhookDispatcher
 
@@ -36,15 +36,15 @@ def main() -> int:
     serve_metrics(settings)
     stop = threading.Event()
     store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
-    dispatcher = WebhookDispatcher(store, S3Objects(settings), Client(settings), settings, stop.is_set)
+    dispatcher = WebhookDispatcher(store, S3Storage(settings), Client(settings), settings, stop.is_set)
     return run(make_app(dispatcher), settings, stop)
 
 
 def make_app(dispatcher: WebhookDispatcher) -> Celery:
     """Return the Celery app whose one task delivers what is due."""
-    app = make_celery(dispatcher.settings, COURIER)
+    app = make_celery(dispatcher.settings, WEBHOOK_QUEUE)
 
-    @task(app, DELIVER)  # type: ignore[untyped-decorator]
+    @task(app, DELIVERY_DUE)  # type: ignore[untyped-decorator]
     def deliver(msg: str) -> None:
         dispatcher.deliver_due(msg)
 

@@ -15,9 +15,9 @@ from typing import Any
 import httpcore
 import httpx
 
-from shared.addresses import Address, Lookup, Target, check_url, refuse_unless_all_permitted, resolve
 from shared.errors import WebhookRefused
 from shared.settings import Settings
+from shared.webhooks.ssrf import Address, Lookup, Target, check_url, refuse_unless_all_permitted, resolve
 
 #: Of the answer's body; the status decides, the body is only for the log.
 MOST_BODY = 4 << 10

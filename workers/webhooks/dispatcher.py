@@ -10,13 +10,16 @@ from typing import Any
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from shared import deliveries, keys, webhooks
 from shared.deliveries import Delivery
 from shared.errors import NotFound, ObjectMissing, QueueUnavailable, StorageDown
-from shared.objects import Objects
+from shared.keys import KEYLESS
 from shared.settings import Settings
-from shared.store import Store
+from shared.storage import ObjectStorage
+from shared.store import deliveries, keys
+from shared.store import secrets as webhook_secrets
+from shared.store.client import Store
 from shared.views import moment
+from shared.webhooks import signing
 from workers.webhooks.client import Answer, Client
 from workers.webhooks.payload import Message, read_message
 from workers.webhooks.schedule import Decision, decide, wait_asked
@@ -46,7 +49,7 @@ class WebhookDispatcher:
     def __init__(
         self,
         store: Store,
-        objects: Objects,
+        objects: ObjectStorage,
         client: Client,
         settings: Settings,
         stopping: Callable[[], bool] = lambda: False,
@@ -106,32 +109,32 @@ class WebhookDispatcher:
 
     def _decide(self, delivery: Delivery, answer: Answer) -> Decision:
         return decide(
-            tried=delivery.tried,
+            tried=delivery.attempts_in_schedule,
             age=delivery.claimed - delivery.since,
             status=answer.status,
             retry_after=wait_asked(answer.retry_after, time.time()),
-            once=delivery.once,
+            once=delivery.single_shot,
             schedule=self.settings.webhook_schedule,
             jitter=random.random(),
         )
 
     def _put_back(self, delivery: Delivery, why: str, delay: float) -> None:
         log.warning("message put back untried", error=why)
-        self.store.run(deliveries.release(delivery.msg, delivery.turn, delay))
+        self.store.run(deliveries.release(delivery.msg, delivery.fence, delay))
 
     def _headers(self, delivery: Delivery, message: Message, now: float) -> dict[str, str]:
-        fixed = self.settings.webhook_secret.get_secret_value() if delivery.tenant == keys.KEYLESS else ""
-        secrets = self.store.run(webhooks.active_secrets(delivery.tenant, fixed))
+        fixed = self.settings.webhook_secret.get_secret_value() if delivery.tenant == KEYLESS else ""
+        secrets = self.store.run(webhook_secrets.active_secrets(delivery.tenant, fixed))
         headers = {
             "content-type": "application/json",
             "user-agent": self._agent,
-            **webhooks.headers(delivery.msg, message.body, secrets, now),
+            **signing.headers(delivery.msg, message.body, secrets, now),
         }
         return headers | ({"traceparent": message.trace} if message.trace else {})
 
     def _keyless(self, tenant: str) -> bool:
         """Tell whether the service has no keys: a tenant that merely has the name may not call loopback."""
-        if tenant != keys.KEYLESS or self.settings.api_keys:
+        if tenant != KEYLESS or self.settings.api_keys:
             return False
         _, known, _ = self.store.run(keys.get(""))
         return known == 0
@@ -141,7 +144,7 @@ class WebhookDispatcher:
         attempt = _entry(answer, decision, at)
         call = deliveries.finish(
             delivery.msg,
-            delivery.turn,
+            delivery.fence,
             decision.outcome,
             delay=decision.delay,
             attempt=attempt,

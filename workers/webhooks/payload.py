@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shared import batches, transitions, views, webhooks
+from shared import views
 from shared.deliveries import Delivery
 from shared.errors import NotFound
 from shared.jobs import Job, State
-from shared.objects import Objects
 from shared.settings import Settings
-from shared.store import Store
+from shared.storage import ObjectStorage
+from shared.store import batches, transitions
+from shared.store.client import Store
+from shared.webhooks import signing
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Message:
     trace: str = ""
 
 
-def read_message(delivery: Delivery, store: Store, objects: Objects, settings: Settings) -> Message:
+def read_message(delivery: Delivery, store: Store, objects: ObjectStorage, settings: Settings) -> Message:
     """Build what `delivery` sends.
 
     Raises `NotFound` where its job or batch is gone, `ObjectMissing` where the result is, and `QueueUnavailable` or
@@ -30,10 +32,10 @@ def read_message(delivery: Delivery, store: Store, objects: Objects, settings: S
     """
     data, trace = _READERS[delivery.type.partition(".")[0]](delivery, store, objects)
     moment = views.moment(delivery.created) or ""
-    return Message(webhooks.body(delivery.type, moment, data, delivery.payload, settings.webhook_full_bytes), trace)
+    return Message(signing.body(delivery.type, moment, data, delivery.payload, settings.webhook_full_bytes), trace)
 
 
-def _job(delivery: Delivery, store: Store, objects: Objects) -> tuple[Mapping[str, Any], str]:
+def _job(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapping[str, Any], str]:
     job = store.run(transitions.read_job("", delivery.subject))
     if job is None:
         raise NotFound(f"{delivery.subject} is gone")
@@ -67,15 +69,15 @@ def _as_started(job: Job) -> Job:
     )
 
 
-def _batch(delivery: Delivery, store: Store, objects: Objects) -> tuple[Mapping[str, Any], str]:
+def _batch(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapping[str, Any], str]:
     del objects
-    found = store.run(batches.read("", delivery.subject, 0, 0))
+    found = store.run(batches.get("", delivery.subject, 0, 0))
     if found is None:
         raise NotFound(f"{delivery.subject} is gone")
     return views.batch_body(replace(found[0], hook_state="pending", hook_attempts=0)).model_dump(), ""
 
 
-def _test(delivery: Delivery, store: Store, objects: Objects) -> tuple[Mapping[str, Any], str]:
+def _test(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapping[str, Any], str]:
     del store, objects
     return {"id": delivery.msg, "object": "test"}, ""
 

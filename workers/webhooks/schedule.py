@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.deliveries import Outcome
+from shared.deliveries import DeliveryOutcome
 
 #: Answers that say "slow down": like silence, they count towards the pause of a host. Any other answer comes from a
 #: host that is well, whatever it thinks of this one message; others may share the host.
@@ -23,7 +23,7 @@ TURN = 120.0
 class Decision:
     """What becomes of a message after an attempt."""
 
-    outcome: Outcome
+    outcome: DeliveryOutcome
     healthy: bool  #: the host answered as a host that is well does
     delay: float = 0  #: until the next attempt, where there is one
 

@@ -18,7 +18,7 @@ from services.cli.local.seaweed import seaweed
 from services.cli.local.supervisor import Stages
 from services.cli.local.valkey import valkey
 from shared.settings import Settings
-from shared.webhooks import new_secret
+from shared.webhooks.signing import new_secret
 
 _SECRET = "TILEQ_WEBHOOK_SECRET"  # noqa: S105  # the variable's name
 #: Variables that say where things are: here they are ours, whatever the user's shell has for other services.

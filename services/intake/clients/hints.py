@@ -13,7 +13,7 @@ log = structlog.get_logger(__name__)
 
 
 class Publisher(Protocol):
-    """`shared.tasks.Hints`, or a double of it."""
+    """`shared.broker.Hints`, or a double of it."""
 
     def job(self, model: str, job: str) -> bool:
         """Publish that `job` waits; False where the broker did not take it."""

@@ -5,11 +5,11 @@ from dataclasses import fields, replace
 from typing import Any
 
 from services.intake.ttl_cache import TtlCache
-from shared.census import Census, take_census
 from shared.errors import UnknownModel
-from shared.models import BY_ID, DEMO, Model, model_id_of
+from shared.models import BY_ID, DEMO_MODEL_ID, Model, model_id_of
 from shared.settings import Settings
-from shared.store import AsyncStore
+from shared.store.client import AsyncStore
+from shared.store.stats import StoreStats, get_stats
 
 CACHE_TTL_S = 1.0
 _FIELDS = {field.name for field in fields(Model)}
@@ -21,7 +21,7 @@ class ModelRegistry:
     def __init__(self, store: AsyncStore, settings: Settings) -> None:
         self._store = store
         self.default = settings.default_model or model_id_of(settings)
-        self._stats: TtlCache[None, tuple[Census, dict[str, Model]]] = TtlCache(CACHE_TTL_S, 1)
+        self._stats: TtlCache[None, tuple[StoreStats, dict[str, Model]]] = TtlCache(CACHE_TTL_S, 1)
 
     async def get(self, name: str | None) -> Model:
         """Return what is known of `name`, or of the default; its workers' word counts most. Raises `UnknownModel`."""
@@ -35,17 +35,17 @@ class ModelRegistry:
         """Return every model by id."""
         return (await self._load())[1]
 
-    async def stats(self) -> Census:
+    async def stats(self) -> StoreStats:
         """Return the store's statistics, not older than `CACHE_TTL_S`."""
         return (await self._load())[0]
 
-    async def _load(self) -> tuple[Census, dict[str, Model]]:
+    async def _load(self) -> tuple[StoreStats, dict[str, Model]]:
         return await self._stats.load(None, self._read)
 
-    async def _read(self) -> tuple[Census, dict[str, Model]]:
-        stats = await self._store.run(take_census())
+    async def _read(self) -> tuple[StoreStats, dict[str, Model]]:
+        stats = await self._store.run(get_stats())
         # The limits of an unknown default are known once its worker registers; until then the demo model's stand in.
-        known = {self.default: replace(BY_ID[DEMO], id=self.default, title=self.default)} | BY_ID
+        known = {self.default: replace(BY_ID[DEMO_MODEL_ID], id=self.default, title=self.default)} | BY_ID
         return stats, known | {id: of_card(id, one.card) for id, one in stats.models.items() if one.card}
 
 
@@ -54,4 +54,4 @@ def of_card(id: str, card: Mapping[str, Any]) -> Model:
     sent: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in card.items() if name in _FIELDS
     }
-    return replace(BY_ID[DEMO], **({"title": id} | sent | {"id": id}))
+    return replace(BY_ID[DEMO_MODEL_ID], **({"title": id} | sent | {"id": id}))

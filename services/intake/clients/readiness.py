@@ -10,7 +10,7 @@ from services.intake.schemas.responses import Dependency, Ready
 from services.intake.ttl_cache import TtlCache
 from shared.errors import QueueUnavailable, StorageUnavailable
 from shared.settings import Settings
-from shared.store import AsyncStore
+from shared.store.client import AsyncStore
 
 CACHE_TTL_S = 1.0  #: for which /readyz repeats its last answer
 PERIOD_S, RETRY_S = 5.0, 1.0  #: between two checks of its own, while ready and while not

@@ -12,7 +12,7 @@ from services.intake.metrics import LOST_RESULTS
 from services.intake.uploads import Upload
 from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavailable
 from shared.jobs import Job
-from shared.objects import Objects
+from shared.storage import ObjectStorage
 
 T = TypeVar("T")
 
@@ -25,9 +25,9 @@ log = structlog.get_logger(__name__)
 
 
 class Storage:
-    """The objects of `shared.objects`, awaited. Raises `StorageUnavailable`; `ObjectMissing` passes through."""
+    """The objects of `shared.storage`, awaited. Raises `StorageUnavailable`; `ObjectMissing` passes through."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: ObjectStorage) -> None:
         self._objects = objects
         # A pool of its own: threads that hang on a dead server are at most this many, and block nothing else.
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")

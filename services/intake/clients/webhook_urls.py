@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from services.intake.ttl_cache import TtlCache
-from shared.addresses import Target, check_url, refuse_unless_all_permitted, resolve
 from shared.errors import WebhookRefused
 from shared.settings import Settings
+from shared.webhooks.ssrf import Target, check_url, refuse_unless_all_permitted, resolve
 
 RESOLVE_TIMEOUT_S = 2.0  #: a name that does not resolve today may resolve tomorrow
 CACHE_TTL_S = 30.0  #: for which a URL that was accepted is not resolved again

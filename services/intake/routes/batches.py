@@ -24,9 +24,9 @@ from services.intake.routes.jobs import Id, Limit
 from services.intake.schemas.responses import BatchCancelBody, JobPage
 from services.intake.submission.headers import read_headers
 from services.intake.submission.parse import parse_batch
-from shared import transitions
 from shared.batches import Batch
 from shared.errors import InvalidField, NotFound, StorageUnavailable
+from shared.store import transitions
 from shared.views import BatchBody, batch_body, job_body
 
 router = native_router("batches")

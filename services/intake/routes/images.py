@@ -11,7 +11,7 @@ from services.intake.openapi import Responses, errors
 from services.intake.routes.jobs import Id
 from shared.errors import InvalidField, NotFound, ObjectMissing, StorageUnavailable
 from shared.images import PILLOW_FORMATS
-from shared.objects import image_key, view_key
+from shared.storage import image_key, view_key
 
 router = native_router("jobs")
 

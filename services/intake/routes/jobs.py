@@ -26,7 +26,6 @@ from services.intake.submission.headers import read_headers
 from services.intake.submission.model import RequestHeaders
 from services.intake.submission.parse import parse_submission
 from services.intake.submission.service import AcceptedJob
-from shared import transitions
 from shared.errors import (
     IdempotencyInProgress,
     IdempotencyMismatch,
@@ -42,7 +41,8 @@ from shared.errors import (
 )
 from shared.ids import is_id
 from shared.jobs import Job, State
-from shared.objects import job_prefix
+from shared.storage import job_prefix
+from shared.store import transitions
 from shared.views import JobBody, StateName, Usage, job_body
 
 router = native_router("jobs")
@@ -111,7 +111,7 @@ async def delete(context: Context, caller: Caller, id: Id) -> Response:
     await context.deltas.delete(id)
     try:
         await context.storage.delete(job_prefix(id))
-        await context.store.run(transitions.emptied([id]))
+        await context.store.run(transitions.purge_done([id]))
     except RequestError:  # its id is in the trash, which the reconciler empties
         pass
     return Response(status_code=204)

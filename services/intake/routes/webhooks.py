@@ -22,12 +22,14 @@ from services.intake.schemas.responses import (
 from services.intake.schemas.validation import read
 from services.intake.submission.body import read_json
 from services.intake.submission.headers import refuse_idempotency_key
-from shared import deliveries, webhooks
 from shared.deliveries import Delivery
 from shared.errors import BodyTooLarge, InvalidField, Malformed, NotFound, UnsupportedMediaType, WebhookRefused
 from shared.ids import is_message_id, new_id
 from shared.keys import KEYLESS
+from shared.store import deliveries
+from shared.store import secrets as webhook_secrets
 from shared.views import moment
+from shared.webhooks import signing
 
 router = native_router("webhooks")
 
@@ -39,8 +41,8 @@ _BODY_ERRORS = (Malformed, BodyTooLarge, UnsupportedMediaType, InvalidField)
 async def list_deliveries(context: Context, caller: Caller, id: Id) -> Response:
     """Each message to the job's webhook, with every attempt."""
     await context.queries.get(caller.tenant, id)
-    messages = await context.store.run(deliveries.of("job", id))
-    found = await context.store.run(deliveries.read(messages)) if messages else []
+    messages = await context.store.run(deliveries.list_for("job", id))
+    found = await context.store.run(deliveries.get(messages)) if messages else []
     return json_response(DeliveryList(data=[delivery_body(one) for one in found]))
 
 
@@ -55,10 +57,10 @@ async def redeliver(
     """Send a message once more, on a fresh schedule, under the same `webhook-id`."""
     refuse_idempotency_key(request)
     await context.queries.get(caller.tenant, id)
-    if not is_message_id(msg) or not await context.store.run(deliveries.again(caller.tenant, id, msg)):
+    if not is_message_id(msg) or not await context.store.run(deliveries.redeliver(caller.tenant, id, msg)):
         raise NotFound
     context.publisher.deliveries(msg)
-    found = await context.store.run(deliveries.read([msg]))
+    found = await context.store.run(deliveries.get([msg]))
     if not found:
         raise NotFound
     return json_response(delivery_body(found[0]), 202)
@@ -94,8 +96,8 @@ async def rotate(request: Request, context: Context, caller: Caller) -> Response
     refuse_idempotency_key(request)
     asked = read(RotateRequest, await read_json(request, context.settings, default={}))
     configured = context.settings.webhook_secret.get_secret_value() if caller.tenant == KEYLESS else ""
-    secret = webhooks.new_secret()
-    until = await context.store.run(webhooks.rotate_secret(caller.tenant, secret, asked.overlap, configured))
+    secret = signing.new_secret()
+    until = await context.store.run(webhook_secrets.rotate_secret(caller.tenant, secret, asked.overlap, configured))
     body = SecretBody.model_validate({"secret": secret, "overlap_ends_at": moment(until)})
     return json_response(body, headers={"Cache-Control": "no-store"})
 
@@ -104,7 +106,7 @@ async def _outcome(context: AppContext, msg: str) -> Delivery | None:
     until = time.monotonic() + TEST_WAIT_S
     with context.changes.watch(msg) as subscription:
         while True:
-            found = await context.store.run(deliveries.read([msg]))
+            found = await context.store.run(deliveries.get([msg]))
             left = until - time.monotonic()
             if not found or found[0].state != "pending" or left <= 0 or subscription.closed:
                 return found[0] if found else None

@@ -19,7 +19,6 @@ from services.intake.clients.storage import Storage
 from services.intake.principal import Principal
 from services.intake.submission.idempotency import KeyReservation
 from services.intake.submission.prepare import PreparedJob
-from shared import transitions
 from shared.errors import (
     IdempotencyInProgress,
     ObjectMissing,
@@ -28,10 +27,11 @@ from shared.errors import (
     StorageUnavailable,
     StoreRejected,
 )
-from shared.objects import batch_key, job_prefix, manifest_key
 from shared.settings import Settings
-from shared.store import AsyncStore
-from shared.transitions import Submitted
+from shared.storage import batch_key, job_prefix, manifest_key
+from shared.store import transitions
+from shared.store.client import AsyncStore
+from shared.store.transitions import SubmitResult
 
 MAX_CONCURRENT_PUTS = 16  #: objects of one request that are stored side by side
 FIRST_HINT_DELAY_S = 2.0  #: after which the reconciler publishes a hint that this process did not
@@ -72,7 +72,7 @@ class Commit:
         *,
         resource_id: str,
         batch: Mapping[str, str] | None = None,
-    ) -> Submitted:
+    ) -> SubmitResult:
         """Accept all jobs, which are durable afterwards, or none and raise `RequestError`.
 
         `resource_id` is the job or batch that the Idempotency-Key stands for; `batch` is the batch's record.
@@ -142,7 +142,7 @@ class Commit:
             await self._storage.discard([*map(job_prefix, ids), *([batch_key(batch)] if batch else [])])
 
 
-def _refuse_unless_accepted(submitted: Submitted) -> None:
+def _refuse_unless_accepted(submitted: SubmitResult) -> None:
     if submitted.outcome == "overloaded":
         raise Overloaded(retry_after=5)
     if submitted.outcome == "in_progress":

@@ -12,9 +12,9 @@ from services.intake.uploads import Upload
 from shared.conversation import IMAGE, Message, placeholders
 from shared.errors import ImageCountMismatch, InvalidField, TooManyTiles
 from shared.models import Model
-from shared.objects import image_key
 from shared.requests import Request, StoredImage
 from shared.settings import Settings
+from shared.storage import image_key
 from shared.tiling import grid, tile_count
 
 DEFAULT_TILES = 12  #: of an image whose request names no number

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from shared import transitions
 from shared.errors import IdempotencyInProgress, IdempotencyMismatch, QueueUnavailable
-from shared.store import AsyncStore
+from shared.store import transitions
+from shared.store.client import AsyncStore
 
 LEASE_S = 10  #: a reservation without a heartbeat ends after this
 HEARTBEAT_S = 3.0

@@ -20,11 +20,11 @@ from shared.errors import NotFound, ObjectMissing, ResultLost, UnknownParent
 from shared.ids import new_id
 from shared.images import ImageLimits
 from shared.jobs import PRIORITIES, Job, State
-from shared.objects import image_key, manifest_key
 from shared.requests import Manifest, Request
 from shared.settings import Settings
-from shared.transitions import Submitted
-from shared.webhooks import DEFAULT_EVENTS
+from shared.storage import image_key, manifest_key
+from shared.store.transitions import SubmitResult
+from shared.webhooks.signing import DEFAULT_EVENTS
 
 MAX_INLINE_BYTES = 8 << 10  #: of a request that its record keeps a copy of
 MAX_INSPECT_INLINE_BYTES = 256 << 10  #: of an image whose header is read on the event loop
@@ -44,10 +44,10 @@ class PreparedJob:
     @property
     def manifest(self) -> bytes:
         """What is stored beside the images."""
-        record = replace(self.job, request="").record()
+        record = replace(self.job, request="").to_hash()
         return Manifest(record=record, request=self.request).model_dump_json().encode()
 
-    def as_accepted(self, submitted: Submitted) -> Job:
+    def as_accepted(self, submitted: SubmitResult) -> Job:
         """Return the job as the store has it after `submitted`."""
         at = submitted.at
         return replace(self.job, created=at, expires=at + self.job.retain, position=submitted.position)

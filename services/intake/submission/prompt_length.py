@@ -11,10 +11,10 @@ from services.intake.ttl_cache import TtlCache
 from shared.conversation import IMAGE, Message
 from shared.errors import ObjectMissing, PromptTooLong, StorageUnavailable
 from shared.models import Model, model_id_of
-from shared.objects import tokenizer_key
 from shared.requests import Request
 from shared.settings import Settings
-from shared.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from shared.storage import tokenizer_key
+from shared.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
 SYSTEM_TOKENS = 80  #: of the longest system message and what surrounds it, the beginning of the answer included
 TURN_TOKENS = 16  #: that a template puts around one text

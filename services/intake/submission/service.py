@@ -19,7 +19,7 @@ from shared.errors import BodyTooLarge, InvalidField, JobNotEnded, RequestError
 from shared.ids import new_id
 from shared.jobs import Job
 from shared.settings import Settings
-from shared.store import AsyncStore
+from shared.store.client import AsyncStore
 
 MAX_COPIES = 16  #: times `max_body_bytes` that a batch's images may come to, each counted for every job that names it
 MAX_LISTED_JOBS = 1000  #: bad jobs of a batch that are listed

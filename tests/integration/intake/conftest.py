@@ -17,7 +17,7 @@ import pytest
 from services.cli.local.ports import free_ports
 from services.cli.local.seaweed import S3
 from shared.settings import Settings
-from shared.store import Store, connect
+from shared.store.client import Store, connect
 
 
 @dataclass

@@ -18,11 +18,11 @@ import pytest
 from services.cli.local.ports import free_ports
 from services.cli.local.supervisor import supervised
 from services.cli.local.valkey import valkey
-from shared import transitions
 from shared.events import TextDelta, stream_key
 from shared.jobs import State
-from shared.objects import S3Objects
 from shared.settings import Settings
+from shared.storage import S3Storage
+from shared.store import transitions
 from tests.integration.intake.conftest import Process, started
 from tests.unit.intake.image_files import bomb, gif, picture
 from tests.waiting import eventually
@@ -233,7 +233,7 @@ class TestServers:
             started(environment, tmp_path, **more) as intake,
             intake.client() as http,
         ):
-            objects = S3Objects(Settings(**_fields({**environment, **more})))
+            objects = S3Storage(Settings(**_fields({**environment, **more})))
             kept = submit(http, JPEG).json()["id"]
             intake.store.client.config_set("maxmemory", "1mb")
             answer = submit(http, JPEG)

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
-from shared import transitions
 from shared.ids import new_id
 from shared.jobs import TRANSITIONS, Job, State
-from shared.store import memory_store
+from shared.store import transitions
+from shared.store.client import memory_store
 
 PAST, LONG = -1.0, 60.0  #: a lease that has run out already, and one that lasts
 
@@ -79,12 +79,12 @@ class Promise(RuleBasedStateMachine):
 
     @rule(worker=held)
     def beat(self, worker: Worker) -> None:
-        expected = ("ok", "cancel") if self.holds(worker) else ("stale",)
-        assert self.store.run(transitions.beat([(worker.job, worker.attempt, {})], LONG))[0] in expected
+        expected = ("ok", "cancel") if self.holds(worker) else ("lease_lost",)
+        assert self.store.run(transitions.heartbeat([(worker.job, worker.attempt, {})], LONG))[0] in expected
 
     @rule(worker=held)
     def freeze(self, worker: Worker) -> None:
-        self.store.run(transitions.beat([(worker.job, worker.attempt, {})], 1e-6))
+        self.store.run(transitions.heartbeat([(worker.job, worker.attempt, {})], 1e-6))
 
     @rule(worker=held)
     def release(self, worker: Worker) -> None:

@@ -7,8 +7,8 @@ import pytest
 from services.cli.local.seaweed import S3
 from shared.errors import ObjectMissing, StorageDown
 from shared.ids import new_id
-from shared.objects import MemoryObjects, Objects, S3Objects
 from shared.settings import Settings
+from shared.storage import MemoryStorage, ObjectStorage, S3Storage
 
 
 def s3_settings(server: S3, **changes: object) -> Settings:
@@ -17,8 +17,8 @@ def s3_settings(server: S3, **changes: object) -> Settings:
 
 
 @pytest.fixture(params=["memory", "s3"])
-def objects(request: pytest.FixtureRequest) -> Objects:
-    return MemoryObjects() if request.param == "memory" else S3Objects(s3_settings(request.getfixturevalue("s3")))
+def objects(request: pytest.FixtureRequest) -> ObjectStorage:
+    return MemoryStorage() if request.param == "memory" else S3Storage(s3_settings(request.getfixturevalue("s3")))
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def place() -> str:
     return f"jobs/{new_id('job')}/"
 
 
-def test_what_is_put_is_got_whether_bytes_or_a_stream(objects: Objects, place: str) -> None:
+def test_what_is_put_is_got_whether_bytes_or_a_stream(objects: ObjectStorage, place: str) -> None:
     data = bytes(range(256)) * 1000
     objects.put(f"{place}a", data, "image/png")
     stream = io.BytesIO(data)
@@ -36,27 +36,27 @@ def test_what_is_put_is_got_whether_bytes_or_a_stream(objects: Objects, place: s
     assert objects.get(f"{place}a") == objects.get(f"{place}b") == data
 
 
-def test_the_later_put_wins(objects: Objects, place: str) -> None:
+def test_the_later_put_wins(objects: ObjectStorage, place: str) -> None:
     objects.put(f"{place}a", b"one", "text/plain")
     objects.put(f"{place}a", b"two", "text/plain")
     assert objects.get(f"{place}a") == b"two"
 
 
-def test_a_missing_object_is_named(objects: Objects, place: str) -> None:
+def test_a_missing_object_is_named(objects: ObjectStorage, place: str) -> None:
     with pytest.raises(ObjectMissing, match=f"{place}none"):
         objects.get(f"{place}none")
     with pytest.raises(ObjectMissing):
         objects.copy(f"{place}none", f"{place}other")
 
 
-def test_a_copy_is_an_object_of_its_own(objects: Objects, place: str) -> None:
+def test_a_copy_is_an_object_of_its_own(objects: ObjectStorage, place: str) -> None:
     objects.put(f"{place}a", b"x", "image/png")
     objects.copy(f"{place}a", f"{place}b")
     objects.delete(f"{place}a")
     assert objects.get(f"{place}b") == b"x"
 
 
-def test_keys_are_listed_in_order_and_deleted_by_prefix(objects: Objects, place: str) -> None:
+def test_keys_are_listed_in_order_and_deleted_by_prefix(objects: ObjectStorage, place: str) -> None:
     for name in ("b", "a", "c/d"):
         objects.put(f"{place}{name}", b"x", "text/plain")
     assert list(objects.keys(place)) == [f"{place}a", f"{place}b", f"{place}c/d"]
@@ -66,7 +66,7 @@ def test_keys_are_listed_in_order_and_deleted_by_prefix(objects: Objects, place:
 
 
 def test_checking_makes_the_bucket_once(s3: S3) -> None:
-    fresh = S3Objects(s3_settings(s3, s3_bucket=new_id("bucket").replace("_", "-")))
+    fresh = S3Storage(s3_settings(s3, s3_bucket=new_id("bucket").replace("_", "-")))
     fresh.check()
     fresh.check()
     fresh.put("a", b"x", "text/plain")
@@ -75,6 +75,6 @@ def test_checking_makes_the_bucket_once(s3: S3) -> None:
 
 def test_a_wrong_key_or_a_dead_server_is_said_to_be_down(s3: S3) -> None:
     with pytest.raises(StorageDown, match="PUT a"):
-        S3Objects(s3_settings(s3, s3_secret_key="wrong")).put("a", b"x", "text/plain")
+        S3Storage(s3_settings(s3, s3_secret_key="wrong")).put("a", b"x", "text/plain")
     with pytest.raises(StorageDown, match="did not answer"):
-        S3Objects(s3_settings(s3, s3_url="http://127.0.0.1:1")).get("a")
+        S3Storage(s3_settings(s3, s3_url="http://127.0.0.1:1")).get("a")

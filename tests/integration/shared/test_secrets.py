@@ -1,7 +1,8 @@
 """The secrets that sign, over the double and a real Valkey."""
 
-from shared.store import Store
-from shared.webhooks import active_secrets, new_secret, rotate_secret
+from shared.store.client import Store
+from shared.store.secrets import active_secrets, rotate_secret
+from shared.webhooks.signing import new_secret
 from tests.integration.shared.test_transitions import store
 
 __all__ = ["store"]

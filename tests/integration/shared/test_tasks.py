@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pytest
 import redis
 
+from shared.broker import DELIVERY_DUE, JOB_AVAILABLE, WEBHOOK_QUEUE, Hints, make_celery, vision_queue
 from shared.settings import Settings
-from shared.tasks import COURIER, DELIVER, LOOK, Hints, make_celery, vision_queue
 
 
 @dataclass
@@ -37,12 +37,12 @@ def test_a_hint_carries_the_id_and_nothing_else(settings: Settings, broker: Brok
     assert hints.job("m", "job_x")
     assert hints.deliveries("msg_a", "msg_b")
     assert hints.depth(vision_queue("m")) == 1
-    assert hints.depth(COURIER) == 2
+    assert hints.depth(WEBHOOK_QUEUE) == 2
     (message,) = broker.messages(vision_queue("m"))
     headers = message["headers"]
     assert isinstance(headers, dict)
-    assert (headers["task"], headers["argsrepr"], headers["kwargsrepr"]) == (LOOK, "('job_x',)", "{}")
-    assert broker.messages(COURIER)[0]["headers"]["task"] == DELIVER  # type: ignore[index]
+    assert (headers["task"], headers["argsrepr"], headers["kwargsrepr"]) == (JOB_AVAILABLE, "('job_x',)", "{}")
+    assert broker.messages(WEBHOOK_QUEUE)[0]["headers"]["task"] == DELIVERY_DUE  # type: ignore[index]
     assert len(json.dumps(message)) < 1500
 
 
@@ -60,7 +60,7 @@ def test_a_hint_that_finds_no_broker_does_not_wait_for_it(monkeypatch: pytest.Mo
 
 
 def test_no_setting_that_loses_or_strands_a_message_is_on() -> None:
-    conf = make_celery(Settings(), COURIER).conf
+    conf = make_celery(Settings(), WEBHOOK_QUEUE).conf
     assert conf.worker_cancel_long_running_tasks_on_connection_loss is False
     assert (conf.task_acks_late, conf.worker_disable_prefetch, conf.task_ignore_result) == (True, True, True)
     assert conf.accept_content == ["json"]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import redis
 
-from shared import batches, transitions
-from shared.census import Census, take_census
 from shared.errors import QueueUnavailable
 from shared.ids import new_id
 from shared.jobs import TRANSITIONS, Job, State
 from shared.settings import Settings
-from shared.store import Store, connect, durability, memory_store
+from shared.store import batches, transitions
+from shared.store.client import Store, connect, durability, memory_store
+from shared.store.stats import StoreStats, get_stats
 from tests.waiting import eventually
 
 HOOK = {"url": "http://127.0.0.1:9/hook", "host": "127.0.0.1:9", "payload": "full"}
@@ -82,8 +82,8 @@ def reap(store: Store, id: str) -> State:
     return read(store, id).state
 
 
-def census(store: Store) -> Census:
-    return store.run(take_census())
+def census(store: Store) -> StoreStats:
+    return store.run(get_stats())
 
 
 def in_one_place(store: Store) -> bool:
@@ -161,7 +161,7 @@ def test_a_lease_that_nobody_renews_gives_the_job_to_the_next_attempt(store: Sto
 
 def test_a_renewed_lease_is_not_reaped(store: Store) -> None:
     renewed = running(store, GONE)
-    assert store.run(transitions.beat([(renewed.id, 1, {})], LONG)) == ["ok"]
+    assert store.run(transitions.heartbeat([(renewed.id, 1, {})], LONG)) == ["ok"]
     lost = running(store, GONE)  # its lease ends after the one that was renewed would have
     assert reap(store, lost.id) is State.QUEUED
     assert read(store, renewed.id).state is State.RUNNING
@@ -170,7 +170,7 @@ def test_a_renewed_lease_is_not_reaped(store: Store) -> None:
 def test_looking_does_not_renew(store: Store) -> None:
     job = running(store)
     before = lease_end(store, job)
-    assert store.run(transitions.beat([(job.id, 1, {})], 0)) == ["ok"]
+    assert store.run(transitions.heartbeat([(job.id, 1, {})], 0)) == ["ok"]
     assert lease_end(store, job) == before > job.claimed
 
 
@@ -193,7 +193,7 @@ def test_a_thawed_worker_can_neither_renew_nor_finish(store: Store) -> None:
     frozen = running(store, GONE)
     reap(store, frozen.id)
     winner = claimed(store)
-    assert store.run(transitions.beat([(frozen.id, frozen.attempt, {})], LONG)) == ["stale"]
+    assert store.run(transitions.heartbeat([(frozen.id, frozen.attempt, {})], LONG)) == ["lease_lost"]
     assert finish(store, frozen, output={"text": "late"}) is False
     assert store.run(transitions.retry(frozen.id, frozen.attempt, {}, 0)).value is None
     assert store.run(transitions.release(frozen.id, frozen.attempt)).value is False
@@ -219,7 +219,7 @@ def test_a_terminal_state_never_changes(store: Store, state: State) -> None:
     assert store.run(transitions.cancel("acme", job.id)).value == "already_ended"
     assert claim(store) is None
     assert store.run(transitions.reap(0)).value == []
-    assert store.run(transitions.overdue()).value == []
+    assert store.run(transitions.expire_due()).value == []
     assert read(store, job.id).state is state
     assert in_one_place(store)
 
@@ -227,7 +227,7 @@ def test_a_terminal_state_never_changes(store: Store, state: State) -> None:
 def ended_in(store: Store, state: State) -> Job:
     if state is State.EXPIRED:
         job = queued(store, start_within=GONE)
-        eventually(lambda: store.run(transitions.overdue()).value)
+        eventually(lambda: store.run(transitions.expire_due()).value)
     elif state is State.CANCELLED:
         job = queued(store)
         store.run(transitions.cancel("acme", job.id))
@@ -245,7 +245,7 @@ def test_only_the_drawn_arrows_exist(store: Store, before: State, after: State) 
         State.SUCCEEDED: lambda job: finish(store, job),
         State.FAILED: lambda job: finish(store, job, State.FAILED),
         State.CANCELLED: lambda job: cancel(store, job),
-        State.EXPIRED: lambda job: store.run(transitions.overdue()),
+        State.EXPIRED: lambda job: store.run(transitions.expire_due()),
     }
     expiring = after is State.EXPIRED and before is State.QUEUED
     if before is State.QUEUED:
@@ -255,7 +255,7 @@ def test_only_the_drawn_arrows_exist(store: Store, before: State, after: State) 
     else:
         job = ended_in(store, before)
     if expiring:
-        eventually(lambda: store.run(transitions.overdue()).value)
+        eventually(lambda: store.run(transitions.expire_due()).value)
     else:
         moves[after](job)
     reached = read(store, job.id).state
@@ -280,7 +280,7 @@ def test_a_released_job_is_queued_at_once_and_not_charged(store: Store) -> None:
 
 
 def reap_after_losing(store: Store, job: Job) -> State:
-    store.run(transitions.beat([(job.id, job.attempt, {})], GONE))
+    store.run(transitions.heartbeat([(job.id, job.attempt, {})], GONE))
     return reap(store, job.id)
 
 
@@ -307,7 +307,7 @@ def test_a_running_job_learns_of_its_cancellation_and_its_own_end_counts(store: 
     job = running(store)
     assert store.run(transitions.cancel("acme", job.id)).value == "cancelling"
     assert store.run(transitions.cancel("acme", job.id)).value == "cancelling"
-    assert store.run(transitions.beat([(job.id, 1, {})], 0)) == ["cancel"]
+    assert store.run(transitions.heartbeat([(job.id, 1, {})], 0)) == ["cancel"]
     assert finish(store, job, State.CANCELLED)
     assert store.run(transitions.cancel("acme", job.id)).value == "already_ended"
 
@@ -352,17 +352,17 @@ def test_a_retry_past_run_within_fails_instead_of_running(store: Store) -> None:
 def test_a_late_job_is_told_and_its_lease_is_not_renewed(store: Store) -> None:
     job = running(store, 0.1, run_within=GONE)
     wait_until_late(store, job)
-    assert store.run(transitions.beat([(job.id, 1, {})], LONG)) == ["late"]
+    assert store.run(transitions.heartbeat([(job.id, 1, {})], LONG)) == ["deadline_exceeded"]
     assert reap(store, job.id) is State.QUEUED
 
 
 def wait_until_late(store: Store, job: Job) -> None:
-    eventually(lambda: store.run(transitions.beat([(job.id, job.attempt, {})], 0)) == ["late"])
+    eventually(lambda: store.run(transitions.heartbeat([(job.id, job.attempt, {})], 0)) == ["deadline_exceeded"])
 
 
 def test_progress_travels_with_the_heartbeat(store: Store) -> None:
     job = running(store)
-    store.run(transitions.beat([(job.id, 1, {"stage": "decode", "tiles": 13, "completion_tokens": 5})], LONG))
+    store.run(transitions.heartbeat([(job.id, 1, {"stage": "decode", "tiles": 13, "completion_tokens": 5})], LONG))
     seen = read(store, job.id)
     assert (seen.stage, seen.tiles, seen.completion_tokens) == ("decode", 13, 5)
 
@@ -399,8 +399,8 @@ def test_a_deleted_job_leaves_nothing_but_its_objects_in_the_trash(store: Store)
     finish(store, job)
     assert store.run(transitions.delete("acme", job.id)) == "deleted"
     assert store.run(transitions.read_job("", job.id)) is None
-    assert store.run(transitions.trash()) == [job.id]
-    store.run(transitions.emptied([job.id]))
+    assert store.run(transitions.list_trash()) == [job.id]
+    store.run(transitions.purge_done([job.id]))
     assert census(store).hooks == 0
     left = {key.removeprefix(store.prefix) for key in store.client.scan_iter(f"{store.prefix}*")}
     assert left <= {"counts", "moves", "queues"}
@@ -442,15 +442,15 @@ def test_a_batch_ends_with_its_last_job_and_owes_one_webhook(store: Store) -> No
     assert first is not None
     assert second is not None
     assert store.run(transitions.finish(first.id, 1, State.SUCCEEDED, {})).messages == ()
-    middle = store.run(batches.read("acme", batch["id"]))
+    middle = store.run(batches.get("acme", batch["id"]))
     assert middle is not None
     assert (middle[0].ended, middle[0].counts["succeeded"], middle[0].counts["running"]) == (0, 1, 1)
     assert middle[1] == [job.id for job in jobs]
     assert len(store.run(transitions.finish(second.id, 1, State.FAILED, {})).messages) == 1
-    ended = store.run(batches.read("acme", batch["id"]))
+    ended = store.run(batches.get("acme", batch["id"]))
     assert ended is not None
     assert ended[0].ended > 0
-    assert store.run(batches.read("mallory", batch["id"])) is None
+    assert store.run(batches.get("mallory", batch["id"])) is None
 
 
 def test_pages_of_jobs_are_newest_first_filtered_and_complete(store: Store) -> None:
@@ -483,11 +483,11 @@ def test_a_lost_record_is_restored_once_and_ends(store: Store) -> None:
 
 
 def test_a_worker_is_alive_while_it_announces_itself(store: Store) -> None:
-    store.run(transitions.announce("m", "w1", {"context": 8192}, LONG))
-    store.run(transitions.announce("m", "w2", {"context": 8192}, GONE))
+    store.run(transitions.register_worker("m", "w1", {"context": 8192}, LONG))
+    store.run(transitions.register_worker("m", "w2", {"context": 8192}, GONE))
     assert eventually(lambda: census(store).models["m"].workers == 1)
     assert census(store).models["m"].card == {"context": 8192}
-    store.run(transitions.announce("m", "w1", {}, 0))
+    store.run(transitions.register_worker("m", "w1", {}, 0))
     assert census(store).models["m"].workers == 0
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from shared.conversation import Message
 from shared.tiling import grid, tile_count
-from shared.tokenizer import Tokenizer, load_tokenizer
+from shared.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.integration.vision import cases
 from workers.vision.prompts import TEMPLATES, PromptFormat, build
 

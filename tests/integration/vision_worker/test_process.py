@@ -20,19 +20,19 @@ from pydantic import SecretStr
 
 from services.cli.local.ports import free_ports
 from services.cli.local.seaweed import S3
-from shared import transitions
-from shared.census import take_census
+from shared.broker import Hints, make_celery
 from shared.conversation import Message
 from shared.events import TextDelta, stream_key
 from shared.ids import new_id
 from shared.jobs import Job, State
-from shared.models import BY_ID, DEMO
-from shared.objects import S3Objects, image_key, manifest_key, result_key, tokenizer_key, view_key
+from shared.models import BY_ID, DEMO_MODEL_ID
 from shared.requests import Generation, Manifest, Request, StoredImage
 from shared.settings import Settings
-from shared.store import Store
-from shared.tasks import Hints, make_celery
-from shared.tokenizer import Tokenizer
+from shared.storage import S3Storage, image_key, manifest_key, result_key, tokenizer_key, view_key
+from shared.store import transitions
+from shared.store.client import Store
+from shared.store.stats import get_stats
+from shared.tokenization.tokenizer import Tokenizer
 from tests.encoded import encoded
 from tests.waiting import eventually
 from workers.reconciler.reconcile import Reconciler
@@ -50,7 +50,7 @@ class Here:
     settings: Settings
     env: dict[str, str]
     store: Store
-    objects: S3Objects
+    objects: S3Storage
     hints: Hints
     reconciler: Reconciler
     logs: Path
@@ -86,8 +86,8 @@ class Here:
         return (self.logs / f"{name}.log").read_text(errors="replace")
 
     def workers(self) -> int:
-        models = self.store.run(take_census()).models
-        return models[DEMO].workers if DEMO in models else 0
+        models = self.store.run(get_stats()).models
+        return models[DEMO_MODEL_ID].workers if DEMO_MODEL_ID in models else 0
 
     def unacked(self) -> list[str]:
         """Messages that the broker has lent out."""
@@ -114,18 +114,18 @@ class Here:
             )
         message = Message(role="user", content=text)
         request = Request(
-            model=DEMO,
+            model=DEMO_MODEL_ID,
             messages=(message,),
             images=images,
             groups=(1,) * len(images),
             generation=Generation(max_new_tokens=max_new_tokens),
         )
-        job = Job(id=id, tenant="acme", model=DEMO, start_within=60, run_within=60, retain=60)
-        manifest = Manifest(record=job.record(), request=request)
+        job = Job(id=id, tenant="acme", model=DEMO_MODEL_ID, start_within=60, run_within=60, retain=60)
+        manifest = Manifest(record=job.to_hash(), request=request)
         self.objects.put(manifest_key(id), manifest.model_dump_json().encode(), "application/json")
         self.store.run(transitions.submit("acme", [job], max_queued=1000, grace=0))
         if hint:
-            assert self.hints.job(DEMO, id)
+            assert self.hints.job(DEMO_MODEL_ID, id)
         return job
 
     def read(self, job: Job) -> Job:
@@ -169,7 +169,7 @@ def here(valkey_url: str, prefix: str, s3: S3, tmp_path: Path) -> Iterator[Here]
         reconcile_period=0.2,
     )
     store = Store(redis.Redis.from_url(valkey_url, decode_responses=True), prefix)
-    objects = S3Objects(settings)
+    objects = S3Storage(settings)
     hints = Hints(make_celery(settings))
     reconciler = Reconciler(store, objects, hints, settings)
     stop = threading.Event()
@@ -197,7 +197,7 @@ def test_a_submitted_job_is_answered_with_its_tiles_text_and_view(here: Here) ->
     assert (job.attempt, job.tiles, job.owner) == (1, 3, "one")
     assert job.output == {"text": "echo: What is this? 这是什么？", "finish_reason": "stop"}
     entries: Any = here.store.client.xrange(stream_key(here.settings.redis_prefix, job.id))
-    assert "".join(TextDelta.read(fields).text for _, fields in entries) == job.output["text"]
+    assert "".join(TextDelta.from_entry(fields).text for _, fields in entries) == job.output["text"]
     with Image.open(io.BytesIO(here.objects.get(view_key(job.id, 0)))) as view:
         assert view.format == "PNG"
 
@@ -208,10 +208,10 @@ def test_a_model_answers_and_its_tokenizer_is_handed_to_intake(here: Here) -> No
     assert job.state is State.SUCCEEDED, here.log()
     assert job.usage is not None
     assert job.usage["completion_tokens"] <= 8
-    assert job.usage["image_tokens"] == 3 * BY_ID[DEMO].tokens_per_tile
+    assert job.usage["image_tokens"] == 3 * BY_ID[DEMO_MODEL_ID].tokens_per_tile
     assert job.timings is not None
     assert all(job.timings[stage] > 0 for stage in ("vision", "prefill", "decode", "first_token", "total"))
-    tokenizer = Tokenizer.from_json(here.objects.get(tokenizer_key(DEMO)).decode())
+    tokenizer = Tokenizer.from_json(here.objects.get(tokenizer_key(DEMO_MODEL_ID)).decode())
     assert tokenizer.count("What is this?") > 0
 
 
@@ -258,7 +258,7 @@ def test_the_late_word_of_a_frozen_worker_does_not_count(here: Here) -> None:
             answered = here.ended(job)
         assert (answered.state, answered.attempt, answered.owner) == (State.SUCCEEDED, 2, "two")
         frozen.send_signal(signal.SIGCONT)
-        eventually(lambda: "outcome" in here.log() and '"stale"' in here.log(), within=20)
+        eventually(lambda: "outcome" in here.log() and '"lease_lost"' in here.log(), within=20)
         assert here.read(job) == answered
         assert here.ended(here.submit("still there?")).state is State.SUCCEEDED  # it works on
 

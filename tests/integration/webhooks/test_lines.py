@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import redis
 
-from shared import deliveries, transitions
-from shared.census import take_census
-from shared.deliveries import Delivery
+from shared.deliveries import Delivery, DeliveryOutcome
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
-from shared.store import Store, memory_store
+from shared.store import deliveries, transitions
+from shared.store.client import Store, memory_store
+from shared.store.stats import get_stats
 from tests.waiting import eventually
 
 LONG = 60.0
@@ -49,14 +49,14 @@ def claimed(store: Store, lease: float = LONG, **options: Any) -> Delivery:
     return delivery
 
 
-def finish(store: Store, held: Delivery, outcome: deliveries.Outcome = "delivered", delay: float = 0) -> bool:
-    attempt, healthy = {"n": held.turn}, outcome == "delivered"
-    call = deliveries.finish(held.msg, held.turn, outcome, delay=delay, attempt=attempt, healthy=healthy)
+def finish(store: Store, held: Delivery, outcome: DeliveryOutcome = "delivered", delay: float = 0) -> bool:
+    attempt, healthy = {"n": held.fence}, outcome == "delivered"
+    call = deliveries.finish(held.msg, held.fence, outcome, delay=delay, attempt=attempt, healthy=healthy)
     return store.run(call)
 
 
 def read(store: Store, msg: str) -> Delivery:
-    (delivery,) = store.run(deliveries.read([msg]))
+    (delivery,) = store.run(deliveries.get([msg]))
     return delivery
 
 
@@ -134,7 +134,7 @@ def test_a_host_that_does_not_answer_is_paused_and_its_messages_lose_no_attempt(
     fail_until_paused(store)
     waiting = owed(store, "dead:443")
     assert claim(store) is None
-    assert waiting not in store.run(deliveries.due())
+    assert waiting not in store.run(deliveries.list_due())
     assert (read(store, waiting).state, read(store, waiting).attempts) == ("pending", 0)
 
 
@@ -183,9 +183,9 @@ def test_only_the_dispatcher_that_holds_a_message_writes_its_attempt_down(store:
     msg = owed(store)
     frozen = claimed(store, GONE)
     winner = claimed(store)
-    assert (frozen.msg, winner.turn) == (winner.msg, 2)
+    assert (frozen.msg, winner.fence) == (winner.msg, 2)
     assert finish(store, frozen) is False
-    assert store.run(deliveries.release(msg, frozen.turn, 0)) is False
+    assert store.run(deliveries.release(msg, frozen.fence, 0)) is False
     assert finish(store, winner) is True
     assert [attempt["n"] for attempt in read(store, msg).log] == [2]
 
@@ -202,42 +202,42 @@ def test_writing_an_attempt_down_twice_changes_nothing(store: Store) -> None:
 def test_a_released_message_comes_back_untried(store: Store) -> None:
     msg = owed(store)
     held = claimed(store)
-    assert store.run(deliveries.release(msg, held.turn, 0.05)) is True
+    assert store.run(deliveries.release(msg, held.fence, 0.05)) is True
     assert claim(store) is None
     again = claimed(store)
-    assert (again.msg, again.attempts, again.turn) == (msg, 0, 2)
+    assert (again.msg, again.attempts, again.fence) == (msg, 0, 2)
 
 
 def test_a_message_is_due_again_after_its_wait(store: Store) -> None:
     msg = owed(store)
     finish(store, claimed(store), "again", delay=0.1)
     assert claim(store) is None
-    assert store.run(deliveries.due()) == []
-    assert eventually(lambda: store.run(deliveries.due())) == [msg]
-    assert claimed(store).tried == 1
+    assert store.run(deliveries.list_due()) == []
+    assert eventually(lambda: store.run(deliveries.list_due())) == [msg]
+    assert claimed(store).attempts_in_schedule == 1
 
 
 @pytest.mark.parametrize("outcome", ["delivered", "failed"])
 def test_an_ended_message_is_delivered_again_when_asked_on_a_fresh_schedule(
-    store: Store, outcome: deliveries.Outcome
+    store: Store, outcome: DeliveryOutcome
 ) -> None:
     msg = owed(store)
     held = claimed(store)
     finish(store, held, outcome)
     assert hook_state(store, msg) == (outcome, 1)
     assert claim(store) is None
-    assert store.run(deliveries.again("mallory", held.subject, msg)) == ""
-    assert store.run(deliveries.again("acme", held.subject, msg)) == outcome
+    assert store.run(deliveries.redeliver("mallory", held.subject, msg)) == ""
+    assert store.run(deliveries.redeliver("acme", held.subject, msg)) == outcome
     assert hook_state(store, msg) == ("pending", 1)
     again = claimed(store)
-    assert (again.msg, again.tried, again.attempts) == (msg, 0, 1)
+    assert (again.msg, again.attempts_in_schedule, again.attempts) == (msg, 0, 1)
     assert again.since > held.since
 
 
 def test_asking_again_for_a_message_on_its_way_does_not_send_it_twice(store: Store) -> None:
     msg = owed(store)
     held = claimed(store)
-    assert store.run(deliveries.again("acme", held.subject, msg)) == "pending"
+    assert store.run(deliveries.redeliver("acme", held.subject, msg)) == "pending"
     assert claim(store) is None
     assert finish(store, held)
     assert claim(store) is None
@@ -248,7 +248,7 @@ def test_asking_again_for_a_message_that_waits_does_not_wait(store: Store) -> No
     msg = owed(store)
     held = claimed(store)
     finish(store, held, "again", delay=LONG)
-    assert store.run(deliveries.again("acme", held.subject, msg)) == "pending"
+    assert store.run(deliveries.redeliver("acme", held.subject, msg)) == "pending"
     assert claimed(store).msg == msg
 
 
@@ -271,7 +271,7 @@ def test_a_deleted_job_leaves_its_receivers_line(store: Store) -> None:
     store.run(transitions.delete("acme", read(store, msg).subject))
     assert claimed(store).msg == other
     assert claim(store) is None
-    assert store.run(take_census()).hooks == 1  # the one that is held
+    assert store.run(get_stats()).hooks == 1  # the one that is held
 
 
 def test_when_all_is_delivered_no_host_is_left_to_look_at(store: Store) -> None:

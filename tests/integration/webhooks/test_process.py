@@ -19,13 +19,14 @@ from standardwebhooks import Webhook
 from services.cli.local.ports import free_ports
 from services.cli.local.supervisor import supervised
 from services.cli.local.valkey import valkey
-from shared import deliveries, transitions, webhooks
+from shared.broker import Hints, make_celery
 from shared.deliveries import Delivery
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
 from shared.settings import Settings
-from shared.store import Store, connect
-from shared.tasks import Hints, make_celery
+from shared.store import deliveries, transitions
+from shared.store import secrets as webhook_secrets
+from shared.store.client import Store, connect
 from tests.receiver import Receiver, receiver
 from tests.waiting import eventually
 
@@ -65,7 +66,7 @@ class House:
         return message_id(job.id, "succeeded")
 
     def read(self, msg: str) -> Delivery:
-        (delivery,) = self.store.run(deliveries.read([msg]))
+        (delivery,) = self.store.run(deliveries.get([msg]))
         return delivery
 
     def ended(self, msg: str, state: str = "delivered", within: float = 15) -> Delivery:
@@ -77,7 +78,7 @@ class House:
         """Wait until something holds, repeating hints as the reconciler does."""
 
         def look() -> object:
-            self.hints.deliveries(*self.store.run(deliveries.due())[:10])
+            self.hints.deliveries(*self.store.run(deliveries.list_due())[:10])
             return holds()
 
         try:
@@ -165,7 +166,7 @@ def test_a_message_arrives_signed_and_is_written_down(house: House, hook: Receiv
         msg = house.owe(hook.url)
         delivery = house.ended(msg)
     (arrived,) = hook.arrived
-    (secret,) = house.store.run(webhooks.active_secrets("acme"))
+    (secret,) = house.store.run(webhook_secrets.active_secrets("acme"))
     body = Webhook(secret).verify(arrived.body, arrived.headers)
     assert (body["type"], body["data"]["output"]) == ("job.succeeded", {"text": "你好"})
     assert arrived.headers["webhook-id"] == msg
@@ -217,7 +218,7 @@ def test_a_dispatcher_killed_between_sending_and_recording_costs_a_repetition_un
         end_lease(house.store, msg)
         delivery = house.ended(msg)
     assert receiver.ids == [msg, msg]
-    assert (delivery.attempts, delivery.turn) == (1, 2)
+    assert (delivery.attempts, delivery.fence) == (1, 2)
 
 
 def end_lease(store: Store, msg: str) -> None:

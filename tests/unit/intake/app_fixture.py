@@ -13,12 +13,13 @@ from starlette.testclient import TestClient
 
 from services.intake.app import build_app, build_context
 from services.intake.context import AppContext
-from shared import deliveries, transitions
+from shared.deliveries import DeliveryOutcome
 from shared.events import TextDelta, stream_key
 from shared.jobs import Job, State
-from shared.objects import MemoryObjects, result_key, view_key
 from shared.settings import Settings
-from shared.store import AsyncStore, Store
+from shared.storage import MemoryStorage, result_key, view_key
+from shared.store import deliveries, transitions
+from shared.store.client import AsyncStore, Store
 from tests.unit.intake.image_files import picture
 
 PREFIX = "tileq:"
@@ -64,7 +65,7 @@ class App:
     http: TestClient
     context: AppContext
     store: Store
-    objects: MemoryObjects
+    objects: MemoryStorage
     hints: Hints
     server: fakeredis.FakeServer
     settings: Settings
@@ -129,7 +130,7 @@ class App:
         """Store what the model sees."""
         self.objects.put(view_key(id, 0), picture("PNG"), "image/png")
 
-    def deliver(self, outcome: deliveries.Outcome = "delivered", status: int = 200) -> str:
+    def deliver(self, outcome: DeliveryOutcome = "delivered", status: int = 200) -> str:
         """Deliver the next due message, as a webhook worker does; return its id."""
         one = self.store.run(deliveries.claim("", 30, 8))
         assert one is not None
@@ -141,7 +142,7 @@ class App:
             "body": "ok",
             "next_at": None,
         }
-        self.store.run(deliveries.finish(one.msg, one.turn, outcome, delay=5, attempt=attempt, healthy=status < 400))
+        self.store.run(deliveries.finish(one.msg, one.fence, outcome, delay=5, attempt=attempt, healthy=status < 400))
         return one.msg
 
 
@@ -195,7 +196,7 @@ class Emulated(fakeredis.FakeAsyncRedis):
 
 @contextmanager
 def running_app(
-    objects: MemoryObjects | None = None, *, client: str = "127.0.0.1", aof: bool = True, **settings: Any
+    objects: MemoryStorage | None = None, *, client: str = "127.0.0.1", aof: bool = True, **settings: Any
 ) -> Iterator[App]:
     """Run a service with these settings while the block runs."""
     chosen = Settings(**(SETTINGS | settings))
@@ -204,7 +205,7 @@ def running_app(
     client_ = Emulated(server=server, decode_responses=True, max_connections=1000)
     store = AsyncStore(client_, PREFIX, timeout_s=chosen.redis_timeout)
     store.client.aof = aof  # type: ignore[attr-defined]
-    hints, objects = Hints(), objects or MemoryObjects()
+    hints, objects = Hints(), objects or MemoryStorage()
     context = build_context(chosen, store, objects, hints, poll_s=0.05)
     with TestClient(build_app(context), "http://127.0.0.1", client=(client, 50_000)) as http:
         yield App(http, context, Store(sync, PREFIX), objects, hints, server, chosen)

@@ -12,8 +12,9 @@ from prometheus_client import REGISTRY
 
 from services.intake.app import build_app
 from services.intake.schemas.responses import ModelList, Problem, Ready
-from shared import errors, transitions
+from shared import errors
 from shared.errors import RequestError
+from shared.store import transitions
 from tests.unit.intake.app_fixture import App, problem, running_app
 from tests.unit.intake.image_files import picture
 
@@ -97,7 +98,7 @@ class TestHealth:
         def down(_: object) -> None:
             raise errors.StorageDown("the object storage did not answer bucket tileq")
 
-        monkeypatch.setattr("shared.objects.MemoryObjects.check", down)
+        monkeypatch.setattr("shared.storage.MemoryStorage.check", down)
         with running_app() as intake:
             answer = intake.http.get("/readyz")
             assert (answer.status_code, answer.json()["dependencies"]["storage"]["up"]) == (503, False)
@@ -115,7 +116,7 @@ class TestModels:
 
     def test_what_a_worker_announced(self, intake: App) -> None:
         card = {"title": "Mine", "context": 500, "tiles": [1, 2], "languages": ["en"], "engine": "echo", "slots": 4}
-        intake.store.run(transitions.announce("mine", "w1", card, 60))
+        intake.store.run(transitions.register_worker("mine", "w1", card, 60))
         mine = next(model for model in intake.http.get("/v1/models").json()["data"] if model["id"] == "mine")
         assert (mine["title"], mine["context"], mine["tiles"], mine["workers"]) == ("Mine", 500, [1, 2], 1)
         assert intake.submit("?", model="mine").status_code == 202

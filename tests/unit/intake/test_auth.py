@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from services.intake.auth import fixed_key
-from shared import keys
 from shared.keys import ApiKey, digest, new_key
+from shared.store import keys
 from tests.unit.intake.app_fixture import App, problem, running_app
 
 KEY = "tq_secret"

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from services.intake.event_stream import DeltaAssembler
-from shared import transitions
 from shared.events import TextDelta
-from shared.objects import result_key
+from shared.storage import result_key
+from shared.store import transitions
 from tests.unit.intake.app_fixture import App, events, problem, running_app, soon
 
 

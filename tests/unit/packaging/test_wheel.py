@@ -32,7 +32,7 @@ def test_it_holds_every_file_of_theirs(names: set[str]) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        "shared/lua/*.lua",
+        "shared/store/lua/*.lua",
         "services/cli/pictures/*.jpg",
         "services/cli/pictures/*.json",
         "workers/vision/demo/*.safetensors",

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from shared import batches, deliveries, transitions
+from shared.broker import Hints
 from shared.errors import StorageDown
 from shared.ids import new_id
 from shared.jobs import Job, State
-from shared.objects import MemoryObjects, batch_key, image_key
 from shared.settings import Settings
-from shared.store import Store, memory_store
-from shared.tasks import Hints
+from shared.storage import MemoryStorage, batch_key, image_key
+from shared.store import batches, deliveries, transitions
+from shared.store.client import Store, memory_store
 from tests.waiting import eventually
 from workers.reconciler.reconcile import Reconciler
 
@@ -38,7 +38,7 @@ class RecordedHints(Hints):
 @pytest.fixture
 def reconciler() -> Reconciler:
     settings = Settings(redispatch=0.001, retry_backoff=0)
-    return Reconciler(memory_store(), MemoryObjects(), RecordedHints(), settings)
+    return Reconciler(memory_store(), MemoryStorage(), RecordedHints(), settings)
 
 
 def hints(reconciler: Reconciler) -> RecordedHints:
@@ -109,7 +109,7 @@ def test_objects_go_when_their_job_is_purged_and_not_before(reconciler: Reconcil
     reconciler.store.run(transitions.cancel("t", job.id))
     reconciled_until(reconciler, lambda: state(reconciler, job) is None)
     reconciled_until(reconciler, lambda: not list(reconciler.objects.keys("jobs/")))
-    assert reconciler.store.run(transitions.trash()) == []
+    assert reconciler.store.run(transitions.list_trash()) == []
 
 
 def test_the_manifest_of_a_batch_goes_with_its_record(reconciler: Reconciler) -> None:
@@ -124,7 +124,7 @@ def test_the_manifest_of_a_batch_goes_with_its_record(reconciler: Reconciler) ->
     assert list(reconciler.objects.keys("batches/")) == [batch_key(batch)]
     reconciler.store.run(transitions.cancel("t", job.id))
     reconciled_until(reconciler, lambda: not list(reconciler.objects.keys("batches/")))
-    assert reconciler.store.run(batches.read("t", batch)) is None
+    assert reconciler.store.run(batches.get("t", batch)) is None
 
 
 def test_a_step_that_fails_leaves_the_others_to_run_and_is_done_later(
@@ -143,6 +143,6 @@ def test_a_step_that_fails_leaves_the_others_to_run_and_is_done_later(
         job = submit(reconciler.store)
         reconciler.reconcile()
         assert ("vision.m", job.id) in hints(reconciler).sent
-        assert reconciler.store.run(transitions.trash()) == [gone.id]
+        assert reconciler.store.run(transitions.list_trash()) == [gone.id]
     reconciler.reconcile()
-    assert reconciler.store.run(transitions.trash()) == []
+    assert reconciler.store.run(transitions.list_trash()) == []

@@ -3,24 +3,24 @@
 import json
 from dataclasses import replace
 
-from shared import batches, transitions
 from shared.conversation import Message
 from shared.ids import new_id
 from shared.jobs import Job, State
-from shared.objects import MemoryObjects, batch_key, image_key, manifest_key, result_key
 from shared.requests import Manifest, Request
 from shared.settings import Settings
-from shared.store import Store, memory_store
+from shared.storage import MemoryStorage, batch_key, image_key, manifest_key, result_key
+from shared.store import batches, transitions
+from shared.store.client import Store, memory_store
 from tests.unit.reconciler.test_reconcile import HOOK, RecordedHints
 from workers.reconciler.recover import recover, sweep
 
 ASKED = Request(model="m", messages=(Message(role="user", content="What?"),))
 
 
-def stored(objects: MemoryObjects, **changes: object) -> Job:
+def stored(objects: MemoryStorage, **changes: object) -> Job:
     job = Job(id=new_id("job"), tenant="t", model="m", start_within=60, run_within=60, retain=60)
     job = replace(job, **changes)  # type: ignore[arg-type]
-    manifest = Manifest(record=job.record(), request=ASKED)
+    manifest = Manifest(record=job.to_hash(), request=ASKED)
     objects.put(manifest_key(job.id), manifest.model_dump_json().encode(), "application/json")
     objects.put(image_key(job.id, 0), b"x", "image/png")
     return job
@@ -33,7 +33,7 @@ def read(store: Store, job: Job) -> Job:
 
 
 def test_a_job_with_a_result_is_restored_and_any_other_is_queued_again() -> None:
-    store, objects, hints = memory_store(), MemoryObjects(), RecordedHints()
+    store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
     waiting, done = (
         stored(objects, metadata={"order": "1"}),
         stored(objects, webhook=HOOK | {"events": ["job.succeeded"]}),
@@ -51,7 +51,7 @@ def test_a_job_with_a_result_is_restored_and_any_other_is_queued_again() -> None
 
 
 def test_recovering_twice_or_beside_a_live_service_changes_nothing() -> None:
-    store, objects, hints = memory_store(), MemoryObjects(), RecordedHints()
+    store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
     job = stored(objects)
     recover(store, objects, hints)
     store.run(transitions.claim("m", "w", 60))
@@ -60,7 +60,7 @@ def test_recovering_twice_or_beside_a_live_service_changes_nothing() -> None:
 
 
 def test_a_batch_comes_back_with_its_jobs_and_ends() -> None:
-    store, objects, hints = memory_store(), MemoryObjects(), RecordedHints()
+    store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
     batch = new_id("batch")
     jobs = [stored(objects, batch=batch) for _ in range(2)]
     facts = {"id": batch, "tenant": "t", "total": "2", "created": "1.0"}
@@ -68,13 +68,13 @@ def test_a_batch_comes_back_with_its_jobs_and_ends() -> None:
     recover(store, objects, hints)
     for job in jobs:
         store.run(transitions.cancel("t", job.id))
-    found = store.run(batches.read("t", batch))
+    found = store.run(batches.get("t", batch))
     assert found is not None
     assert (found[0].counts["cancelled"], found[0].ended > 0, set(found[1])) == (2, True, {job.id for job in jobs})
 
 
 def test_an_unreadable_manifest_is_counted_and_does_not_stop_the_others() -> None:
-    store, objects, hints = memory_store(), MemoryObjects(), RecordedHints()
+    store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
     objects.put(manifest_key(new_id("job")), b"{", "application/json")
     job = stored(objects)
     assert recover(store, objects, hints)["unreadable"] == 1
@@ -82,7 +82,7 @@ def test_an_unreadable_manifest_is_counted_and_does_not_stop_the_others() -> Non
 
 
 def test_only_orphans_too_old_for_any_record_are_swept() -> None:
-    store, objects = memory_store(), MemoryObjects()
+    store, objects = memory_store(), MemoryStorage()
     old, young = stored(objects, id="job_" + "0" * 36), stored(objects)
     kept = stored(objects, id="job_" + "0" * 35 + "1")
     store.run(transitions.submit("t", [kept], max_queued=10, grace=0))

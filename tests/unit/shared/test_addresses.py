@@ -8,16 +8,9 @@ from typing import Any
 
 import pytest
 
-from shared.addresses import (
-    Lookup,
-    allowed_networks,
-    check_url,
-    permitted,
-    refuse_unless_all_permitted,
-    resolve,
-)
 from shared.errors import WebhookRefused
 from shared.settings import Settings
+from shared.webhooks.ssrf import Lookup, allowed_networks, check_url, permitted, refuse_unless_all_permitted, resolve
 
 SETTINGS = Settings()
 PUBLIC = "93.184.215.14"
@@ -222,7 +215,7 @@ def test_a_resolver_that_does_not_answer_is_waited_for_no_longer_than_the_deadli
 
 
 def test_a_public_address_of_this_very_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.addresses._is_ours", lambda address: str(address) == PUBLIC)
+    monkeypatch.setattr("shared.webhooks.ssrf._is_ours", lambda address: str(address) == PUBLIC)
     with pytest.raises(WebhookRefused):
         vet("https://example.org/", PUBLIC)
     vet("https://example.org/", PUBLIC, settings=Settings(webhook_allow=(ip_network(f"{PUBLIC}/32"),)))

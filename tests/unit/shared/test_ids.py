@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from shared.ids import is_id, is_message_id, made_at, message_id, new_id
+from shared.ids import created_at, is_id, is_message_id, message_id, new_id
 
 
 def test_ids_are_unique_carry_no_dot_and_tell_their_kind() -> None:
@@ -17,10 +17,10 @@ def test_ids_are_unique_carry_no_dot_and_tell_their_kind() -> None:
 def test_ids_sort_by_the_time_they_were_made() -> None:
     before = time.time()
     id = new_id("job")
-    assert before - 0.001 <= made_at(id) <= time.time()
+    assert before - 0.001 <= created_at(id) <= time.time()
     earlier = "job_" + "0" * 36
     assert earlier < id
-    assert made_at(earlier) == 0
+    assert created_at(earlier) == 0
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,12 @@ def test_a_record_reads_back_as_the_same_job() -> None:
         timings={"total": 1.77},
         error={"code": "internal"},
     )
-    assert Job.read(full.record()) == full
-    assert Job.read(JOB.record()) == JOB
+    assert Job.from_hash(full.to_hash()) == full
+    assert Job.from_hash(JOB.to_hash()) == JOB
 
 
 def test_fields_of_a_newer_version_are_passed_over() -> None:
-    assert Job.read(JOB.record() | {"from_the_future": "x"}) == JOB
+    assert Job.from_hash(JOB.to_hash() | {"from_the_future": "x"}) == JOB
 
 
 def test_a_released_claim_is_not_charged() -> None:

@@ -15,10 +15,10 @@ import fakeredis
 import pytest
 
 import shared
-from shared import store
-from shared.calls import Call
+from shared.store import client
+from shared.store.command import StoreCommand
 
-SCRIPTS = sorted(path.stem for path in (Path(store.__file__).parent / "lua").glob("*.lua") if path.stem != "prelude")
+SCRIPTS = sorted(path.stem for path in (Path(client.__file__).parent / "lua").glob("*.lua") if path.stem != "prelude")
 
 
 def test_every_script_is_called_by_a_function_and_every_function_calls_a_script() -> None:
@@ -28,28 +28,28 @@ def test_every_script_is_called_by_a_function_and_every_function_calls_a_script(
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_compiles(script: str) -> None:
-    assert fakeredis.FakeRedis(server_type="valkey").script_load(store.source(script))
+    assert fakeredis.FakeRedis(server_type="valkey").script_load(client.source(script))
 
 
 def test_time_is_the_servers_and_states_move_in_one_place() -> None:
     for script in SCRIPTS:
-        text = (Path(store.__file__).parent / "lua" / f"{script}.lua").read_text()
+        text = (Path(client.__file__).parent / "lua" / f"{script}.lua").read_text()
         assert "'TIME'" not in text, script
         assert not re.search(r"HSET'.*'state', (?!'pending'|state)", text), script
 
 
-def functions() -> Iterator[Callable[..., Call[Any]]]:
+def functions() -> Iterator[Callable[..., StoreCommand[Any]]]:
     """Every public function of `shared` that returns a call."""
     for info in pkgutil.walk_packages(shared.__path__, "shared."):
         module = importlib.import_module(info.name)
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == info.name and not name.startswith("_"):
                 returned = typing.get_type_hints(function).get("return")
-                if typing.get_origin(returned) is Call or returned is Call:
+                if typing.get_origin(returned) is StoreCommand or returned is StoreCommand:
                     yield function
 
 
-def made(function: Callable[..., Call[Any]]) -> Call[Any]:
+def made(function: Callable[..., StoreCommand[Any]]) -> StoreCommand[Any]:
     """The call that `function` returns for some arguments."""
     return function(**required(function, typing.get_type_hints(function)))
 

@@ -1,6 +1,6 @@
 """The registry holds the family of the card."""
 
-from shared.models import BY_ID, MODELS, named
+from shared.models import BY_ID, MODELS, find_model
 
 
 def test_ids_are_unique_and_the_family_is_whole() -> None:
@@ -24,9 +24,9 @@ def test_a_model_is_known_by_id_hub_id_and_folder() -> None:
         f"/models/{mini.hub_id.split('/')[1]}/",
         f"s3://m/{mini.id}",
     ):
-        assert named(name) is mini
-    assert named("someone/else") is None
-    assert named("") is None
+        assert find_model(name) is mini
+    assert find_model("someone/else") is None
+    assert find_model("") is None
 
 
 def test_only_the_models_of_1_5_tile() -> None:

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.detokenizer import clean_up
-from shared.sentencepiece import Kind, Piece, Vocabulary, VocabularyError, read_vocabulary, write_vocabulary
-from shared.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from shared.tokenization.detokenizer import clean_up
+from shared.tokenization.sentencepiece import (
+    Kind,
+    Piece,
+    Vocabulary,
+    VocabularyError,
+    read_vocabulary,
+    write_vocabulary,
+)
+from shared.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from tests.random_checkpoint import tokenizer_config, vocabulary
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.conversation import IMAGE, Message
-from shared.tokenizer import Tokenizer, load_tokenizer
+from shared.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.random_checkpoint import write_random
 from workers.vision.prompts import (
     IMAGE_CONTEXT,

@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from shared import transitions
-from shared.calls import Call
 from shared.conversation import Message
 from shared.errors import QueueUnavailable, StorageDown
 from shared.events import TextDelta, stream_key
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.models import BY_ID
-from shared.objects import MemoryObjects, image_key, manifest_key
 from shared.requests import Generation, Manifest, Request, StoredImage
 from shared.settings import Settings
-from shared.store import Store, memory_store
+from shared.storage import MemoryStorage, image_key, manifest_key
+from shared.store import transitions
+from shared.store.client import Store, memory_store
+from shared.store.command import StoreCommand
 from shared.tiling import tile_count
 from tests.waiting import eventually
 from workers.vision.deltas import Deltas
@@ -47,16 +47,16 @@ class FlakyStore(Store):
     def __init__(self, store: Store) -> None:
         super().__init__(store.client, store.prefix)
         self.away: Callable[[str], bool] = lambda script: False
-        self.calls: list[Call[Any]] = []
+        self.calls: list[StoreCommand[Any]] = []
 
-    def run(self, call: Call[Any]) -> Any:
+    def run(self, call: StoreCommand[Any]) -> Any:
         if self.away(call.script):
             raise QueueUnavailable("away")
         self.calls.append(call)
         return super().run(call)
 
 
-class FlakyObjects(MemoryObjects):
+class FlakyObjects(MemoryStorage):
     """An object storage that does not take keys ending in `refused`."""
 
     refused = "nothing"
@@ -198,7 +198,7 @@ class House:
         )
         job = Job(id=id, tenant="acme", model=MODEL, start_within=60, run_within=60, retain=60)
         job = replace(job, **({"request": request.model_dump_json() if inline else ""} | changes))
-        manifest = Manifest(record=job.record(), request=request)
+        manifest = Manifest(record=job.to_hash(), request=request)
         self.objects.put(manifest_key(id), manifest.model_dump_json().encode(), "application/json")
         self.store.run(transitions.submit("acme", [job], max_queued=1000, grace=0))
         return job
@@ -245,4 +245,4 @@ class House:
 
     def deltas_of(self, job: Job) -> list[TextDelta]:
         entries: Any = self.store.client.xrange(stream_key(self.store.prefix, job.id))
-        return [TextDelta.read(fields) for _, fields in entries]
+        return [TextDelta.from_entry(fields) for _, fields in entries]

@@ -8,7 +8,7 @@ import fakeredis
 import pytest
 from redis.exceptions import ConnectionError as Away
 
-from shared.events import KEEP, stream_key
+from shared.events import STREAM_TTL_S, stream_key
 from shared.jobs import State
 from tests.unit.vision_worker.house import House, ScriptedEngine
 from tests.unit.vision_worker.test_way import answer
@@ -57,7 +57,7 @@ def test_text_of_many_jobs_goes_out_together(client: CountingRedis, deltas: Delt
     assert client.trips == 1
     assert all(entries(client, f"job-{n}") == [("1", "0", "one two")] for n in range(10))
     left: Any = client.ttl(stream_key("t:", "job-0"))
-    assert KEEP - 5 < left <= KEEP
+    assert STREAM_TTL_S - 5 < left <= STREAM_TTL_S
 
 
 def test_text_waits_for_more_but_not_for_long(client: CountingRedis, deltas: Deltas) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shared import transitions
 from shared.errors import QueueUnavailable
 from shared.jobs import Job, State
-from shared.objects import result_key
 from shared.settings import Settings
+from shared.storage import result_key
+from shared.store import transitions
 from tests.unit.vision_worker.house import BROKEN, MODEL, House, ScriptedEngine
 from tests.waiting import eventually
 from workers.vision import asking
@@ -221,7 +221,7 @@ def test_a_job_past_run_within_before_the_engine_never_reaches_it(build: Build) 
 def test_the_deadline_is_kept_while_the_store_is_away_and_the_engine_silent(build: Build) -> None:
     house = build(engine=EchoEngine(60), settings=Settings(cancel_interval=0.05))
     job = house.submit(LONG, run_within=0.4)
-    house.store.away = lambda script: script == "beat"
+    house.store.away = lambda script: script == "heartbeat"
     house.look()
     failed(house, job, "timed_out", retryable=True)
 
@@ -257,13 +257,13 @@ def to_another(house: House, job: Job) -> Job:
 def test_a_worker_that_lost_the_lease_stops_and_writes_nothing(build: Build) -> None:
     house = build(engine=EchoEngine(0.1))
     job = house.submit(LONG)
-    before = attempts("stale")
+    before = attempts("lease_lost")
     thread = house.look_aside()
     house.running(job)
     second = to_another(house, job)
     thread.join(2)
     assert not thread.is_alive()
-    assert attempts("stale") == before + 1
+    assert attempts("lease_lost") == before + 1
     now = house.read(job)
     assert (now.state, now.attempt, now.owner, now.stage) == (State.RUNNING, 2, "worker-2", "")
     assert list(house.objects.keys(result_key(job.id, 1))) == []
@@ -275,13 +275,13 @@ def test_an_answer_that_comes_after_another_attempt_began_is_refused(build: Buil
     house.pulse.close()
     house.sandbox.hold.clear()
     job = house.submit("?", images=[b"picture"])
-    before = attempts("stale")
+    before = attempts("lease_lost")
     thread = house.look_aside()
     eventually(lambda: house.state(job) is State.RUNNING)
     to_another(house, job)
     house.sandbox.hold.set()
     thread.join(2)
-    assert attempts("stale") == before + 1
+    assert attempts("lease_lost") == before + 1
     now = house.read(job)
     assert (now.state, now.attempt, now.result) == (State.RUNNING, 2, "")
 
@@ -289,12 +289,12 @@ def test_an_answer_that_comes_after_another_attempt_began_is_refused(build: Buil
 def test_a_lease_that_could_not_be_renewed_is_taken_for_lost(build: Build) -> None:
     house = build(engine=EchoEngine(0.1), settings=Settings(lease=0.6, cancel_interval=0.05))
     job = house.submit(LONG)
-    before = attempts("stale")
-    house.store.away = lambda script: script == "beat"
+    before = attempts("lease_lost")
+    house.store.away = lambda script: script == "heartbeat"
     began = time.monotonic()
     house.look()
     assert 0.5 < time.monotonic() - began < 2
-    assert attempts("stale") == before + 1
+    assert attempts("lease_lost") == before + 1
     assert house.engine.stats().running == 0
     assert house.state(job) is State.RUNNING  # the reconciler reaps it
 
@@ -321,7 +321,7 @@ def test_the_end_is_given_up_with_the_lease(build: Build) -> None:
     house = build(settings=Settings(lease=1.2, cancel_interval=0.1))
     job = house.submit()
     before = attempts("abandoned")
-    house.store.away = lambda script: script in ("finish", "beat")
+    house.store.away = lambda script: script in ("finish", "heartbeat")
     began = time.monotonic()
     house.look()
     assert 0.5 < time.monotonic() - began < 2.5
@@ -354,7 +354,7 @@ def test_a_stale_attempt_and_its_successor_do_not_meet_in_the_engine(build: Buil
     assert eventually(lambda: house.engine.stats().running) in (1, 2)
     assert {held.key for held in house.hands.all()} == {f"{job.id}/1", f"{job.id}/2"}
     for held in house_holds:
-        held.drop("stale")
+        held.drop("lease_lost")
         house.engine.cancel(held.key)
     first.join(5)
     second.join(10)

@@ -131,7 +131,7 @@ def test_a_job_that_does_not_stop_is_noticed(build: Build) -> None:
     dog = Watchdog(house.engine, house.hands, stall=5)
     (held,) = house.hands.all()
     assert dog.hung() is None
-    held.why, held.dropped = "late", time.monotonic() - 6
+    held.why, held.dropped = "deadline_exceeded", time.monotonic() - 6
     assert job.id in (dog.hung() or "")
 
 

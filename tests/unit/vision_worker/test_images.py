@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.objects import MemoryObjects
 from shared.requests import StoredImage
+from shared.storage import MemoryStorage
 from workers.vision.images import CELL, Unseen, view
 from workers.vision.render import GAP, PAPER
 from workers.vision.sandbox import Tiled
@@ -33,7 +33,7 @@ def test_a_view_shows_every_tile_at_its_place_and_the_thumbnail_beside(
 
 
 def test_pictures_taken_at_their_headers_word_have_as_many_tiles_and_are_not_looked_at() -> None:
-    images = Unseen(MemoryObjects(), sandbox=None, threads=1)  # type: ignore[arg-type]
+    images = Unseen(MemoryStorage(), sandbox=None, threads=1)  # type: ignore[arg-type]
     stored = StoredImage(
         key="k", media_type="image/png", bytes=1, width=9, height=6, sha256="", max_tiles=6, grid=(3, 2), tiles=7
     )

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from shared import transitions
 from shared.jobs import State
 from shared.settings import Settings
+from shared.store import transitions
 from tests.unit.vision_worker.house import PER_TILE, House
 from tests.waiting import eventually
 from workers.vision.engine.echo import EchoEngine
@@ -16,7 +16,7 @@ LONG = " ".join(["word"] * 20)
 
 
 def beats(house: House) -> list[tuple[Any, ...]]:
-    return [call.args for call in house.store.calls if call.script == "beat"]
+    return [call.args for call in house.store.calls if call.script == "heartbeat"]
 
 
 def test_progress_is_written_while_the_job_runs(build: Build) -> None:
@@ -75,7 +75,7 @@ def test_all_jobs_travel_in_one_beat(build: Build) -> None:
 
 
 def test_an_idle_worker_asks_about_no_job(house: House) -> None:
-    eventually(lambda: any(call.script == "announce" for call in house.store.calls))
+    eventually(lambda: any(call.script == "register_worker" for call in house.store.calls))
     assert beats(house) == []
 
 
@@ -84,7 +84,7 @@ def test_the_pulse_survives_what_nobody_thought_of(build: Build) -> None:
     raised: list[str] = []
 
     def away(script: str) -> bool:
-        if script == "beat" and not raised:
+        if script == "heartbeat" and not raised:
             raised.append(script)
             raise ZeroDivisionError
         return False

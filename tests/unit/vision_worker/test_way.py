@@ -10,10 +10,10 @@ import pytest
 import structlog
 from PIL import Image
 
-from shared.census import take_census
 from shared.jobs import State
-from shared.objects import result_key, view_key
 from shared.requests import Generation
+from shared.storage import result_key, view_key
+from shared.store.stats import get_stats
 from tests.unit.vision_worker.house import MODEL, PER_TILE, SIDE, House, ScriptedEngine
 from workers.vision.engine.base import Delta, Done, Stage
 from workers.vision.render import GAP
@@ -204,7 +204,7 @@ def test_deltas_add_up_to_the_output_before_the_job_has_ended(build: Build) -> N
 
 def test_the_house_sees_this_worker_until_it_goes(house: House) -> None:
     house.pulse.attempt()
-    census = house.store.run(take_census())
+    census = house.store.run(get_stats())
     assert census.models[MODEL].workers == 1
     house.pulse.close()
-    assert house.store.run(take_census()).models[MODEL].workers == 0
+    assert house.store.run(get_stats()).models[MODEL].workers == 0

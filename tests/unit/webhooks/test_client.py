@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from shared.addresses import Address, Lookup
 from shared.settings import Settings
-from tests.unit.shared.test_addresses import LITERALS, REFUSED_BY_TEXT, looks_up
+from shared.webhooks.ssrf import Address, Lookup
+from tests.unit.shared.webhooks.test_ssrf import LITERALS, REFUSED_BY_TEXT, looks_up
 from tests.unit.webhooks import strangers
 from tests.unit.webhooks.strangers import Behave, answers, drips, floods, hangs_up, is_silent, says, stranger
 from workers.webhooks import client as module

@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from shared import deliveries, keys, transitions, webhooks
-from shared.calls import Call
 from shared.deliveries import Delivery
 from shared.errors import QueueUnavailable, StorageDown
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
-from shared.objects import MemoryObjects
+from shared.keys import KEYLESS, ApiKey
 from shared.settings import Settings
-from shared.store import Store, memory_store
+from shared.storage import MemoryStorage
+from shared.store import deliveries, keys, transitions
+from shared.store import secrets as webhook_secrets
+from shared.store.client import Store, memory_store
+from shared.store.command import StoreCommand
+from shared.webhooks import signing
 from tests.waiting import eventually
 from workers.webhooks import dispatcher as module
 from workers.webhooks.client import Answer, Client
@@ -51,12 +54,12 @@ def store() -> Store:
 
 
 @pytest.fixture
-def objects() -> MemoryObjects:
-    return MemoryObjects()
+def objects() -> MemoryStorage:
+    return MemoryStorage()
 
 
 def make_dispatcher(
-    store: Store, objects: MemoryObjects, *answers: Answer, settings: Settings = QUICK
+    store: Store, objects: MemoryStorage, *answers: Answer, settings: Settings = QUICK
 ) -> WebhookDispatcher:
     return WebhookDispatcher(store, objects, Scripted(*answers), settings)
 
@@ -84,7 +87,7 @@ def finished(store: Store, state: State = State.SUCCEEDED, **fields: Any) -> str
 
 
 def read(store: Store, msg: str) -> Delivery:
-    (delivery,) = store.run(deliveries.read([msg]))
+    (delivery,) = store.run(deliveries.get([msg]))
     return delivery
 
 
@@ -99,7 +102,7 @@ def deliver_until(dispatcher: WebhookDispatcher, msg: str, state: str) -> Delive
     return delivery
 
 
-def test_one_hint_delivers_whatever_is_due(store: Store, objects: MemoryObjects) -> None:
+def test_one_hint_delivers_whatever_is_due(store: Store, objects: MemoryStorage) -> None:
     messages = [finished(store, output={"text": str(n)}) for n in range(3)]
     dispatcher = make_dispatcher(store, objects)
     assert dispatcher.deliver_due(messages[0]) == 6  # started and succeeded of each
@@ -108,10 +111,10 @@ def test_one_hint_delivers_whatever_is_due(store: Store, objects: MemoryObjects)
 
 
 def test_a_message_is_signed_by_every_active_secret_and_its_library_verifies_it(
-    store: Store, objects: MemoryObjects
+    store: Store, objects: MemoryStorage
 ) -> None:
-    old, new = webhooks.new_secret(), webhooks.new_secret()
-    store.run(webhooks.rotate_secret("acme", new, 60, old))
+    old, new = signing.new_secret(), signing.new_secret()
+    store.run(webhook_secrets.rotate_secret("acme", new, 60, old))
     dispatcher = make_dispatcher(store, objects)
     dispatcher.deliver_due(finished(store))
     for _, body, headers, _ in sent(dispatcher).posted:
@@ -123,9 +126,9 @@ def test_a_message_is_signed_by_every_active_secret_and_its_library_verifies_it(
         assert headers["user-agent"].startswith("tileq/")
 
 
-def test_after_the_overlap_only_the_new_secret_signs(store: Store, objects: MemoryObjects) -> None:
-    new = webhooks.new_secret()
-    store.run(webhooks.rotate_secret("acme", new, 0, webhooks.new_secret()))
+def test_after_the_overlap_only_the_new_secret_signs(store: Store, objects: MemoryStorage) -> None:
+    new = signing.new_secret()
+    store.run(webhook_secrets.rotate_secret("acme", new, 0, signing.new_secret()))
     dispatcher = make_dispatcher(store, objects)
     dispatcher.deliver_due(finished(store))
     _, body, headers, _ = sent(dispatcher).posted[0]
@@ -133,26 +136,26 @@ def test_after_the_overlap_only_the_new_secret_signs(store: Store, objects: Memo
     Webhook(new).verify(body, headers)
 
 
-def test_the_keyless_tenant_signs_with_the_secret_of_the_settings(store: Store, objects: MemoryObjects) -> None:
-    secret = webhooks.new_secret()
+def test_the_keyless_tenant_signs_with_the_secret_of_the_settings(store: Store, objects: MemoryStorage) -> None:
+    secret = signing.new_secret()
     settings = QUICK.model_copy(update={"webhook_secret": Settings(webhook_secret=secret).webhook_secret})
     dispatcher = make_dispatcher(store, objects, settings=settings)
-    store.run(deliveries.add_test("msg_1", keys.KEYLESS, "http://127.0.0.1/", "127.0.0.1:80"))
+    store.run(deliveries.add_test("msg_1", KEYLESS, "http://127.0.0.1/", "127.0.0.1:80"))
     dispatcher.deliver_due("msg_1")
     _, body, headers, keyless = sent(dispatcher).posted[0]
     Webhook(secret).verify(body, headers)
     assert keyless
 
 
-def test_a_tenant_that_only_has_the_keyless_name_may_not_call_loopback(store: Store, objects: MemoryObjects) -> None:
-    store.run(keys.put("digest", keys.ApiKey(tenant=keys.KEYLESS, name="k", created=1)))
+def test_a_tenant_that_only_has_the_keyless_name_may_not_call_loopback(store: Store, objects: MemoryStorage) -> None:
+    store.run(keys.put("digest", ApiKey(tenant=KEYLESS, name="k", created=1)))
     dispatcher = make_dispatcher(store, objects)
-    store.run(deliveries.add_test("msg_1", keys.KEYLESS, "http://127.0.0.1/", "127.0.0.1:80"))
+    store.run(deliveries.add_test("msg_1", KEYLESS, "http://127.0.0.1/", "127.0.0.1:80"))
     dispatcher.deliver_due("msg_1")
     assert [keyless for *_, keyless in sent(dispatcher).posted] == [False]
 
 
-def test_the_body_is_the_job_as_the_api_shows_it(store: Store, objects: MemoryObjects) -> None:
+def test_the_body_is_the_job_as_the_api_shows_it(store: Store, objects: MemoryStorage) -> None:
     msg = finished(store, output={"text": "你好", "finish_reason": "stop"}, usage={"completion_tokens": 2})
     dispatcher = make_dispatcher(store, objects)
     dispatcher.deliver_due(msg)
@@ -164,7 +167,7 @@ def test_the_body_is_the_job_as_the_api_shows_it(store: Store, objects: MemoryOb
     assert ended["timestamp"].endswith("Z")
 
 
-def test_word_of_the_start_tells_of_the_start_however_late_it_comes(store: Store, objects: MemoryObjects) -> None:
+def test_word_of_the_start_tells_of_the_start_however_late_it_comes(store: Store, objects: MemoryStorage) -> None:
     error = {"code": "internal", "message": "x", "retryable": False, "image": None}
     msg = finished(
         store, State.FAILED, error=error, stage="decode", tiles=13, completion_tokens=7, timings={"queue": 1.0}
@@ -179,13 +182,13 @@ def test_word_of_the_start_tells_of_the_start_however_late_it_comes(store: Store
 
 
 @pytest.mark.parametrize("event", ["started", "succeeded"])
-def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, objects: MemoryObjects, event: str) -> None:
+def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, objects: MemoryStorage, event: str) -> None:
     job = running(store)
     dispatcher = make_dispatcher(store, objects, Answer(status=500))
     msg = message_id(job.id, event)
     if event == "started":
         dispatcher.deliver_due(msg)  # while it runs
-        store.run(transitions.beat([(job.id, 1, {"stage": "decode", "tiles": 13, "completion_tokens": 9})], 60))
+        store.run(transitions.heartbeat([(job.id, 1, {"stage": "decode", "tiles": 13, "completion_tokens": 9})], 60))
     store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a"}}))
     deliver_until(dispatcher, msg, "failed")
     attempts = [body for _, body, headers, _ in sent(dispatcher).posted if headers["webhook-id"] == msg]
@@ -193,14 +196,14 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, obje
     assert len(set(attempts)) == 1
 
 
-def test_a_large_output_is_read_from_the_result(store: Store, objects: MemoryObjects) -> None:
+def test_a_large_output_is_read_from_the_result(store: Store, objects: MemoryStorage) -> None:
     objects.put("result", json.dumps({"output": {"text": "long"}}).encode(), "application/json")
     dispatcher = make_dispatcher(store, objects)
     dispatcher.deliver_due(finished(store, result="result"))
     assert sent(dispatcher).bodies[1]["data"]["output"] == {"text": "long"}
 
 
-def test_a_result_that_is_gone_fails_the_message_and_says_so(store: Store, objects: MemoryObjects) -> None:
+def test_a_result_that_is_gone_fails_the_message_and_says_so(store: Store, objects: MemoryStorage) -> None:
     msg = finished(store, result="gone")
     dispatcher = make_dispatcher(store, objects)
     dispatcher.deliver_due(msg)
@@ -210,7 +213,7 @@ def test_a_result_that_is_gone_fails_the_message_and_says_so(store: Store, objec
 
 
 def test_a_storage_that_is_down_costs_a_message_no_attempt(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Down(MemoryObjects):
+    class Down(MemoryStorage):
         def get(self, key: str) -> bytes:
             raise StorageDown("down")
 
@@ -219,12 +222,12 @@ def test_a_storage_that_is_down_costs_a_message_no_attempt(store: Store, monkeyp
     down = make_dispatcher(store, Down())
     down.deliver_due(msg)
     assert (read(store, msg).state, read(store, msg).attempts) == ("pending", 0)
-    up = MemoryObjects()
+    up = MemoryStorage()
     up.put("result", b'{"output": {"text": "x"}}', "application/json")
     assert deliver_until(make_dispatcher(store, up), msg, "delivered").attempts == 1
 
 
-def test_a_message_that_cannot_be_built_ends_with_its_schedule(store: Store, objects: MemoryObjects) -> None:
+def test_a_message_that_cannot_be_built_ends_with_its_schedule(store: Store, objects: MemoryStorage) -> None:
     objects.put("result", b"not json", "application/json")
     dispatcher = make_dispatcher(store, objects)
     delivery = deliver_until(dispatcher, finished(store, result="result"), "failed")
@@ -233,7 +236,7 @@ def test_a_message_that_cannot_be_built_ends_with_its_schedule(store: Store, obj
 
 
 def test_a_message_read_too_late_is_not_sent_beside_another_dispatcher(
-    store: Store, objects: MemoryObjects, monkeypatch: pytest.MonkeyPatch
+    store: Store, objects: MemoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     msg = finished(store)
     dispatcher = make_dispatcher(store, objects)
@@ -243,7 +246,7 @@ def test_a_message_read_too_late_is_not_sent_beside_another_dispatcher(
     assert read(store, msg).attempts == 0
 
 
-def test_attempts_are_written_down_as_the_api_shows_them(store: Store, objects: MemoryObjects) -> None:
+def test_attempts_are_written_down_as_the_api_shows_them(store: Store, objects: MemoryStorage) -> None:
     msg = finished(store)
     dispatcher = make_dispatcher(
         store,
@@ -266,7 +269,7 @@ def test_attempts_are_written_down_as_the_api_shows_them(store: Store, objects: 
     assert (job.hook_state, job.hook_attempts) == ("failed", 3)
 
 
-def test_a_thin_message_reads_no_result(store: Store, objects: MemoryObjects) -> None:
+def test_a_thin_message_reads_no_result(store: Store, objects: MemoryStorage) -> None:
     hook = {"url": "https://example.org/", "host": "example.org:443", "payload": "thin", "events": ["job.succeeded"]}
     job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=60, webhook=hook)
     store.run(transitions.submit("acme", [job], max_queued=10, grace=0))
@@ -278,7 +281,7 @@ def test_a_thin_message_reads_no_result(store: Store, objects: MemoryObjects) ->
     assert set(body["data"]) == {"id", "object", "state", "metadata", "expires_at"}
 
 
-def test_a_batch_and_a_test_have_bodies_of_their_own(store: Store, objects: MemoryObjects) -> None:
+def test_a_batch_and_a_test_have_bodies_of_their_own(store: Store, objects: MemoryStorage) -> None:
     hook = {"url": "https://example.org/", "host": "example.org:443", "payload": "full", "events": ["batch.ended"]}
     batch = {"id": new_id("batch"), "tenant": "acme", "total": "1", "webhook": json.dumps(hook)}
     job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=60, batch=batch["id"])
@@ -294,7 +297,7 @@ def test_a_batch_and_a_test_have_bodies_of_their_own(store: Store, objects: Memo
     assert (test["type"], test["data"]) == ("webhook.test", {"id": "msg_1", "object": "test"})
 
 
-def test_a_deleted_jobs_message_is_not_sent(store: Store, objects: MemoryObjects) -> None:
+def test_a_deleted_jobs_message_is_not_sent(store: Store, objects: MemoryStorage) -> None:
     msg = finished(store)
     store.run(transitions.delete("acme", read(store, msg).subject))
     dispatcher = make_dispatcher(store, objects)
@@ -302,7 +305,7 @@ def test_a_deleted_jobs_message_is_not_sent(store: Store, objects: MemoryObjects
     assert sent(dispatcher).posted == []
 
 
-def test_a_dispatcher_that_stops_begins_nothing_new(store: Store, objects: MemoryObjects) -> None:
+def test_a_dispatcher_that_stops_begins_nothing_new(store: Store, objects: MemoryStorage) -> None:
     finished(store)
     scripted = Scripted()
     dispatcher = WebhookDispatcher(store, objects, scripted, QUICK, stopping=lambda: len(scripted.posted) == 1)
@@ -310,7 +313,7 @@ def test_a_dispatcher_that_stops_begins_nothing_new(store: Store, objects: Memor
 
 
 def test_an_attempt_is_recorded_although_the_store_fails_for_a_moment(
-    store: Store, objects: MemoryObjects, monkeypatch: pytest.MonkeyPatch
+    store: Store, objects: MemoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     msg = finished(store)
     dispatcher = make_dispatcher(store, objects)
@@ -322,15 +325,15 @@ def test_an_attempt_is_recorded_although_the_store_fails_for_a_moment(
 
 
 class Flaky(Store):
-    """Loses the answer of every first `hook_finish`."""
+    """Loses the answer of every first `delivery_finish`."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store.client, store.prefix)
         self._lost: set[object] = set()
 
-    def run(self, call: Call[Any]) -> Any:
+    def run(self, call: StoreCommand[Any]) -> Any:
         answer = super().run(call)
-        if call.script == "hook_finish" and call.args not in self._lost:
+        if call.script == "delivery_finish" and call.args not in self._lost:
             self._lost.add(call.args)
             raise QueueUnavailable("the answer was lost")
         return answer

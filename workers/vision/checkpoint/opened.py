@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shared.models import BY_ID, TILED, WHOLE, Model, named
-from shared.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from shared.models import BY_ID, DYNAMIC_TILES, SINGLE_TILE, Model, find_model
+from shared.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from workers.vision.checkpoint.config import Config, read_config
 from workers.vision.checkpoint.errors import CheckpointError
 from workers.vision.checkpoint.files import Files, check, find_weights
@@ -62,14 +62,14 @@ def read_tokenizer(folder: Path, config: Config) -> Tokenizer:
 
 def describe(config: Config, source: str) -> Model:
     """The registry's entry of these files, by name or else by shape; a stranger gets one of its own."""
-    known = named(config.name) or named(source) or _of_shape(config)
+    known = find_model(config.name) or find_model(source) or _of_shape(config)
     title = Path(source.split("@", 1)[0]).name or "model"
     base = known or replace(BY_ID["tileq-demo"], id=title.lower(), title=title, languages=())
     return replace(
         base,
         parameters=sum(_product(weight.shape) for weight in weights(config)),
         context=config.context,
-        tiles=TILED if config.tiles else WHOLE,
+        tiles=DYNAMIC_TILES if config.tiles else SINGLE_TILE,
         thumbnail=config.tiles and config.thumbnail,
         tokens_per_tile=config.tokens_per_tile,
         template=config.template,

@@ -7,8 +7,8 @@ whatever may be the beginning of a stop string.
 
 from collections.abc import Sequence
 
-from shared.detokenizer import HORIZON
-from shared.tokenizer import Tokenizer
+from shared.tokenization.detokenizer import CLEAN_UP_HORIZON_CHARS
+from shared.tokenization.tokenizer import Tokenizer
 
 
 class IncrementalDetokenizer:
@@ -45,7 +45,7 @@ class IncrementalDetokenizer:
 
     def _certain(self, raw: str, clean: str) -> str:
         """The part of `clean` that no further id can change."""
-        if self._tokenizer.rules.clean_up and (space := raw.find(" ", max(0, len(raw) - HORIZON))) >= 0:
+        if self._tokenizer.rules.clean_up and (space := raw.find(" ", max(0, len(raw) - CLEAN_UP_HORIZON_CHARS))) >= 0:
             clean = clean[: len(clean) - (len(raw) - space)]
         held = max((_overlap(clean, stop) for stop in self._stops), default=0)
         return clean[: len(clean) - held].rstrip()

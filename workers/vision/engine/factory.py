@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared.conversation import Message
-from shared.models import BY_ID, DEMO, Model
-from shared.objects import S3Objects
+from shared.models import BY_ID, DEMO_MODEL_ID, Model
 from shared.settings import Settings
+from shared.storage import S3Storage
 from shared.tiling import TILE
-from shared.tokenizer import Tokenizer
+from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.opened import Checkpoint, open_checkpoint
 from workers.vision.checkpoint.source import Report, Storage, default_cache, locate
 from workers.vision.engine.base import Engine
@@ -47,7 +47,7 @@ class Served:
 def make_engine(settings: Settings, report: Report | None = None) -> Served:
     """Find, check and load what the settings name. Raises `CheckpointError`, before which nothing was consumed."""
     if settings.engine == "echo":
-        base = BY_ID.get(settings.model_id or DEMO, BY_ID[DEMO])
+        base = BY_ID.get(settings.model_id or DEMO_MODEL_ID, BY_ID[DEMO_MODEL_ID])
         return Served(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
     say = report or _to_stderr
     checkpoint = find_checkpoint(settings, say)
@@ -62,8 +62,8 @@ def make_engine(settings: Settings, report: Report | None = None) -> Served:
 def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
     """The checkpoint that the settings name, or the bundled one. Raises `CheckpointError`."""
     if not settings.model:
-        return open_checkpoint(BUNDLED, DEMO)
-    storage = Storage(S3Objects(settings).client, default_cache()) if settings.model.startswith("s3://") else None
+        return open_checkpoint(BUNDLED, DEMO_MODEL_ID)
+    storage = Storage(S3Storage(settings).client, default_cache()) if settings.model.startswith("s3://") else None
     return open_checkpoint(locate(settings.model, storage, report), settings.model)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.logits_process import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
-from shared.tokenizer import Tokenizer
+from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
 from workers.vision.checkpoint.native import StockModel
 from workers.vision.engine.base import (

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shared.objects import MemoryObjects, batch_key, manifest_key, result_key
 from shared.requests import Manifest
+from shared.storage import MemoryStorage, batch_key, manifest_key, result_key
 from shared.views import BatchBody
 from tests.unit.intake.app_fixture import Answer, App, problem, running_app
 from tests.unit.intake.image_files import picture
@@ -198,7 +198,7 @@ def test_long_results_are_fetched_side_by_side() -> None:
         assert [len(json.loads(line)["output"]["text"]) for line in lines] == [25_000] * 3
 
 
-class Meeting(MemoryObjects):
+class Meeting(MemoryStorage):
     """A storage whose reads of results go on only once so many are under way."""
 
     def __init__(self, parties: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import StorageDown
 from shared.jobs import State
-from shared.objects import MemoryObjects, job_prefix, result_key
+from shared.storage import MemoryStorage, job_prefix, result_key
 from shared.views import JobBody
 from tests.unit.intake.app_fixture import USAGE, App, problem, running_app, soon
 from tests.unit.intake.image_files import picture
@@ -109,7 +109,7 @@ class TestListing:
     """`GET /v1/jobs`."""
 
     def test_a_list_reads_no_object_and_says_what_it_leaves_out(self) -> None:
-        class Unreadable(MemoryObjects):
+        class Unreadable(MemoryStorage):
             def get(self, key: str) -> bytes:
                 raise StorageDown("the object storage did not answer GET")
 

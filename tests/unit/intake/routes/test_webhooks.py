@@ -3,8 +3,9 @@
 import pytest
 
 from services.intake.schemas.responses import DeliveryList, SecretBody, WebhookTestBody
-from shared import webhooks
 from shared.keys import KEYLESS
+from shared.store import secrets as webhook_secrets
+from shared.webhooks import signing
 from tests.unit.intake.app_fixture import App, problem, running_app, soon
 
 HOOK = {"url": "http://127.0.0.1:9009/hook", "events": ["job.succeeded", "job.failed"]}
@@ -95,22 +96,22 @@ class TestSecret:
     """`POST /v1/webhooks/secret/rotate`."""
 
     def test_both_sign_during_the_overlap(self, intake: App) -> None:
-        (before,) = intake.store.run(webhooks.active_secrets(KEYLESS, webhooks.new_secret()))
+        (before,) = intake.store.run(webhook_secrets.active_secrets(KEYLESS, signing.new_secret()))
         answer = intake.http.post("/v1/webhooks/secret/rotate", json={"overlap": 60})
         body = SecretBody.model_validate(answer.json(), strict=True)
-        assert intake.store.run(webhooks.active_secrets(KEYLESS, "")) == [body.secret, before]
-        assert webhooks.secret_problem(body.secret) is None
+        assert intake.store.run(webhook_secrets.active_secrets(KEYLESS, "")) == [body.secret, before]
+        assert signing.secret_problem(body.secret) is None
         assert answer.headers["cache-control"] == "no-store"
 
     def test_without_an_overlap_the_one_before_is_dead(self, intake: App) -> None:
         secret = intake.http.post("/v1/webhooks/secret/rotate", json={"overlap": 0}).json()["secret"]
-        assert intake.store.run(webhooks.active_secrets(KEYLESS, "")) == [secret]
+        assert intake.store.run(webhook_secrets.active_secrets(KEYLESS, "")) == [secret]
 
     def test_the_secret_of_the_settings_is_the_one_before(self) -> None:
-        given = webhooks.new_secret()
+        given = signing.new_secret()
         with running_app(webhook_secret=given) as intake:
             secret = intake.http.post("/v1/webhooks/secret/rotate").json()["secret"]
-            assert intake.store.run(webhooks.active_secrets(KEYLESS, "")) == [secret, given]
+            assert intake.store.run(webhook_secrets.active_secrets(KEYLESS, "")) == [secret, given]
 
     @pytest.mark.parametrize("overlap", [-1, "60", True, 10**9, None])
     def test_an_overlap_that_is_none_is_refused(self, intake: App, overlap: object) -> None:

@@ -11,11 +11,11 @@ from services.intake.submission.compose import ParentContext, compose
 from services.intake.submission.prompt_length import overhead
 from shared.conversation import Message
 from shared.models import BY_ID, MODELS, Model
-from shared.objects import tokenizer_key
 from shared.settings import Settings
-from shared.tokenizer import Tokenizer, load_tokenizer
+from shared.storage import tokenizer_key
+from shared.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.unit.intake.app_fixture import App, problem, running_app
-from tests.unit.shared.test_tokenizer import written
+from tests.unit.shared.tokenization.test_tokenizer import written
 from workers.vision.prompts import TEMPLATES, PromptFormat, build
 
 WORDS = " image describe"  # two tokens of the small vocabulary in 15 bytes

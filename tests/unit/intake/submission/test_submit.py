@@ -8,8 +8,8 @@ import pytest
 
 from shared.errors import StorageDown
 from shared.jobs import State
-from shared.objects import MemoryObjects, manifest_key
 from shared.requests import Manifest
+from shared.storage import MemoryStorage, manifest_key
 from tests.unit.intake.app_fixture import App, problem, running_app, soon
 from tests.unit.intake.image_files import picture, turned
 
@@ -331,7 +331,7 @@ class TestWebhook:
         assert intake.submit("?", webhook={"url": "https://receiver.invalid/hook"}).status_code == 202
 
 
-class Broken(MemoryObjects):
+class Broken(MemoryStorage):
     """A storage that takes no pictures."""
 
     def put(self, key: str, data: Any, media_type: str, size: int | None = None) -> None:

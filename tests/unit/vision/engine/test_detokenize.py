@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.detokenizer import HORIZON, clean_up
-from shared.tokenizer import Tokenizer, load_tokenizer
+from shared.tokenization.detokenizer import CLEAN_UP_HORIZON_CHARS, clean_up
+from shared.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.random_checkpoint import write_random
 from workers.vision.engine.detokenize import IncrementalDetokenizer
 
@@ -48,7 +48,7 @@ def test_any_ids_stream_to_what_they_decode_to(tokenizer: Tokenizer, ids: list[i
 def test_what_lies_before_the_horizon_is_settled(before: str, after: str) -> None:
     """A space further than the horizon from the end is kept or swallowed whatever follows."""
     text = before + after
-    cut = text.find(" ", max(0, len(before) - HORIZON), len(before))
+    cut = text.find(" ", max(0, len(before) - CLEAN_UP_HORIZON_CHARS), len(before))
     settled = clean_up(before)[: len(clean_up(before)) - (len(before) - cut)] if cut >= 0 else clean_up(before)
     assert clean_up(text).startswith(settled)
 
@@ -58,7 +58,9 @@ def test_nothing_of_a_stop_string_is_handed_out(tokenizer: Tokenizer, text: str,
     ids = [token for character in text for token in tokenizer.encode_text(character)]
     said, _ = stream(tokenizer, ids, (END, stop))
     assert stop not in said
-    assert tokenizer.decode(ids).strip().startswith(said) or clean_up(text).lstrip().startswith(said[:-HORIZON])
+    assert tokenizer.decode(ids).strip().startswith(said) or clean_up(text).lstrip().startswith(
+        said[:-CLEAN_UP_HORIZON_CHARS]
+    )
 
 
 def test_a_stop_string_ends_the_text_before_it(tokenizer: Tokenizer) -> None:
