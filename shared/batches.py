@@ -1,16 +1,16 @@
-"""Batches: many jobs submitted as one."""
+"""Batches: many jobs submitted as one request."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from shared.calls import Call, pairs
 from shared.jobs import State
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Many jobs submitted as one. Counts per state; `ended` once none is open."""
+    """Many jobs submitted as one request. Times are seconds since the epoch; `ended` is 0 while a job is active."""
 
     id: str
     tenant: str
@@ -18,21 +18,16 @@ class Batch:
     created: float
     ended: float
     expires: float
-    counts: dict[str, int]
+    counts: dict[str, int]  #: jobs in each state
     webhook: dict[str, Any] | None
     hook_state: str
     hook_attempts: int
     metadata: dict[str, str]
 
-
-def read(tenant: str, id: str, first: int = 0, last: int = -1) -> Call[tuple[Batch, list[str]] | None]:
-    """A batch and the ids of its jobs `first` to `last` in order, or None."""
-
-    def found(answer: Any) -> tuple[Batch, list[str]] | None:
-        if not answer[0]:
-            return None
-        record = pairs(answer[0])
-        batch = Batch(
+    @classmethod
+    def from_hash(cls, record: Mapping[str, str]) -> Self:
+        """Parse a Redis hash."""
+        return cls(
             id=record["id"],
             tenant=record["tenant"],
             total=int(record["total"]),
@@ -45,6 +40,3 @@ def read(tenant: str, id: str, first: int = 0, last: int = -1) -> Call[tuple[Bat
             hook_attempts=int(record.get("hook_attempts", 0)),
             metadata=json.loads(record.get("metadata", "{}")),
         )
-        return batch, list(answer[1])
-
-    return Call("read_batch", (tenant, id, first, last), found)

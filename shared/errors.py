@@ -1,4 +1,4 @@
-"""Every error on one page: one root, the docstring is the default message, HTTP status and stable code on the class.
+"""All errors on one page: one root; the docstring is the default message; HTTP status and stable code on the class.
 
 TileqError
 ├── RequestError            what a client hears, as application/problem+json (RFC 9457)
@@ -8,11 +8,19 @@ TileqError
 │   ├── 422 InvalidField, UnknownModel, UndecodableImage, … WebhookRefused
 │   └── 503 Overloaded, QueueUnavailable, StorageUnavailable
 ├── Permanent               a job that can never succeed: failed at once, no retry
-└── Transient               a passing trouble: tried again, up to `max_attempts`
+└── Transient               a transient error: retried, up to `max_attempts`
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+#: The failures that the store itself finds: code of the job's error → its message. `%s` is `max_attempts`. The Lua
+#: scripts read them too, so a message holds no single quotes.
+STORE_FAILURES: Mapping[str, str] = {
+    "not_started_in_time": "no worker started the job within start_within; submit it again or allow more time",
+    "timed_out": "the job did not end within run_within, all attempts together; allow more time",
+    "worker_lost": "the worker was lost on each of %s attempts; submit the job again",
+}
 
 
 class TileqError(Exception):

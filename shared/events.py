@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 #: Deltas kept per job; 50 ms each, so some minutes of text.
-MOST = 4000
-#: Seconds that a stream outlives its last delta.
-KEEP = 3600
+STREAM_MAXLEN = 4000
+#: A stream expires this long after its last delta.
+STREAM_TTL_S = 3600
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TextDelta:
         return {"attempt": self.attempt, "offset": self.offset, "text": self.text}
 
     @classmethod
-    def read(cls, fields: Mapping[str, str]) -> Self:
+    def from_entry(cls, fields: Mapping[str, str]) -> Self:
         """Build it from a stream entry."""
         return cls(int(fields["attempt"]), int(fields["offset"]), fields["text"])
 
@@ -38,5 +38,5 @@ def stream_key(prefix: str, job: str) -> str:
 
 
 def changes_channel(prefix: str) -> str:
-    """Return the channel on which the store names every job or message that changed."""
+    """Return the channel on which the store publishes the id of every job or delivery that changed."""
     return f"{prefix}changes"

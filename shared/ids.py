@@ -19,8 +19,8 @@ def is_id(kind: str, text: str) -> bool:
     return text.startswith(kind + "_") and _SHAPE.fullmatch(text) is not None
 
 
-def made_at(id: str) -> float:
-    """Return when `id` was made, in seconds since the epoch."""
+def created_at(id: str) -> float:
+    """Return when `id` was created, in seconds since the epoch."""
     number = 0
     for character in id.partition("_")[2][:_TIME]:
         number = 32 * number + _DIGITS.index(character)

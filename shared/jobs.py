@@ -1,4 +1,4 @@
-"""The promise: a 202 means the job will end, once, and say how.
+"""Guarantee: every accepted (202) job reaches exactly one terminal state, which is reported.
 
                  ┌────────── retry, release, lost lease ─────────┐
                  ▼                                               │
@@ -8,17 +8,18 @@
                  └─> EXPIRED     start_within passed             ├─> FAILED     finish, last attempt, run_within passed
                                                                  └─> CANCELLED  cancel, seen within a second
 
-How it is kept:
+How tileq keeps it:
 
 - Before the 202, images and manifest (`request.json`) are in object storage and the record is on disk (AOF).
-- A job is at any moment in exactly one of `outbox` (someone must be told), `leases` (someone works on it) and terminal.
-  It leaves the outbox only by being claimed, so a hint that the broker lost is repeated by the reconciler.
-- `attempt` counts claims and is the fencing token: heartbeat and finish of any other attempt are refused, so a worker
-  that froze and thaws cannot overwrite a newer attempt. Results lie under the attempt's own name.
-- A lease that nobody renews ends; the job is queued again, and after `max_attempts` it fails with `worker_lost`.
-- Two clocks end every job: `start_within` until the first claim, `run_within` from there over all attempts. The time
+- A job is at any moment in exactly one of `outbox` (a hint is to be published), `leases` (a worker runs it) and
+  terminal. It leaves the outbox only when it is claimed, so the reconciler repeats a hint that the broker lost.
+- `attempt` counts claims and is the fencing token: the store refuses heartbeat and finish of any other attempt, so a
+  worker that was frozen cannot overwrite a newer attempt. Each attempt writes its result under its own key.
+- A lease that is not renewed expires; the job is queued again, and after `max_attempts` it fails with `worker_lost`.
+- Two deadlines end every job: `start_within` until the first claim, `run_within` from there over all attempts. The time
   is always the store's (`redis.call('TIME')`), never a client's.
-- Every arrow above is one Lua script in `shared/lua`, named in `shared/transitions.py`; terminal states never change.
+- Every arrow above is one Lua script in `shared/store/lua`, called by `shared/store/transitions.py`. Terminal states
+  never change.
 """
 
 import json
@@ -29,14 +30,14 @@ from typing import Any, Self
 
 
 class State(StrEnum):
-    """Where a job is."""
+    """The state of a job."""
 
-    QUEUED = "queued"  #: Taken in, waiting for a worker.
+    QUEUED = "queued"  #: Accepted, waiting for a worker.
     RUNNING = "running"  #: A worker holds its lease.
-    SUCCEEDED = "succeeded"  #: Answered; the result lies in object storage.
+    SUCCEEDED = "succeeded"  #: Answered; the result is in object storage.
     FAILED = "failed"  #: Ended without an answer; `error` says why.
-    CANCELLED = "cancelled"  #: The client no longer wanted it.
-    EXPIRED = "expired"  #: Nobody started it within `start_within`.
+    CANCELLED = "cancelled"  #: The client cancelled it.
+    EXPIRED = "expired"  #: No worker claimed it within `start_within`.
 
     @property
     def terminal(self) -> bool:
@@ -44,7 +45,7 @@ class State(StrEnum):
         return self not in (State.QUEUED, State.RUNNING)
 
 
-#: What each state may become; `shared/lua` does it, tests hold both to each other.
+#: The legal transitions; the scripts in `shared/store/lua` make them, and tests compare both.
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.EXPIRED, State.FAILED}),
     State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELLED}),
@@ -56,7 +57,10 @@ PRIORITIES = ("high", "normal", "low")
 
 @dataclass(frozen=True)
 class Job:
-    """One job as the store has it. Times are seconds since the epoch, by the store's clock; 0 means not yet."""
+    """One job as the store keeps it.
+
+    Moments are seconds since the epoch by the store's clock, 0 means not yet; durations are seconds.
+    """
 
     id: str
     tenant: str
@@ -64,22 +68,22 @@ class Job:
     state: State = State.QUEUED
     priority: int = 1  #: index into PRIORITIES
     attempt: int = 0  #: claims so far: the fencing token
-    released: int = 0  #: claims given back by a clean shutdown, not charged
+    released: int = 0  #: attempts released by a graceful shutdown, not charged
     max_attempts: int = 3
     owner: str = ""  #: worker that holds the lease
     created: float = 0
     started: float = 0  #: first claim
     claimed: float = 0  #: latest claim
     ended: float = 0
-    expires: float = 0  #: record and objects go after this
-    retain: float = 0
+    expires: float = 0  #: record and objects are deleted after this
+    retain: float = 0  #: duration: record and objects outlive the end by this
     not_before: float = 0  #: earliest next claim after a retry
-    start_within: float = 0
-    start_by: float = 0
-    run_within: float = 0
-    run_by: float = 0  #: from the first claim on
-    cancel: bool = False
-    stage: str = ""
+    start_within: float = 0  #: duration from submission to the first claim
+    start_by: float = 0  #: moment at which start_within ends
+    run_within: float = 0  #: duration from the first claim to the end, over all attempts
+    run_by: float = 0  #: moment at which run_within ends; 0 before the first claim
+    cancel: bool = False  #: a running job is to be cancelled
+    stage: str = ""  #: fetch, tile, vision, prefill, decode
     tiles: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -92,23 +96,23 @@ class Job:
     batch: str = ""
     custom_id: str = ""
     retry_of: str = ""
-    idem: str = ""
+    idem: str = ""  #: hash of the Idempotency-Key
     trace: str = ""  #: W3C traceparent
-    request: str = ""  #: copy of a small manifest, so that a worker needs no round trip; gone at the end
+    request: str = ""  #: copy of a small manifest, which spares the worker a round trip; deleted at the end
     result: str = ""  #: key of the winning result object
     output: dict[str, Any] | None = None  #: copy of a small output; the result object is the truth
     error: dict[str, Any] | None = None
     usage: dict[str, int] | None = None
     timings: dict[str, float] | None = None
-    position: int = -1  #: jobs in front of it while queued; not stored, counted when read
+    position: int = -1  #: jobs ahead of it while queued; not stored, counted when read
 
     @property
     def charged(self) -> int:
         """Claims that count against `max_attempts`."""
         return self.attempt - self.released
 
-    def record(self) -> dict[str, str]:
-        """Return the fields that are set, as the strings of a Redis hash; `read` gives the rest their defaults."""
+    def to_hash(self) -> dict[str, str]:
+        """Return the fields that are set as strings of a Redis hash; `from_hash` gives the others their defaults."""
         return {
             name: _write(value)
             for name, spec in self.__dataclass_fields__.items()
@@ -116,8 +120,8 @@ class Job:
         }
 
     @classmethod
-    def read(cls, record: Mapping[str, str]) -> Self:
-        """Build a job from a Redis hash; fields it does not know (a newer version's) are passed over."""
+    def from_hash(cls, record: Mapping[str, str]) -> Self:
+        """Parse a Redis hash; unknown fields (of a newer version) are ignored."""
         known = cls.__dataclass_fields__
         return cls(**{name: _READ[known[name].type](text) for name, text in record.items() if name in known})
 

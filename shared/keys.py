@@ -1,13 +1,9 @@
 """API keys: `tq_…`, each of a tenant, stored as SHA-256 only (the secret has 160 random bits, so no salt is needed)."""
 
 import hashlib
-import json
 import re
 import secrets
-from dataclasses import asdict, dataclass
-from typing import Any
-
-from shared.calls import Call
+from dataclasses import dataclass
 
 #: The one tenant of a service without keys.
 KEYLESS = "local"
@@ -16,7 +12,7 @@ _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What is known of a key. Times are epoch seconds, 0 means never."""
+    """The stored record of a key. Times are epoch seconds, 0 means never."""
 
     tenant: str
     name: str
@@ -25,7 +21,7 @@ class ApiKey:
     revoked: float = 0
 
     def live(self, now: float) -> bool:
-        """Tell whether it opens the door at `now`."""
+        """Whether the key is accepted at `now`."""
         return not self.revoked and not (self.expires and self.expires <= now)
 
 
@@ -35,7 +31,7 @@ def new_key() -> str:
 
 
 def digest(key: str) -> str:
-    """Return what is stored of a key."""
+    """Return the hash under which a key is stored."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -44,26 +40,3 @@ def tenant_problem(tenant: str) -> str | None:
     if _TENANT.fullmatch(tenant):
         return None
     return f"{tenant!r} is not a tenant name: 1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit"
-
-
-def put(hashed: str, key: ApiKey) -> Call[int]:
-    """Store or change a key under its digest."""
-    return Call("key_put", (hashed, json.dumps(asdict(key))), int, durable=True)
-
-
-def get(hashed: str) -> Call[tuple[ApiKey | None, int, float]]:
-    """The key of this digest or None, how many keys there are, and the store's time."""
-
-    def read(answer: Any) -> tuple[ApiKey | None, int, float]:
-        return (ApiKey(**json.loads(answer[0])) if answer[0] else None), int(answer[1]), float(answer[2])
-
-    return Call("key_get", (hashed,), read)
-
-
-def listing() -> Call[dict[str, ApiKey]]:
-    """All keys by digest."""
-    return Call(
-        "key_list",
-        (),
-        lambda flat: {hashed: ApiKey(**json.loads(text)) for hashed, text in zip(flat[::2], flat[1::2], strict=True)},
-    )

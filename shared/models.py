@@ -8,9 +8,9 @@ from shared.settings import Settings
 
 Template = Literal["internlm2-chat", "Hermes-2", "internvl_zh"]
 
-TILED = (1, 40)  #: tiles of one picture, the thumbnail not counted; zero-shot up to 40 says the card
-WHOLE = (1, 1)  #: before 1.5 a picture is resized to one tile
-HEADROOM = 1.125  # an eighth on top of the weights, for the cache of one long conversation and working memory
+DYNAMIC_TILES = (1, 40)  #: tiles of one image, the thumbnail not counted; zero-shot up to 40 says the card
+SINGLE_TILE = (1, 1)  #: before 1.5 a image is resized to one tile
+MEMORY_HEADROOM = 1.125  # an eighth on top of the weights, for the cache of one long conversation and working memory
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Model:
     tokens_per_tile: int
     template: Template
     languages: tuple[str, ...]
-    multi_image: bool  #: several pictures in one conversation
+    multi_image: bool  #: several images in one conversation
 
     @property
     def memory(self) -> int:
         """Bytes a device needs at bf16."""
-        return int(self.parameters * 2 * HEADROOM)
+        return int(self.parameters * 2 * MEMORY_HEADROOM)
 
 
 MODELS = (
@@ -42,7 +42,7 @@ MODELS = (
         parameters=2_205_754_368,
         hub_id="OpenGVLab/Mini-InternVL-Chat-2B-V1-5",
         context=32_768,
-        tiles=TILED,
+        tiles=DYNAMIC_TILES,
         thumbnail=True,
         tokens_per_tile=256,
         template="internlm2-chat",
@@ -55,7 +55,7 @@ MODELS = (
         parameters=25_514_186_112,
         hub_id="OpenGVLab/InternVL-Chat-V1-5",
         context=32_768,
-        tiles=TILED,
+        tiles=DYNAMIC_TILES,
         thumbnail=True,
         tokens_per_tile=256,
         template="internlm2-chat",
@@ -68,7 +68,7 @@ MODELS = (
         parameters=40_100_000_000,
         hub_id="OpenGVLab/InternVL-Chat-V1-2-Plus",
         context=4_096,
-        tiles=WHOLE,
+        tiles=SINGLE_TILE,
         thumbnail=False,
         tokens_per_tile=256,
         template="Hermes-2",
@@ -81,7 +81,7 @@ MODELS = (
         parameters=40_100_000_000,
         hub_id="OpenGVLab/InternVL-Chat-V1-2",
         context=4_096,
-        tiles=WHOLE,
+        tiles=SINGLE_TILE,
         thumbnail=False,
         tokens_per_tile=256,
         template="Hermes-2",
@@ -94,7 +94,7 @@ MODELS = (
         parameters=19_100_000_000,
         hub_id="OpenGVLab/InternVL-Chat-V1-1",
         context=4_096,
-        tiles=WHOLE,
+        tiles=SINGLE_TILE,
         thumbnail=False,
         tokens_per_tile=256,
         template="internvl_zh",
@@ -107,7 +107,7 @@ MODELS = (
         parameters=3_800_000,
         hub_id="",
         context=32_768,
-        tiles=TILED,
+        tiles=DYNAMIC_TILES,
         thumbnail=True,
         tokens_per_tile=196,  # patches of 16 pixels: (448 / 16 / 2) squared
         template="internlm2-chat",
@@ -116,12 +116,12 @@ MODELS = (
     ),
 )
 
-DEMO = "tileq-demo"  #: what is served where nothing is said
+DEMO_MODEL_ID = "tileq-demo"  #: what is served where nothing is said
 
 BY_ID = {model.id: model for model in MODELS}
 
 
-def named(name: str) -> Model | None:
+def find_model(name: str) -> Model | None:
     """The model that `name` says: an id, a hub id with or without organisation and revision, or a folder of that name.
 
     Dots and dashes are one: the card writes `Mini-InternVL-Chat-V1-5`.
@@ -134,9 +134,9 @@ def named(name: str) -> Model | None:
 def model_id_of(settings: Settings) -> str:
     """The id under which a worker with these settings serves its checkpoint, and intake its default model."""
     if settings.model_id or not settings.model:
-        return settings.model_id or DEMO
-    known = named(settings.model)
-    return known.id if known else _slug(settings.model) or DEMO
+        return settings.model_id or DEMO_MODEL_ID
+    known = find_model(settings.model)
+    return known.id if known else _slug(settings.model) or DEMO_MODEL_ID
 
 
 def _plain(name: str) -> str:

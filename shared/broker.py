@@ -1,0 +1,112 @@
+"""Celery: every queue and task name, and the one place where an app is made.
+
+A message says "look at this job" and carries its id, nothing else. Losing or repeating one costs time, never a job
+(kombu's BRPOP and its write to `unacked` are two round trips; a SIGKILL between them loses the message).
+"""
+
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu.entity import Exchange, Queue
+from prometheus_client import Counter
+
+from shared.settings import Settings
+
+JOB_AVAILABLE = "tileq.look"  #: (job id) a job of this queue's model waits
+DELIVERY_DUE = "tileq.deliver"  #: (message id) a webhook is due
+WEBHOOK_QUEUE = "webhooks"  #: queue of DELIVERY_DUE
+
+HINTS = Counter("tileq_hints_total", "Hints published", ["queue", "outcome"])
+log = structlog.get_logger(__name__)
+
+
+def vision_queue(model: str) -> str:
+    """Return the queue that workers of `model` listen to."""
+    return f"vision.{model}"
+
+
+def queue(name: str) -> Queue:
+    """Return `name` on the anonymous exchange: it needs no binding, so none can be lost (celery app/amqp.py)."""
+    return Queue(name, Exchange(""), routing_key=name)  # type: ignore[no-untyped-call]
+
+
+def make_celery(settings: Settings, *queues: str) -> Celery:
+    """Return an app that can publish hints, and consume `queues` when run as a worker. Nothing connects yet."""
+    app = Celery("tileq", set_as_current=False)
+    visibility = int(4 * settings.max_run_within)
+    app.conf.update(
+        broker_url=settings.broker,
+        result_backend=None,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_queues=[queue(name) for name in queues],
+        task_default_queue=queues[0] if queues else WEBHOOK_QUEUE,
+        task_create_missing_queues=False,
+        task_acks_late=True,
+        task_acks_on_failure=True,
+        task_acks_on_timeout=True,
+        task_reject_on_worker_lost=False,  # attempts are counted in the job record; the reconciler repeats the hint
+        visibility_timeout=visibility,
+        broker_transport_options={
+            "visibility_timeout": visibility,
+            "global_keyprefix": settings.redis_prefix + "mq:",
+            "socket_timeout": 30,
+            "socket_connect_timeout": settings.redis_timeout,
+            "socket_keepalive": True,
+            "health_check_interval": 15,
+            "retry_on_timeout": False,
+            "unacked_restore_interval": 5,
+            "deadletter_queue": "undeliverable",
+            "max_retries": 0,  # of connecting in order to publish (kombu's default: 4 s of waits for each hint)
+        },
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
+        task_publish_retry=False,  # the outbox repeats it
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        # With True, kombu on Redis strands the message in `unacked` for the whole visibility timeout.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,  # an unauthenticated control plane
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+    )
+    return app
+
+
+class Hints:
+    """Publishes hints and never fails: what the broker does not take, the reconciler repeats from the outbox."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def job(self, model: str, job: str) -> bool:
+        """Say that `job` waits; False when the broker did not take it."""
+        return self._send(JOB_AVAILABLE, vision_queue(model), job)
+
+    def deliveries(self, *messages: str) -> bool:
+        """Say that webhook messages are due; False when the broker did not take them all."""
+        sent = [self._send(DELIVERY_DUE, WEBHOOK_QUEUE, message) for message in messages]
+        return all(sent)
+
+    def depth(self, name: str) -> int:
+        """Return how many hints wait in queue `name`."""
+        with self._app.connection_for_write() as connection, connection.channel() as channel:
+            return int(channel._size(name))
+
+    def _send(self, task: str, name: str, id: str) -> bool:
+        try:
+            self._app.send_task(task, args=(id,), queue=queue(name), retry=False)
+        except Exception as error:  # a broker fails in kombu's, redis' and the OS' ways; the outbox has the job anyway
+            HINTS.labels(name, "refused").inc()
+            log.warning("hint not published, the reconciler will repeat it", queue=name, id=id, error=str(error))
+            return False
+        HINTS.labels(name, "published").inc()
+        return True
+
+
+def task(app: Celery, name: str) -> Any:
+    """Return the decorator that registers a function as task `name` of `app`."""
+    return app.task(name=name, ignore_result=True)

@@ -1,7 +1,0 @@
--- End a held job. ARGV: id, attempt, state, JSON fields. Repeating it after a lost answer changes nothing.
--- Returns {1 or 0 (stale), messages now due}.
-local j = job(ARGV[1])
-if j.attempt == ARGV[2] and j.state == ARGV[3] and not is_open(j.state) then return {1, {}} end
-if j.state ~= 'running' or j.attempt ~= ARGV[2] then return {0, {}} end
-for name, value in pairs(cjson.decode(ARGV[4])) do call('HSET', P .. 'job:' .. ARGV[1], name, value) end
-return {1, close(ARGV[1], j, ARGV[3])}

@@ -1,7 +1,0 @@
--- A message of its own (webhook.test), tried once. ARGV: message, tenant, type, url, host, how long it is kept.
-local key = P .. 'hook:' .. ARGV[1]
-call('HSET', key, 'msg', ARGV[1], 'subject', ARGV[1], 'tenant', ARGV[2], 'type', ARGV[3], 'url', ARGV[4], 'host', ARGV[5],
-  'payload', 'full', 'state', 'pending', 'attempts', 0, 'base', 0, 'turn', 0, 'once', '1', 'created', stamp(now))
-await(ARGV[1], ARGV[5], now)
-call('ZADD', P .. 'expiry', stamp(now + tonumber(ARGV[6])), ARGV[1])
-return 1

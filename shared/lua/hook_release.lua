@@ -1,8 +1,0 @@
--- Put a held message back untried. ARGV: message, turn, delay (s). Returns 1, or 0 (stale).
-local key = P .. 'hook:' .. ARGV[1]
-local h = read(key, 'turn', 'state', 'host', 'recorded')
-if h.turn ~= ARGV[2] or h.state ~= 'pending' or h.recorded == ARGV[2] then return 0 end
-call('HDEL', key, 'held')
-call('ZREM', P .. 'host:' .. h.host .. ':busy', ARGV[1])
-await(ARGV[1], h.host, now + tonumber(ARGV[3]))
-return 1

@@ -1,6 +1,0 @@
--- A worker that shuts down gives a job back; the claim is not charged. ARGV: id, attempt. Returns {1 or 0, messages}.
-local j = held(ARGV[1], ARGV[2])
-if not j then return {0, {}} end
-call('HINCRBY', P .. 'job:' .. ARGV[1], 'released', 1)
-call('HINCRBY', P .. 'repairs', 'released', 1)
-return {1, requeue(ARGV[1], j, 0)}

@@ -1,4 +1,0 @@
--- The webhook secrets of a tenant, newest first. ARGV: tenant, what the deployment configures or '', a candidate.
-local s = settle(ARGV[1], ARGV[2], ARGV[3])
-if s.previous ~= '' and tonumber(s.previous_until) > now then return {s.current, s.previous} end
-return {s.current}

@@ -1,2 +1,0 @@
--- ARGV: how many. Returns ids whose objects are to be deleted.
-return call('ZRANGE', P .. 'trash', 0, tonumber(ARGV[1]) - 1)

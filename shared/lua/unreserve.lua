@@ -1,5 +1,0 @@
--- A refused request does not use its Idempotency-Key up. ARGV: tenant, key, token.
-local key = P .. 'idem:' .. ARGV[1] .. ':' .. ARGV[2]
-local r = read(key, 'token', 'subject')
-if r.token == ARGV[3] and r.subject == '' then return call('DEL', key) end
-return 0

@@ -1,0 +1,231 @@
+"""Object storage: images, manifests and results, on any S3 server or in memory.
+
+jobs/{id}/image-{n}            as it was sent
+jobs/{id}/view-{n}.png         the tiles that the model sees of it, put there by workers
+jobs/{id}/request.json         everything needed to recreate the job, written before the record
+jobs/{id}/result-{attempt}.json  written before finish; the record points at the winner
+models/{id}/tokenizer.json     for exact prompt counts in intake, put there by workers
+tenants/{tenant}/…             keys and secrets, so that losing Redis loses neither
+"""
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+from minio.error import InvalidResponseError, MinioException, S3Error
+
+from shared.errors import ObjectMissing, StorageDown
+from shared.settings import Settings
+
+T = TypeVar("T")
+
+#: What an S3 server answers that repeating would not change.
+_FINAL = {"NoSuchKey", "NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+
+
+def image_key(job: str, n: int) -> str:
+    """Return the key of image `n` of `job`."""
+    return f"jobs/{job}/image-{n}"
+
+
+def view_key(job: str, n: int) -> str:
+    """Return the key of the picture of what the model sees of image `n` of `job`."""
+    return f"jobs/{job}/view-{n}.png"
+
+
+def manifest_key(job: str) -> str:
+    """Return the key of the manifest of `job`."""
+    return f"jobs/{job}/request.json"
+
+
+def result_key(job: str, attempt: int) -> str:
+    """Return the key of what `attempt` of `job` found; a zombie's lies beside the winner's, never over it."""
+    return f"jobs/{job}/result-{attempt}.json"
+
+
+def batch_key(batch: str) -> str:
+    """Return the key of the manifest of `batch`."""
+    return f"batches/{batch}.json"
+
+
+def tokenizer_key(model: str) -> str:
+    """Return the key of the tokenizer of `model`."""
+    return f"models/{model}/tokenizer.json"
+
+
+def job_prefix(job: str) -> str:
+    """Return what all keys of `job` begin with."""
+    return f"jobs/{job}/"
+
+
+class ObjectStorage(Protocol):
+    """What tileq needs of an object storage. Safe to share between threads."""
+
+    def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None) -> None:
+        """Store `data` whole, or raise `StorageDown`; `size` is needed for a stream."""
+
+    def get(self, key: str) -> bytes:
+        """Return an object; raises `ObjectMissing` or `StorageDown`."""
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy within the storage; raises `ObjectMissing` or `StorageDown`."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys that begin with `prefix`, in order."""
+
+    def delete(self, prefix: str) -> int:
+        """Delete everything under `prefix`; return how many objects went."""
+
+    def check(self) -> None:
+        """Make the bucket if it is absent; raises `StorageDown` where that can't be."""
+
+
+class S3Storage:
+    """ObjectStorage in one bucket of an S3 server, through the `minio` client."""
+
+    def __init__(self, settings: Settings) -> None:
+        url = urlsplit(settings.s3_url)
+        # One pool per client; retries are ours, since urllib3's would resend a stream from its end.
+        pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=settings.redis_timeout, read=settings.s3_timeout),
+            maxsize=32,
+            retries=urllib3.Retry(total=0, redirect=0),
+        )
+        self.bucket = settings.s3_bucket
+        self.client = Minio(
+            endpoint=url.netloc,
+            access_key=settings.s3_access_key or None,
+            secret_key=settings.s3_secret_key.get_secret_value() or None,
+            secure=url.scheme == "https",
+            region=settings.s3_region,
+            http_client=pool,
+        )
+
+    def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None) -> None:
+        """See `ObjectStorage.put`."""
+        stream: BinaryIO = io.BytesIO(data) if isinstance(data, bytes) else data
+        length = len(data) if isinstance(data, bytes) else size
+        if length is None:
+            raise ValueError("a stream needs its size")
+
+        def send() -> None:
+            stream.seek(0)
+            self.client.put_object(self.bucket, key, stream, length, content_type=media_type)
+
+        self._try(f"PUT {key}", send)
+
+    def get(self, key: str) -> bytes:
+        """See `ObjectStorage.get`."""
+
+        def fetch() -> bytes:
+            answer = self.client.get_object(self.bucket, key)
+            try:
+                data = answer.read()
+                promised = answer.headers.get("Content-Length")
+                if promised is not None and len(data) != int(promised):
+                    raise InvalidResponseError(answer.status, "", f"{len(data)} of {promised} bytes")
+                return data
+            finally:
+                answer.close()
+                answer.release_conn()
+
+        return self._try(f"GET {key}", fetch)
+
+    def copy(self, source: str, target: str) -> None:
+        """See `ObjectStorage.copy`; read and written, since servers differ in how they copy."""
+        data = self.get(source)
+        self.put(target, data, "application/octet-stream")
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """See `ObjectStorage.keys`."""
+        found = self._try(f"LIST {prefix}", lambda: self.client.list_objects(self.bucket, prefix, recursive=True))
+        for entry in found:
+            if entry.object_name:
+                yield entry.object_name
+
+    def delete(self, prefix: str) -> int:
+        """See `ObjectStorage.delete`."""
+        names = self._try(f"LIST {prefix}", lambda: list(self.keys(prefix)))
+        if names:
+            batch = [DeleteObject(name) for name in names]
+            errors = self._try(f"DELETE {prefix}", lambda: list(self.client.remove_objects(self.bucket, batch)))
+            if errors:
+                raise StorageDown(f"the object storage did not delete {errors[0].name}: {errors[0].message}")
+        return len(names)
+
+    def check(self) -> None:
+        """See `ObjectStorage.check`."""
+
+        def make() -> None:
+            if not self.client.bucket_exists(self.bucket):
+                try:
+                    self.client.make_bucket(self.bucket)
+                except S3Error as error:  # another process was first
+                    if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                        raise
+
+        self._try(f"bucket {self.bucket}", make)
+
+    def _try(self, what: str, act: Callable[[], T]) -> T:
+        """Do it, once more if the trouble may pass; every S3 call here may be repeated."""
+        for last in (False, True):
+            try:
+                return act()
+            except S3Error as error:
+                if error.code in ("NoSuchKey", "NoSuchObject"):
+                    raise ObjectMissing(f"the object storage has no {what.partition(' ')[2]}") from error
+                if last or error.code in _FINAL:
+                    told = f"{error.code}: {error.message}"
+                    raise StorageDown(f"the object storage answered {what} with {told}") from error
+            except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+                if last:
+                    raise StorageDown(f"the object storage did not answer {what}: {error}") from error
+        raise AssertionError("unreachable")
+
+
+class MemoryStorage:
+    """ObjectStorage in a dict: the double for tests."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None) -> None:
+        """See `ObjectStorage.put`."""
+        del media_type, size  # a dict needs neither
+        if not isinstance(data, bytes):
+            data.seek(0)
+            data = data.read()
+        with self._lock:
+            self._objects[key] = data
+
+    def get(self, key: str) -> bytes:
+        """See `ObjectStorage.get`."""
+        try:
+            return self._objects[key]
+        except KeyError:
+            raise ObjectMissing(f"the object storage has no {key}") from None
+
+    def copy(self, source: str, target: str) -> None:
+        """See `ObjectStorage.copy`."""
+        self.put(target, self.get(source), "application/octet-stream")
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """See `ObjectStorage.keys`."""
+        yield from sorted(key for key in list(self._objects) if key.startswith(prefix))
+
+    def delete(self, prefix: str) -> int:
+        """See `ObjectStorage.delete`."""
+        with self._lock:
+            names = [key for key in self._objects if key.startswith(prefix)]
+            for name in names:
+                del self._objects[name]
+        return len(names)
+
+    def check(self) -> None:
+        """See `ObjectStorage.check`."""

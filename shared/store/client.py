@@ -1,0 +1,179 @@
+"""The job store: runs commands (`shared/store/command.py`) on a Redis-compatible server (Valkey, Redis >= 6.2).
+
+`Store` is for the workers, `AsyncStore` for intake; both put `shared/store/lua/prelude.lua` in front of every script.
+`memory_store()` is the in-process double: the same scripts on an emulated server, for tests without one.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeVar
+
+import redis
+import redis.asyncio
+import structlog
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+
+from shared.errors import STORE_FAILURES, QueueUnavailable, StoreRejected
+from shared.settings import Settings
+from shared.store.command import StoreCommand
+
+T = TypeVar("T")
+
+#: A durable command waits this long for the disk of a server that does not sync every write by itself.
+WAITAOF_MS = 2000
+RETRY_AFTER_S = 2.0  #: before a client repeats a request that the store did not answer
+log = structlog.get_logger(__name__)
+
+
+@cache
+def source(script: str) -> str:
+    """Return the Lua text of `script`, with the failure messages and the prelude in front."""
+    folder = files("shared") / "store" / "lua"
+    failures = ", ".join(f"{code} = '{message}'" for code, message in STORE_FAILURES.items())
+    texts = [(folder / f"{name}.lua").read_text() for name in ("prelude", script)]
+    return "\n".join((f"local FAILURES = {{{failures}}}", *texts))
+
+
+def connect(url: str, settings: Settings) -> "redis.Redis":
+    """Return a synchronous client with bounded waits; nothing is sent yet."""
+    return redis.Redis.from_url(url, **_options(settings), retry=Retry(ExponentialWithJitterBackoff(cap=0.5), 2))
+
+
+def connect_async(url: str, settings: Settings, connections: int = 64) -> "redis.asyncio.Redis":
+    """Return an asynchronous client with bounded waits; nothing is sent yet. Beyond `connections`, commands wait."""
+    retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(cap=0.5), 2)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url, **_options(settings), retry=retry, max_connections=connections, timeout=settings.redis_timeout
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {
+        "decode_responses": True,
+        "socket_timeout": settings.redis_timeout,
+        "socket_connect_timeout": settings.redis_timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 15,
+    }
+
+
+class Store:
+    """Runs commands synchronously; threads may share it. Raises `QueueUnavailable` if the server does not answer."""
+
+    def __init__(self, client: "redis.Redis", prefix: str, *, wait_aof: bool = False) -> None:
+        self.client = client
+        self.prefix = prefix
+        self._wait_aof = wait_aof
+        self._scripts: dict[str, Any] = {}
+
+    def run(self, command: StoreCommand[T]) -> T:
+        """Run one command and return its parsed reply."""
+        script = self._scripts.get(command.script)
+        if script is None:
+            script = self._scripts[command.script] = self.client.register_script(source(command.script))
+        try:
+            if not (command.durable and self._wait_aof):
+                return command.parse(script(keys=[self.prefix], args=command.args))
+            with self.client.client() as one:  # type: ignore[no-untyped-call]  # WAITAOF is about its own connection
+                answer = command.parse(script(keys=[self.prefix], args=command.args, client=one))
+                _synced(one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))
+                return answer
+        except RedisError as error:
+            raise _unavailable(command, error) from error
+
+
+class AsyncStore:
+    """Runs commands on the event loop, each in bounded time.
+
+    Raises `QueueUnavailable` if the server does not answer, and its subclass `StoreRejected` if the server answered and
+    wrote nothing. What exactly failed goes to the log: it names servers that no client should see.
+    """
+
+    def __init__(
+        self, client: "redis.asyncio.Redis", prefix: str, *, timeout_s: float = 5.0, wait_aof: bool = False
+    ) -> None:
+        self.client = client
+        self.prefix = prefix
+        self._timeout_s = timeout_s
+        self._wait_aof = wait_aof
+        self._scripts: dict[str, Any] = {}
+
+    async def run(self, command: StoreCommand[T]) -> T:
+        """Run one command and return its parsed reply; retries of the client included it takes at most `timeout_s`."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return command.parse(await self._reply(command))
+        except (RedisError, TimeoutError) as error:
+            log.warning("job store command failed", command=command.script, error=str(error) or "no answer in time")
+            raise QueueUnavailable(retry_after=RETRY_AFTER_S) from error
+
+    async def durability(self) -> str:
+        """Return how the server persists writes (see `durability`); durable commands wait for its disk where needed.
+
+        Raises `RedisError` or `TimeoutError`.
+        """
+        async with asyncio.timeout(self._timeout_s):
+            kept = durability(await self.client.info(), await self._config())
+        self._wait_aof = kept == "waitaof"
+        return kept
+
+    async def _reply(self, command: StoreCommand[T]) -> Any:
+        script = self._scripts.get(command.script)
+        if script is None:
+            script = self._scripts[command.script] = self.client.register_script(source(command.script))
+        if not (command.durable and self._wait_aof):
+            return await _unless_rejected(command, script(keys=[self.prefix], args=command.args))
+        async with self.client.client() as one:  # WAITAOF is about its own connection
+            reply = await _unless_rejected(command, script(keys=[self.prefix], args=command.args, client=one))
+            _synced(await one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))  # type: ignore[no-untyped-call]
+            return reply
+
+    async def _config(self) -> dict[str, str]:
+        try:
+            found: Any = await self.client.config_get("append*")
+        except ResponseError:  # the server hides its configuration
+            return {}
+        return dict(found)
+
+
+async def _unless_rejected(command: "StoreCommand[Any]", reply: Awaitable[Any]) -> Any:
+    """Return the reply of a script; an error that the server answers it with means that nothing was written."""
+    try:
+        return await reply
+    except ResponseError as error:
+        log.warning("job store rejected a command", command=command.script, error=str(error))
+        raise StoreRejected(retry_after=RETRY_AFTER_S) from error
+
+
+def memory_store(prefix: str = "tileq:") -> Store:
+    """Return a store without a server: the same Lua on fakeredis (extra `dev`)."""
+    import fakeredis  # noqa: PLC0415  # only tests have it
+
+    return Store(fakeredis.FakeRedis(decode_responses=True, server_type="valkey"), prefix)
+
+
+def durability(info: dict[str, Any], config: dict[str, str]) -> str:
+    """Return how a server persists writes: `always`, `waitaof` (AOF, synced on demand), or `none` (not durable).
+
+    `info` is INFO's answer; `config` CONFIG GET append*'s, empty where the server does not tell.
+    """
+    if str(info.get("aof_enabled", 0)) != "1":
+        return "none"
+    if config.get("appendfsync") == "always":
+        return "always"
+    version = str(info.get("valkey_version") or info.get("redis_version") or "0")
+    return "waitaof" if tuple(map(int, version.split(".")[:2])) >= (7, 2) else "none"
+
+
+def _synced(answer: Any) -> None:
+    if int(answer[0]) < 1:
+        raise RedisError(f"the server did not sync its append-only file within {WAITAOF_MS} ms")
+
+
+def _unavailable(command: "StoreCommand[Any]", error: RedisError) -> QueueUnavailable:
+    return QueueUnavailable(f"the job store did not answer `{command.script}`: {error}; repeat later", retry_after=2)

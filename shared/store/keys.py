@@ -1,0 +1,41 @@
+"""Commands on API keys; see `shared/keys.py`."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from shared.keys import ApiKey
+from shared.store.command import StoreCommand
+
+
+def put(hashed: str, key: ApiKey) -> StoreCommand[int]:
+    """Store or change a key under its digest."""
+    return StoreCommand("key_put", (hashed, json.dumps(asdict(key))), int, durable=True)
+
+
+def get(hashed: str) -> StoreCommand[tuple[ApiKey | None, int, float]]:
+    """The key of this digest or None, how many keys there are, and the store's time."""
+
+    def parse(answer: Any) -> tuple[ApiKey | None, int, float]:
+        return (ApiKey(**json.loads(answer[0])) if answer[0] else None), int(answer[1]), float(answer[2])
+
+    return StoreCommand("key_get", (hashed,), parse)
+
+
+def list_all() -> StoreCommand[dict[str, ApiKey]]:
+    """All keys by digest."""
+    return StoreCommand(
+        "key_list",
+        (),
+        lambda flat: {hashed: ApiKey(**json.loads(text)) for hashed, text in zip(flat[::2], flat[1::2], strict=True)},
+    )
+
+
+def count_keys() -> StoreCommand[int]:
+    """How many keys are stored, revoked and expired ones included."""
+    return StoreCommand("key_get", ("",), lambda answer: int(answer[1]))
+
+
+def server_time() -> StoreCommand[float]:
+    """The store's clock, in seconds since the epoch."""
+    return StoreCommand("key_get", ("",), lambda answer: float(answer[2]))

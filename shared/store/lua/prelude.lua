@@ -1,0 +1,224 @@
+-- Prepended to every script. KEYS[1] is the prefix of all keys; the scripts build every other key name from it, so the
+-- store is one Redis, not a Cluster. All times come from the server's clock, in seconds since the epoch.
+--   job:{id}            hash, the record            outbox      ids of queued jobs by when to publish their hint next
+--   leases              running ids by lease end    deadlines   active ids by when start_within or run_within ends
+--   ready:{m}:{p}:{t}   queued ids by age           turns:{m}:{p} tenant rotation: tenants with ready jobs by last claim
+--   delayed             queued ids by not_before    expiry      ended ids by when they are purged
+--   jobs:{t}[:{state}]  ids in order of time        batch:{id}, batch:{id}:jobs   hash, ids
+--   hooks               deliveries by when due      hook:{msg}, hook:{msg}:log    hash, attempts as JSON
+--   hosts               hosts by next due delivery  line:{host} deliveries queued for one host by when due
+--   host:{host}:busy    deliveries in flight        host:{host}:fails, :open      failures in a row, breaker open until
+--   idem:{t}:{key}      hash                        trash       ids whose objects are still to be deleted
+-- FAILURES, put in front by shared/store/client.py, maps the code of a failure to its message (shared/errors.py).
+local P = KEYS[1]
+local call = redis.call
+local time = call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+
+local function stamp(t) return string.format('%.6f', t) end
+
+local function read(key, ...)
+  local values, record = call('HMGET', key, ...), {}
+  for i, name in ipairs({...}) do record[name] = values[i] or '' end
+  return record
+end
+
+local function job(id)
+  return read(P .. 'job:' .. id, 'state', 'tenant', 'model', 'priority', 'created', 'attempt', 'released', 'max_attempts',
+    'start_by', 'started', 'run_within', 'run_by', 'retain', 'cancel', 'webhook', 'batch', 'owner')
+end
+
+local function is_active(state) return state == 'queued' or state == 'running' end
+
+local function charged(j) return tonumber(j.attempt) - tonumber(j.released) end
+
+-- The `error` of a job that ends for a reason that only the store knows; '%s' in the message is filled with `value`.
+local function failure(code, value)
+  local message = string.gsub(FAILURES[code], '%%s', value or '')
+  return cjson.encode({code = code, message = message, retryable = true, image = cjson.null})
+end
+
+local function enqueue(id, j)
+  call('ZADD', P .. 'ready:' .. j.model .. ':' .. j.priority .. ':' .. j.tenant, j.created, id)
+  call('ZADD', P .. 'turns:' .. j.model .. ':' .. j.priority, 'NX', stamp(now), j.tenant)
+  call('SADD', P .. 'queues', j.model)
+end
+
+local function dequeue(id, j)
+  local ready = P .. 'ready:' .. j.model .. ':' .. j.priority .. ':' .. j.tenant
+  call('ZREM', ready, id)
+  call('ZREM', P .. 'delayed', id)
+  if call('EXISTS', ready) == 0 then call('ZREM', P .. 'turns:' .. j.model .. ':' .. j.priority, j.tenant) end
+end
+
+local function promote()
+  for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'delayed', '-inf', stamp(now), 'LIMIT', 0, 100)) do
+    call('ZREM', P .. 'delayed', id)
+    local j = job(id)
+    if j.state == 'queued' then enqueue(id, j) end
+  end
+end
+
+-- Jobs that will be claimed before the queued job `id`, as things stand.
+local function position(id, j)
+  local turns = P .. 'turns:' .. j.model .. ':' .. j.priority
+  local rank = call('ZRANK', P .. 'ready:' .. j.model .. ':' .. j.priority .. ':' .. j.tenant, id) or 0
+  local before = rank
+  for priority = 0, tonumber(j.priority) - 1 do
+    for _, tenant in ipairs(call('ZRANGE', P .. 'turns:' .. j.model .. ':' .. priority, 0, -1)) do
+      before = before + call('ZCARD', P .. 'ready:' .. j.model .. ':' .. priority .. ':' .. tenant)
+    end
+  end
+  -- Tenants are served in turn: before a job of rank r every other one is served r times, and once more if its turn is first.
+  local first = true
+  for _, tenant in ipairs(call('ZRANGE', turns, 0, -1)) do
+    if tenant == j.tenant then
+      first = false
+    else
+      local waiting = call('ZCARD', P .. 'ready:' .. j.model .. ':' .. j.priority .. ':' .. tenant)
+      before = before + math.min(waiting, rank + (first and 1 or 0))
+    end
+  end
+  return before
+end
+
+-- Change the state of a job: record, indexes, counts, and the notification on the channel `changes`. No other code does.
+local function move(id, j, to)
+  local index = P .. 'jobs:' .. j.tenant
+  if j.state ~= '' then
+    call('ZREM', index .. ':' .. j.state, id)
+    call('HINCRBY', P .. 'counts', j.state, -1)
+  else
+    call('ZADD', index, 0, id)
+  end
+  call('ZADD', index .. ':' .. to, 0, id)
+  call('HINCRBY', P .. 'counts', to, 1)
+  call('HINCRBY', P .. 'moves', to, 1)
+  if j.batch ~= '' then
+    if j.state ~= '' then call('HINCRBY', P .. 'batch:' .. j.batch, j.state, -1) end
+    call('HINCRBY', P .. 'batch:' .. j.batch, to, 1)
+  end
+  call('HSET', P .. 'job:' .. id, 'state', to)
+  call('PUBLISH', P .. 'changes', id)
+  j.state = to
+end
+
+-- Index `host` by its next due delivery, not before `from`. A claim then skips a dead host in one step, however many
+-- deliveries wait for it.
+local function reindex_host(host, from)
+  local first = call('ZRANGE', P .. 'line:' .. host, 0, 0, 'WITHSCORES')
+  if not first[1] then return call('ZREM', P .. 'hosts', host) end
+  call('ZADD', P .. 'hosts', stamp(math.max(tonumber(first[2]), from or 0)), host)
+end
+
+-- Make a delivery due at `at`, in `hooks` and in the queue of its host.
+local function schedule(msg, host, at)
+  call('ZADD', P .. 'hooks', stamp(at), msg)
+  call('ZADD', P .. 'line:' .. host, stamp(at), msg)
+  reindex_host(host)
+end
+
+local function unschedule(msg, host)
+  call('ZREM', P .. 'hooks', msg)
+  call('ZREM', P .. 'line:' .. host, msg)
+  reindex_host(host)
+end
+
+local function drop_delivery(msg)
+  local host = call('HGET', P .. 'hook:' .. msg, 'host')
+  call('DEL', P .. 'hook:' .. msg, P .. 'hook:' .. msg .. ':log')
+  if host then unschedule(msg, host) else call('ZREM', P .. 'hooks', msg) end
+end
+
+-- Create the delivery of `event` of `subject` (a job or a batch) if its webhook subscribes to it, once; return its id or nil.
+local function create_delivery(subject, kind, tenant, webhook, event)
+  if webhook == '' then return nil end
+  local hook, type, wanted = cjson.decode(webhook), kind .. '.' .. event, false
+  for _, name in ipairs(hook.events) do wanted = wanted or name == type end
+  if not wanted then return nil end
+  local msg = 'msg_' .. string.match(subject, '_(.*)') .. '_' .. event
+  local key = P .. 'hook:' .. msg
+  if call('HSETNX', key, 'msg', msg) == 0 then return nil end
+  call('HSET', key, 'subject', subject, 'tenant', tenant, 'type', type, 'url', hook.url, 'host', hook.host,
+    'payload', hook.payload, 'state', 'pending', 'attempts', 0, 'base', 0, 'turn', 0, 'created', stamp(now))
+  schedule(msg, hook.host, now)
+  call('RPUSH', P .. kind .. ':' .. subject .. ':hooks', msg)
+  call('HSET', P .. kind .. ':' .. subject, 'hook_state', 'pending')
+  return msg
+end
+
+-- End a job: leave every queue, create the delivery, count the batch. Returns the deliveries now due.
+local function close(id, j, to, error)
+  dequeue(id, j)
+  for _, set in ipairs({'outbox', 'leases', 'deadlines'}) do call('ZREM', P .. set, id) end
+  local expires = now + tonumber(j.retain)
+  call('HSET', P .. 'job:' .. id, 'ended', stamp(now), 'expires', stamp(expires))
+  if error then call('HSET', P .. 'job:' .. id, 'error', error) end
+  call('HDEL', P .. 'job:' .. id, 'request', 'not_before', 'hints')
+  call('ZADD', P .. 'expiry', stamp(expires), id)
+  move(id, j, to)
+  local due = {}
+  due[#due + 1] = create_delivery(id, 'job', j.tenant, j.webhook, to)
+  if j.batch ~= '' then
+    local key = P .. 'batch:' .. j.batch
+    local b = read(key, 'queued', 'running', 'ended', 'webhook')
+    if (tonumber(b.queued) or 0) + (tonumber(b.running) or 0) == 0 and b.ended == '' then
+      call('HSET', key, 'ended', stamp(now), 'expires', stamp(expires))
+      call('ZADD', P .. 'expiry', stamp(expires), j.batch)
+      due[#due + 1] = create_delivery(j.batch, 'batch', j.tenant, b.webhook, 'ended')
+    end
+  end
+  return due
+end
+
+-- Queue a running job again after `delay`; end it if it was cancelled. Returns the deliveries now due.
+local function requeue(id, j, delay)
+  if j.cancel ~= '' then return close(id, j, 'cancelled') end
+  call('ZREM', P .. 'leases', id)
+  call('HDEL', P .. 'job:' .. id, 'owner', 'stage', 'completion_tokens')
+  call('HSET', P .. 'job:' .. id, 'not_before', stamp(now + delay))
+  call('ZADD', P .. 'outbox', stamp(now + delay), id)
+  if delay > 0 then call('ZADD', P .. 'delayed', stamp(now + delay), id) else enqueue(id, j) end
+  move(id, j, 'queued')
+  return {}
+end
+
+-- Delete the record of an ended job or batch and its indexes. The reconciler deletes the objects of the ids in `trash`.
+local function remove(id, kind)
+  local key = P .. kind .. ':' .. id
+  local r = read(key, 'tenant', 'state', 'batch', 'idem')
+  for _, msg in ipairs(call('LRANGE', key .. ':hooks', 0, -1)) do drop_delivery(msg) end
+  if kind == 'job' then
+    call('ZREM', P .. 'jobs:' .. r.tenant, id)
+    call('ZREM', P .. 'jobs:' .. r.tenant .. ':' .. r.state, id)
+    call('HINCRBY', P .. 'counts', r.state, -1)
+    if r.batch ~= '' then call('ZREM', P .. 'batch:' .. r.batch .. ':jobs', id) end
+    call('ZADD', P .. 'trash', stamp(now), id)
+  end
+  if r.idem ~= '' then call('DEL', P .. 'idem:' .. r.tenant .. ':' .. r.idem) end
+  call('ZREM', P .. 'expiry', id)
+  call('DEL', key, key .. ':hooks', key .. ':jobs')
+end
+
+-- The running job `id` if `attempt` still holds it, else nil. This check is the fence against workers that lost their lease.
+local function claimed_job(id, attempt)
+  local j = job(id)
+  if j.state == 'running' and j.attempt == attempt then return j end
+  return nil
+end
+
+-- Resolve the webhook secrets of a tenant. A newly configured secret signs from now on, and the one before it for another
+-- day; a tenant without any secret gets the candidate.
+local function resolve_secrets(tenant, configured, candidate)
+  local key = P .. 'secret:' .. tenant
+  local s = read(key, 'current', 'configured')
+  if configured ~= '' and configured ~= s.configured then
+    if s.current ~= '' and s.current ~= configured then
+      call('HSET', key, 'previous', s.current, 'previous_until', stamp(now + 86400))
+    end
+    call('HSET', key, 'current', configured, 'configured', configured)
+  elseif s.current == '' then
+    call('HSET', key, 'current', candidate)
+  end
+  return read(key, 'current', 'previous', 'previous_until')
+end

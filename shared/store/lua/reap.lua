@@ -1,0 +1,23 @@
+-- Queue the jobs again whose lease expired; on the last attempt fail them. ARGV: backoff (s), jitter (factor), limit.
+-- Returns {{id, state, owner, …}, deliveries now due}.
+local moved, due = {}, {}
+for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'leases', '-inf', stamp(now), 'LIMIT', 0, ARGV[3])) do
+  local j = job(id)
+  if j.state ~= 'running' then
+    call('ZREM', P .. 'leases', id)
+    call('HINCRBY', P .. 'repairs', 'leases', 1)
+  else
+    call('HINCRBY', P .. 'repairs', 'lost', 1)
+    local messages
+    if j.cancel == '' and charged(j) >= tonumber(j.max_attempts) then
+      messages = close(id, j, 'failed', failure('worker_lost', j.max_attempts))
+    else
+      messages = requeue(id, j, tonumber(ARGV[1]) * 2 ^ math.max(0, charged(j) - 1) * tonumber(ARGV[2]))
+    end
+    for _, msg in ipairs(messages) do due[#due + 1] = msg end
+    moved[#moved + 1] = id
+    moved[#moved + 1] = j.state
+    moved[#moved + 1] = j.owner
+  end
+end
+return {moved, due}

@@ -1,0 +1,40 @@
+-- Accept all the jobs of ARGV[1] (JSON), or none. Repeating it with the same ids changes nothing.
+-- Returns {overloaded}, {in_progress}, or {accepted, now, jobs ahead of a single one or -1}.
+local order = cjson.decode(ARGV[1])
+local counts = read(P .. 'counts', 'queued')
+if (tonumber(counts.queued) or 0) + #order.jobs > order.max_queued then return {'overloaded'} end
+if order.idem ~= cjson.null then
+  local key = P .. 'idem:' .. order.tenant .. ':' .. order.idem.key
+  local r = read(key, 'token', 'subject')
+  if r.token ~= order.idem.token then return {'in_progress'} end
+  if r.subject == '' then
+    call('HSET', key, 'subject', order.idem.subject)
+    call('PERSIST', key)
+  end
+end
+if order.batch ~= cjson.null then
+  local key = P .. 'batch:' .. order.batch.id
+  if call('EXISTS', key) == 0 then
+    for name, value in pairs(order.batch) do call('HSET', key, name, value) end
+    call('HSET', key, 'created', stamp(now))
+    call('ZADD', P .. 'batches:' .. order.tenant, 0, order.batch.id)
+  end
+end
+for i, record in ipairs(order.jobs) do
+  local key = P .. 'job:' .. record.id
+  if call('EXISTS', key) == 0 then
+    record.state = nil
+    for name, value in pairs(record) do call('HSET', key, name, value) end
+    local start_by = now + tonumber(record.start_within)
+    local created = stamp(now + (i - 1) / 1000000) -- the jobs of a batch are served in its order
+    call('HSET', key, 'created', created, 'start_by', stamp(start_by), 'expires', stamp(now + tonumber(record.retain)))
+    if record.batch then call('ZADD', P .. 'batch:' .. record.batch .. ':jobs', i, record.id) end
+    local j = job(record.id)
+    enqueue(record.id, j)
+    call('ZADD', P .. 'outbox', stamp(now + order.grace), record.id)
+    call('ZADD', P .. 'deadlines', stamp(start_by), record.id)
+    move(record.id, j, 'queued')
+  end
+end
+local only = #order.jobs == 1 and job(order.jobs[1].id)
+return {'accepted', stamp(now), only and only.state == 'queued' and position(order.jobs[1].id, only) or -1}

@@ -1,0 +1,65 @@
+"""Store statistics: workers, queue sizes, repair counters, and the age of the oldest overdue entries."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.store.command import StoreCommand, hash_to_dict
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """A snapshot of the store. Ages are seconds."""
+
+    models: dict[str, "ModelStats"]
+    states: dict[str, int]  #: jobs now in each state
+    moves: dict[str, int]  #: transitions into each state since the store began
+    repairs: dict[str, int]  #: lost leases, retries, releases, and indexes set right
+    outbox: int
+    leases: int
+    hooks: int  #: webhook deliveries pending
+    trash: int
+    outbox_age: float  #: seconds the oldest hint is overdue
+    lease_age: float  #: seconds the oldest lease is past its end
+    hooks_age: float  #: seconds the oldest delivery is overdue
+
+
+@dataclass(frozen=True)
+class ModelStats:
+    """One model: the card its workers registered, how many workers are alive, how many jobs are ready."""
+
+    card: dict[str, Any]
+    workers: int
+    queued: int
+
+
+def get_stats() -> StoreCommand[StoreStats]:
+    """Read the statistics in one step."""
+
+    def parse(answer: Any) -> StoreStats:
+        flat, states, moves, repairs, sizes = answer
+        models = {
+            name: ModelStats(json.loads(card) if card else {}, int(workers), int(ready))
+            for name, card, workers, ready in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
+        }
+        outbox, leases, hooks, trash, outbox_age, lease_age, hooks_age = sizes
+        return StoreStats(
+            models,
+            states=_counts(states),
+            moves=_counts(moves),
+            repairs=_counts(repairs),
+            outbox=int(outbox),
+            leases=int(leases),
+            hooks=int(hooks),
+            trash=int(trash),
+            outbox_age=float(outbox_age),
+            lease_age=float(lease_age),
+            hooks_age=float(hooks_age),
+        )
+
+    return StoreCommand("stats", (), parse)
+
+
+def _counts(flat: Sequence[str]) -> dict[str, int]:
+    return {name: int(count) for name, count in hash_to_dict(flat).items()}

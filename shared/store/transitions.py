@@ -1,0 +1,244 @@
+"""Every transition of a job, from submission to removal, as commands to the job store.
+
+record = store.run(transitions.claim("mini", "worker-1", lease=30))
+job = await astore.run(transitions.read_job("acme", "job_…"))
+"""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from shared.jobs import Job, State
+from shared.store.command import StoreArgument, StoreCommand, TransitionResult, hash_to_dict
+
+#: The reply to a heartbeat: go on; or stop, because of a cancellation, because `run_within` passed, or because another
+#: attempt may own the job.
+Verdict = Literal["ok", "cancel", "deadline_exceeded", "lease_lost"]
+
+
+@dataclass(frozen=True)
+class SubmitResult:
+    """The outcome of a submission; if it was accepted, the store's time and the queue position of a single job."""
+
+    outcome: Literal["accepted", "overloaded", "in_progress"]
+    at: float = 0
+    position: int = -1
+
+
+def _triples(flat: Sequence[str]) -> list[tuple[str, str, str]]:
+    return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+
+
+def _with_deliveries(answer: Sequence[Any]) -> tuple[Any, tuple[str, ...]]:
+    return answer[0], tuple(answer[1])
+
+
+# --- submission
+
+
+def submit(
+    tenant: str,
+    jobs: Sequence[Job],
+    *,
+    max_queued: int,
+    grace: float,
+    idem: tuple[str, str, str] | None = None,
+    batch: Mapping[str, str] | None = None,
+) -> StoreCommand[SubmitResult]:
+    """Accept all `jobs`, or none if the queue is full or another request holds the Idempotency-Key (`in_progress`).
+
+    `grace`: seconds before the reconciler publishes the first hint itself. `idem`: (key, token, id to replay).
+    """
+    order = {
+        "tenant": tenant,
+        "jobs": [job.to_hash() for job in jobs],
+        "batch": dict(batch) if batch else None,
+        "idem": dict(zip(("key", "token", "subject"), idem, strict=True)) if idem else None,
+        "max_queued": max_queued,
+        "grace": grace,
+    }
+
+    def parse(answer: Any) -> SubmitResult:
+        outcome, *more = answer
+        return SubmitResult(outcome, float(more[0]), int(more[1])) if more else SubmitResult(outcome)
+
+    return StoreCommand("submit", (json.dumps(order),), parse, durable=True)
+
+
+def reserve(
+    tenant: str, key: str, fingerprint: str, token: str, seconds: int
+) -> StoreCommand[tuple[str, str, float]]:
+    """Reserve an Idempotency-Key for `seconds`.
+
+    Replies (`reserved` | `replay` | `mismatch` | `in_progress`, id to replay or "", seconds that the reservation of
+    another lasts at most unless it is extended).
+    """
+
+    def parse(reply: Any) -> tuple[str, str, float]:
+        outcome, resource_id, left_ms = reply
+        return outcome, resource_id, max(0.0, int(left_ms) / 1000)
+
+    return StoreCommand("reserve", (tenant, key, fingerprint, token, seconds), parse)
+
+
+def extend_reservation(tenant: str, key: str, token: str, seconds: int) -> StoreCommand[bool]:
+    """Let the reservation of an Idempotency-Key last `seconds` from now; False if `token` no longer holds it."""
+    return StoreCommand("extend_reservation", (tenant, key, token, seconds), bool)
+
+
+def unreserve(tenant: str, key: str, token: str) -> StoreCommand[bool]:
+    """Free an Idempotency-Key whose request was refused; False if `token` does not hold it."""
+    return StoreCommand("unreserve", (tenant, key, token), bool)
+
+
+# --- processing
+
+
+def claim(model: str, worker: str, lease: float) -> StoreCommand[TransitionResult[Job | None]]:
+    """Claim the fairest queued job of `model` (priority, tenants in turn, age) for `lease` seconds, or None."""
+
+    def parse(answer: Any) -> TransitionResult[Job | None]:
+        record, messages = _with_deliveries(answer)
+        return TransitionResult(Job.from_hash(hash_to_dict(record)) if record else None, messages)
+
+    return StoreCommand("claim", (model, worker, lease), parse)
+
+
+def heartbeat(
+    jobs: Sequence[tuple[str, int, Mapping[str, StoreArgument]]], lease: float
+) -> StoreCommand[list[Verdict]]:
+    """Renew the leases of (id, attempt, progress) by `lease` seconds (0: only read) and return a verdict for each."""
+    words = [[id, attempt, {name: str(value) for name, value in progress.items()}] for id, attempt, progress in jobs]
+    return StoreCommand("heartbeat", (lease, json.dumps(words)), list)
+
+
+def finish(id: str, attempt: int, state: State, fields: Mapping[str, Any]) -> StoreCommand[TransitionResult[bool]]:
+    """End a running job; False if another attempt holds the lease. Repeating it after a lost reply changes nothing."""
+    job = Job(id=id, tenant="", model="", **fields)
+    words = {name: text for name, text in job.to_hash().items() if name in fields}
+    return StoreCommand(
+        "finish",
+        (id, attempt, state.value, json.dumps(words)),
+        lambda answer: TransitionResult(bool(answer[0]), tuple(answer[1])),
+        durable=True,
+    )
+
+
+def retry(
+    id: str, attempt: int, error: Mapping[str, Any], backoff: float
+) -> StoreCommand[TransitionResult[State | None]]:
+    """Queue a job again after a transient error, or fail it with `error` on its last attempt; None: lease lost."""
+    args = (id, attempt, json.dumps(error), backoff, _jitter())
+    return StoreCommand(
+        "retry", args, lambda answer: TransitionResult(State(answer[0]) if answer[0] else None, tuple(answer[1]))
+    )
+
+
+def release(id: str, attempt: int) -> StoreCommand[TransitionResult[bool]]:
+    """Release a job on graceful shutdown without charging the attempt; False if the lease is lost."""
+    return StoreCommand("release", (id, attempt), lambda answer: TransitionResult(bool(answer[0]), tuple(answer[1])))
+
+
+def register_worker(model: str, worker: str, card: Mapping[str, Any], seconds: float) -> StoreCommand[int]:
+    """Register `worker` as serving `model` for the next `seconds`; 0 deregisters it."""
+    return StoreCommand("register_worker", (model, worker, json.dumps(card), seconds), int)
+
+
+# --- cancellation and removal
+
+
+def cancel(tenant: str, id: str) -> StoreCommand[TransitionResult[str]]:
+    """Cancel → `cancelled`, `cancelling`, `already_ended`, or "" where the tenant has no such job."""
+    return StoreCommand(
+        "cancel", (tenant, id), lambda answer: TransitionResult(str(answer[0]), tuple(answer[1])), durable=True
+    )
+
+
+def delete(tenant: str, id: str) -> StoreCommand[str]:
+    """Remove an ended job's record → `deleted`, `not_ended`, `not_found`; its id is then in `list_trash`."""
+    return StoreCommand("delete", (tenant, id), str, durable=True)
+
+
+def list_trash(limit: int = 100) -> StoreCommand[list[str]]:
+    """Ids whose objects are still to be deleted."""
+    return StoreCommand("list_trash", (limit,), list)
+
+
+def purge_done(ids: Sequence[str]) -> StoreCommand[int]:
+    """Record that the objects of `ids` are deleted."""
+    return StoreCommand("purge_done", tuple(ids), int)
+
+
+# --- reconciliation
+
+
+def dispatch(redispatch: float, limit: int = 500) -> StoreCommand[list[tuple[str, str]]]:
+    """(id, model) of the queued jobs whose hint is due again; the next repeat follows after `redispatch` seconds."""
+    return StoreCommand("dispatch", (redispatch, limit), lambda flat: list(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def reap(backoff: float, limit: int = 100) -> StoreCommand[TransitionResult[list[tuple[str, str, str]]]]:
+    """Queue again or fail the jobs whose lease expired → (id, new state, lost worker) of each."""
+    return StoreCommand(
+        "reap",
+        (backoff, _jitter(), limit),
+        lambda answer: TransitionResult(_triples(answer[0]), tuple(answer[1])),
+    )
+
+
+def expire_due(limit: int = 100) -> StoreCommand[TransitionResult[list[tuple[str, str]]]]:
+    """End the jobs that passed `start_within` or `run_within` → (id, new state) of each."""
+    return StoreCommand(
+        "expire_due",
+        (limit,),
+        lambda answer: TransitionResult(list(zip(answer[0][::2], answer[0][1::2], strict=True)), tuple(answer[1])),
+    )
+
+
+def purge(limit: int = 100) -> StoreCommand[list[str]]:
+    """Delete the records past their retention → ids of jobs, batches and test deliveries."""
+    return StoreCommand("purge", (limit,), list)
+
+
+def restore(job: Job, state: State, grace: float, batch: str = "") -> StoreCommand[TransitionResult[bool]]:
+    """Restore a job whose record was lost, with the JSON of its batch; False if the record exists."""
+    args = (json.dumps(job.to_hash()), state.value, grace, batch)
+    return StoreCommand(
+        "restore", args, lambda answer: TransitionResult(bool(answer[0]), tuple(answer[1])), durable=True
+    )
+
+
+# --- queries
+
+
+def read_job(tenant: str, id: str) -> StoreCommand[Job | None]:
+    """One job with its queue position, or None; tenant "" reads any tenant's."""
+
+    def parse(answer: Any) -> Job | None:
+        record, position = answer
+        return replace(Job.from_hash(hash_to_dict(record)), position=int(position)) if record else None
+
+    return StoreCommand("read_job", (tenant, id), parse)
+
+
+def read_jobs(ids: Sequence[str]) -> StoreCommand[list[Job]]:
+    """The records of `ids`, without queue positions; missing ones are left out."""
+    return StoreCommand(
+        "read_jobs", tuple(ids), lambda records: [Job.from_hash(hash_to_dict(record)) for record in records if record]
+    )
+
+
+def list_jobs(
+    tenant: str, *, state: str = "", batch: str = "", after: str = "", limit: int = 20, metadata: Mapping[str, str]
+) -> StoreCommand[tuple[list[Job], str]]:
+    """A page of jobs, newest first, and the cursor of the next page ("" at the end). Scans at most 5,000 records."""
+    args = (tenant, state, batch, after, limit, json.dumps(dict(metadata)), 5000)
+    return StoreCommand(
+        "list_jobs", args, lambda answer: ([Job.from_hash(hash_to_dict(record)) for record in answer[0]], answer[1])
+    )
+
+
+def _jitter() -> float:
+    return random.uniform(0.5, 1.5)

@@ -1,0 +1,1 @@
+"""Webhooks: what is signed, and which addresses may be called."""

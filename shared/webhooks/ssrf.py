@@ -1,0 +1,226 @@
+"""SSRF protection for webhook URLs: resolves and checks addresses, opens no connection.
+
+    target = check_url(url, settings, keyless)                      what the text says: scheme, host, port, path
+    addresses = resolve(target.host, target.port, timeout)          one look-up; what it found is what is called
+    refuse_unless_all_permitted(target, addresses, settings, keyless)
+
+The address decides, never the string: `getaddrinfo` reads 127.1, 2130706433 and full-width digits as 127.0.0.1. Who
+connects must connect to these very addresses and look nothing up again, at registration and at every attempt alike.
+"""
+
+import queue
+import re
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
+
+import httpx
+import structlog
+
+from shared.errors import WebhookRefused
+from shared.settings import Network, Settings
+
+Address = IPv4Address | IPv6Address
+Lookup = Callable[..., Sequence[tuple[Any, ...]]]  #: shaped like socket.getaddrinfo
+
+MAX_URL_CHARACTERS = 2048
+LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+#: Not public although `is_global` says so in one of Python 3.11 to 3.13, and the private ones again, to depend on none.
+_DENIED = tuple(
+    ip_network(network)
+    for network in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24"),
+        *("203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        "168.63.129.16/32",  # Azure's WireServer
+        "2001::/23",  # Teredo, ORCHID and other protocol assignments
+        "2001:db8::/32",
+        "2002::/16",  # 6to4, which wraps any IPv4 address
+        "3fff::/20",
+    )
+)
+#: All of IPv6 that is public so far. Not ::/96 (IPv4-compatible), NAT64, 5f00::/16, fc00::/7, fec0::/10, multicast.
+_GLOBAL_V6 = ip_network("2000::/3")
+
+#: Services above 1023 that answer to text or do harm when written to; only where TILEQ_WEBHOOK_PORTS is empty.
+_DENIED_PORTS = frozenset(
+    {1433, 1521, 2049, 2181, 2375, 2376, 2379, 2380, 3306, 3389, 4369, 5060, 5432, 5672, 5900, 5984, 5985, 6000, 6379}
+    | {6443, 6667, 8500, 9042, 9092, 9200, 9300, 10250, 10255, 11211, 15672, 26379, 27017}
+)
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A URL taken apart by the parser that will also send it. `host` is ASCII, IPv6 without brackets."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str  #: with the query
+
+    @property
+    def netloc(self) -> str:
+        """Host and port, the port always written: what deliveries to one receiver are counted by."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The URL as it is called."""
+        return f"{self.scheme}://{self.netloc}{self.path}"
+
+
+def allowed_networks(settings: Settings, keyless: bool) -> tuple[Network, ...]:
+    """Return the networks that may be called although not public; without keys, loopback is among them."""
+    return settings.webhook_allow + (LOOPBACK if keyless else ())
+
+
+def check_url(url: str, settings: Settings, keyless: bool) -> Target:
+    """Return the parts of a webhook URL, or raise `WebhookRefused` with what is wrong in its text.
+
+    An http:// URL passes where some network is allowed; its addresses must then all lie there.
+    """
+    parsed = _parse(url)
+    if parsed.scheme != "https" and not (
+        parsed.scheme == "http" and (settings.webhook_http or allowed_networks(settings, keyless))
+    ):
+        raise _refused(url, "must begin with https://")
+    if parsed.userinfo:
+        raise _refused(url, "holds a user name or password; the webhook's signature is what authenticates it")
+    if parsed.fragment:
+        raise _refused(url, "has a fragment (#…), which HTTP does not send")
+    host = parsed.raw_host.decode("ascii").lower()
+    if (problem := _host_problem(host)) is not None:
+        raise _refused(url, problem)
+    port = parsed.port if parsed.port is not None else {"http": 80, "https": 443}[parsed.scheme]
+    if not _port_allowed(port, settings.webhook_ports):
+        raise _refused(url, f"names port {port}, which webhooks may not use; take 443")
+    target = Target(parsed.scheme, host, port, parsed.raw_path.decode("ascii"))
+    if len(target.url) > MAX_URL_CHARACTERS:
+        raise _refused(url, f"is longer than {MAX_URL_CHARACTERS} characters once encoded")
+    return target
+
+
+def permitted(address: Address, networks: Sequence[Network]) -> bool:
+    """Tell whether a webhook may be sent to `address`: it is public, or one of `networks` has it."""
+    address = _unmapped(address)
+    if _listed(address, networks):
+        return True
+    if isinstance(address, IPv6Address) and address not in _GLOBAL_V6:
+        return False
+    return address.is_global and not address.is_multicast and not _listed(address, _DENIED)
+
+
+def resolve(host: str, port: int, timeout: float, lookup: Lookup | None = None) -> list[Address]:
+    """Return the addresses of `host` from one look-up of at most `timeout` seconds, or raise `WebhookRefused`."""
+    answers: queue.SimpleQueue[list[Address] | Exception] = queue.SimpleQueue()
+    ask = lookup or socket.getaddrinfo
+
+    def look() -> None:
+        try:
+            found = ask(host, port, type=socket.SOCK_STREAM)
+            answers.put(list(dict.fromkeys(ip_address(info[4][0]) for info in found)))
+        except (OSError, ValueError) as error:  # ValueError: a name that is no name, and its UnicodeError
+            answers.put(error)
+
+    # getaddrinfo knows no timeout; a thread that nobody waits for any more ends with the resolver's own.
+    threading.Thread(target=look, name="resolve", daemon=True).start()
+    try:
+        answer = answers.get(timeout=max(timeout, 0))
+    except queue.Empty:
+        answer = TimeoutError(f"no answer within {timeout:.1f} s")
+    if isinstance(answer, Exception) or not answer:
+        log.info("webhook host not resolved", host=host, error=str(answer))
+        raise _may_not_call(host)
+    return answer
+
+
+def refuse_unless_all_permitted(
+    target: Target, addresses: Sequence[Address], settings: Settings, keyless: bool
+) -> None:
+    """Raise `WebhookRefused` unless every one of `addresses` may be called; one bad one among good ones is an attack.
+
+    The text is the one of a name that does not resolve, so that nobody maps a network from the refusals.
+    """
+    networks = allowed_networks(settings, keyless)
+    for address in addresses:
+        listed = _listed(_unmapped(address), networks)
+        if not listed and (
+            (target.scheme == "http" and not settings.webhook_http)
+            or not permitted(address, networks)
+            or _is_ours(address)
+        ):
+            log.info("webhook address refused", host=target.host, address=str(address), scheme=target.scheme)
+            raise _may_not_call(target.host)
+
+
+def _parse(url: str) -> httpx.URL:
+    if len(url) > MAX_URL_CHARACTERS:
+        raise _refused(url, f"is longer than {MAX_URL_CHARACTERS} characters")
+    if _UNPRINTABLE.search(url):
+        raise _refused(url, "holds spaces or control characters; percent-encode them")
+    try:
+        return httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise _refused(url, f"is not a URL: {_shown(str(error))}") from error
+
+
+def _host_problem(host: str) -> str | None:
+    if not host:
+        return "names no host"
+    if ":" in host:
+        return "holds an IPv6 zone" if "%" in host else None  # httpx has read the rest as an address
+    if host.endswith("."):
+        return "has a dot at the end of its host; leave it out"
+    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.split(".")):
+        return "does not name a host"
+    return None
+
+
+def _port_allowed(port: int, ports: Sequence[int]) -> bool:
+    if ports:
+        return port in ports
+    return port in (80, 443) or (1024 <= port <= 65535 and port not in _DENIED_PORTS)
+
+
+def _unmapped(address: Address) -> Address:
+    """Return the IPv4 address that ::ffff:0:0/96 wraps, any other as it is."""
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+
+
+def _listed(address: Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def _is_ours(address: Address) -> bool:
+    """Tell whether this machine has `address`: behind its own firewall it would reach what others can't."""
+    family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
+
+
+def _refused(url: str, why: str) -> WebhookRefused:
+    return WebhookRefused(f"the webhook URL {_shown(url)} {why}")
+
+
+def _may_not_call(host: str) -> WebhookRefused:
+    return WebhookRefused(
+        f"the webhook host {_shown(host)} does not resolve to addresses that tileq may call; every one must be public "
+        "and called by https, or lie in a network of TILEQ_WEBHOOK_ALLOW"
+    )
+
+
+def _shown(text: str) -> str:
+    shown = ascii(text)
+    return shown if len(shown) <= 120 else f"{shown[:120]}…"

@@ -1,0 +1,1 @@
+"""Tests of webhook signing and of the SSRF protection."""
