@@ -2,6 +2,7 @@
 #   make test PYTHON=python3.12                      another interpreter (it is asked only when .venv is made)
 #   make demo PIP_FLAGS='--extra-index-url URL'      anything `pip install` takes, such as another package index
 #   make test ARGS='-k tiling'                       more arguments for the command behind a target
+#   make test ARGS='-n0 -x'                          one test after another in one process
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,6 +11,9 @@ ARGS ?=
 SEED ?= 7
 #: What `make constraints` pins by hand: a range would take the newest build, with several GB of CUDA packages.
 TORCH ?= 2.13.0
+
+#: A process for each core, at most four: each starts servers of its own. Files that take longest come first.
+PARALLEL := -n logical --maxprocesses=4 --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
@@ -25,7 +29,7 @@ demo: $(STAMP)  ## the whole service on this machine, asked about two pictures, 
 	@$(BIN)/tileq demo $(ARGS)
 
 test: $(STAMP)  ## every test, against real servers
-	@$(BIN)/python -m pytest tests/unit tests/integration tests/acceptance $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) tests/acceptance tests/integration tests/unit $(ARGS)
 
 lint: $(STAMP)  ## style, types, who may import whom, the Dockerfile
 	@$(BIN)/ruff check .

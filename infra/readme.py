@@ -7,30 +7,24 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from shared.settings import Settings
+from shared.settings import GROUPS, ProcessSettings
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- settings: begin, written by `python -m infra.readme` -->", "<!-- settings: end -->"
-
-#: First setting of each group, and its heading.
-GROUPS = {
-    "redis_url": "Where things are",
-    "host": "HTTP",
-    "max_body_bytes": "What a request may hold",
-    "lease": "Jobs",
-    "webhook_secret": "Webhooks",
-    "model": "Vision worker",
-    "log_level": "Logs",
-}
 
 
 def table() -> str:
     """Return the table: one row a setting, its default, and what it is for."""
     rows = ["| `TILEQ_…` | default | meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        if name in GROUPS:
-            rows.append(f"| **{GROUPS[name]}** | | |")
-        rows.append(f"| `{name.upper()}` | {_default(field)} | {field.description} |")
+    every_process = ProcessSettings.model_fields
+    for heading, groups in GROUPS:
+        rows.append(f"| **{heading}** | | |")
+        fields = {name: field for group in groups for name, field in group.model_fields.items()}
+        rows += [
+            f"| `{name.upper()}` | {_default(field)} | {field.description} |"
+            for name, field in fields.items()
+            if name not in every_process or groups == (ProcessSettings,)
+        ]
     return "\n".join(rows)
 
 

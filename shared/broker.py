@@ -11,7 +11,7 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 from prometheus_client import Counter
 
-from shared.settings import Settings
+from shared.settings import BrokerSettings
 
 JOB_AVAILABLE = "tileq.look"  #: (job id) a job of this queue's model waits
 DELIVERY_DUE = "tileq.deliver"  #: (message id) a webhook is due
@@ -31,7 +31,7 @@ def queue(name: str) -> Queue:
     return Queue(name, Exchange(""), routing_key=name)  # type: ignore[no-untyped-call]
 
 
-def make_celery(settings: Settings, *queues: str) -> Celery:
+def make_celery(settings: BrokerSettings, *queues: str) -> Celery:
     """Return an app that can publish hints, and consume `queues` when run as a worker. Nothing connects yet."""
     app = Celery("tileq", set_as_current=False)
     visibility = int(4 * settings.max_run_within)

@@ -1,11 +1,11 @@
-"""What is asked: rounds of text, with images where `<image>` stands.
+"""A conversation: messages of user and assistant; each `<image>` in a user text marks the place of images.
 
     user: "Image-1: <image>\\nImage-2: <image>\\nWhat differs?"
     assistant: "The colour of the car."
     user: "Which one is newer?"
 
-The card's code knows the same two forms: `<image>` placeholders in the user texts, taken in order, or none at all,
-and then all images form one block before the first user text.
+The model card's code has the same two forms: `<image>` placeholders in the user texts, filled in order; or none, and
+then all images form one block before the first user text.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ IMAGE = "<image>"
 
 
 class Message(BaseModel):
-    """One text of one speaker."""
+    """One text of one role."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -24,14 +24,14 @@ STORE_FAILURES: Mapping[str, str] = {
 
 
 class TileqError(Exception):
-    """Something went wrong in tileq."""
+    """An error of tileq."""
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail or (type(self).__doc__ or "").strip())
 
     @property
     def detail(self) -> str:
-        """What happened, to which input, and what to do."""
+        """The message: what happened, which input, what to do."""
         return str(self)
 
 
@@ -76,19 +76,19 @@ class InvalidKey(RequestError):
 
 
 class NotFound(RequestError):
-    """There is nothing here under this id."""
+    """Nothing has this id."""
 
     status, code, title = 404, "not_found", "Not found"
 
 
 class MethodNotAllowed(RequestError):
-    """This path does not know this method."""
+    """This path does not allow this method."""
 
     status, code, title = 405, "method_not_allowed", "Method not allowed"
 
 
 class IdempotencyInProgress(RequestError):
-    """The first request with this Idempotency-Key is still being taken in; repeat in a moment."""
+    """The first request with this Idempotency-Key is still being processed; repeat it later."""
 
     status, code, title, retryable = 409, "idempotency_in_progress", "First request still in progress", True
 
@@ -233,7 +233,7 @@ class Permanent(TileqError):
 
 
 class Transient(TileqError):
-    """The job failed for a reason that may pass."""
+    """The job failed with a transient error."""
 
     def __init__(self, code: str, detail: str, *, image: int | None = None) -> None:
         super().__init__(detail)

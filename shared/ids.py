@@ -1,4 +1,4 @@
-"""Ids: `job_…`, `batch_…`, `msg_…`, sortable by time, no dots, 130 random bits so that nobody guesses one."""
+"""Ids: `job_…`, `batch_…`, `msg_…`, sortable by time, without dots, with 130 random bits that cannot be guessed."""
 
 import re
 import secrets

@@ -1,4 +1,4 @@
-"""Image formats and limits: the one list that intake's header check and the worker's decoder share. Needs no Pillow.
+"""Image formats and limits: one list for intake's header check and the worker's decoder. Imports no Pillow.
 
 A format is told by the first bytes of the file, never by a name or a declared media type.
 """
@@ -20,10 +20,10 @@ PILLOW_FORMATS = {
     "image/tiff": "TIFF",
     "image/avif": "AVIF",
 }
-#: The formats as a message to people names them.
+#: The formats as error messages name them.
 ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 
-SNIFF_BYTES = 64  #: that `sniff` wants to see of a file
+SNIFF_BYTES = 64  #: length of the start of a file that `sniff` reads
 _SIGNATURES = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -40,7 +40,7 @@ _AVIF_BRANDS = {b"avif", b"avis"}
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one image may be, and how it is read."""
+    """Limits of one image, and the mode in which it is decoded."""
 
     max_pixels: int  #: width x height
     max_side: int  #: pixels

@@ -5,10 +5,10 @@ import sys
 
 import structlog
 
-from shared.settings import Settings, former_names_in_use
+from shared.settings import ProcessSettings
 
 
-def configure_logs(settings: Settings, process: str) -> None:
+def configure_logs(settings: ProcessSettings, process: str) -> None:
     """Send structlog's and the libraries' lines to stderr in the same form, each naming `process`."""
 
     def name_process(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -46,5 +46,3 @@ def configure_logs(settings: Settings, process: str) -> None:
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
     for noisy in ("httpx", "httpcore", "urllib3", "celery.redirected", "celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    for former, name in former_names_in_use().items():
-        structlog.get_logger(__name__).warning("deprecated setting is still read", variable=former, use=name)

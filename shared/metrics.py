@@ -3,10 +3,10 @@
 import structlog
 from prometheus_client import start_http_server
 
-from shared.settings import Settings
+from shared.settings import ProcessSettings
 
 
-def serve_metrics(settings: Settings) -> None:
+def serve_metrics(settings: ProcessSettings) -> None:
     """Serve `/metrics` on `metrics_host:metrics_port` from a thread; port 0 serves none."""
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.metrics_host)

@@ -1,10 +1,10 @@
-"""The family that is served: what a client may ask of each model, and what a worker needs to hold it."""
+"""The model family: the limits of a request to each model, and the memory that a worker needs for it."""
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.settings import Settings
+from shared.settings import ModelSettings
 
 Template = Literal["internlm2-chat", "Hermes-2", "internvl_zh"]
 
@@ -131,7 +131,7 @@ def find_model(name: str) -> Model | None:
     return next((model for model, names in known if last and last in names), None)
 
 
-def model_id_of(settings: Settings) -> str:
+def model_id_of(settings: ModelSettings) -> str:
     """The id under which a worker with these settings serves its checkpoint, and intake its default model."""
     if settings.model_id or not settings.model:
         return settings.model_id or DEMO_MODEL_ID

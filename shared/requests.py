@@ -1,6 +1,6 @@
-"""What a job is asked to do, in the one form that is stored: the manifest `jobs/{id}/request.json`.
+"""The request of a job in the one form that is stored: the manifest `jobs/{id}/request.json`.
 
-Intake turns every way of asking (form fields, JSON, `parent`, batches) into this; the worker reads nothing else, and
+Intake turns form fields, JSON, `parent` and batches into it; the worker reads nothing else, and
 `python -m workers.reconciler --recover` builds a lost record again from it.
 """
 
@@ -16,7 +16,7 @@ class _Frozen(BaseModel):
 
 
 class Generation(_Frozen):
-    """How the answer is drawn; the names are those of transformers' GenerationConfig. `temperature` 0 is greedy."""
+    """How the answer is decoded; the names are those of transformers' GenerationConfig. `temperature` 0 is greedy."""
 
     max_new_tokens: Annotated[int, Field(ge=1, strict=True)] = 512
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 0
@@ -29,7 +29,7 @@ class Generation(_Frozen):
 
 
 class StoredImage(_Frozen):
-    """One image of a job: where it lies and what the model will see of it."""
+    """One image of a job: its object, and the tiles that the model sees of it."""
 
     key: str
     media_type: str
@@ -37,7 +37,7 @@ class StoredImage(_Frozen):
     width: int
     height: int
     sha256: str
-    max_tiles: int = Field(description="1..40, what the request asked for")
+    max_tiles: int = Field(description="1..40, as requested")
     grid: tuple[int, int] = Field(description="columns, rows")
     tiles: int = Field(description="tiles of the grid and the thumbnail")
 
@@ -48,10 +48,10 @@ class StoredImage(_Frozen):
 
 
 class Request(_Frozen):
-    """One question, whole: every round of the conversation and every image, those of the parents included.
+    """A whole question: every message of the conversation and every image, those of the parents included.
 
-    Each `<image>` mark in the user texts stands for the next `groups[i]` images: one each where the request placed
-    them, all of them where it left the placing to the service (one block before the first user text).
+    Each `<image>` in the user texts stands for the next `groups[i]` images: one each if the request placed them, all of
+    them if it placed none (one block before the first user text).
     """
 
     model: str

@@ -1,85 +1,161 @@
-"""Every knob of every process: one typed class, read once in `main()` from `TILEQ_*` and handed inward.
+"""Every setting of every process: typed groups, read once in `main()` from `TILEQ_*` and passed as arguments.
 
-Times are seconds, sizes bytes, unless the name says otherwise. The table in the README is made from this class.
+Times are seconds, sizes bytes, unless the name says otherwise. A process reads the groups that it uses; a variable has
+the same name everywhere. The table in the README is written from `Settings`, which holds all groups.
 """
 
+import difflib
 import os
+import re
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-#: Seconds after the first attempt's failure at which the next ones follow (Svix's schedule, Standard Webhooks 1.0).
+PREFIX = "TILEQ_"
+
+#: Waits after a failed attempt before the next ones, in seconds (Svix's schedule, Standard Webhooks 1.0).
 WEBHOOK_SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0)
 
-#: Variables of former releases that are still read, each with the one that took its place.
+#: Variables of former releases that are still read → the present name.
 FORMER_NAMES = {"TILEQ_KEEPER_PERIOD": "TILEQ_RECONCILE_PERIOD"}
+
+#: Variables that are no settings of a process: the command line reads them, or tests.
+OTHER_VARIABLES = frozenset({"TILEQ_URL", "TILEQ_API_KEY", "TILEQ_DATA", "TILEQ_PARITY", "TILEQ_SUPERVISED_IN"})
+
+#: Kubernetes sets these for every Service of the namespace (enableServiceLinks); for a Service `tileq`, TILEQ_PORT is
+#: `tcp://10.0.0.1:8000`. kubernetes.io/docs/tutorials/services/connect-applications-service
+_SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://\S+")
+_SERVICE_LINK_NAME = re.compile(
+    r".*_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
 
 Network = IPv4Network | IPv6Network
 Commas = NoDecode  # lists come as "a,b", not as JSON
+S = TypeVar("S", bound="ProcessSettings")
 
 
-class Settings(BaseSettings):
-    """What `TILEQ_NAME` sets is the field `name` below; `TILEQ_NAME_FILE` reads it from a file (mounted secrets)."""
+class SettingsError(ValueError):
+    """A setting is missing, unreadable or refused; the message names the variable and never its value."""
 
-    model_config = SettingsConfigDict(env_prefix="TILEQ_", extra="ignore", frozen=True)
 
-    # Where things are
+class ProcessSettings(BaseSettings):
+    """Settings of every process. `TILEQ_NAME` sets the field `name`; `TILEQ_NAME_FILE` names a file that holds it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level written")
+    log_format: Literal["json", "console"] = Field(
+        "json", description="`json`: one object a line; `console`: for people"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz of every process")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="port of /metrics, /livez and /readyz of this process; 0: none"
+    )
+
+
+class RedisSettings(ProcessSettings):
+    """Where the job store, the broker and the text deltas are."""
+
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="job records and outbox; AOF on, noeviction")
     broker_url: str = Field("", description="Celery's Redis; empty: redis_url")
     events_url: str = Field("", description="Redis for text deltas, may live without AOF; empty: redis_url")
     redis_prefix: str = Field("tileq:", description="in front of every Redis key and queue")
-    require_aof: bool = Field(True, description="take no job while the job store keeps no append-only file")
+    require_aof: bool = Field(True, description="accept no job while the job store keeps no append-only file")
     redis_timeout: float = Field(5, gt=0, description="for one Redis round trip, connecting included")
+
+    @property
+    def broker(self) -> str:
+        """URL of Celery's Redis."""
+        return self.broker_url or self.redis_url
+
+    @property
+    def events(self) -> str:
+        """URL of the Redis that holds text deltas."""
+        return self.events_url or self.redis_url
+
+
+class StorageSettings(ProcessSettings):
+    """Where the object storage is."""
+
     s3_url: str = Field("http://127.0.0.1:9000", description="S3 server, scheme and port included")
     s3_access_key: str = Field("", description="S3 access key")
     s3_secret_key: SecretStr = Field(SecretStr(""), description="S3 secret key")
-    s3_region: str = Field("us-east-1", description="S3 region; given, so that no look-up is needed")
+    s3_region: str = Field("us-east-1", description="S3 region; set, so that no look-up is needed")
     s3_bucket: str = Field("tileq", description="bucket for images, manifests and results; made if absent")
     s3_timeout: float = Field(20, gt=0, description="for one S3 request")
 
-    # HTTP
+
+class HttpSettings(ProcessSettings):
+    """The HTTP API."""
+
     host: str = Field("127.0.0.1", description="address the API binds; anything but loopback needs keys")
     port: int = Field(8000, ge=0, le=65535, description="port of the API")
-    metrics_host: str = Field("127.0.0.1", description="address of /metrics of every process")
-    metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics of this process; 0: none")
     api_keys: Annotated[tuple[str, ...], Commas] = Field(
         (), description="keys fixed by the deployment, `tenant=tq_…` separated by commas, beside those of `tileq keys`"
     )
-    key_cache: float = Field(5, ge=0, description="how long a looked-up key is believed; a revoked one dies by then")
-    body_timeout: float = Field(30, gt=0, description="longest silence while a request body is read")
+    key_cache: float = Field(
+        5, ge=0, description="an API key is cached for this long; a revoked one is refused by then"
+    )
+    body_timeout: float = Field(30, gt=0, description="longest pause while a request body is read")
+    max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
 
-    # What a request may hold
-    max_body_bytes: int = Field(64 << 20, description="one request, all images and fields")
-    max_image_bytes: int = Field(20 << 20, description="one image as sent")
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        return _split(value)
+
+
+class ImageSettings(ProcessSettings):
+    """What an image may be, and how it is shown to the model; intake and the decoder apply the same values."""
+
     max_image_pixels: int = Field(50_000_000, description="width x height of one image, from its header")
     max_image_side: int = Field(32_768, description="longest side of one image, pixels")
     max_image_frames: int = Field(1_000, description="frames of an animated image (the first one is used)")
-    max_images: int = Field(32, description="images of one job, those of its parents included")
-    max_tiles: int = Field(200, description="tiles of one job, all images and thumbnails together")
-    max_new_tokens: int = Field(4_096, description="largest `max_new_tokens` a request may ask for")
-    max_batch_jobs: int = Field(1_000, description="jobs of one batch")
-    max_queued: int = Field(100_000, description="queued jobs of the service; above it, 503 overloaded")
-    max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
     image_mode: Literal["natural", "original"] = Field(
         "natural", description="`natural`: EXIF turned, white under transparency, 16 bit scaled; `original`: the card's"
     )
 
-    # Jobs
-    lease: float = Field(30, gt=0, description="a running job silent for this long is given to another worker")
-    max_attempts: int = Field(3, ge=1, description="claims of one job that may be lost or fail for a passing reason")
+
+class RequestSettings(ImageSettings):
+    """What a request may hold."""
+
+    max_body_bytes: int = Field(64 << 20, description="one request, all images and fields")
+    max_image_bytes: int = Field(20 << 20, description="one image as sent")
+    max_images: int = Field(32, description="images of one job, those of its parents included")
+    max_tiles: int = Field(200, description="tiles of one job, all images and thumbnails together")
+    max_new_tokens: int = Field(4_096, description="largest `max_new_tokens` of a request")
+    max_batch_jobs: int = Field(1_000, description="jobs of one batch")
+    max_queued: int = Field(100_000, description="queued jobs of the service; above it, 503 overloaded")
+
+
+class JobSettings(ProcessSettings):
+    """Leases, attempts and deadlines of jobs."""
+
+    lease: float = Field(
+        30, gt=0, description="a running job whose worker sends no heartbeat for this long is queued again"
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="attempts of one job that may be lost or fail with a transient error"
+    )
     retry_backoff: float = Field(2, ge=0, description="before the second attempt; doubles, with jitter")
-    redispatch: float = Field(10, gt=0, description="a hint nobody followed is repeated after this, doubling to 60")
+    redispatch: float = Field(
+        10, gt=0, description="a hint is repeated after this while no worker claims the job, doubling to 60"
+    )
     start_within: float = Field(3600, gt=0, description="default of a request's `start_within`")
     run_within: float = Field(600, gt=0, description="default of a request's `run_within`")
-    max_start_within: float = Field(86_400 * 7, gt=0, description="largest `start_within` a request may ask for")
-    max_run_within: float = Field(3600, gt=0, description="largest `run_within` a request may ask for")
+    max_start_within: float = Field(86_400 * 7, gt=0, description="largest `start_within` of a request")
+    max_run_within: float = Field(3600, gt=0, description="largest `run_within` of a request")
     retain_for: float = Field(86_400 * 7, gt=0, description="an ended job and its objects live this long")
-    reconcile_period: float = Field(1, gt=0, description="between two rounds of the reconciler")
+    reconcile_period: float = Field(1, gt=0, description="between two passes of the reconciler")
 
-    # Webhooks
+
+class WebhookSettings(ProcessSettings):
+    """Delivery of webhooks."""
+
     webhook_secret: SecretStr = Field(SecretStr(""), description="`whsec_…` of the keyless tenant; made if empty")
     webhook_allow: Annotated[tuple[Network, ...], Commas] = Field(
         (), description="networks (CIDR, commas) allowed although not public; without keys, loopback is"
@@ -96,41 +172,52 @@ class Settings(BaseSettings):
     webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one webhook dispatcher")
     webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all dispatchers together")
 
-    # Vision worker
+    @field_validator("webhook_schedule", "webhook_ports", mode="before")
+    @classmethod
+    def _split_numbers(cls, value: object) -> object:
+        return _split(value)
+
+    @field_validator("webhook_allow", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        return tuple(ip_network(part) for part in _split(value)) if isinstance(value, str) else value
+
+
+class ModelSettings(ProcessSettings):
+    """Which checkpoint is served, and under which name."""
+
     model: str = Field("", description="checkpoint: a folder, a hub id (`org/name@revision`) or `s3://bucket/prefix`")
-    model_sha256: str = Field("", description="the checkpoint's digest, or a manifest file; other files are refused")
-    model_id: str = Field("", description="name under which jobs ask for it; empty: what the checkpoint says it is")
+    model_id: str = Field("", description="name under which jobs request it; empty: derived from the checkpoint")
     default_model: str = Field("", description="model of a job that names none; empty: model_id, else the demo model")
+
+
+class VisionSettings(ProcessSettings):
+    """The vision worker: engine, device, decoding processes."""
+
+    model_sha256: str = Field("", description="the checkpoint's digest, or a manifest file; other files are refused")
     engine: Literal["transformers", "echo"] = Field("transformers", description="`echo` answers at once, for tests")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="`auto`: bfloat16 where the device computes it well, else float32"
     )
     quantise: Literal["none", "int8", "int4"] = Field("none", description="pack the decoder, with the extra `quant`")
-    slots: int = Field(0, ge=0, description="jobs a vision worker holds at once; 0: what the engine takes")
-    decoders: int = Field(2, ge=1, description="sandbox processes that decode images")
+    slots: int = Field(0, ge=0, description="jobs that a vision worker runs at once; 0: the engine's own number")
+    decoders: int = Field(2, ge=1, description="processes that decode images")
     decode_timeout: float = Field(20, gt=0, description="wall seconds for decoding and tiling one image")
     decode_memory: int = Field(2 << 30, description="address space of one decoding process")
-    delta_interval: float = Field(0.05, gt=0, description="text is gathered this long before it is written out")
-    cancel_interval: float = Field(0.5, gt=0, description="how often a worker asks whether its jobs are still wanted")
+    delta_interval: float = Field(0.05, gt=0, description="text is collected this long before it is published")
+    cancel_interval: float = Field(0.5, gt=0, description="how often a worker checks its jobs for cancellation")
     stall: float = Field(120, gt=0, description="an engine step longer than this ends the process; leases do the rest")
-    shutdown_grace: float = Field(25, ge=0, description="after SIGTERM running jobs may end, then they are given back")
+    shutdown_grace: float = Field(
+        25, ge=0, description="after SIGTERM running jobs may finish for this long, then they are released"
+    )
     echo_delay: float = Field(0, ge=0, description="seconds before each word of the `echo` engine, for tests")
-    echo_tiles: bool = Field(True, description="off: `echo` looks at no picture, to measure the queue alone")
+    echo_tiles: bool = Field(True, description="off: `echo` decodes no image, to measure the queue alone")
     worker_name: str = Field("", description="name of this worker; empty: host and process id")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level written")
-    log_format: Literal["json", "console"] = Field("json", description="one JSON object a line, or for people")
 
-    @field_validator("api_keys", "webhook_schedule", "webhook_ports", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @field_validator("webhook_allow", mode="before")
-    @classmethod
-    def _networks(cls, value: object) -> object:
-        return tuple(ip_network(part.strip()) for part in value.split(",") if part) if isinstance(value, str) else value
+class RetentionSettings(JobSettings, WebhookSettings):
+    """Jobs and webhooks together: a result outlives its last delivery attempt."""
 
     @model_validator(mode="after")
     def _outlive_webhooks(self) -> Self:
@@ -143,36 +230,116 @@ class Settings(BaseSettings):
             )
         return self
 
-    @property
-    def broker(self) -> str:
-        """URL of Celery's Redis."""
-        return self.broker_url or self.redis_url
 
-    @property
-    def events(self) -> str:
-        """URL of the Redis that holds text deltas."""
-        return self.events_url or self.redis_url
+class BrokerSettings(RedisSettings, JobSettings):
+    """Celery: its Redis, and the longest job, which the visibility time-out must outlast."""
 
 
-def read_settings() -> Settings:
-    """Read the environment once; `TILEQ_X_FILE` names a file holding `TILEQ_X`. Raises `ValueError` with the field."""
-    from_files = {
-        name: Path(os.environ[variable]).read_text().strip()
-        for name in Settings.model_fields
-        if (variable := f"TILEQ_{name.upper()}_FILE") in os.environ
-    }
-    return Settings(**{**_under_former_names(), **from_files})  # type: ignore[arg-type]
+class IntakeSettings(StorageSettings, HttpSettings, RequestSettings, BrokerSettings, RetentionSettings, ModelSettings):
+    """What `services.intake` reads."""
+
+
+class WebhooksSettings(StorageSettings, BrokerSettings, RetentionSettings):
+    """What `workers.webhooks` reads."""
+
+
+class ReconcilerSettings(StorageSettings, BrokerSettings, RetentionSettings):
+    """What `workers.reconciler` reads."""
+
+
+class VisionWorkerSettings(StorageSettings, ImageSettings, BrokerSettings, ModelSettings, VisionSettings):
+    """What `workers.vision` reads."""
+
+
+class Settings(IntakeSettings, VisionWorkerSettings):  # type: ignore[misc]  # pydantic's mypy plugin and diamonds
+    """All groups: what the command line, the documentation and tests read."""
+
+
+#: The groups in the order of the README, each with its heading.
+GROUPS: tuple[tuple[str, tuple[type[ProcessSettings], ...]], ...] = (
+    ("Where things are", (RedisSettings, StorageSettings)),
+    ("HTTP", (HttpSettings,)),
+    ("What a request may hold", (RequestSettings,)),
+    ("Jobs", (JobSettings,)),
+    ("Webhooks", (WebhookSettings,)),
+    ("Vision worker", (ModelSettings, VisionSettings)),
+    ("Every process", (ProcessSettings,)),
+)
+
+
+@overload
+def read_settings() -> Settings: ...
+@overload
+def read_settings(kind: type[S]) -> S: ...
+def read_settings(kind: type[Any] = Settings) -> Any:
+    """Read the settings of `kind` from the environment. Raises `SettingsError` naming the variable that is wrong."""
+    values = {**_service_link_defaults(kind), **_under_former_names(), **_from_files(kind)}
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_problem(entry) for entry in error.errors(include_input=False))) from None
 
 
 def former_names_in_use() -> dict[str, str]:
-    """Return the variables of former releases that the environment sets, each with its present name."""
+    """Return the variables of former releases that the environment sets → the present name."""
     return {former: name for former, name in FORMER_NAMES.items() if former in os.environ}
 
 
-def _under_former_names() -> dict[str, str]:
-    """Return what only a former name sets; the present name wins where both are set."""
+def unknown_variables() -> dict[str, str]:
+    """Return the `TILEQ_*` variables that no process reads → the most similar name that one does, or ""."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known |= {f"{name}_FILE" for name in known} | FORMER_NAMES.keys() | OTHER_VARIABLES
+    unknown = [
+        name
+        for name in os.environ
+        if name.startswith(PREFIX) and name.upper() not in known and not _SERVICE_LINK_NAME.fullmatch(name)
+    ]
+    return {name: next(iter(difflib.get_close_matches(name, known, 1)), "") for name in unknown}
+
+
+def service_links(kind: type[ProcessSettings]) -> list[str]:
+    """Return the variables that Kubernetes set for a Service and that are named like a setting of `kind`."""
+    return [f"{PREFIX}{name.upper()}" for name in _service_link_defaults(kind)]
+
+
+def _service_link_defaults(kind: type[ProcessSettings]) -> dict[str, Any]:
     return {
-        name.removeprefix("TILEQ_").lower(): os.environ[former]
+        name: field.default
+        for name, field in kind.model_fields.items()
+        if field.annotation is int and _SERVICE_LINK_VALUE.fullmatch(os.environ.get(f"{PREFIX}{name.upper()}", ""))
+    }
+
+
+def _under_former_names() -> dict[str, str]:
+    """Return the values that only a former name sets; the present name wins where both are set."""
+    return {
+        name.removeprefix(PREFIX).lower(): os.environ[former]
         for former, name in former_names_in_use().items()
         if name not in os.environ
     }
+
+
+def _from_files(kind: type[ProcessSettings]) -> dict[str, str]:
+    found = {}
+    for name in kind.model_fields:
+        variable = f"{PREFIX}{name.upper()}_FILE"
+        if variable in os.environ:
+            path = Path(os.environ[variable])
+            try:
+                found[name] = path.read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+                raise SettingsError(f"{variable} names {path}, which cannot be read: {why}") from None
+    return found
+
+
+def _problem(entry: Mapping[str, Any]) -> str:
+    """Describe one validation error without the value: it may be a secret."""
+    message = entry["msg"].removeprefix("Value error, ")
+    if not entry["loc"]:
+        return str(message)
+    return f"{PREFIX}{'_'.join(map(str, entry['loc'])).upper()}: {message}"
+
+
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

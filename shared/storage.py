@@ -20,9 +20,11 @@ from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error
 
 from shared.errors import ObjectMissing, StorageDown
-from shared.settings import Settings
+from shared.settings import StorageSettings
 
 T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 5
 
 #: What an S3 server answers that repeating would not change.
 _FINAL = {"NoSuchKey", "NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
@@ -88,11 +90,11 @@ class ObjectStorage(Protocol):
 class S3Storage:
     """ObjectStorage in one bucket of an S3 server, through the `minio` client."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: StorageSettings) -> None:
         url = urlsplit(settings.s3_url)
         # One pool per client; retries are ours, since urllib3's would resend a stream from its end.
         pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=settings.redis_timeout, read=settings.s3_timeout),
+            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=settings.s3_timeout),
             maxsize=32,
             retries=urllib3.Retry(total=0, redirect=0),
         )

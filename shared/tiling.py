@@ -1,10 +1,10 @@
-"""How a picture is cut into tiles: arithmetic alone, so that intake can count tiles from a header.
+"""Dynamic tiling of an image as arithmetic on its size, so that intake counts tiles from an image header.
 
     grid(1920, 1080, max_tiles=12)      -> (4, 2)      columns, rows
-    tile_count((4, 2), thumbnail=True)  -> 9           the whole picture comes last, unless it is the only tile
+    tile_count((4, 2), thumbnail=True)  -> 9           the thumbnail comes last, unless there is one tile
 
-The model card decides with floats and a tie rule; both are kept to the letter, because a picture on the border of two
-grids must fall on the same side here.
+The model card chooses with floats and a tie rule (dynamic_preprocess, find_closest_aspect_ratio), and both are kept:
+an image whose shape is between two grids gets the same grid here.
 """
 
 from functools import lru_cache
@@ -26,10 +26,10 @@ def grids(max_tiles: int) -> tuple[Grid, ...]:
 def grid(width: int, height: int, max_tiles: int, tile: int = TILE) -> Grid:
     """Choose the grid whose shape is nearest to `width`/`height`.
 
-    A later (larger) grid of the same distance wins only if the picture covers more than half of its area.
+    A later (larger) grid of the same distance wins only if the image covers more than half of its area.
     """
     if width < 1 or height < 1:
-        raise ValueError(f"a picture of {width}x{height} pixels has no tiles")
+        raise ValueError(f"an image of {width}x{height} pixels has no tiles")
     aspect, area = width / height, width * height
     nearest, best = float("inf"), (1, 1)
     for columns, rows in grids(max_tiles):

@@ -13,7 +13,7 @@ import numpy as np
 
 from shared.tokenization.sentencepiece import Kind, Piece, Vocabulary, write_vocabulary
 from workers.vision.checkpoint.config import read_config
-from workers.vision.checkpoint.keys import Weight, weights
+from workers.vision.checkpoint.weight_map import ReleasedTensor, released_tensors
 
 ADDED = ("<|im_end|>", "<|im_start|>", "<img>", "</img>", "<IMG_CONTEXT>")
 CONTROL = ("<unk>", "<s>", "</s>")
@@ -83,7 +83,7 @@ def write_random(
     config = CONFIG | {"torch_dtype": dtype, "vision_config": VISION | dict(vision or {}), "llm_config": llm}
     (folder / "config.json").write_text(_json(config | dict(top or {})))
     rng = np.random.default_rng(seed)
-    _save({weight.key: _draw(rng, weight).astype(dtype) for weight in weights(read_config(folder))}, folder)
+    _save({tensor.key: _draw(rng, tensor).astype(dtype) for tensor in released_tensors(read_config(folder))}, folder)
     return folder
 
 
@@ -118,17 +118,17 @@ def tokenizer_config(first: int) -> dict[str, Any]:
     }
 
 
-def _draw(rng: np.random.Generator, weight: Weight) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _draw(rng: np.random.Generator, tensor: ReleasedTensor) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Values of a size that keeps signals alive through the layers, so that different pictures read differently."""
-    drawn = rng.standard_normal(weight.shape, dtype=np.float32)
-    if weight.key.endswith((".ls1", ".ls2")):
+    drawn = rng.standard_normal(tensor.shape, dtype=np.float32)
+    if tensor.key.endswith((".ls1", ".ls2")):
         return np.float32(0.5) + drawn * np.float32(0.1)
-    if len(weight.shape) == 1:
-        centre = 1 if weight.key.endswith("weight") else 0
+    if len(tensor.shape) == 1:
+        centre = 1 if tensor.key.endswith("weight") else 0
         return np.float32(centre) + drawn * np.float32(0.1)
-    if "embedding" in weight.key and "patch" not in weight.key:
+    if "embedding" in tensor.key and "patch" not in tensor.key:
         return drawn
-    return drawn * np.float32(1.5 / float(np.prod(weight.shape[1:])) ** 0.5)
+    return drawn * np.float32(1.5 / float(np.prod(tensor.shape[1:])) ** 0.5)
 
 
 def _save(tensors: dict[str, np.ndarray[Any, np.dtype[np.float32]]], folder: Path) -> None:

@@ -30,11 +30,11 @@ from infra.demo_model.export import BUNDLED
 from infra.demo_model.questions import ask_number, ask_positions, ask_shapes
 from infra.demo_model.render import Picture, Rng
 from infra.demo_model.scenes import number_scene, page_scene, shapes_scene
-from workers.vision.checkpoint.opened import open_checkpoint
-from workers.vision.decode import cut, plan
+from workers.vision.checkpoint.checkpoint import open_checkpoint
 from workers.vision.engine.base import Done, EngineRequest, Sampling, Tiles
-from workers.vision.engine.loading import Wish, load
 from workers.vision.engine.transformers import Loaded, TransformersEngine
+from workers.vision.images.decode import plan_tiles, write_tiles
+from workers.vision.model.loader import LoadOptions, load
 from workers.vision.prompts import PromptFormat, build
 
 Draw = Callable[[Rng], tuple[list[Picture], Conversation]]
@@ -101,12 +101,13 @@ class Asker:
     def __init__(self, folder: Path, dtype: str = "auto") -> None:
         checkpoint = open_checkpoint(folder)
         self.side, self.style = checkpoint.config.vision.image, checkpoint.prompt_format
-        model = load(checkpoint, Wish("cpu", dtype), print)
+        model = load(checkpoint, LoadOptions("cpu", dtype), print)
         self.engine = TransformersEngine(Loaded(model, checkpoint.config, checkpoint.tokenizer))
 
     def tiles(self, picture: Picture, most: int) -> Tiles:
         """Cut a picture as the sandbox does."""
-        return cut(plan(Image.fromarray(picture), most, True, self.side), self.side, lambda n: memoryview(bytearray(n)))
+        plan = plan_tiles(Image.fromarray(picture), most, True, self.side)
+        return write_tiles(plan, self.side, lambda size: memoryview(bytearray(size)))
 
     def answer(self, pictures: list[Picture], talk: Conversation, most: int) -> str:
         """Return what the model says."""

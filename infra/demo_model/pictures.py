@@ -12,7 +12,7 @@ from infra.demo_model import seeds
 from infra.demo_model.scenes import Scene, drawing, page_scene
 from infra.demo_model.words import COLOURS, LABELS, RECEIPT, SHAPES
 
-FOLDER = Path(__file__).parents[2] / "services" / "cli" / "pictures"
+FOLDER = Path(__file__).parents[2] / "services" / "cli" / "images"
 TOTAL = LABELS.index("TOTAL")
 PLAIN = 60_000  # bytes: a page on a textured ground is ten times as much
 
@@ -48,12 +48,12 @@ def main() -> None:
     leftmost = min(drawn.shapes, key=lambda s: s.x)
     questions = [
         {
-            "picture": "shapes.png",
+            "image": "shapes.png",
             "question": "Which shape is leftmost?",
             "answer": f"{COLOURS[leftmost.colour]} {SHAPES[leftmost.kind]}",
         },
-        {"picture": "shapes.png", "question": "图中的数字是多少？", "answer": drawn.number},
-        {"picture": "receipt.png", "question": "What is the TOTAL?", "answer": receipt.fields[TOTAL], "tiled": True},
+        {"image": "shapes.png", "question": "图中的数字是多少？", "answer": drawn.number},
+        {"image": "receipt.png", "question": "What is the TOTAL?", "answer": receipt.fields[TOTAL], "tiled": True},
     ]
     (FOLDER / "questions.json").write_text(json.dumps(questions, indent=2, ensure_ascii=False) + "\n")
 

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from workers.vision.engine.device import choose_dtype
+from workers.vision.model.device import choose_dtype
 
 
 @cache

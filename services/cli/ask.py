@@ -1,4 +1,4 @@
-"""`tileq ask` and `tileq submit`: pictures and a question become a job."""
+"""`tileq ask` and `tileq submit`: images and a question become a job."""
 
 import mimetypes
 import sys
@@ -8,38 +8,44 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli import show
-from services.cli.client import Api, Json, Picture
-from services.cli.failure import Failure, Usage
+from services.cli import output
+from services.cli.client import ApiClient, ImageFile, Json
+from services.cli.errors import CommandError, UsageError
 from services.cli.options import URL, AsJson, Url, api
 
 Command = Callable[..., None]
 
 Words = Annotated[
     list[str],
-    typer.Argument(metavar="[IMAGE]... QUESTION", help="Picture files (- reads one from stdin), then a question."),
+    typer.Argument(metavar="[IMAGE]... QUESTION", help="Image files (- reads one from stdin), then a question."),
 ]
 Choice = Annotated[str | None, typer.Option(help="Model; `tileq models` lists them.")]
 TileCounts = Annotated[
-    str | None, typer.Option(metavar="N[,N…]", help="Tiles a picture, 1 to 40: one number or one each.")
+    str | None, typer.Option(metavar="N[,N…]", help="Tiles of an image, 1 to 40: one number, or one for each image.")
 ]
 Thumbnail = Annotated[
     bool | None, typer.Option("--thumbnail/--no-thumbnail", help="A small whole view beside the tiles.")
 ]
-Parent = Annotated[str | None, typer.Option(metavar="JOB", help="Go on with this job's conversation and pictures.")]
+Parent = Annotated[str | None, typer.Option(metavar="JOB", help="Go on with this job's conversation and images.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer, in tokens.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
-TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens with this much probability together.")]
-Seed = Annotated[int | None, typer.Option(help="Repeats a sampled answer.")]
-Stop = Annotated[list[str], typer.Option(metavar="TEXT", help="End the answer in front of this text. May be repeated.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Sample from the most likely tokens whose probabilities add up to this.")
+]
+Seed = Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")]
+Stop = Annotated[list[str], typer.Option(metavar="TEXT", help="Stop before this text. May be repeated.")]
 Hook = Annotated[str | None, typer.Option("--webhook", metavar="URL", help="Where the signed webhook goes.")]
 Metadata = Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Echoed everywhere. May be repeated.")]
 Priority = Annotated[str | None, typer.Option(help="high, normal or low.")]
-StartWithin = Annotated[float | None, typer.Option(metavar="SECONDS", help="Expire if nobody started by then.")]
-RunWithin = Annotated[float | None, typer.Option(metavar="SECONDS", help="Fail if not done by then.")]
+StartWithin = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="The job expires unless a worker starts it within this.")
+]
+RunWithin = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="The job fails unless it ends within this after its start.")
+]
 
 
-def submitting(then: Callable[[Api, Json, bool], None]) -> Command:
+def submitting(then: Callable[[ApiClient, Json, bool], None]) -> Command:
     """Return a command that submits a job and hands it to `then`, with whether JSON is wanted."""
 
     def command(
@@ -84,37 +90,39 @@ def submitting(then: Callable[[Api, Json, bool], None]) -> Command:
             "run_within": run_within,
         }
         _refuse_forgotten_question(question)
-        pictures = [_picture(name) for name in images]
+        files = [_image_file(name) for name in images]
         with api(url) as service:
-            then(service, service.submit(_given(request), pictures), json)
+            then(service, service.submit(_given(request), files), json)
 
     return command
 
 
-def show_until_end(service: Api, job: Json, as_json: bool) -> None:
-    """Show states and text as they come, then the answer; raise if there is none."""
+def show_until_end(service: ApiClient, job: Json, as_json: bool) -> None:
+    """Show states and text as they arrive, then the answer. Raises `CommandError` where the job has none."""
     live = sys.stdout.isatty() and not as_json
-    show.note(f"{job['id']} taken in" + "".join(f", {image['tiles']} tiles" for image in job.get("images") or []))
-    told, wrote = "", False
+    output.note(f"{job['id']} accepted" + "".join(f", {image['tiles']} tiles" for image in job.get("images") or []))
+    shown, wrote = "", False
     try:
         for event in service.follow(job["id"]):
             if event.kind == "end":
                 job = event.data
-            elif event.kind == "state" and (line := show.state_line(event.data)) != told:
-                told = line
+            elif event.kind == "state" and (line := output.state_line(event.data)) != shown:
+                shown = line
                 if not wrote:
-                    show.note(line)
+                    output.note(line)
             elif event.kind == "reset" and wrote:
                 sys.stdout.write("\n")
-                show.note("a new attempt begins; what stands above is void")
+                output.note("a new attempt begins; discard the output above")
                 wrote = False
             elif event.kind == "delta" and live:
-                sys.stdout.write(show.clean(event.data["text"]))
+                sys.stdout.write(output.clean(event.data["text"]))
                 sys.stdout.flush()
                 wrote = True
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        show.note(f"{job['id']} goes on; `tileq wait {job['id']}` waits for it, `tileq cancel {job['id']}` stops it")
+        output.note(
+            f"{job['id']} continues; `tileq wait {job['id']}` waits for it, `tileq cancel {job['id']}` stops it"
+        )
         raise
     if wrote:
         sys.stdout.write("\n")
@@ -122,44 +130,44 @@ def show_until_end(service: Api, job: Json, as_json: bool) -> None:
 
 
 def finish(job: Json, as_json: bool, *, printed: bool = False) -> None:
-    """Print what an ended job came to; raise if that is not an answer."""
+    """Print the answer of an ended job. Raises `CommandError` where it has none."""
     if as_json:
-        show.as_json(job)
+        output.as_json(job)
     if job["state"] != "succeeded":
-        raise Failure(show.why(job))
+        raise CommandError(output.failure_line(job))
     if not as_json and not printed:
-        show.answer(job)
+        output.answer(job)
     if (job.get("output") or {}).get("finish_reason") == "length":
-        show.note("the answer was cut at its longest; give more with --max-new-tokens")
-    if figures := show.summary(job):
-        show.note(figures)
+        output.note("the answer was truncated at max_new_tokens; raise it with --max-new-tokens")
+    if figures := output.summary(job):
+        output.note(figures)
 
 
-def print_id(_: Api, job: Json, as_json: bool) -> None:
-    """Print what was taken in."""
+def print_id(_: ApiClient, job: Json, as_json: bool) -> None:
+    """Print the id of the accepted job."""
     if as_json:
-        show.as_json(job)
+        output.as_json(job)
     else:
         print(job["id"])
 
 
-def _picture(name: str) -> Picture:
+def _image_file(name: str) -> ImageFile:
     if name == "-":
         data = sys.stdin.buffer.read()
         if not data:
-            raise Usage("stdin held no picture")
-        return Picture("stdin", data)
+            raise UsageError("stdin is empty; an image file was expected")
+        return ImageFile("stdin", data)
     try:
-        return Picture(Path(name).name, Path(name).read_bytes())
+        return ImageFile(Path(name).name, Path(name).read_bytes())
     except OSError as error:
-        hint = "; put a question of several words in quotes" if " " not in name and not Path(name).suffix else ""
-        raise Usage(f"can't read the picture {name}: {error.strerror or error}{hint}") from None
+        hint = "; a question of several words needs quotes" if " " not in name and not Path(name).suffix else ""
+        raise UsageError(f"can't read the image file {name}: {error.strerror or error}{hint}") from None
 
 
 def _refuse_forgotten_question(question: str) -> None:
     kind = mimetypes.guess_type(question)[0] or ""
     if question == "-" or (kind.startswith("image/") and " " not in question):
-        raise Usage(f'{question} is a picture; the question is missing: tileq ask {question} "What is this?"')
+        raise UsageError(f'{question} is an image file; the question is missing: tileq ask {question} "What is this?"')
 
 
 def _tiles(text: str | None) -> int | list[int] | None:
@@ -168,7 +176,7 @@ def _tiles(text: str | None) -> int | list[int] | None:
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        raise Usage(f"--tiles takes one number or several with commas, not {text!r}") from None
+        raise UsageError(f"--tiles takes one number, or one for each image with commas between, not {text!r}") from None
     return numbers[0] if len(numbers) == 1 else numbers
 
 
@@ -177,7 +185,7 @@ def _pairs(entries: list[str]) -> dict[str, str]:
     for entry in entries:
         name, separator, value = entry.partition("=")
         if not separator or not name:
-            raise Usage(f"--metadata takes KEY=VALUE, not {entry!r}")
+            raise UsageError(f"--metadata takes KEY=VALUE, not {entry!r}")
         pairs[name] = value
     return pairs
 

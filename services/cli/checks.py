@@ -1,4 +1,4 @@
-"""Everything the service stands on: what `tileq doctor` looks at, and what to do where something is wrong."""
+"""The checks of `tileq doctor`: every dependency of the service, and what to do where one fails."""
 
 import importlib.metadata
 import io
@@ -24,15 +24,15 @@ from shared.store.client import durability
 
 Level = Literal["ok", "warn", "fail"]
 
-_OLDEST_STORE = (6, 2)
-_SKEW = 1.0  # seconds; webhook receivers allow 300, but timings would be off
-_DISK_LOW, _DISK_OUT = 5 << 30, 1 << 30
-_LOOK = ".doctor"
+_MIN_REDIS_VERSION = (6, 2)
+_MAX_CLOCK_OFFSET_S = 1.0  # webhook receivers allow 300, but timings would be off
+_DISK_WARN_BYTES, _DISK_FAIL_BYTES = 5 << 30, 1 << 30
+_PROBE_KEY = ".doctor"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `fix` says what to do about it."""
+    """The result of one check. `fix` says what to do where it is not "ok"."""
 
     level: Level
     what: str
@@ -40,8 +40,8 @@ class Finding:
     fix: str = ""
 
 
-def look(settings: Settings, folder: Path, url: str) -> Iterator[Finding]:
-    """Yield what was found, one line for each thing."""
+def run_checks(settings: Settings, folder: Path, url: str) -> Iterator[Finding]:
+    """Run every check; yield one finding for each thing checked."""
     yield from packages()
     yield from store(settings)
     yield from broker(settings)
@@ -52,7 +52,7 @@ def look(settings: Settings, folder: Path, url: str) -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Python and the packages that each part needs."""
+    """Check Python and the packages of each extra."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("ok", "python", version)
     try:
@@ -65,14 +65,14 @@ def packages() -> Iterator[Finding]:
         name = f"packages for {extra}" if extra else "packages"
         if problems:
             fix = f"pip install 'tileq[{extra}]'" if extra else "pip install tileq"
-            # A machine need not play every part.
+            # A machine need not run every process.
             yield Finding("fail" if not extra else "warn", name, ", ".join(problems), fix)
         else:
-            yield Finding("ok", name, "all there")
+            yield Finding("ok", name, "all installed")
 
 
 def store(settings: Settings) -> Iterator[Finding]:
-    """Redis or Valkey: the truth about every job."""
+    """Check the Redis or Valkey that holds the job records."""
     where = _without_password(settings.redis_url)
     client = redis.Redis.from_url(
         settings.redis_url,
@@ -89,7 +89,7 @@ def store(settings: Settings) -> Iterator[Finding]:
                 answer = client.config_get("append*") | client.config_get("maxmemory*")
                 config = {str(name): str(value) for name, value in answer.items()}
             except redis.ResponseError:
-                config = {}  # managed services do not tell
+                config = {}  # managed services refuse CONFIG
             client.set(f"{settings.redis_prefix}doctor", "1", px=1000)
     except redis.RedisError as error:
         fix = "start it or set TILEQ_REDIS_URL; on one machine `tileq up` brings its own"
@@ -97,38 +97,38 @@ def store(settings: Settings) -> Iterator[Finding]:
         return
     name = "Valkey" if info.get("valkey_version") else "Redis"
     version = str(info.get("valkey_version") or info.get("redis_version"))
-    new_enough = tuple(int(part) for part in version.split(".")[:2]) >= _OLDEST_STORE
-    fix = "" if new_enough else f"use Redis {'.'.join(map(str, _OLDEST_STORE))} or any Valkey"
+    new_enough = tuple(int(part) for part in version.split(".")[:2]) >= _MIN_REDIS_VERSION
+    fix = "" if new_enough else f"use Redis {'.'.join(map(str, _MIN_REDIS_VERSION))} or any Valkey"
     yield Finding("ok" if new_enough else "fail", "job store", f"{name} {version} at {where}, takes writes", fix)
     yield _durable(info, config)
     policy = config.get("maxmemory-policy") or str(info.get("maxmemory_policy", "unknown"))
     fix = "" if policy == "noeviction" else "CONFIG SET maxmemory-policy noeviction, or jobs may be evicted"
     yield Finding("ok" if policy == "noeviction" else "fail", "eviction", policy, fix)
-    near = abs(skew) <= _SKEW
+    near = abs(skew) <= _MAX_CLOCK_OFFSET_S
     yield Finding("ok" if near else "warn", "clock", f"{skew:+.2f} s to the store's", "" if near else "run NTP on both")
 
 
 def broker(settings: Settings) -> Iterator[Finding]:
-    """What Celery's messages go through."""
+    """Check the broker of Celery's messages."""
     where = _without_password(settings.broker)
     try:
         waiting = Hints(make_celery(settings)).depth(WEBHOOK_QUEUE)
-    except Exception as error:  # kombu's, redis' or the OS' error: whichever, it is the finding
+    except Exception as error:  # kombu's, redis' or the OS' error: any of them is the finding
         yield Finding("fail", "Celery broker", f"{where}: {error}", "start it or set TILEQ_BROKER_URL")
         return
-    yield Finding("ok", "Celery broker", f"{where}, {waiting} hints wait for the dispatcher")
+    yield Finding("ok", "Celery broker", f"{where}, {waiting} hints wait for the webhook dispatcher")
 
 
 def storage(settings: Settings) -> Iterator[Finding]:
-    """The S3 server: write, read, remove."""
+    """Check the S3 server: write, read and delete an object."""
     objects = S3Storage(settings)
     where = f"bucket {settings.s3_bucket} at {settings.s3_url}"
     began = time.monotonic()
     try:
         objects.check()
-        objects.put(_LOOK, io.BytesIO(b"look"), "text/plain", 4)
-        same = objects.get(_LOOK) == b"look"
-        objects.delete(_LOOK)
+        objects.put(_PROBE_KEY, io.BytesIO(b"probe"), "text/plain", 5)
+        same = objects.get(_PROBE_KEY) == b"probe"
+        objects.delete(_PROBE_KEY)
     except TileqError as error:
         fix = "start it, or set TILEQ_S3_URL, TILEQ_S3_ACCESS_KEY and TILEQ_S3_SECRET_KEY; `tileq up` brings its own"
         yield Finding("fail", "object storage", f"{where}: {error.detail}", fix)
@@ -137,11 +137,16 @@ def storage(settings: Settings) -> Iterator[Finding]:
     if same:
         yield Finding("ok", "object storage", took)
     else:
-        yield Finding("fail", "object storage", f"{where} gave back something else", "look for a proxy in between")
+        yield Finding(
+            "fail",
+            "object storage",
+            f"{where} returned other bytes than were written",
+            "look for a proxy between tileq and the server that changes bodies",
+        )
 
 
 def service(url: str) -> Iterator[Finding]:
-    """The API itself."""
+    """Check that the API is ready."""
     try:
         answer = httpx.get(f"{url}/readyz", timeout=5)
         parts = answer.json().get("dependencies", {})
@@ -154,41 +159,41 @@ def service(url: str) -> Iterator[Finding]:
     if answer.status_code == 200:
         yield Finding("ok", "service", f"{url} is ready")
     else:
-        yield Finding("fail", "service", f"{url} is not ready: {', '.join(down) or answer.status_code}", "see its log")
+        yield Finding("fail", "service", f"{url} is not ready: {', '.join(down) or answer.status_code}", "read its log")
 
 
 def disk(folder: Path) -> Iterator[Finding]:
-    """Room for data and for temporary files."""
+    """Check the free space for data and for temporary files."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     for what, path in (("disk", there), ("temporary files", Path(tempfile.gettempdir()))):
         free = shutil.disk_usage(path).free
-        level: Level = "ok" if free > _DISK_LOW else "warn" if free > _DISK_OUT else "fail"
-        fix = "" if level == "ok" else "make room; pictures and results are kept for TILEQ_RETAIN_FOR seconds"
+        level: Level = "ok" if free > _DISK_WARN_BYTES else "warn" if free > _DISK_FAIL_BYTES else "fail"
+        fix = "" if level == "ok" else "free some space; images and results are kept for TILEQ_RETAIN_FOR seconds"
         yield Finding(level, what, f"{free / 2**30:.1f} GiB free at {path}", fix)
 
 
 def gpu() -> Iterator[Finding]:
-    """What the vision worker could compute on."""
+    """Check the GPUs and the torch that the vision worker would use."""
     cards = _output(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"])
     if not cards:
-        yield Finding("ok", "GPU", "none seen; the vision worker computes on the CPU")
+        yield Finding("ok", "GPU", "none found; the vision worker uses the CPU")
         return
     yield Finding("ok", "GPU", "; ".join(cards.splitlines()))
-    # Only workers.vision knows torch; ask a process of its own.
-    asked = "import torch; print(torch.__version__, torch.cuda.is_available())"
-    said = _output([sys.executable, "-P", "-c", asked])
-    if not said.endswith("True"):
-        seen = f"torch {said.split()[0]} can't use it" if said else "torch is not installed"
+    # Only workers.vision may import torch, so another process does.
+    code = "import torch; print(torch.__version__, torch.cuda.is_available())"
+    printed = _output([sys.executable, "-P", "-c", code])
+    if not printed.endswith("True"):
+        seen = f"torch {printed.split()[0]} can't use it" if printed else "torch is not installed"
         yield Finding("warn", "torch on the GPU", seen, "install the CUDA build of torch that fits the driver")
     else:
-        yield Finding("ok", "torch on the GPU", f"torch {said.split()[0]}")
+        yield Finding("ok", "torch on the GPU", f"torch {printed.split()[0]}")
 
 
 def _durable(info: dict[str, object], config: dict[str, str]) -> Finding:
-    kept = durability(info, config)
-    if kept == "always":
+    mode = durability(info, config)
+    if mode == "always":
         return Finding("ok", "durability", "append-only file, appendfsync always")
-    if kept == "waitaof":
+    if mode == "waitaof":
         return Finding(
             "ok", "durability", f"append-only file, appendfsync {config.get('appendfsync', '?')} and WAITAOF"
         )
@@ -198,7 +203,7 @@ def _durable(info: dict[str, object], config: dict[str, str]) -> Finding:
         "a 202 would not be on disk"
         if str(info.get("aof_enabled")) == "1"
         else "no append-only file: a restart forgets jobs",
-        "CONFIG SET appendonly yes, CONFIG SET appendfsync always, and the same in its configuration",
+        "CONFIG SET appendonly yes, CONFIG SET appendfsync always, and the same in its configuration file",
     )
 
 
@@ -206,7 +211,7 @@ def _belongs(requirement: Requirement, extra: str) -> bool:
     if requirement.marker is None:
         return not extra
     if requirement.name == "tileq":
-        return False  # an extra made of extras; those are looked at themselves
+        return False  # an extra made of extras, which are checked themselves
     return requirement.marker.evaluate({"extra": extra}) and (
         not extra or not requirement.marker.evaluate({"extra": ""})
     )

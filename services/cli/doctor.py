@@ -1,35 +1,35 @@
-"""`tileq doctor`: what the checks found, for people or as JSON."""
+"""`tileq doctor`: the findings of the checks, as a table or as JSON."""
 
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
-from services.cli import show
-from services.cli.checks import Finding, look
-from services.cli.environment import folder_of, joined, settings
-from services.cli.failure import Failure
+from services.cli import output
+from services.cli.checks import Finding, run_checks
+from services.cli.environment import data_folder, settings, use_local_service
+from services.cli.errors import CommandError
 from services.cli.options import URL
 
 _COLOUR = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def run(data: Path | None, url: str | None, as_json: bool) -> None:
-    """Look at everything; raise if something is broken."""
-    folder = joined(data)
+    """Run the checks and print the findings. Raises `CommandError` where one failed."""
+    folder = use_local_service(data)
     found = settings()
     if folder and not as_json:
-        show.note(f"looking at the service in {folder}")
+        output.note(f"checking the service in {folder}")
     url = url or (f"http://127.0.0.1:{found.port}" if folder else URL)
-    findings = list(look(found, folder or folder_of(data), url))
+    findings = list(run_checks(found, folder or data_folder(data), url))
     if as_json:
         for finding in findings:
-            show.as_json(finding.__dict__)
+            output.as_json(finding.__dict__)
     else:
-        show.grid(_table(findings))
+        output.grid(_table(findings))
     failed = sum(finding.level == "fail" for finding in findings)
     if failed:
-        raise Failure(f"{failed} of {len(findings)} checks failed")
+        raise CommandError(f"{failed} of {len(findings)} checks failed")
 
 
 def _table(findings: list[Finding]) -> Table:
@@ -38,7 +38,7 @@ def _table(findings: list[Finding]) -> Table:
     lines.add_column(no_wrap=True)
     lines.add_column(overflow="fold")
     for finding in findings:
-        lines.add_row(Text(finding.level, _COLOUR[finding.level]), finding.what, Text(show.clean(finding.seen)))
+        lines.add_row(Text(finding.level, _COLOUR[finding.level]), finding.what, Text(output.clean(finding.seen)))
         if finding.fix:
             lines.add_row("", "", Text(f"→ {finding.fix}", "bold"))
     return lines

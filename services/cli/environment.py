@@ -1,4 +1,4 @@
-"""The settings of this process, and where those of a service on this machine are found."""
+"""Settings of this process, and the way to a service of `tileq up` on this machine."""
 
 import os
 from collections.abc import Mapping
@@ -6,47 +6,40 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.cli.failure import Failure, Usage
+from services.cli.errors import CommandError, UsageError
 
 if TYPE_CHECKING:  # pydantic takes a fifth of a second, and `tileq ask` needs none of it
     from shared.settings import Settings
 
 
 def settings() -> "Settings":
-    """Return the settings of the environment; `Usage` names the variables that are wrong, never their values."""
-    from pydantic import ValidationError  # noqa: PLC0415
-
-    from shared.settings import read_settings  # noqa: PLC0415
+    """Return the settings of the environment; `UsageError` names the variables that are wrong, never their values."""
+    from shared.settings import SettingsError, read_settings  # noqa: PLC0415
 
     try:
         return read_settings()
-    except OSError as error:
-        raise Usage(f"a file named by a TILEQ_…_FILE variable can't be read: {error}") from None
-    except ValidationError as error:
-        lines = (
-            f"TILEQ_{'_'.join(map(str, entry['loc'])).upper()}: {entry['msg']}" if entry["loc"] else entry["msg"]
-            for entry in error.errors(include_input=False, include_url=False)
-        )
-        raise Usage("; ".join(lines)) from None
+    except SettingsError as error:
+        raise UsageError(str(error)) from None
 
 
-def folder_of(data: Path | None) -> Path:
-    """Return the folder that `--data` names, or where the service keeps its data unless told otherwise."""
-    usual = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "tileq"
-    return (data or usual).expanduser().absolute()
+def data_folder(data: Path | None) -> Path:
+    """Return the folder that `--data` names, or the default one."""
+    default = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "tileq"
+    return (data or default).expanduser().absolute()
 
 
-def joined(data: Path | None) -> Path | None:
-    """Point this process at the service of `tileq up` in `data`, or in the usual folder; None where there is none.
+def use_local_service(data: Path | None) -> Path | None:
+    """Make this process use the service of `tileq up` in `data`, or in the default folder; return the folder.
 
-    Where TILEQ_REDIS_URL names a service and `--data` is not given, nothing is changed.
+    Returns None and changes nothing where no service runs there, or where TILEQ_REDIS_URL is set and `data` is not.
+    Raises `CommandError` where `data` is given and no service runs in it.
     """
     if data is None and ("TILEQ_REDIS_URL" in os.environ or "TILEQ_REDIS_URL_FILE" in os.environ):
         return None
-    folder = folder_of(data)
+    folder = data_folder(data)
     found = read_environment(folder)
     if data is not None and not found:
-        raise Failure(f"no `tileq up` runs in {folder}")
+        raise CommandError(f"no `tileq up` runs in {folder}")
     for name in found:
         os.environ.pop(f"{name}_FILE", None)
     os.environ.update(found)
@@ -54,19 +47,19 @@ def joined(data: Path | None) -> Path | None:
 
 
 def write_environment(folder: Path, environment: Mapping[str, str]) -> None:
-    """Leave the way in for `tileq keys` and `tileq doctor`, readable by this user alone."""
-    path = _note(folder)
+    """Write the settings of a running service for `tileq keys` and `tileq doctor`, readable by this user alone."""
+    path = _environment_file(folder)
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.writelines(f"{name}={value}\n" for name, value in environment.items())
 
 
 def read_environment(folder: Path) -> dict[str, str]:
-    """Return what `write_environment` left, or nothing where no service runs in `folder`."""
+    """Return what `write_environment` wrote, or nothing where no service runs in `folder`."""
     with suppress(OSError):
-        return dict(line.split("=", 1) for line in _note(folder).read_text().splitlines())
+        return dict(line.split("=", 1) for line in _environment_file(folder).read_text().splitlines())
     return {}
 
 
-def _note(folder: Path) -> Path:
+def _environment_file(folder: Path) -> Path:
     return folder / "run" / "environment"

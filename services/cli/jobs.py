@@ -1,13 +1,13 @@
-"""`tileq status`, `wait`, `cancel`, `jobs`, `deliveries`, `models`: what goes on in the service."""
+"""`tileq status`, `wait`, `cancel`, `jobs`, `deliveries` and `models`: the state of jobs and workers."""
 
 from typing import Annotated
 
 import typer
 
-from services.cli import show
+from services.cli import output
 from services.cli.ask import finish
 from services.cli.client import ENDED
-from services.cli.failure import Failure, Usage
+from services.cli.errors import CommandError, UsageError
 from services.cli.options import URL, AsJson, JobId, Url, api
 
 
@@ -16,14 +16,14 @@ def status(job: JobId, url: Url = URL, json: AsJson = False) -> None:
     with api(url) as service:
         found = service.job(job)
     if json:
-        show.as_json(found)
+        output.as_json(found)
     else:
-        show.job_facts(found)
+        output.job_facts(found)
 
 
 def wait(
     job: JobId,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Give up after this.")] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Stop waiting after this.")] = None,
     url: Url = URL,
     json: AsJson = False,
 ) -> None:
@@ -31,18 +31,18 @@ def wait(
     with api(url) as service:
         found = service.wait(job, timeout)
     if found["state"] not in ENDED:
-        raise Failure(f"{job} has not ended after {timeout:g} s: {show.state_line(found)}")
+        raise CommandError(f"{job} has not ended after {timeout:g} s: {output.state_line(found)}")
     finish(found, json)
 
 
 def cancel(job: JobId, url: Url = URL, json: AsJson = False) -> None:
     """Stop a job, queued or running."""
     with api(url) as service:
-        told = service.post(f"/v1/jobs/{job}/cancel")
+        answer = service.post(f"/v1/jobs/{job}/cancel")
     if json:
-        show.as_json(told)
+        output.as_json(answer)
     else:
-        print(f"{job} {told['outcome']}")
+        print(f"{job} {answer['outcome']}")
 
 
 def jobs(
@@ -59,13 +59,13 @@ def jobs(
     for entry in metadata:
         name, separator, value = entry.partition("=")
         if not separator:
-            raise Usage(f"--metadata takes KEY=VALUE, not {entry!r}")
+            raise UsageError(f"--metadata takes KEY=VALUE, not {entry!r}")
         query[f"metadata.{name}"] = value
     with api(url) as service:
         found = list(service.pages("/v1/jobs", limit, **query))
     if json:
         for job in found:
-            show.as_json(job)
+            output.as_json(job)
         return
     columns = ("job", "state", "created", "model", "tiles", "answer")
     rows = (
@@ -75,11 +75,11 @@ def jobs(
             job["created_at"],
             job["model"],
             sum(image["tiles"] for image in job.get("images") or []),
-            _glimpse(job),
+            _excerpt(job),
         )
         for job in found
     )
-    show.table(columns, rows)
+    output.table(columns, rows)
 
 
 def deliveries(job: JobId, url: Url = URL, json: AsJson = False) -> None:
@@ -88,19 +88,19 @@ def deliveries(job: JobId, url: Url = URL, json: AsJson = False) -> None:
         found = service.get(f"/v1/jobs/{job}/deliveries")["data"]
     if json:
         for message in found:
-            show.as_json(message)
+            output.as_json(message)
         return
     for message in found:
-        print(f"{message['id']}  {message['type']}  {message['state']}  {show.clean(message['url'])}")
+        print(f"{message['id']}  {message['type']}  {message['state']}  {output.clean(message['url'])}")
         rows = (
             (attempt["at"], attempt["status"] or "-", f"{attempt['seconds']:.2f} s", attempt["error"] or "")
             for attempt in message["attempts"]
         )
-        show.table(("  at", "status", "took", "error"), rows)
+        output.table(("  at", "status", "took", "error"), rows)
         if message.get("next_at"):
             print(f"  next attempt at {message['next_at']}")
     if not found:
-        show.note(f"{job} has no webhooks")
+        output.note(f"{job} has no webhooks")
 
 
 def models(url: Url = URL, json: AsJson = False) -> None:
@@ -109,7 +109,7 @@ def models(url: Url = URL, json: AsJson = False) -> None:
         found = service.get("/v1/models")["data"]
     if json:
         for model in found:
-            show.as_json(model)
+            output.as_json(model)
         return
     columns = ("model", "parameters", "context", "tiles", "languages", "workers", "queued")
     rows = (
@@ -124,10 +124,10 @@ def models(url: Url = URL, json: AsJson = False) -> None:
         )
         for model in found
     )
-    show.table(columns, rows)
+    output.table(columns, rows)
 
 
-def _glimpse(job: show.Json) -> str:
+def _excerpt(job: output.Json) -> str:
     if job.get("error"):
         return str(job["error"]["code"])
     text = " ".join(str((job.get("output") or {}).get("text", "")).split())

@@ -1,4 +1,4 @@
-"""`tileq keys`: who may ask. Talks to the job store, so it runs where the service runs."""
+"""`tileq keys`: API keys. Reads and writes the job store directly, so it runs where the store can be reached."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.cli import show
-from services.cli.environment import joined, settings
-from services.cli.failure import Failure, Usage
+from services.cli import output
+from services.cli.environment import settings, use_local_service
+from services.cli.errors import CommandError, UsageError
 from services.cli.options import AsJson, Data
 from shared.errors import QueueUnavailable
 from shared.keys import ApiKey, digest, new_key, tenant_problem
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
     from shared.store.client import Store
 
 app = typer.Typer(
-    no_args_is_help=True, help="API keys, each of a tenant. With the first key the service asks everybody."
+    no_args_is_help=True, help="API keys, each of a tenant. From the first key on the service requires one."
 )
 
-_SHOWN = 12  # characters of a digest that name a key
-_DAY = 86_400
+_ID_CHARS = 12  # of a key's SHA-256
+_DAY_S = 86_400
 
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Argument(help="Whose key; jobs of another tenant are not seen.")],
-    name: Annotated[str, typer.Option(help="What it is for, to know it again.")] = "",
-    days: Annotated[float | None, typer.Option(min=0, help="Valid for so long; default: until revoked.")] = None,
+    tenant: Annotated[str, typer.Argument(help="Owner of the key; it sees no jobs of other tenants.")],
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    days: Annotated[float | None, typer.Option(min=0, help="Days until it expires; default: never.")] = None,
     data: Data = None,
 ) -> None:
-    """Make a key and print it, once; only its SHA-256 is kept."""
+    """Make a key and print it once; only its SHA-256 is stored."""
     if problem := tenant_problem(tenant):
-        raise Usage(problem)
+        raise UsageError(problem)
     with _store(data) as store:
         _, count, now = store.run(keys.get(""))
         key = new_key()
-        expires = now + days * _DAY if days is not None else 0
+        expires = now + days * _DAY_S if days is not None else 0
         store.run(keys.put(digest(key), ApiKey(tenant, name, now, expires)))
     print(key)
-    show.note("this is the only time it is shown; send it as `Authorization: Bearer tq_…`, or set TILEQ_API_KEY")
+    output.note("the key is not shown again; send it as `Authorization: Bearer tq_…`, or set TILEQ_API_KEY")
     if count == 0:
-        show.note("it is the first key: within seconds the service asks everybody for one")
+        output.note("this is the first key: within seconds the service requires a key of every caller")
 
 
 @app.command("list")
@@ -56,13 +56,22 @@ def listing(data: Data = None, json: AsJson = False) -> None:
     if json:
         for hashed, key in found:
             times = {name: moment(getattr(key, name)) for name in ("created", "expires", "revoked")}
-            show.as_json({"id": hashed[:_SHOWN], "tenant": key.tenant, "name": key.name, "live": key.live(now)} | times)
+            output.as_json(
+                {"id": hashed[:_ID_CHARS], "tenant": key.tenant, "name": key.name, "live": key.live(now)} | times
+            )
         return
     rows = (
-        (hashed[:_SHOWN], key.tenant, key.name, moment(key.created), moment(key.expires) or "never", _state(key, now))
+        (
+            hashed[:_ID_CHARS],
+            key.tenant,
+            key.name,
+            moment(key.created),
+            moment(key.expires) or "never",
+            _state(key, now),
+        )
         for hashed, key in found
     )
-    show.table(("id", "tenant", "name", "created", "expires", "state"), rows)
+    output.table(("id", "tenant", "name", "created", "expires", "state"), rows)
 
 
 @app.command()
@@ -70,17 +79,23 @@ def revoke(
     id: Annotated[str, typer.Argument(help="The id that `tileq keys list` shows, or the key itself.")],
     data: Data = None,
 ) -> None:
-    """Make a key worthless; the service forgets it within seconds (TILEQ_KEY_CACHE)."""
+    """Revoke a key; the service refuses it within seconds (TILEQ_KEY_CACHE)."""
     wanted = digest(id) if id.startswith("tq_") else id.lower()
     with _store(data) as store:
         _, _, now = store.run(keys.get(""))
         found = [(hashed, key) for hashed, key in store.run(keys.list_all()).items() if hashed.startswith(wanted)]
         if len(found) != 1:
-            raise Failure("no such key; `tileq keys list` shows them" if not found else f"{id} begins {len(found)} ids")
+            raise CommandError(_no_single_key(id, len(found)))
         ((hashed, key),) = found
         if not key.revoked:
             store.run(keys.put(hashed, ApiKey(key.tenant, key.name, key.created, key.expires, now)))
-    print(f"{hashed[:_SHOWN]} of {key.tenant} {'was already revoked' if key.revoked else 'revoked'}")
+    print(f"{hashed[:_ID_CHARS]} of {key.tenant} {'was already revoked' if key.revoked else 'revoked'}")
+
+
+def _no_single_key(prefix: str, found: int) -> str:
+    if not found:
+        return "no such key; `tileq keys list` shows them"
+    return f"{prefix} is a prefix of {found} keys; give more characters of the id"
 
 
 def _state(key: ApiKey, now: float) -> str:
@@ -91,14 +106,14 @@ def _state(key: ApiKey, now: float) -> str:
 
 @contextmanager
 def _store(data: Data) -> Iterator["Store"]:
-    from shared.store.client import Store, connect  # noqa: PLC0415  # see here.py
+    from shared.store.client import Store, connect  # noqa: PLC0415  # see local_commands.py
 
-    joined(data)
+    use_local_service(data)
     found = settings()
     client = connect(found.redis_url, found)
     try:
         yield Store(client, found.redis_prefix)
     except QueueUnavailable as error:
-        raise Failure(f"{error.detail}; TILEQ_REDIS_URL or --data names another store") from None
+        raise CommandError(f"{error.detail}; TILEQ_REDIS_URL or --data selects another store") from None
     finally:
         client.close()

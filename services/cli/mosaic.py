@@ -1,4 +1,4 @@
-"""A picture in a terminal: two pixels a character, the upper one its foreground and the lower one its background."""
+"""An image in a terminal: two pixels a character, the upper one its foreground and the lower one its background."""
 
 import io
 
@@ -10,14 +10,14 @@ _UPPER_HALF = "▀"
 
 
 def mosaic(png: bytes, width: int) -> Segments:
-    """Return the picture at most `width` characters wide, for rich to print."""
+    """Return the PNG at most `width` characters wide, for rich to print."""
     from PIL import Image  # noqa: PLC0415  # extra `local`; other commands do without
 
     with Image.open(io.BytesIO(png)) as opened:
-        picture = opened.convert("RGB")
-    wide = min(width, picture.width)
-    high = max(2, round(picture.height * wide / picture.width) // 2 * 2)
-    small = picture.resize((wide, high), Image.Resampling.BOX)
+        image = opened.convert("RGB")
+    wide = min(width, image.width)
+    high = max(2, round(image.height * wide / image.width) // 2 * 2)
+    small = image.resize((wide, high), Image.Resampling.BOX)
     pixels = small.tobytes()
 
     def colour(x: int, y: int) -> Color:
@@ -31,8 +31,8 @@ def mosaic(png: bytes, width: int) -> Segments:
     return Segments(segments)
 
 
-def boxes(columns: int, rows: int, thumbnail: bool) -> str:
-    """Return the grid in plain letters, for where there are no colours."""
+def tile_diagram(columns: int, rows: int, thumbnail: bool) -> str:
+    """Return the tile grid in ASCII, for terminals without colours."""
     edge = "+" + "------+" * columns
     lines = [edge]
     for row in range(rows):

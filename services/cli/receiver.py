@@ -1,4 +1,4 @@
-"""A webhook receiver on loopback, as small as a backend's can be."""
+"""A webhook receiver on loopback, for `tileq demo`."""
 
 import queue
 import threading
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-_LARGEST = 1 << 20
+_MAX_BODY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Arrived:
-    """One webhook as it came."""
+class ReceivedWebhook:
+    """One webhook as it was received."""
 
     path: str
     headers: dict[str, str]
@@ -20,16 +20,16 @@ class Arrived:
 
 
 class Receiver:
-    """What came, in order, and where to send it."""
+    """The received webhooks in order, and the URL to send them to."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}/hook"
-        self.arrived: queue.SimpleQueue[Arrived] = queue.SimpleQueue()
+        self.received: queue.SimpleQueue[ReceivedWebhook] = queue.SimpleQueue()
 
-    def next(self, timeout: float) -> Arrived | None:
+    def next(self, timeout: float) -> ReceivedWebhook | None:
         """Return the next webhook, or None if none comes within `timeout` seconds."""
         try:
-            return self.arrived.get(timeout=timeout)
+            return self.received.get(timeout=timeout)
         except queue.Empty:
             return None
 
@@ -40,14 +40,14 @@ def receiving() -> Iterator[Receiver]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(min(int(self.headers.get("content-length", 0)), _LARGEST)).decode()
+            body = self.rfile.read(min(int(self.headers.get("content-length", 0)), _MAX_BODY_BYTES)).decode()
             headers = {name.lower(): value for name, value in self.headers.items()}
-            receiver.arrived.put(Arrived(self.path, headers, body))
+            receiver.received.put(ReceivedWebhook(self.path, headers, body))
             self.send_response(204)
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing: what arrived is shown by whoever waits for it."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         receiver = Receiver(server.server_port)

@@ -1,14 +1,14 @@
-"""`tileq inspect` and `tileq render`: the vision worker's own tools, run as they are; only it knows torch."""
+"""`tileq inspect` and `tileq render`: tools of workers.vision, run as processes, since the CLI must not import it."""
 
 import subprocess
 import sys
 
 import typer
 
-from services.cli.failure import Failure
+from services.cli.errors import CommandError
 
-#: Everything behind the command belongs to the tool, `--help` too.
-THEIRS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+#: Every argument is passed to the tool, `--help` too.
+PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
 def inspect(context: typer.Context) -> None:
@@ -17,14 +17,14 @@ def inspect(context: typer.Context) -> None:
 
 
 def render(context: typer.Context) -> None:
-    """Draw what the model will see: tileq render IMAGE --tiles 12 -o out.png."""
+    """Draw the tiles that the model sees: tileq render IMAGE --tiles 12 -o out.png."""
     _run("render", context.args)
 
 
 def _run(tool: str, arguments: list[str]) -> None:
-    command = [sys.executable, "-P", "-m", f"workers.vision.{tool}", *arguments]
+    command = [sys.executable, "-P", "-m", f"workers.vision.tools.{tool}", *arguments]
     try:
         code = subprocess.run(command, check=False).returncode  # noqa: S603  # the user's own arguments
     except OSError as error:
-        raise Failure(f"`tileq {tool}` could not start: {error}") from None
+        raise CommandError(f"`tileq {tool}` could not start: {error}") from None
     raise typer.Exit(code if code >= 0 else 128 - code)

@@ -4,26 +4,26 @@ import signal
 from pathlib import Path
 
 from services.cli.environment import settings, write_environment
-from services.cli.failure import Failure
+from services.cli.errors import CommandError
 from services.cli.local.ports import free_ports, is_free
+from services.cli.local.restarts import SupervisorError
 from services.cli.local.service import whole_service
 from services.cli.local.supervisor import Supervisor
-from services.cli.local.watched import SupervisorError
-from services.cli.show import note
+from services.cli.output import note
 
 
 def run(folder: Path, host: str | None, port: int | None, vision: int) -> None:
-    """Start everything in `folder`, say where it is, and return once it was told to stop."""
+    """Run the service in `folder` until SIGTERM, SIGINT or SIGHUP; print its URL once it is ready."""
     found = settings()
     host = host or found.host
     port = found.port if port is None else port
     if port and not is_free(port, host):
-        raise Failure(f"port {port} is taken; give another with --port, or --port 0 for a free one")
+        raise CommandError(f"port {port} is in use; choose another with --port, or --port 0 for a free one")
     port = port or free_ports(1, host=host)[0]
     try:
         service = whole_service(folder, found, host=host, port=port, vision=vision)
     except (ImportError, FileNotFoundError) as error:
-        raise Failure(f"{error}; `tileq up` needs the extra `local`: pip install 'tileq[local]'") from None
+        raise CommandError(f"{error}; `tileq up` needs the extra `local`: pip install 'tileq[local]'") from None
     supervisor = Supervisor(folder, service.stages, note)
 
     def stop(*_: object) -> None:
@@ -40,5 +40,5 @@ def run(folder: Path, host: str | None, port: int | None, vision: int) -> None:
     try:
         supervisor.run(ready)
     except SupervisorError as error:
-        raise Failure(str(error)) from None
+        raise CommandError(str(error)) from None
     note("stopped")

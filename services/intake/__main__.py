@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import structlog
 import uvicorn
 from PIL import Image
-from pydantic import ValidationError
 
 from services.intake.app import build_app, build_context
 from services.intake.auth import is_loopback
@@ -35,7 +34,7 @@ def main() -> int:
         warnings.filterwarnings("ignore", module="PIL")  # about the metadata of images
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         context = _context(settings)
-    except (ValidationError, ValueError) as error:
+    except ValueError as error:
         print(f"intake: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
         return 2
     server = _Server(context)

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from shared.errors import STORE_FAILURES, QueueUnavailable, StoreRejected
-from shared.settings import Settings
+from shared.settings import RedisSettings
 from shared.store.command import StoreCommand
 
 T = TypeVar("T")
@@ -38,12 +38,12 @@ def source(script: str) -> str:
     return "\n".join((f"local FAILURES = {{{failures}}}", *texts))
 
 
-def connect(url: str, settings: Settings) -> "redis.Redis":
+def connect(url: str, settings: RedisSettings) -> "redis.Redis":
     """Return a synchronous client with bounded waits; nothing is sent yet."""
     return redis.Redis.from_url(url, **_options(settings), retry=Retry(ExponentialWithJitterBackoff(cap=0.5), 2))
 
 
-def connect_async(url: str, settings: Settings, connections: int = 64) -> "redis.asyncio.Redis":
+def connect_async(url: str, settings: RedisSettings, connections: int = 64) -> "redis.asyncio.Redis":
     """Return an asynchronous client with bounded waits; nothing is sent yet. Beyond `connections`, commands wait."""
     retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(cap=0.5), 2)
     pool = redis.asyncio.BlockingConnectionPool.from_url(
@@ -52,7 +52,7 @@ def connect_async(url: str, settings: Settings, connections: int = 64) -> "redis
     return redis.asyncio.Redis.from_pool(pool)
 
 
-def _options(settings: Settings) -> dict[str, Any]:
+def _options(settings: RedisSettings) -> dict[str, Any]:
     return {
         "decode_responses": True,
         "socket_timeout": settings.redis_timeout,

@@ -4,8 +4,8 @@
     addresses = resolve(target.host, target.port, timeout)          one look-up; what it found is what is called
     refuse_unless_all_permitted(target, addresses, settings, keyless)
 
-The address decides, never the string: `getaddrinfo` reads 127.1, 2130706433 and full-width digits as 127.0.0.1. Who
-connects must connect to these very addresses and look nothing up again, at registration and at every attempt alike.
+The address decides, never the string: `getaddrinfo` reads 127.1, 2130706433 and full-width digits as 127.0.0.1. The
+client connects to exactly these addresses and resolves nothing again, at registration and at every attempt.
 """
 
 import queue
@@ -21,7 +21,7 @@ import httpx
 import structlog
 
 from shared.errors import WebhookRefused
-from shared.settings import Network, Settings
+from shared.settings import Network, WebhookSettings
 
 Address = IPv4Address | IPv6Address
 Lookup = Callable[..., Sequence[tuple[Any, ...]]]  #: shaped like socket.getaddrinfo
@@ -77,12 +77,12 @@ class Target:
         return f"{self.scheme}://{self.netloc}{self.path}"
 
 
-def allowed_networks(settings: Settings, keyless: bool) -> tuple[Network, ...]:
+def allowed_networks(settings: WebhookSettings, keyless: bool) -> tuple[Network, ...]:
     """Return the networks that may be called although not public; without keys, loopback is among them."""
     return settings.webhook_allow + (LOOPBACK if keyless else ())
 
 
-def check_url(url: str, settings: Settings, keyless: bool) -> Target:
+def check_url(url: str, settings: WebhookSettings, keyless: bool) -> Target:
     """Return the parts of a webhook URL, or raise `WebhookRefused` with what is wrong in its text.
 
     An http:// URL passes where some network is allowed; its addresses must then all lie there.
@@ -130,7 +130,7 @@ def resolve(host: str, port: int, timeout: float, lookup: Lookup | None = None) 
         except (OSError, ValueError) as error:  # ValueError: a name that is no name, and its UnicodeError
             answers.put(error)
 
-    # getaddrinfo knows no timeout; a thread that nobody waits for any more ends with the resolver's own.
+    # getaddrinfo has no time-out; an abandoned thread ends when the resolver's own time-out does.
     threading.Thread(target=look, name="resolve", daemon=True).start()
     try:
         answer = answers.get(timeout=max(timeout, 0))
@@ -143,11 +143,11 @@ def resolve(host: str, port: int, timeout: float, lookup: Lookup | None = None) 
 
 
 def refuse_unless_all_permitted(
-    target: Target, addresses: Sequence[Address], settings: Settings, keyless: bool
+    target: Target, addresses: Sequence[Address], settings: WebhookSettings, keyless: bool
 ) -> None:
     """Raise `WebhookRefused` unless every one of `addresses` may be called; one bad one among good ones is an attack.
 
-    The text is the one of a name that does not resolve, so that nobody maps a network from the refusals.
+    The message equals that of a name that does not resolve, so that refusals do not map the network.
     """
     networks = allowed_networks(settings, keyless)
     for address in addresses:

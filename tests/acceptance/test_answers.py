@@ -15,9 +15,9 @@ from tests.encoded import encoded
 from tests.service import service
 
 pytestmark = pytest.mark.acceptance
-PICTURES = files("services.cli") / "pictures"
-ASKED = json.loads((PICTURES / "questions.json").read_text())
-SHAPES, RECEIPT = ((PICTURES / name).read_bytes() for name in ("shapes.png", "receipt.png"))
+IMAGES = files("services.cli") / "images"
+ASKED = json.loads((IMAGES / "questions.json").read_text())
+SHAPES, RECEIPT = ((IMAGES / name).read_bytes() for name in ("shapes.png", "receipt.png"))
 (TOTAL,) = (asked for asked in ASKED if asked.get("tiled"))
 LEFTMOST, NUMBER = (asked for asked in ASKED if not asked.get("tiled"))
 OTHER = drawing(seeds.bundle(2), 448, 448, 2, number=True)
@@ -38,7 +38,7 @@ def said(api: Client, job: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("question", ASKED, ids=lambda asked: asked["answer"])
 def test_the_questions_of_the_demo_are_answered_rightly(asked: Client, question: dict[str, str]) -> None:
-    picture = (PICTURES / question["picture"]).read_bytes()
+    picture = (IMAGES / question["image"]).read_bytes()
     assert said(asked, asked.submit(question["question"], picture)) == question["answer"]
 
 

@@ -30,6 +30,7 @@ from shared.store.client import Store, connect
 from shared.store.stats import get_stats
 from tests.bench.bare import Bare
 from tests.service import Service, service, started
+from tests.waiting import eventually
 
 BOUNDARY = "tileq-bench"
 PROMPT = "What does the sign say?"
@@ -117,10 +118,7 @@ def throughput(submit: Callable[[int], object], done: Callable[[], int], clients
     began = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
         list(pool.map(work, range(clients)))
-    while done() - before < jobs:
-        if time.perf_counter() - began > 300:
-            raise TimeoutError(f"{done() - before} of {jobs} jobs ended in 300 s")
-        time.sleep(0.005)
+    eventually(lambda: done() - before >= jobs, within=300, every=0.005)
     return jobs / (time.perf_counter() - began)
 
 

@@ -21,10 +21,10 @@ from shared.settings import Settings
 from tests.acceptance.client import Client
 from tests.encoded import encoded
 from tests.service import service
-from workers.vision.checkpoint.opened import open_checkpoint
+from workers.vision.checkpoint.checkpoint import open_checkpoint
 from workers.vision.engine.factory import BUNDLED
-from workers.vision.engine.loading import Wish, load
-from workers.vision.engine.pictures import feature_batches
+from workers.vision.model.image_features import feature_batches
+from workers.vision.model.loader import LoadOptions, load
 
 QUESTION = "What is the TOTAL?"
 SIZE = (1792, 1344)
@@ -39,7 +39,7 @@ def page() -> bytes:
 def tower_seconds(rounds: int) -> float:
     """Return what 13 tiles take through the vision tower, as the worker loads it and calls it."""
     checkpoint = open_checkpoint(BUNDLED)
-    model = load(checkpoint, Wish("cpu", Settings().dtype), lambda _line: None)
+    model = load(checkpoint, LoadOptions("cpu", Settings().dtype), lambda _line: None)
     tiles = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (TILES, 448, 448, 3), np.uint8))
     taken = []
     with torch.inference_mode():

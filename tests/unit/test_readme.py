@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from infra.readme import GROUPS, README, rewrite
-from shared.settings import Settings
+from infra.readme import README, rewrite
 from shared.webhooks.signing import headers, new_secret
 from tests.unit.intake.app_fixture import running_app
 
@@ -18,10 +17,6 @@ from tests.unit.intake.app_fixture import running_app
 def test_the_configuration_table_is_that_of_the_settings_class() -> None:
     text = README.read_text()
     assert rewrite(text) == text, "run `python -m infra.readme`"
-
-
-def test_every_group_begins_with_a_setting() -> None:
-    assert set(GROUPS) <= set(Settings.model_fields)
 
 
 def test_every_path_the_readme_names_is_served() -> None:

@@ -9,13 +9,12 @@ import time
 
 import structlog
 from prometheus_client import REGISTRY
-from pydantic import ValidationError
 
 from shared.broker import Hints, make_celery
 from shared.errors import QueueUnavailable, StorageDown
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
-from shared.settings import read_settings
+from shared.settings import SettingsError, read_settings
 from shared.storage import S3Storage
 from shared.store.client import Store, connect
 from workers.reconciler.collector import StoreCollector
@@ -34,7 +33,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         settings = read_settings()
-    except ValidationError as error:
+    except SettingsError as error:
         print(f"reconciler: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
         return 2
     configure_logs(settings, "reconciler")

@@ -1,7 +1,7 @@
 """Text as it is generated: gathered over all jobs for a moment, then appended to their streams in one round trip.
 
-job's thread: stream.add(text) …  stream.flush() ──┐
-this thread:  wait for text, gather, XADD all, go on ┴─> the flush's event is set, whether or not the text got there
+job's thread: buffer.add(text) …  buffer.flush() ──┐
+this thread:  wait for text, gather, XADD all ─────┴─> the flush's event is set, whether or not the text was written
 """
 
 import threading
@@ -17,8 +17,8 @@ log = structlog.get_logger(__name__)
 LOST = Counter("tileq_vision_lost_deltas_total", "Deltas that the events Redis did not take; readers get a reset")
 
 
-class Deltas(threading.Thread):
-    """Writes what the streams of all jobs gathered."""
+class DeltaWriter(threading.Thread):
+    """Writes the gathered text of all buffers every `interval` seconds, while there is any."""
 
     def __init__(self, client: "Redis", prefix: str, interval: float) -> None:
         super().__init__(name="deltas", daemon=True)
@@ -26,113 +26,113 @@ class Deltas(threading.Thread):
         self._prefix = prefix
         self._interval = interval
         self._lock = threading.Lock()
-        self._filled: list[Stream] = []
-        self._some = threading.Event()  # there is something to write
-        self._now = threading.Event()  # … and somebody waits for it
+        self._filled: list[DeltaBuffer] = []
+        self._has_data = threading.Event()
+        self._flush_now = threading.Event()  # a flush waits: skip the rest of the interval
         self._closed = False
 
-    def stream(self, job: str, attempt: int) -> "Stream":
-        """The stream of one attempt."""
-        return Stream(self, job, attempt)
+    def buffer(self, job: str, attempt: int) -> "DeltaBuffer":
+        """Return the buffer of one attempt."""
+        return DeltaBuffer(self, job, attempt)
 
     def run(self) -> None:
         """Write until closed, and then what is left."""
         while not self._closed:
-            self._some.wait()
-            self._now.wait(self._interval)
+            self._has_data.wait()
+            self._flush_now.wait(self._interval)
             self.write()
         self.write()
 
     def write(self) -> None:
         """Append everything gathered so far, in one round trip."""
         with self._lock:
-            self._some.clear()
-            self._now.clear()
-            streams, self._filled = self._filled, []
-            parts = [stream.take() for stream in streams]
-        self._append([part for part in parts if part.delta.text])
-        for part in parts:
-            for waiting in part.waiting:
-                waiting.set()
+            self._has_data.clear()
+            self._flush_now.clear()
+            buffers, self._filled = self._filled, []
+            batches = [buffer.take() for buffer in buffers]
+        self._append([batch for batch in batches if batch.delta.text])
+        for batch in batches:
+            for flushed in batch.flushes:
+                flushed.set()
 
     def close(self) -> None:
-        """Write what is left and end."""
+        """Write what is left and end the thread."""
         self._closed = True
-        self._now.set()
-        self._some.set()
+        self._flush_now.set()
+        self._has_data.set()
         if self.is_alive():
             self.join()
 
-    def fill(self, stream: "Stream", text: str, waiting: threading.Event | None = None) -> None:
-        """Take `text` in for `stream`; with `waiting`, write without delay and set it then."""
+    def fill(self, buffer: "DeltaBuffer", text: str, flushed: threading.Event | None = None) -> None:
+        """Put `text` into `buffer`; with `flushed`, write without delay and set it then."""
         with self._lock:
-            if stream.empty:
-                self._filled.append(stream)
-            stream.put(text, waiting)
-            if waiting:
-                self._now.set()
-            self._some.set()
+            if buffer.empty:
+                self._filled.append(buffer)
+            buffer.put(text, flushed)
+            if flushed:
+                self._flush_now.set()
+            self._has_data.set()
 
-    def _append(self, parts: list["Part"]) -> None:
-        if not parts:
+    def _append(self, batches: list["Batch"]) -> None:
+        if not batches:
             return
         try:
             with self._client.pipeline(transaction=False) as pipe:
-                for part in parts:
-                    key = stream_key(self._prefix, part.job)
-                    pipe.xadd(key, part.delta.fields(), maxlen=STREAM_MAXLEN, approximate=True)
+                for batch in batches:
+                    key = stream_key(self._prefix, batch.job)
+                    pipe.xadd(key, batch.delta.fields(), maxlen=STREAM_MAXLEN, approximate=True)
                     pipe.expire(key, STREAM_TTL_S)
                 pipe.execute()
-        except Exception as error:  # whatever it is: neither a job nor this thread is lost over it
-            LOST.inc(len(parts))
-            log.warning("deltas lost, their readers will be reset", streams=len(parts), error=str(error))
+        except Exception as error:  # deltas may be lost, but no error of theirs ends a job or this thread
+            LOST.inc(len(batches))
+            log.warning("deltas lost, their readers will get a reset", streams=len(batches), error=str(error))
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one stream gathered, and who waits until it is written."""
+class Batch:
+    """Text gathered by one buffer, and the events to set once it was written."""
 
     job: str
     delta: TextDelta
-    waiting: list[threading.Event]
+    flushes: list[threading.Event]
 
 
 @dataclass
-class Stream:
-    """The text of one attempt, on its way out. `take` and `put` belong to `Deltas`, which locks."""
+class DeltaBuffer:
+    """Text of one attempt that waits to be written. `put` and `take` are for `DeltaWriter`, under its lock."""
 
-    deltas: Deltas
+    writer: DeltaWriter
     job: str
     attempt: int
-    _offset: int = 0  # characters taken out so far
+    _offset: int = 0  # characters taken so far
     _texts: list[str] = field(default_factory=list)
-    _waiting: list[threading.Event] = field(default_factory=list)
+    _flushes: list[threading.Event] = field(default_factory=list)
 
     def add(self, text: str) -> None:
-        """Send `text` out with the next lot."""
-        self.deltas.fill(self, text)
+        """Have `text` written with the next batch."""
+        self.writer.fill(self, text)
 
     def flush(self) -> threading.Event:
-        """Send what is there out now; the event is set when that is done, well or badly."""
-        done = threading.Event()
-        self.deltas.fill(self, "", done)
-        return done
+        """Have the buffer written now; the event is set when that is done, well or badly."""
+        flushed = threading.Event()
+        self.writer.fill(self, "", flushed)
+        return flushed
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to take."""
         return not self._texts
 
-    def put(self, text: str, waiting: threading.Event | None) -> None:
+    def put(self, text: str, flushed: threading.Event | None) -> None:
         """Gather `text`."""
         self._texts.append(text)
-        if waiting:
-            self._waiting.append(waiting)
+        if flushed:
+            self._flushes.append(flushed)
 
-    def take(self) -> Part:
-        """Hand out what was gathered."""
+    def take(self) -> Batch:
+        """Return what was gathered, and empty the buffer."""
         text = "".join(self._texts)
-        part = Part(self.job, TextDelta(self.attempt, self._offset, text), self._waiting)
+        batch = Batch(self.job, TextDelta(self.attempt, self._offset, text), self._flushes)
         self._offset += len(text)
-        self._texts, self._waiting = [], []
-        return part
+        self._texts, self._flushes = [], []
+        return batch

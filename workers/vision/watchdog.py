@@ -6,44 +6,45 @@ import time
 
 import structlog
 
+from workers.vision.attempt import InFlightJobs
 from workers.vision.engine.base import Engine
-from workers.vision.hands import Hands
 
 log = structlog.get_logger(__name__)
-STATUS = 70  #: exit status of a worker that gave itself up (EX_SOFTWARE)
+EX_SOFTWARE = 70  #: exit status of a worker that ended itself (sysexits.h)
+CHECK_INTERVAL_S = 1.0
 
 
 class Watchdog(threading.Thread):
-    """Looks at the engine's step in progress, and at jobs that were to leave it."""
+    """Ends the process when an engine step, or an aborted job that stays in the engine, takes longer than `stall`."""
 
-    def __init__(self, engine: Engine, hands: Hands, stall: float) -> None:
+    def __init__(self, engine: Engine, jobs: InFlightJobs, stall: float) -> None:
         super().__init__(name="watchdog", daemon=True)
         self._engine = engine
-        self._hands = hands
+        self._jobs = jobs
         self._stall = stall
 
     def run(self) -> None:
-        """Look on for as long as the process lives."""
-        while not (found := self.hung()):
-            time.sleep(min(1.0, self._stall / 4))
-        log.critical("the engine hangs, this worker ends", reason=found, stall=self._stall)
-        end_now()
+        """Check for as long as the process lives."""
+        while not (reason := self.stalled()):
+            time.sleep(min(CHECK_INTERVAL_S, self._stall / 4))
+        log.critical("engine hangs, this worker exits", reason=reason, stall=self._stall)
+        exit_now()
 
-    def hung(self) -> str | None:
-        """Say what takes longer than `stall`, or None."""
+    def stalled(self) -> str | None:
+        """Say what takes longer than `stall` seconds, or return None."""
         now = time.monotonic()
         try:
             since = self._engine.stats().busy_since
-        except Exception as error:  # a dead device answers in its own ways
-            return f"the engine can't tell its figures: {error}"
+        except Exception as error:  # a lost device fails in its own ways
+            return f"the engine's statistics can't be read: {error}"
         if since is not None and now - since > self._stall:
-            return f"a step has been in progress for {now - since:.0f} s"
-        for held in self._hands.all():
-            if held.why and now - held.dropped > self._stall:
-                return f"{held.job.id} was to stop ({held.why}) {now - held.dropped:.0f} s ago"
+            return f"an engine step has been in progress for {now - since:.0f} s"
+        for attempt in self._jobs.all():
+            if attempt.abort_reason and now - attempt.aborted_at > self._stall:
+                return f"{attempt.job.id} was aborted ({attempt.abort_reason}) {now - attempt.aborted_at:.0f} s ago"
         return None
 
 
-def end_now() -> None:
-    """End this process without waiting for anything; leases give its jobs to others."""
-    os._exit(STATUS)
+def exit_now() -> None:
+    """End this process without waiting for anything; leases give its jobs to other workers."""
+    os._exit(EX_SOFTWARE)

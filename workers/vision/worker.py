@@ -1,7 +1,7 @@
-"""The way of a job: claim, read, fetch, tile, ask, store, finish.
+"""How a job is processed: claim, read, fetch, tile, generate, store, finish.
 
-A hint says only that there is work; the claim decides which. Whatever happens on the way is one `Ending`, and the
-store's fence decides whether it still counts.
+A hint says only that there is work; the claim decides which. Every attempt ends in one `Outcome`, and the store's fence
+decides whether it still counts.
 """
 
 import threading
@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from prometheus_client import Counter
 
-from shared.broker import Hints
 from shared.errors import Permanent, QueueUnavailable, StorageDown, Transient
 from shared.jobs import Job
 from shared.requests import Manifest, Request
@@ -24,59 +23,68 @@ from shared.storage import ObjectStorage, manifest_key, result_key
 from shared.store import transitions
 from shared.store.client import Store
 from shared.store.command import StoreCommand, TransitionResult
-from workers.vision import endings, results
-from workers.vision.asking import ask, question
-from workers.vision.deltas import Deltas
-from workers.vision.endings import Ending
+from workers.vision import generation, outcomes
+from workers.vision.attempt import Attempt, AttemptAborted, InFlightJobs
+from workers.vision.deltas import DeltaWriter
 from workers.vision.engine.base import Done
-from workers.vision.engine.factory import Served
-from workers.vision.hands import Dropped, Hands, Held
-from workers.vision.images import Images, read
+from workers.vision.engine.factory import ServedModel
+from workers.vision.images.pipeline import ImagePipeline, fetch_object
+from workers.vision.outcomes import Outcome
 
-PER_HINT = 50  #: jobs that one hint may lead to, so that its message is acknowledged in time
-PAUSE = 0.5  #: seconds between two tries to tell the store
-LAST_DELTAS = 1.0  #: seconds a job waits for its last text to be out; losing it costs no job
-VIEWS = 10.0  #: seconds a job waits until what the model saw is stored; losing it costs no job
+MAX_JOBS_PER_HINT = 50  #: so that the hint's message is acknowledged in time
+COMMIT_RETRY_DELAY_S = 0.5
+DELTA_FLUSH_TIMEOUT_S = 1.0  #: that a finished job waits for its last deltas; losing them costs no job
+PREVIEW_TIMEOUT_S = 10.0  #: that a finished job waits for its previews to be stored; losing them costs no job
 
 log = structlog.get_logger(__name__)
-CLAIMS = Counter("tileq_vision_claims_total", "Claims by what they brought: job, nothing, unavailable", ["outcome"])
-ATTEMPTS = Counter("tileq_vision_attempts_total", "Attempts by how they ended", ["outcome"])
-DROPPED_HINTS = Counter("tileq_vision_dropped_hints_total", "Hints that led to no job: somebody was faster")
+CLAIMS = Counter("tileq_vision_claims_total", "Claims by result: job, nothing, unavailable", ["outcome"])
+ATTEMPTS = Counter("tileq_vision_attempts_total", "Attempts by outcome", ["outcome"])
+IDLE_HINTS = Counter("tileq_vision_idle_hints_total", "Hints that led to no job, because another worker was faster")
+
+
+class HintPublisher(Protocol):
+    """Publishes hints; a lost one is repeated by the reconciler."""
+
+    def job(self, model: str, job: str) -> bool:
+        """Hint that `job` waits for a worker of `model`; False when the broker did not take it."""
+
+    def deliveries(self, *messages: str) -> bool:
+        """Hint that webhook messages are due; False when the broker did not take all of them."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What the way of a job needs. Safe to call from as many threads as the engine has slots."""
+    """Processes jobs of one model. Safe to call from as many threads as the engine has slots."""
 
     name: str
     settings: Settings
     store: Store
     objects: ObjectStorage
-    hints: Hints
-    served: Served
-    images: Images
-    deltas: Deltas
-    hands: Hands
+    hints: HintPublisher
+    served: ServedModel
+    images: ImagePipeline
+    deltas: DeltaWriter
+    jobs: InFlightJobs
     stopping: threading.Event
 
-    def look(self, hint: str) -> int:
-        """Follow a hint: work while there is work, within bounds. Returns how many jobs that were."""
+    def handle_hint(self, hint: str) -> int:
+        """Process jobs while there are any, up to `MAX_JOBS_PER_HINT`; return how many."""
         if self.stopping.is_set():
-            self.hints.job(self.served.model.id, hint)  # somebody else's now
+            self.hints.job(self.served.model.id, hint)  # shutting down: hand the hint to another worker
             return 0
-        for done in range(PER_HINT):
-            if self.stopping.is_set() or not self._next():
-                DROPPED_HINTS.inc(not done)
+        for done in range(MAX_JOBS_PER_HINT):
+            if self.stopping.is_set() or not self._process_next():
+                IDLE_HINTS.inc(not done)
                 return done
-        return PER_HINT
+        return MAX_JOBS_PER_HINT
 
-    def _next(self) -> bool:
+    def _process_next(self) -> bool:
         asked = time.monotonic()
         job = self._claim()
         if job is None:
             return False
-        with self.hands.hold(job, asked + self.settings.lease) as held, _named(job):
-            self._end(held, self._attempt(held))
+        with self.jobs.track(job, asked + self.settings.lease) as attempt, _logged_as(job):
+            self._finish(attempt, self._outcome(attempt))
         return True
 
     def _claim(self) -> Job | None:
@@ -84,82 +92,85 @@ class Worker:
             claimed = self.store.run(transitions.claim(self.served.model.id, self.name, self.settings.lease))
         except QueueUnavailable as error:
             CLAIMS.labels("unavailable").inc()
-            log.warning("no claim, the reconciler will repeat the hint", error=error.detail)
+            log.warning("claim failed, the reconciler will repeat the hint", error=error.detail)
             return None
         self.hints.deliveries(*claimed.messages)
         CLAIMS.labels("job" if claimed.value else "nothing").inc()
         return claimed.value
 
-    def _attempt(self, held: Held) -> Ending:
+    def _outcome(self, attempt: Attempt) -> Outcome:
         try:
-            return self._answer(held)
-        except Dropped as drop:
-            return endings.dropped(held, drop.why)
+            return self._process(attempt)
+        except AttemptAborted as abort:
+            return outcomes.aborted(attempt, abort.reason)
         except Permanent as error:
-            return endings.failed(held, error)
+            return outcomes.failed(attempt, error)
         except Transient as error:
-            log.warning("attempt failed, for now", code=error.code, error=error.detail)
-            return endings.again(held, error, self.settings.retry_backoff)
+            log.warning("attempt failed with a transient error", code=error.code, error=error.detail)
+            return outcomes.retry(attempt, error, self.settings.retry_backoff)
         except Exception:
-            log.exception("attempt failed in a way nobody thought of")
-            return endings.broken(held)
+            log.exception("attempt failed with an unexpected error")
+            return outcomes.internal_error(attempt)
 
-    def _answer(self, held: Held) -> Ending:
-        request = self._read(held.job)
-        with held.stage("fetch"):
-            data = self.images.fetch(held, request.images)
-        with held.stage("tile"):
-            tiled = self.images.tile(held, request.images, data, request.thumbnail)
-        views = self.images.show(held.job.id, tiled)
-        stream = self.deltas.stream(held.job.id, held.job.attempt)
-        done = ask(self.served.engine, held, question(self.served, held, request, tiled), stream)
-        written = stream.flush()
-        ending = self._store(held, done)
-        written.wait(LAST_DELTAS)
-        wait(views, VIEWS)
-        return ending
+    def _process(self, attempt: Attempt) -> Outcome:
+        request = self._read(attempt.job)
+        with attempt.stage("fetch"):
+            data = self.images.fetch(attempt, request.images)
+        with attempt.stage("tile"):
+            tiled = self.images.tile(attempt, request.images, data, request.thumbnail)
+        previews = self.images.store_previews(attempt.job.id, tiled)
+        text = self.deltas.buffer(attempt.job.id, attempt.job.attempt)
+        engine_request = generation.build_request(self.served, attempt, request, tiled)
+        done = generation.run(self.served.engine, attempt, engine_request, text)
+        flushed = text.flush()
+        outcome = self._store(attempt, done)
+        flushed.wait(DELTA_FLUSH_TIMEOUT_S)
+        wait(previews, PREVIEW_TIMEOUT_S)
+        return outcome
 
     def _read(self, job: Job) -> Request:
         if job.request:
             return Request.model_validate_json(job.request)
-        return Manifest.model_validate_json(read(self.objects, manifest_key(job.id))).request
+        return Manifest.model_validate_json(fetch_object(self.objects, manifest_key(job.id))).request
 
-    def _store(self, held: Held, done: Done) -> Ending:
-        key = result_key(held.job.id, held.job.attempt)
-        result, fields = results.write(held, done)
+    def _store(self, attempt: Attempt, done: Done) -> Outcome:
+        key = result_key(attempt.job.id, attempt.job.attempt)
+        result = outcomes.result_of(attempt, done)
         try:
-            self.objects.put(key, result, "application/json")
+            self.objects.put(key, result.to_bytes(), "application/json")
         except StorageDown as error:
             raise Transient("storage_unavailable", error.detail) from error
-        return endings.succeeded(held, {"result": key, **fields})
+        return outcomes.succeeded(attempt, result, key)
 
-    def _end(self, held: Held, ending: Ending) -> None:
-        outcome = (ending.call and self._told(held, ending.call)) or ending.outcome
-        if outcome == "released":
-            self.hints.job(self.served.model.id, held.job.id)
-        if outcome == "succeeded":
-            results.count(held)
-        ATTEMPTS.labels(outcome).inc()
-        log.info("attempt ended", outcome=outcome, seconds=round(held.age, 3))
+    def _finish(self, attempt: Attempt, outcome: Outcome) -> None:
+        name = (outcome.transition and self._commit(attempt, outcome.transition)) or outcome.name
+        if name == "released":
+            self.hints.job(self.served.model.id, attempt.job.id)
+        if name == "succeeded":
+            outcomes.count_answered(attempt)
+        ATTEMPTS.labels(name).inc()
+        log.info("attempt ended", outcome=name, seconds=round(attempt.age, 3))
 
-    def _told(self, held: Held, call: StoreCommand[TransitionResult[Any]]) -> str | None:
-        """Tell the store how the attempt ends, until the lease is over. Returns what became of it if not that."""
+    def _commit(self, attempt: Attempt, transition: StoreCommand[TransitionResult[Any]]) -> str | None:
+        """Commit a transition, repeating it until the lease expires. Returns the outcome if it is another one."""
         while True:
             try:
-                moved = self.store.run(call)
+                result = self.store.run(transition)
             except QueueUnavailable as error:
-                if time.monotonic() + PAUSE > held.lease_ends:
-                    log.error("given up, somebody else will have the job", error=error.detail)
+                if time.monotonic() + COMMIT_RETRY_DELAY_S > attempt.lease_ends:
+                    log.error(
+                        "could not commit before the lease expired; another worker will retry", error=error.detail
+                    )
                     return "abandoned"
-                time.sleep(PAUSE)
+                time.sleep(COMMIT_RETRY_DELAY_S)
             else:
-                self.hints.deliveries(*moved.messages)
-                return None if moved.value else "lease_lost"
+                self.hints.deliveries(*result.messages)
+                return None if result.value else "lease_lost"
 
 
 @contextmanager
-def _named(job: Job) -> Iterator[None]:
-    """Name the job in every line that is logged meanwhile."""
+def _logged_as(job: Job) -> Iterator[None]:
+    """Add the job, its attempt and its trace to every line that is logged meanwhile."""
     names = {"job": job.id, "attempt": job.attempt} | ({"traceparent": job.trace} if job.trace else {})
     with structlog.contextvars.bound_contextvars(**names):
         yield

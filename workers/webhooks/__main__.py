@@ -6,12 +6,11 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
-from pydantic import ValidationError
 
 from shared.broker import DELIVERY_DUE, WEBHOOK_QUEUE, make_celery, task
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
-from shared.settings import Settings, read_settings
+from shared.settings import Settings, SettingsError, read_settings
 from shared.storage import S3Storage
 from shared.store.client import Store, connect
 from shared.webhooks.signing import secret_problem
@@ -25,7 +24,7 @@ def main() -> int:
     """Run until SIGTERM or SIGINT; return the exit status."""
     try:
         settings = read_settings()
-    except ValidationError as error:
+    except SettingsError as error:
         print(f"webhooks: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
         return 2
     secret = settings.webhook_secret.get_secret_value()

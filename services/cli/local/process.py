@@ -1,4 +1,4 @@
-"""One supervised process: started in a session of its own, its log and pid in the folder, stopped for certain."""
+"""One supervised process: started in a session of its own, log and pid file in the folder, never left running."""
 
 import os
 import signal
@@ -9,31 +9,31 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.cli.local import tether
+from services.cli.local import pdeathsig
 
-#: Environment variable of every supervised process and of all its children: the folder it works for.
+#: Environment variable of every supervised process and its children: the folder of its supervisor.
 MARK = "TILEQ_SUPERVISED_IN"
-_LOG_BYTES = 16 << 20  # a log above this is set aside when the process starts
+_MAX_LOG_BYTES = 16 << 20  # a larger log is renamed to .log.1 when the process starts
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run, and how to tell that it is ready."""
+    """What to run, and how to find out that it is ready."""
 
     name: str
     argv: Sequence[str]
     env: Mapping[str, str | None] = field(default_factory=dict)  #: over the supervisor's own environment; None removes
-    probe: Callable[[], str] = lambda: ""  #: "" once it is ready, otherwise what is still missing
+    probe: Callable[[], str] = lambda: ""  #: returns "" once it is ready, otherwise what is missing
     metrics_port: int = 0  #: of /metrics; 0: none
-    awaited: bool = True  #: its stage is up only when it is; otherwise it may take its time and fail
+    awaited: bool = True  #: its stage waits until it is ready; otherwise it may start later, or fail
     start_within: float = 60  #: seconds until the probe must be content
     stop_within: float = 10  #: seconds between SIGTERM and SIGKILL
-    prepare: Callable[[], None] = lambda: None  #: before each start, when nothing else works in the folder
-    clean: Callable[[], None] = lambda: None  #: removes what the program leaves outside the folder
+    prepare: Callable[[], None] = lambda: None  #: called before each start
+    clean: Callable[[], None] = lambda: None  #: called at the end; removes what the program leaves outside the folder
 
 
 class Process:
-    """A `Program` in `folder`. The thread that starts it must outlive it: its end is the process's end (tether.py)."""
+    """A `Program` in `folder`. Linux kills it when the thread that started it ends (prctl(2))."""
 
     def __init__(self, program: Program, folder: Path) -> None:
         self.program = program
@@ -41,13 +41,13 @@ class Process:
         self.log = folder / "logs" / f"{self.name}.log"
         self._folder = folder
         self._popen: subprocess.Popen[bytes] | None = None
-        self._swept = False
+        self._group_ended = False
 
     def start(self) -> None:
-        """Start it, without waiting for readiness."""
+        """Start it without waiting until it is ready."""
         self.program.prepare()
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
+        if self.log.exists() and self.log.stat().st_size > _MAX_LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         wanted = {**os.environ, **self.program.env, MARK: str(self._folder)}
         environment = {name: value for name, value in wanted.items() if value is not None}
@@ -55,17 +55,17 @@ class Process:
             environment["TILEQ_METRICS_PORT"] = str(self.program.metrics_port)
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(  # noqa: S603  # our own command lines
-                [sys.executable, "-IS", tether.__file__, str(os.getpid()), *self.program.argv],
+                [sys.executable, "-IS", pdeathsig.__file__, str(os.getpid()), *self.program.argv],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._swept = False
-        self._note("pid", str(self._popen.pid))
+        self._group_ended = False
+        self._write_run_file("pid", str(self._popen.pid))
         if self.program.metrics_port:
-            self._note("metrics", str(self.program.metrics_port))
+            self._write_run_file("metrics", str(self.program.metrics_port))
 
     @property
     def pid(self) -> int:
@@ -73,39 +73,39 @@ class Process:
         return self._popen.pid if self._popen else 0
 
     def exit_code(self) -> int | None:
-        """Return how it ended, negative for a signal, or None while it runs. What it started goes with it."""
+        """Return its exit status, negative for a signal, or None while it runs; at its end its children are killed."""
         code = self._popen.poll() if self._popen else 0
         if code is not None:
             self._end_group()
         return code
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Send SIGTERM."""
         if self._popen and self._popen.poll() is None:
             self._popen.terminate()
 
     def finish(self) -> None:
-        """Kill it if it still runs; afterwards nothing of it is left."""
+        """Kill it and its children if they still run."""
         if self._popen:
             self._popen.kill()
             self._popen.wait()
             self._end_group()
         self.program.clean()
 
-    def last_words(self, lines: int = 12) -> str:
-        """Return the end of its log."""
+    def log_tail(self, lines: int = 12) -> str:
+        """Return the last `lines` lines of its log."""
         text = self.log.read_bytes()[-16_384:].decode(errors="replace") if self.log.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 
     def _end_group(self) -> None:
-        if self._popen and not self._swept:  # once: later its number may be another's
-            self._swept = True
+        if self._popen and not self._group_ended:  # once: the pid may be reused later
+            self._group_ended = True
             with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
                 os.killpg(self._popen.pid, signal.SIGKILL)
 
-    def _note(self, kind: str, text: str) -> None:
+    def _write_run_file(self, kind: str, text: str) -> None:
         path = self._folder / "run" / f"{self.name}.{kind}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(path.name + ".new")
-        fresh.write_text(text + "\n")
-        fresh.replace(path)  # a reader never sees half a number
+        temporary = path.with_name(path.name + ".new")
+        temporary.write_text(text + "\n")
+        temporary.replace(path)  # atomic: a reader never sees half a number

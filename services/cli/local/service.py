@@ -21,8 +21,8 @@ from shared.settings import Settings
 from shared.webhooks.signing import new_secret
 
 _SECRET = "TILEQ_WEBHOOK_SECRET"  # noqa: S105  # the variable's name
-#: Variables that say where things are: here they are ours, whatever the user's shell has for other services.
-_PLACES = (
+#: Variables of addresses and credentials: set by this module, whatever the user's shell has for other services.
+_ADDRESSES = (
     "REDIS_URL",
     "BROKER_URL",
     "EVENTS_URL",
@@ -37,11 +37,11 @@ _PLACES = (
 
 @dataclass(frozen=True)
 class WholeService:
-    """What to start, and where it will be."""
+    """The programs of a service, its URL, and the settings they share."""
 
     url: str
     stages: Stages
-    environment: Mapping[str, str]  #: that all its processes have beside the user's own
+    environment: Mapping[str, str]  #: of all its processes, beside the user's own
 
 
 def whole_service(
@@ -101,7 +101,7 @@ def process(name: str, module: str, environment: Mapping[str, str], folder: Path
     """
     (port,) = free_ports(1)
     variables = {
-        **{f"TILEQ_{place}_FILE": None for place in _PLACES},
+        **{f"TILEQ_{name}_FILE": None for name in _ADDRESSES},
         # torch makes a folder for what it compiles as it is imported, in the system's temporary folder if not told.
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled"),
         **environment,
@@ -112,7 +112,7 @@ def process(name: str, module: str, environment: Mapping[str, str], folder: Path
 
 
 def answers(url: str) -> Callable[[], str]:
-    """Return a probe: `url` answers 200."""
+    """Return a probe that succeeds when `url` answers 200."""
 
     def probe() -> str:
         try:
@@ -125,7 +125,7 @@ def answers(url: str) -> Callable[[], str]:
 
 
 def _webhook_secret(folder: Path) -> dict[str, str]:
-    """Where the secret stands, made if need be; nothing if the user brings one."""
+    """Return the variable naming the secret's file, which is made if absent; nothing where the user sets a secret."""
     if _SECRET in os.environ or f"{_SECRET}_FILE" in os.environ:
         return {}
     path = folder / "webhook-secret"

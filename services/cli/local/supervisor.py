@@ -15,46 +15,49 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.cli.local.leftovers import end_leftovers, remove_notes
+from services.cli.local.orphans import kill_orphans, remove_run_files
 from services.cli.local.process import Process, Program
-from services.cli.local.watched import SupervisorError, Watched
+from services.cli.local.restarts import RestartingProcess, SupervisorError
 
 Stages = Sequence[Sequence[Program]]
 
-_PERIOD = 0.1  # between two looks at the processes
-_HURRY = 1.0  # seconds that a second `stop` leaves
+_POLL_INTERVAL_S = 0.1
+_FORCED_STOP_S = 1.0  # between a second `stop` and SIGKILL
 
 
 class Supervisor:
-    """Keeps the programs of `stages` running in `folder`. `say` hears one line for each thing that happens."""
+    """Keeps the programs of `stages` running in `folder`. `report` is called with one line for each event."""
 
-    def __init__(self, folder: Path, stages: Stages, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, folder: Path, stages: Stages, report: Callable[[str], None] = lambda _: None) -> None:
         self._folder = folder.absolute()
-        self._stages = [[Watched(Process(program, self._folder)) for program in stage] for stage in stages]
-        self._say = say
+        self._stages = [[RestartingProcess(Process(program, self._folder)) for program in stage] for stage in stages]
+        self._report = report
         self._stops = 0
 
     def stop(self) -> None:
-        """Make `run` stop everything and return; a second call kills what takes its time.
+        """Make `run` stop everything and return; a second call kills what does not stop.
 
-        Only counts: safe in a signal handler and from other threads.
+        Safe in a signal handler and from other threads.
         """
         self._stops += 1
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Start all, call `ready`, watch until `stop`, stop all. Raises `SupervisorError` if a start fails."""
+        """Start everything, call `ready`, restart what ends until `stop`, stop everything.
+
+        Raises `SupervisorError` where a first start fails.
+        """
         with locked(self._folder):
-            for line in end_leftovers(self._folder):
-                self._say(line)
+            for line in kill_orphans(self._folder):
+                self._report(line)
             try:
                 if self._start_all():
                     ready()
                 while not self._stops:
                     self._watch()
-                    time.sleep(_PERIOD)
+                    time.sleep(_POLL_INTERVAL_S)
             finally:
                 self._stop_all()
-                remove_notes(self._folder)
+                remove_run_files(self._folder)
 
     def _start_all(self) -> bool:
         for stage in self._stages:
@@ -68,15 +71,15 @@ class Supervisor:
                 for watched in missing:
                     watched.refuse_failure(began)
                 self._watch()
-                time.sleep(_PERIOD / 2)
-            self._say(f"{names} up in {time.monotonic() - began:.1f} s")
+                time.sleep(_POLL_INTERVAL_S / 2)
+            self._report(f"{names} up in {time.monotonic() - began:.1f} s")
         return not self._stops
 
     def _watch(self) -> None:
         for stage in self._stages:
             for watched in stage:
-                if news := watched.look():
-                    self._say(news)
+                if line := watched.check():
+                    self._report(line)
 
     def _stop_all(self) -> None:
         for stage in reversed(self._stages):
@@ -84,27 +87,27 @@ class Supervisor:
             for process in processes:
                 process.terminate()
             began = time.monotonic()
-            while any(process.exit_code() is None and self._patience(process, began) > 0 for process in processes):
-                time.sleep(_PERIOD / 5)
+            while any(process.exit_code() is None and self._time_left(process, began) > 0 for process in processes):
+                time.sleep(_POLL_INTERVAL_S / 5)
             for process in processes:
                 process.finish()
 
-    def _patience(self, process: Process, began: float) -> float:
-        allowed = process.program.stop_within if self._stops < 2 else _HURRY
+    def _time_left(self, process: Process, began: float) -> float:
+        allowed = process.program.stop_within if self._stops < 2 else _FORCED_STOP_S
         return began + allowed - time.monotonic()
 
 
 @contextmanager
-def supervised(folder: Path, stages: Stages, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+def supervised(folder: Path, stages: Stages, report: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Keep the programs of `stages` running while the block runs, in a thread beside it."""
-    supervisor = Supervisor(folder, stages, say)
+    supervisor = Supervisor(folder, stages, report)
     ready = threading.Event()
     failures: list[BaseException] = []
 
     def work() -> None:
         try:
             supervisor.run(ready.set)
-        except BaseException as error:  # handed to the caller's thread, whatever it is
+        except BaseException as error:  # any of them is raised in the caller's thread
             failures.append(error)
         finally:
             ready.set()
@@ -124,7 +127,7 @@ def supervised(folder: Path, stages: Stages, say: Callable[[str], None] = lambda
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; `SupervisorError` names the one that holds it already."""
+    """Lock `folder` for this process. Raises `SupervisorError` with the pid of the process that holds the lock."""
     (folder / "run").mkdir(parents=True, exist_ok=True)
     with (folder / "run" / "lock").open("a+") as lock:
         try:
@@ -133,7 +136,7 @@ def locked(folder: Path) -> Iterator[None]:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
             raise SupervisorError(
-                f"{folder} is in use by another `tileq up` (process {holder}); stop that one or give another --data"
+                f"{folder} is in use by another `tileq up` (process {holder}); stop that one or choose another --data"
             ) from None
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")

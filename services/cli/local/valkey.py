@@ -25,7 +25,7 @@ def valkey(folder: Path, port: int) -> Program:
 
 
 def answers_ping(port: int) -> Callable[[], str]:
-    """Return a probe: the server answers PING, which it refuses while it still loads its data."""
+    """Return a probe that succeeds when the server answers PING, which it refuses while it loads its data."""
 
     def probe() -> str:
         try:

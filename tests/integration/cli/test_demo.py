@@ -15,7 +15,7 @@ from tests.servers import needed
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
-ASKED = json.loads((files("services.cli") / "pictures" / "questions.json").read_text())
+ASKED = json.loads((files("services.cli") / "images" / "questions.json").read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -30,15 +30,15 @@ def test_the_demo_gives_right_answers_and_shows_how_they_came(tmp_path: Path) ->
     assert ran.returncode == 0, ran.stdout + ran.stderr
     shown = [
         "ready at http://127.0.0.1:",
-        "taken in, durably",
+        "is accepted and durable",
         "model tileq-demo, ",
         "448x448 pixels become one tile of 448x448; this is what the model sees",
-        "1344x896 pixels become 3x2 tiles of 448x448 and the whole as a thumbnail",
+        "1344x896 pixels become 3x2 tiles of 448x448 and a thumbnail of the whole",
         "receipt.png, with tiles=1",
         "    +------+------+------+  +---------+\n    |  1   |  2   |  3   |  |thumbnail|\n",
-        *(f"{asked['picture']}: {asked['question']}" for asked in ASKED),
-        *(f"right: the picture was drawn with {asked['answer']}" for asked in ASKED),
-        "wrong: the picture was drawn with ",  # with one tile
+        *(f"{asked['image']}: {asked['question']}" for asked in ASKED),
+        *(f"right: the image was drawn with {asked['answer']}" for asked in ASKED),
+        "wrong: the image was drawn with ",  # with one tile
         "succeeded",
         "seconds:  queue ",
         "POST /hook",

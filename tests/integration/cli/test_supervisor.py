@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.local.leftovers import marked
+from services.cli.local.orphans import processes_of
+from services.cli.local.restarts import SupervisorError
 from services.cli.local.supervisor import Supervisor, supervised
-from services.cli.local.watched import SupervisorError
 from tests.integration.cli.programs import SLEEP, STUBBORN, alive, pid_of, python, supervisor_of, with_child
 from tests.waiting import eventually
 
@@ -39,15 +39,15 @@ def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
         os.kill(first, signal.SIGKILL)
         second = eventually(lambda: pid if (pid := pid_of(tmp_path, "work")) != first else None)
         assert alive(second or 0)
-    assert any("work was killed by signal 9; started again in 0.5 s" in line for line in said)
+    assert any("work was killed by signal 9; restarts in 0.5 s" in line for line in said)
 
 
 def test_a_process_that_keeps_dying_is_given_more_and_more_time(tmp_path: Path) -> None:
     said: list[str] = []
     dying = python("work", "print('it hurts')", awaited=False)
     with supervised(tmp_path, [[python("steady", SLEEP)], [dying]], said.append):
-        eventually(lambda: len([line for line in said if "started again" in line]) >= 3)
-    delays = [line.partition("again in ")[2].partition(" s")[0] for line in said if "started again" in line]
+        eventually(lambda: len([line for line in said if "restarts in" in line]) >= 3)
+    delays = [line.partition("restarts in ")[2].partition(" s")[0] for line in said if "restarts in" in line]
     assert delays[:3] == ["0.5", "1", "2"]
     assert "it hurts" in said[-1]
 
@@ -102,7 +102,7 @@ def test_a_second_stop_does_not_wait(tmp_path: Path) -> None:
 
 def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
     with supervised(tmp_path, [[python("work", with_child(own_session=False))]]):
-        family = eventually(lambda: pids if len(pids := list(marked(tmp_path))) == 2 else None) or []
+        family = eventually(lambda: pids if len(pids := list(processes_of(tmp_path))) == 2 else None) or []
     eventually(lambda: not any(map(alive, family)))  # the kernel takes a moment to end what was killed
 
 
@@ -113,7 +113,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
         supervised(tmp_path, [[python("steady", SLEEP)], [broken]]),
     ):
         pytest.fail("it was never ready")
-    assert list(marked(tmp_path)) == []
+    assert list(processes_of(tmp_path)) == []
 
 
 def test_a_start_that_takes_too_long_says_what_is_missing(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_what_a_killed_supervisor_left_is_ended_by_the_next(tmp_path: Path) -> N
     said: list[str] = []
     with supervised(tmp_path, [[python("work", SLEEP)]], said.append):
         assert not alive(orphan)
-    assert any(f"ended process {orphan}" in line for line in said)
+    assert any(f"killed orphan process {orphan}" in line for line in said)
 
 
 def test_a_folder_serves_one_supervisor_at_a_time(tmp_path: Path) -> None:
@@ -154,4 +154,4 @@ def test_a_folder_serves_one_supervisor_at_a_time(tmp_path: Path) -> None:
 
 
 def _orphans(folder: Path) -> list[int]:
-    return [pid for pid in marked(folder) if pid != pid_of(folder, "work")]
+    return [pid for pid in processes_of(folder) if pid != pid_of(folder, "work")]

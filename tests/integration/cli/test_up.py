@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from services.cli.local.leftovers import marked
+from services.cli.local.orphans import processes_of
 from services.cli.local.seaweed import find_weed
 from tests.integration.cli.command import Up, tileq, up
 from tests.integration.cli.programs import alive, pid_of
@@ -102,14 +102,14 @@ def test_a_taken_port_is_told_before_anything_starts(here: Up, tmp_path: Path) -
     port = here.url.rpartition(":")[2]
     ran = tileq("up", "--data", str(tmp_path / "other"), "--port", port)
     assert ran.returncode == 1
-    assert f"port {port} is taken" in ran.stderr
+    assert f"port {port} is in use" in ran.stderr
 
 
 def test_a_killed_process_comes_back_and_the_service_goes_on(here: Up) -> None:
     first = pid_of(here.folder, "reconciler")
     os.kill(first, signal.SIGKILL)
     eventually(lambda: (pid := pid_of(here.folder, "reconciler")) != first and alive(pid), 20)
-    assert "reconciler was killed by signal 9; started again" in here.err.read_text()
+    assert "reconciler was killed by signal 9; restarts in" in here.err.read_text()
 
 
 def test_a_stop_exits_0_and_the_next_start_finds_every_job(tmp_path: Path, photograph: str) -> None:
@@ -119,7 +119,7 @@ def test_a_stop_exits_0_and_the_next_start_finds_every_job(tmp_path: Path, photo
         ended = json.loads(tileq("ask", photograph, "One?", "--json", "--url", first.url).stdout)
         secret = (folder / "webhook-secret").read_text()
         assert first.stop() == 0
-    assert list(marked(folder)) == []
+    assert list(processes_of(folder)) == []
     assert [path.name for path in (folder / "run").iterdir()] == ["lock"]
     with up(folder, "--vision", "0") as second:
         assert httpx.get(f"{second.url}/v1/jobs/{ended['id']}").json() == ended
@@ -129,7 +129,7 @@ def test_a_stop_exits_0_and_the_next_start_finds_every_job(tmp_path: Path, photo
         queued = tileq("submit", "Two?", "--url", second.url).stdout.strip()
         second.process.kill()
         second.process.wait()
-        eventually(lambda: not list(marked(folder)))
+        eventually(lambda: not list(processes_of(folder)))
     with up(folder) as third:
         assert json.loads(tileq("wait", queued, "--json", "--url", third.url).stdout)["state"] == "succeeded"
 

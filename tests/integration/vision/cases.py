@@ -12,11 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from shared.images import ImageLimits, ImageMode
 from tests.encoded import encoded
-from workers.vision.decode import Mode
-from workers.vision.sandbox import Sandbox, Tiled
+from workers.vision.checkpoint.config import read_config
+from workers.vision.checkpoint.weight_files import find_weight_files
+from workers.vision.images.decoder_pool import DecoderOptions, DecoderPool, TiledImage
+from workers.vision.model.hf_model import StockModel, assemble
+from workers.vision.model.placement import on_one_device
+from workers.vision.model.weights import read_weights
 
 ROOT = Path(__file__).parents[3]
 FOLDER = Path(os.environ.get("TILEQ_PARITY") or ROOT.parent / "shared" / "parity")
@@ -60,11 +66,21 @@ def picture(width: int, height: int, seed: int) -> bytes:
     return encoded(Image.fromarray(script("images").picture(width, height, seed)))
 
 
-def sandbox(mode: Mode = "natural") -> Sandbox:
-    """One decoding process."""
-    return Sandbox(1, 60, 2 << 30, mode)
+def decoder_pool(
+    mode: ImageMode = "natural", max_pixels: int = 50_000_000, processes: int = 1, **options: Any
+) -> DecoderPool:
+    """A pool of decoder processes."""
+    limits = ImageLimits(max_pixels, max_side=32_768, max_frames=1000, mode=mode)
+    return DecoderPool(processes, DecoderOptions(limits, **({"timeout_s": 60} | options)))
 
 
-def stacked(pictures: Sequence[Tiled]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def stock_model(folder: Path, dtype: torch.dtype = torch.float32) -> StockModel:
+    """The stock model of the checkpoint in `folder`, on the CPU."""
+    config = read_config(folder)
+    weights = read_weights(find_weight_files(folder), config)
+    return assemble(config, weights, dtype, on_one_device(config, torch.device("cpu")))
+
+
+def stacked(pictures: Sequence[TiledImage]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The tiles of all pictures, in order."""
     return np.concatenate([np.zeros((0, 448, 448, 3), np.uint8), *(picture.tiles for picture in pictures)])

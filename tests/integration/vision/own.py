@@ -21,12 +21,11 @@ from shared.settings import Settings
 from tests.encoded import encoded
 from tests.integration.vision import cases
 from tests.random_checkpoint import write_random
-from workers.vision.checkpoint.opened import open_checkpoint
-from workers.vision.checkpoint.weights import load_model
+from workers.vision.checkpoint.checkpoint import open_checkpoint
 from workers.vision.engine.base import Done, EngineRequest, Sampling
 from workers.vision.engine.factory import make_engine
-from workers.vision.engine.pictures import features, normalise
-from workers.vision.sandbox import Sandbox
+from workers.vision.images.decoder_pool import DecoderPool
+from workers.vision.model.image_features import features, normalise
 
 FILE = Path(__file__).parents[2] / "fixtures" / "vision" / "own.json"
 
@@ -66,10 +65,10 @@ def sha256(array: np.ndarray[Any, Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def tiles(sandbox: Sandbox) -> Iterator[dict[str, Any]]:
+def tiles(decoders: DecoderPool) -> Iterator[dict[str, Any]]:
     """Grids and hashes of whole pictures."""
     for width, height, limit in SIZES:
-        tiled = sandbox.tile(encoded(Image.fromarray(picture(width, height))), limit, thumbnail=True)
+        tiled = decoders.tile(encoded(Image.fromarray(picture(width, height))), limit, thumbnail=True)
         yield {
             "size": [width, height, limit],
             "grid": list(tiled.grid),
@@ -78,13 +77,13 @@ def tiles(sandbox: Sandbox) -> Iterator[dict[str, Any]]:
         }
 
 
-def variant(name: str, folder: Path, sandbox: Sandbox) -> dict[str, Any]:
+def variant(name: str, folder: Path, decoders: DecoderPool) -> dict[str, Any]:
     """What the checkpoint `name` computes: ids, features, and a conversation of two rounds on two pictures."""
     write_random(folder, 5, **VARIANTS[name])
     settings = Settings(model=str(folder), device="cpu", dtype="float32")
     served = make_engine(settings, lambda _: None)
     pictures = [
-        sandbox.tile(
+        decoders.tile(
             encoded(Image.fromarray(picture(width, height))), min(4, served.model.tiles[1]), served.model.thumbnail
         )
         for width, height in ((500, 400), (120, 300))
@@ -113,7 +112,7 @@ def variant(name: str, folder: Path, sandbox: Sandbox) -> dict[str, Any]:
 @torch.inference_mode()
 def _features(folder: Path) -> list[float]:
     checkpoint = open_checkpoint(folder)
-    model = load_model(folder, checkpoint.config, torch.float32, lambda _: torch.device("cpu"))
+    model = cases.stock_model(folder)
     pixels = torch.from_numpy(np.random.default_rng(9).standard_normal((1, 3, 448, 448), dtype=np.float32))
     found = features(model, checkpoint.config, pixels)[0]
     # A token off the diagonal tells rows from columns.
@@ -122,10 +121,10 @@ def _features(folder: Path) -> list[float]:
 
 def main() -> None:
     """Write the file."""
-    with cases.sandbox() as sandbox, TemporaryDirectory() as folder:
+    with cases.decoder_pool() as decoders, TemporaryDirectory() as folder:
         found = {
-            "tiles": list(tiles(sandbox)),
-            "variants": {name: variant(name, Path(folder) / name, sandbox) for name in VARIANTS},
+            "tiles": list(tiles(decoders)),
+            "variants": {name: variant(name, Path(folder) / name, decoders) for name in VARIANTS},
         }
     FILE.parent.mkdir(parents=True, exist_ok=True)
     FILE.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 
 from tests.integration.vision import cases, own
-from workers.vision.sandbox import Sandbox
+from workers.vision.images.decoder_pool import DecoderPool
 
 EXPECTED: dict[str, Any] = json.loads(own.FILE.read_text())
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with cases.sandbox() as started:
+def decoders() -> Iterator[DecoderPool]:
+    with cases.decoder_pool() as started:
         yield started
 
 
-def test_tiles_are_the_same_bytes(sandbox: Sandbox) -> None:
-    assert list(own.tiles(sandbox)) == EXPECTED["tiles"]
+def test_tiles_are_the_same_bytes(decoders: DecoderPool) -> None:
+    assert list(own.tiles(decoders)) == EXPECTED["tiles"]
 
 
 @pytest.mark.parametrize("name", own.VARIANTS)
-def test_every_model_of_the_family_computes_what_it_did(name: str, tmp_path: Path, sandbox: Sandbox) -> None:
-    found, expected = own.variant(name, tmp_path / name, sandbox), EXPECTED["variants"][name]
+def test_every_model_of_the_family_computes_what_it_did(name: str, tmp_path: Path, decoders: DecoderPool) -> None:
+    found, expected = own.variant(name, tmp_path / name, decoders), EXPECTED["variants"][name]
     assert np.allclose(found.pop("features"), expected["features"], rtol=0, atol=1e-4)
     assert found == {key: value for key, value in expected.items() if key != "features"}
 

@@ -1,4 +1,4 @@
-"""Whole conversations, through all that a job goes through: bytes, sandbox, prompt, engine, streamed text."""
+"""Whole conversations, through all that a job goes through: bytes, decoders, prompt, engine, streamed text."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,9 +9,9 @@ from shared.conversation import Message
 from shared.settings import Settings
 from tests.integration.vision import cases
 from workers.vision.engine.base import Delta, Done, EngineRequest, Sampling
-from workers.vision.engine.factory import Served, make_engine
+from workers.vision.engine.factory import ServedModel, make_engine
+from workers.vision.images.decoder_pool import DecoderPool
 from workers.vision.prompts import IMAGE_CONTEXT
-from workers.vision.sandbox import Sandbox
 
 pytestmark = cases.needs_folder
 
@@ -19,7 +19,7 @@ CHAT = cases.read("chat")
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
     folder = cases.checkpoint(tmp_path_factory.mktemp("parity"), "mini", CHAT["checkpoint_seed"])
     made = make_engine(Settings(model=str(folder), device="cpu", dtype="float32"), lambda _: None)
     yield made
@@ -27,8 +27,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with cases.sandbox() as started:
+def decoders() -> Iterator[DecoderPool]:
+    with cases.decoder_pool() as started:
         yield started
 
 
@@ -41,10 +41,10 @@ def messages(case: dict[str, Any]) -> Iterator[Message]:
 
 @pytest.mark.parametrize("case", CHAT["cases"], ids=lambda case: case["kind"])
 def test_a_conversation_has_the_prompt_and_the_answer_of_the_original(
-    served: Served, sandbox: Sandbox, case: dict[str, Any]
+    served: ServedModel, decoders: DecoderPool, case: dict[str, Any]
 ) -> None:
     pictures = [
-        sandbox.tile(
+        decoders.tile(
             cases.picture(image["width"], image["height"], image["picture_seed"]), image["max_num"], thumbnail=True
         )
         for image in case["images"]

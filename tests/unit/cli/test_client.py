@@ -6,9 +6,9 @@ import time
 import httpx
 import pytest
 
-from services.cli.client import Api, Picture
-from services.cli.failure import Refused, Unreachable
-from tests.unit.cli.replies import JOB, Service, job, problem, stream
+from services.cli.client import ApiClient, ImageFile
+from services.cli.errors import ApiError, ServiceUnreachable
+from tests.unit.cli.scripted_service import JOB, Service, job, problem, stream
 
 EVENTS = f"/v1/jobs/{JOB}/events"
 
@@ -22,14 +22,14 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return naps
 
 
-def api(service: Service) -> Api:
-    return Api("http://tileq.test", "tq_key", transport=service)
+def api(service: Service) -> ApiClient:
+    return ApiClient("http://tileq.test", "tq_key", transport=service)
 
 
 def test_a_submission_whose_answer_was_lost_is_repeated_under_the_same_key() -> None:
     service = Service({"/v1/jobs": [httpx.ReadError("reset"), httpx.Response(202, json=job("queued"))]})
     with api(service) as asking:
-        taken = asking.submit({"prompt": "What?"}, [Picture("a.jpg", b"\xff\xd8")])
+        taken = asking.submit({"prompt": "What?"}, [ImageFile("a.jpg", b"\xff\xd8")])
     assert taken["id"] == JOB
     first, second = service.asked
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
@@ -57,7 +57,7 @@ def test_retry_after_is_obeyed(slept: list[float]) -> None:
 
 def test_patience_ends(slept: list[float]) -> None:
     service = Service({"/v1/jobs": [problem(503, "overloaded", retry_after=7, retryable=True)]})
-    with api(service) as asking, pytest.raises(Refused, match="overloaded"):
+    with api(service) as asking, pytest.raises(ApiError, match="overloaded"):
         asking.submit({"prompt": "What?"})
     assert sum(slept) <= 30
 
@@ -65,7 +65,7 @@ def test_patience_ends(slept: list[float]) -> None:
 def test_a_refusal_is_told_at_once_and_names_the_culprit() -> None:
     refusal = problem(422, "undecodable_image", image=1, request_id="r1")
     service = Service({"/v1/jobs": [refusal]})
-    with api(service) as asking, pytest.raises(Refused) as caught:
+    with api(service) as asking, pytest.raises(ApiError) as caught:
         asking.submit({"prompt": "What?"})
     assert str(caught.value) == "undecodable_image: undecodable_image it is (image 1, request r1)"
     assert len(service.asked) == 1
@@ -73,7 +73,7 @@ def test_a_refusal_is_told_at_once_and_names_the_culprit() -> None:
 
 def test_a_service_that_was_never_there_is_not_waited_for(slept: list[float]) -> None:
     service = Service({"/v1/jobs": [httpx.ConnectError("refused")]})
-    with api(service) as asking, pytest.raises(Unreachable, match="tileq up"):
+    with api(service) as asking, pytest.raises(ServiceUnreachable, match="tileq up"):
         asking.submit({"prompt": "What?"})
     assert slept == []
 
@@ -87,7 +87,7 @@ def test_a_service_that_goes_away_for_a_moment_is_waited_for() -> None:
 
 def test_what_is_no_tileq_says_so() -> None:
     service = Service({"/v1/models": [httpx.Response(404, text="<h1>nginx</h1>")]})
-    with api(service) as asking, pytest.raises(Refused, match="is this a tileq service"):
+    with api(service) as asking, pytest.raises(ApiError, match="is this a tileq service"):
         asking.get("/v1/models")
 
 
@@ -119,7 +119,10 @@ def test_a_stream_that_only_closes_is_opened_again() -> None:
 
 
 def test_a_stream_that_never_says_anything_is_given_up() -> None:
-    with api(Service({EVENTS: [lambda _: stream()]})) as asking, pytest.raises(Unreachable, match="again and again"):
+    with (
+        api(Service({EVENTS: [lambda _: stream()]})) as asking,
+        pytest.raises(ServiceUnreachable, match="keeps closing the event stream"),
+    ):
         list(asking.follow(JOB))
 
 
@@ -131,7 +134,7 @@ def test_with_no_room_for_another_stream_the_job_is_polled() -> None:
 
 def test_the_stream_of_an_unknown_job_is_not_opened_again() -> None:
     service = Service({EVENTS: [problem(404, "not_found")]})
-    with api(service) as asking, pytest.raises(Refused, match="not_found"):
+    with api(service) as asking, pytest.raises(ApiError, match="not_found"):
         list(asking.follow(JOB))
     assert len(service.asked) == 1
 
@@ -153,6 +156,6 @@ def test_pages_are_turned_until_there_are_enough() -> None:
 def test_every_bad_item_of_a_batch_is_a_line() -> None:
     errors = [{"index": 0, "detail": "no prompt"}, {"index": 2, "detail": "no image"}]
     refused = Service({"/v1/batches": [problem(422, "invalid_field", errors=errors)]})
-    with api(refused) as asking, pytest.raises(Refused) as caught:
+    with api(refused) as asking, pytest.raises(ApiError) as caught:
         asking.post("/v1/batches", json.loads("{}"))
     assert str(caught.value).splitlines()[1:] == ["  - no prompt", "  - no image"]

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from services.cli import ask, jobs
-from services.cli.client import Api
+from services.cli.client import ApiClient
 from services.cli.main import main
-from tests.unit.cli.replies import JOB, Service, job, problem, stream
+from tests.unit.cli.scripted_service import JOB, Service, job, problem, stream
 
 
 @dataclass
@@ -35,7 +35,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def act(service: Service, *words: str) -> Ran:
         for module in (ask, jobs):
-            monkeypatch.setattr(module, "api", lambda url: Api(url, transport=service))
+            monkeypatch.setattr(module, "api", lambda url: ApiClient(url, transport=service))
         monkeypatch.setattr(sys, "argv", ["tileq", *words])
         try:
             main()
@@ -76,7 +76,7 @@ def test_ask_prints_the_answer_alone_on_stdout(run: Run, tmp_path: Path) -> None
     )
     ran = run(service, "ask", picture(tmp_path), "What is it?")
     assert (ran.status, ran.out) == (0, "A cup.\n")
-    assert f"{JOB} taken in" in ran.err
+    assert f"{JOB} accepted" in ran.err
     assert "running" in ran.err
     assert asked(service) == {"prompt": "What is it?"}
     assert b"\xff\xd8picture" in service.to("/v1/jobs")[0].content
@@ -124,11 +124,11 @@ def test_submit_prints_the_id_alone(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["ask", "missing.jpg", "What?"], "can't read the picture missing.jpg"),
+        (["ask", "missing.jpg", "What?"], "can't read the image file missing.jpg"),
         (["ask", "missing.jpg"], "the question is missing"),
         (["ask", "Hello?", "--tiles", "many"], "--tiles takes"),
         (["ask", "Hello?", "--metadata", "order"], "KEY=VALUE"),
-        (["status", "job_x"], "is not a job's id"),
+        (["status", "job_x"], "is not a job id"),
         (["ask"], "Missing argument"),
         (["fly"], "No such command"),
     ],
@@ -163,7 +163,7 @@ def test_wait_says_when_the_job_has_not_ended(run: Run) -> None:
     service = Service({f"/v1/jobs/{JOB}": [httpx.Response(200, json=job("queued"))]})
     ran = run(service, "wait", JOB, "--timeout", "0")
     assert ran.status == 1
-    assert "has not ended after 0 s: queued, 2 in front" in ran.err
+    assert "has not ended after 0 s: queued, 2 ahead" in ran.err
 
 
 def test_cancel_tells_the_outcome(run: Run) -> None:

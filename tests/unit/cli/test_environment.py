@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.environment import folder_of, joined, settings, write_environment
-from services.cli.failure import Failure, Usage
+from services.cli.environment import data_folder, settings, use_local_service, write_environment
+from services.cli.errors import CommandError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +14,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("TILEQ_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    for name in ("TILEQ_REDIS_URL", "TILEQ_S3_URL"):  # so that what `joined` sets is undone
+    for name in ("TILEQ_REDIS_URL", "TILEQ_S3_URL"):  # so that what `use_local_service` sets is undone
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -26,13 +26,13 @@ def service_in(folder: Path) -> Path:
 
 
 def test_the_usual_folder_follows_the_desktop_standard(tmp_path: Path) -> None:
-    assert folder_of(None) == tmp_path / "tileq"
-    assert folder_of(Path("~/x")) == Path.home() / "x"
+    assert data_folder(None) == tmp_path / "tileq"
+    assert data_folder(Path("~/x")) == Path.home() / "x"
 
 
 def test_the_service_of_the_usual_folder_is_joined(tmp_path: Path) -> None:
     folder = service_in(tmp_path / "tileq")
-    assert joined(None) == folder
+    assert use_local_service(None) == folder
     assert settings().redis_url == "redis://127.0.0.1:7/0"
 
 
@@ -41,24 +41,24 @@ def test_a_store_that_the_shell_names_goes_before_the_usual_folder(
 ) -> None:
     folder = service_in(tmp_path / "tileq")
     monkeypatch.setenv("TILEQ_REDIS_URL", "redis://store.test:6379/0")
-    assert joined(None) is None
+    assert use_local_service(None) is None
     assert settings().redis_url == "redis://store.test:6379/0"
-    assert joined(folder) == folder
+    assert use_local_service(folder) == folder
     assert settings().redis_url == "redis://127.0.0.1:7/0"
 
 
 def test_a_folder_without_a_service_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="no `tileq up` runs in"):
-        joined(tmp_path / "empty")
-    assert joined(None) is None
+    with pytest.raises(CommandError, match="no `tileq up` runs in"):
+        use_local_service(tmp_path / "empty")
+    assert use_local_service(None) is None
 
 
 def test_a_wrong_setting_is_named_and_its_value_kept_to_ourselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILEQ_LEASE", "s3cret")
-    with pytest.raises(Usage, match="TILEQ_LEASE: ") as caught:
+    with pytest.raises(UsageError, match="TILEQ_LEASE: ") as caught:
         settings()
     assert "s3cret" not in str(caught.value)
     monkeypatch.delenv("TILEQ_LEASE")
     monkeypatch.setenv("TILEQ_WEBHOOK_SECRET_FILE", "/does/not/exist")
-    with pytest.raises(Usage, match="can't be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         settings()

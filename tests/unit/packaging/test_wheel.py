@@ -33,8 +33,8 @@ def test_it_holds_every_file_of_theirs(names: set[str]) -> None:
     "data",
     [
         "shared/store/lua/*.lua",
-        "services/cli/pictures/*.jpg",
-        "services/cli/pictures/*.json",
+        "services/cli/images/*.jpg",
+        "services/cli/images/*.json",
         "workers/vision/demo/*.safetensors",
     ],
 )

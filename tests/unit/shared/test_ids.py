@@ -24,7 +24,7 @@ def test_ids_sort_by_the_time_they_were_made() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "job_", "job_../x", new_id("job").upper(), new_id("job") + "x", "job_" + "u" * 36]
+    "text", ["", "job_", "job_../x", "JOB_" + "0" * 36, "job_" + "0" * 37, "job_" + "0" * 35, "job_" + "u" * 36]
 )
 def test_nothing_else_passes_for_an_id(text: str) -> None:
     assert not is_id("job", text)

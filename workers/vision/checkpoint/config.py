@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.models import Template
-from workers.vision.checkpoint.errors import CheckpointError
-from workers.vision.checkpoint.fields import Fields
+from workers.vision.checkpoint.fields import CheckpointError, Fields
 from workers.vision.prompts import TEMPLATES
 
 CHAT_MODEL = "InternVLChatModel"
@@ -77,7 +76,7 @@ class Config:
     downsample: float
     select_layer: int
     transposed: bool  #: ps_version v1: the grid of tokens lies column by column
-    tiles: bool  #: pictures are cut into tiles
+    tiles: bool  #: images are cut into tiles
     thumbnail: bool
     dtype: str  #: in which the weights were released
     name: str  #: what the file calls itself, "" if it doesn't
@@ -112,11 +111,11 @@ def read_config(folder: Path) -> Config:
     top.only("pad2square", False, False)
     downsample = top.number("downsample_ratio", 0.5)
     if downsample != 0.5:
-        raise top.fail("downsample_ratio", f"is {downsample:g}; supported: 0.5")
+        raise top.error("downsample_ratio", f"is {downsample:g}; supported: 0.5")
     if vision.grid % 2:
-        raise top.fail("downsample_ratio", f"of 0.5 does not divide {vision.grid} patches a side")
+        raise top.error("downsample_ratio", f"of 0.5 does not divide {vision.grid} patches a side")
     if (forced := top.values.get("force_image_size")) not in (None, vision.image):
-        raise top.fail("force_image_size", f"is {forced!r}, but vision_config.image_size is {vision.image}")
+        raise top.error("force_image_size", f"is {forced!r}, but vision_config.image_size is {vision.image}")
     template = top.one_of("template", tuple(TEMPLATES))
     return Config(
         vision=vision,
@@ -148,16 +147,16 @@ def _load(path: Path) -> dict[str, Any]:
 def _architecture(fields: Fields, known: tuple[str, ...]) -> str:
     named = fields.values.get("architectures")
     if not isinstance(named, list) or not named:
-        raise fields.fail("architectures", f"is missing; supported: {', '.join(known)}")
+        raise fields.error("architectures", f"is missing; supported: {', '.join(known)}")
     if named[0] not in known:
-        raise fields.fail("architectures", f"is {named[0]!r}; supported: {', '.join(known)}")
+        raise fields.error("architectures", f"is {named[0]!r}; supported: {', '.join(known)}")
     return str(named[0])
 
 
 def _select_layer(top: Fields, layers: int) -> int:
     chosen: int = top.integer("select_layer", -1, least=-layers)
     if not (-layers <= chosen <= -1 or 1 <= chosen <= layers):
-        raise top.fail("select_layer", f"is {chosen}; the tower has {layers} layers")
+        raise top.error("select_layer", f"is {chosen}; the tower has {layers} layers")
     return chosen
 
 
@@ -177,9 +176,9 @@ def _vision(fields: Fields) -> VisionConfig:
         qk_norm=fields.flag("qk_normalization", True),
     )
     if vision.hidden % vision.heads:
-        raise fields.fail("hidden_size", f"of {vision.hidden} does not divide into {vision.heads} heads")
+        raise fields.error("hidden_size", f"of {vision.hidden} does not divide into {vision.heads} heads")
     if vision.image % vision.patch:
-        raise fields.fail("patch_size", f"of {vision.patch} does not divide image_size {vision.image}")
+        raise fields.error("patch_size", f"of {vision.patch} does not divide image_size {vision.image}")
     return vision
 
 
@@ -204,11 +203,11 @@ def _decoder(fields: Fields) -> DecoderConfig:
         positions=positions,
     )
     if decoder.hidden % heads or heads % decoder.kv_heads:
-        raise fields.fail(
+        raise fields.error(
             "num_attention_heads", f"of {heads} fits neither {decoder.hidden} wide nor {decoder.kv_heads} kv heads"
         )
     if decoder.head % 2:
-        raise fields.fail("hidden_size", f"gives heads of odd width {decoder.head}, which RoPE can't turn")
+        raise fields.error("hidden_size", f"gives heads of odd width {decoder.head}, which RoPE can't turn")
     return decoder
 
 

@@ -14,8 +14,8 @@ from shared.settings import Settings
 from shared.storage import S3Storage
 from shared.tiling import TILE
 from shared.tokenization.tokenizer import Tokenizer
-from workers.vision.checkpoint.opened import Checkpoint, open_checkpoint
-from workers.vision.checkpoint.source import Report, Storage, default_cache, locate
+from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from workers.vision.checkpoint.fetch import Report, Storage, default_cache, locate
 from workers.vision.engine.base import Engine
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.prompts import Prompt, PromptFormat, build, plain
@@ -24,7 +24,7 @@ BUNDLED = Path(__file__).parents[1] / "demo"
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A model ready to answer."""
 
     engine: Engine
@@ -44,14 +44,14 @@ class Served:
         return plain(messages, tiles_per_image, self.model.tokens_per_tile)
 
 
-def make_engine(settings: Settings, report: Report | None = None) -> Served:
+def make_engine(settings: Settings, report: Report | None = None) -> ServedModel:
     """Find, check and load what the settings name. Raises `CheckpointError`, before which nothing was consumed."""
     if settings.engine == "echo":
         base = BY_ID.get(settings.model_id or DEMO_MODEL_ID, BY_ID[DEMO_MODEL_ID])
-        return Served(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
+        return ServedModel(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
     say = report or _to_stderr
     checkpoint = find_checkpoint(settings, say)
-    return Served(
+    return ServedModel(
         _computing(checkpoint, settings, say),
         _renamed(checkpoint.model, settings),
         checkpoint.config.vision.image,
@@ -68,12 +68,12 @@ def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
 
 
 def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> Engine:
-    from workers.vision.engine.loading import Wish, load  # noqa: PLC0415 - brings torch
     from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415
+    from workers.vision.model.loader import LoadOptions, load  # noqa: PLC0415 - brings torch
 
     quantised = None if settings.quantise == "none" else settings.quantise
-    wish = Wish(settings.device, settings.dtype, quantised, settings.model_sha256)
-    return TransformersEngine(Loaded(load(checkpoint, wish, report), checkpoint.config, checkpoint.tokenizer))
+    options = LoadOptions(settings.device, settings.dtype, quantised, settings.model_sha256)
+    return TransformersEngine(Loaded(load(checkpoint, options, report), checkpoint.config, checkpoint.tokenizer))
 
 
 def _renamed(model: Model, settings: Settings) -> Model:

@@ -20,7 +20,6 @@ from transformers.generation.logits_process import LogitsProcessorList, Repetiti
 
 from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
-from workers.vision.checkpoint.native import StockModel
 from workers.vision.engine.base import (
     ContextExceeded,
     Done,
@@ -32,8 +31,9 @@ from workers.vision.engine.base import (
 )
 from workers.vision.engine.detokenize import IncrementalDetokenizer
 from workers.vision.engine.handle import RequestHandle
-from workers.vision.engine.pictures import embed, feature_batches
 from workers.vision.engine.torch_errors import translate
+from workers.vision.model.hf_model import StockModel
+from workers.vision.model.image_features import embed, feature_batches
 from workers.vision.prompts import IMAGE_CONTEXT, TEMPLATES
 
 TOP_K = 50  # what generation under the card's code falls back to when it samples

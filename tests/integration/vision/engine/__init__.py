@@ -1,0 +1,1 @@
+"""Engines that compute, on a small checkpoint of our own."""

@@ -1,1 +1,0 @@
-"""`python -m workers.vision` as a process, over real servers."""

@@ -1,0 +1,50 @@
+"""The engine's statistics are metrics."""
+
+import time
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from tests.unit.vision.worker_fixture import ScriptedEngine
+from workers.vision.engine.base import EngineStats
+from workers.vision.engine.collector import EngineCollector
+
+
+class MeasuredEngine(ScriptedEngine):
+    def __init__(self, stats: EngineStats | Exception) -> None:
+        super().__init__()
+        self.measured = stats
+
+    def stats(self) -> EngineStats:
+        if isinstance(self.measured, Exception):
+            raise self.measured
+        return self.measured
+
+
+def scrape(stats: EngineStats | Exception) -> str:
+    registry = CollectorRegistry()
+    registry.register(EngineCollector(MeasuredEngine(stats)))
+    return generate_latest(registry).decode()
+
+
+def test_every_figure_is_exported() -> None:
+    text = scrape(EngineStats(2, 3, 5, 70, time.monotonic() - 1, 1 << 30))
+    for line in (
+        'tileq_engine_requests{state="running"} 2.0',
+        'tileq_engine_requests{state="waiting"} 3.0',
+        "tileq_engine_answered_requests_total 5.0",
+        "tileq_engine_generated_tokens_total 70.0",
+        "tileq_engine_memory_bytes 1.073741824e+09",
+    ):
+        assert line in text
+    (step,) = [line for line in text.splitlines() if line.startswith("tileq_engine_step_seconds")]
+    assert float(step.split()[1]) >= 1
+
+
+def test_an_idle_engine_on_a_cpu_has_no_step_and_no_device_memory() -> None:
+    text = scrape(EngineStats())
+    assert "tileq_engine_step_seconds 0.0" in text
+    assert "memory" not in text
+
+
+def test_an_engine_that_can_not_tell_its_statistics_costs_no_scrape() -> None:
+    assert scrape(RuntimeError("CUDA error")) == ""

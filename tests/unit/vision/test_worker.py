@@ -1,0 +1,198 @@
+"""How a job is processed: what is read, asked, stored and reported."""
+
+import io
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import structlog
+from PIL import Image
+
+from shared.jobs import State
+from shared.requests import Generation
+from shared.results import MAX_INLINE_OUTPUT_BYTES
+from shared.storage import result_key, view_key
+from shared.store.stats import get_stats
+from tests.unit.vision.worker_fixture import MODEL, PER_TILE, SIDE, ScriptedEngine, WorkerFixture, answer
+from tests.waiting import eventually
+from workers.vision.engine.base import Delta, Stage
+from workers.vision.images.preview import TILE_GAP
+from workers.vision.worker import CLAIMS, IDLE_HINTS, MAX_JOBS_PER_HINT
+
+Build = Callable[..., WorkerFixture]
+
+
+def test_a_job_is_answered(worker: WorkerFixture) -> None:
+    job = worker.submit("What is this?", images=[b"image"])
+    assert worker.handle_hint() == 1
+    ended = worker.read(job)
+    assert (ended.state, ended.attempt, ended.stage, ended.tiles) == (State.SUCCEEDED, 1, "decode", 3)
+    assert ended.output == {"text": "echo: What is this?", "finish_reason": "stop"}
+    prompt_tokens = 3 * PER_TILE + len("What is this?")
+    assert ended.usage == {
+        "prompt_tokens": prompt_tokens,
+        "image_tokens": 3 * PER_TILE,
+        "cached_tokens": 0,
+        "completion_tokens": 4,
+    }
+    assert (ended.prompt_tokens, ended.completion_tokens) == (prompt_tokens, 4)
+    assert ended.result == result_key(job.id, 1)
+
+
+def test_the_result_object_holds_what_recovery_and_readers_need(build: Build) -> None:
+    worker = build(engine=ScriptedEngine(Stage("vision"), Stage("decode"), Delta("yes", 2), answer()))
+    job = worker.submit("?", images=[b"image"])
+    worker.handle_hint()
+    result = worker.result(job)
+    assert {name: result[name] for name in ("state", "output", "attempt")} == {
+        "state": "succeeded",
+        "output": {"text": "yes", "finish_reason": "stop"},
+        "attempt": 1,
+    }
+    assert result["usage"] == {"prompt_tokens": 7, "image_tokens": 4, "cached_tokens": 3, "completion_tokens": 2}
+    timings = result["timings"]
+    assert set(timings) == {"queue", "fetch", "tile", "vision", "prefill", "decode", "first_token", "total"}
+    assert (timings["vision"], timings["prefill"], timings["decode"]) == (0.1, 0.2, 0.3)
+    assert timings["queue"] <= timings["first_token"] <= timings["total"]
+    assert result["ended_at"].endswith("Z")
+    assert worker.read(job).timings == timings
+
+
+def test_a_large_output_stays_out_of_the_record(build: Build) -> None:
+    long = "é" * (MAX_INLINE_OUTPUT_BYTES // 2)
+    worker = build(engine=ScriptedEngine(Delta(long, 1), answer(long)))
+    job = worker.submit()
+    worker.handle_hint()
+    assert (worker.state(job), worker.read(job).output) == (State.SUCCEEDED, None)
+    assert worker.result(job)["output"]["text"] == long
+
+
+def test_without_a_copy_in_the_record_the_manifest_says_what_is_asked(worker: WorkerFixture) -> None:
+    job = worker.submit("from the manifest", inline=False)
+    worker.handle_hint()
+    assert worker.result(job)["output"]["text"] == "echo: from the manifest"
+
+
+def test_each_place_in_the_prompt_takes_its_group_of_images(build: Build) -> None:
+    engine = ScriptedEngine(answer())
+    worker = build(engine=engine)
+    worker.submit("<image> and <image>", images=[b"a", b"b", b"c"], groups=(2, 1))
+    worker.handle_hint()
+    (asked,) = engine.asked
+    assert asked.prompt.image_tokens == 9 * PER_TILE
+    assert asked.tiles.shape[0] == 9
+    assert worker.decoder.asked == [(6, True)] * 3
+
+
+def test_a_question_without_images_has_no_tiles(build: Build) -> None:
+    engine = ScriptedEngine(answer())
+    worker = build(engine=engine)
+    job = worker.submit("just text", generation=Generation(max_new_tokens=5, temperature=0.5, seed=1, stop=("x",)))
+    worker.handle_hint()
+    (asked,) = engine.asked
+    assert (len(asked.tiles), asked.prompt.image_tokens, worker.read(job).tiles) == (0, 0, 0)
+    sampling = asked.sampling
+    assert (sampling.max_new_tokens, sampling.temperature, sampling.seed, sampling.stop) == (5, 0.5, 1, ("x",))
+
+
+def test_what_the_model_saw_is_stored_before_the_job_has_ended(worker: WorkerFixture) -> None:
+    ended_before: list[bool] = []
+    job = worker.submit("?", images=[b"a", b"b"], groups=(2,))
+
+    def wait_for_the_result(key: str) -> None:
+        if key.endswith(".png"):
+            eventually(lambda: list(worker.objects.keys(result_key(job.id, 1))))
+            ended_before.append(worker.state(job).terminal)
+
+    worker.objects.gate = wait_for_the_result
+    worker.handle_hint()
+    assert ended_before == [False, False]
+    assert worker.state(job) is State.SUCCEEDED
+    for n in range(2):
+        with Image.open(io.BytesIO(worker.objects.get(view_key(job.id, n)))) as sheet:
+            assert sheet.format == "PNG"
+            assert sheet.size == (3 * (SIDE + TILE_GAP), SIDE)
+
+
+def test_a_view_that_is_not_stored_costs_no_job(worker: WorkerFixture) -> None:
+    worker.objects.refused = ".png"
+    job = worker.submit("?", images=[b"a"])
+    worker.handle_hint()
+    assert worker.state(job) is State.SUCCEEDED
+
+
+def test_one_hint_leads_to_all_the_work_there_is(worker: WorkerFixture) -> None:
+    jobs = [worker.submit(str(n)) for n in range(3)]
+    assert worker.handle_hint() == 3
+    assert {worker.state(job) for job in jobs} == {State.SUCCEEDED}
+
+
+def test_one_hint_does_not_lead_on_for_ever(worker: WorkerFixture) -> None:
+    jobs = [worker.submit(str(n)) for n in range(MAX_JOBS_PER_HINT + 1)]
+    assert worker.handle_hint() == MAX_JOBS_PER_HINT
+    assert [worker.state(job) for job in jobs].count(State.QUEUED) == 1
+
+
+def test_a_hint_without_work_is_dropped_and_counted(worker: WorkerFixture) -> None:
+    before = IDLE_HINTS._value.get()
+    assert worker.handle_hint() == 0
+    assert IDLE_HINTS._value.get() == before + 1
+
+
+def test_a_hint_is_dropped_while_the_store_is_away(worker: WorkerFixture) -> None:
+    job = worker.submit()
+    worker.store.away = lambda script: script == "claim"
+    before = CLAIMS.labels("unavailable")._value.get()
+    assert worker.handle_hint() == 0
+    assert CLAIMS.labels("unavailable")._value.get() == before + 1
+    assert worker.state(job) is State.QUEUED
+
+
+def test_webhooks_that_became_due_are_hinted(worker: WorkerFixture) -> None:
+    hook = {
+        "url": "http://127.0.0.1:9/",
+        "host": "127.0.0.1:9",
+        "payload": "full",
+        "events": ["job.started", "job.succeeded"],
+    }
+    job = worker.submit(webhook=hook)
+    worker.handle_hint()
+    number = job.id.partition("_")[2]
+    assert worker.hints.messages == [f"msg_{number}_started", f"msg_{number}_succeeded"]
+
+
+def test_the_log_names_job_attempt_and_trace(worker: WorkerFixture) -> None:
+    lines: list[dict[str, Any]] = []
+
+    def note(_: object, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
+        lines.append(dict(event))
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, note])
+    try:
+        job = worker.submit(trace="00-abc-def-01")
+        worker.handle_hint()
+    finally:
+        structlog.reset_defaults()
+    (ended,) = [line for line in lines if line["event"] == "attempt ended"]
+    assert (ended["job"], ended["attempt"], ended["traceparent"]) == (job.id, 1, "00-abc-def-01")
+    assert structlog.contextvars.get_contextvars() == {}
+
+
+def test_deltas_add_up_to_the_output_before_the_job_has_ended(build: Build) -> None:
+    words = [Delta(word, n) for n, word in enumerate(("one", " two", " 三", ""), 1)]
+    worker = build(engine=ScriptedEngine(*words, answer("one two 三")))
+    job = worker.submit()
+    worker.handle_hint()
+    parts = worker.deltas_of(job)
+    assert "".join(part.text for part in parts) == "one two 三"
+    assert {part.attempt for part in parts} == {1}
+    offsets = [part.offset for part in parts]
+    assert offsets == [sum(len(part.text) for part in parts[:n]) for n in range(len(parts))]
+
+
+def test_the_house_sees_this_worker_until_it_goes(worker: WorkerFixture) -> None:
+    worker.heartbeat.tick()
+    census = worker.store.run(get_stats())
+    assert census.models[MODEL].workers == 1
+    worker.heartbeat.close()
+    assert worker.store.run(get_stats()).models[MODEL].workers == 0

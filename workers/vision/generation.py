@@ -1,0 +1,90 @@
+"""From tiles to an answer: the request to the engine, and what its events and errors mean for the job."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import structlog
+
+from shared.errors import Permanent, Transient
+from shared.requests import Request
+from workers.vision.attempt import Attempt, AttemptAborted
+from workers.vision.deltas import DeltaBuffer
+from workers.vision.engine.base import (
+    Cancelled,
+    ContextExceeded,
+    Delta,
+    Done,
+    Engine,
+    EngineError,
+    EngineFailed,
+    EngineRequest,
+    NonFiniteLogits,
+    OutOfMemory,
+    Sampling,
+    Stage,
+)
+from workers.vision.engine.factory import ServedModel
+from workers.vision.images.decoder_pool import TiledImage
+from workers.vision.watchdog import exit_now
+
+log = structlog.get_logger(__name__)
+
+
+def build_request(
+    served: ServedModel, attempt: Attempt, request: Request, tiled: Sequence[TiledImage]
+) -> EngineRequest:
+    """Write the prompt with as many image tokens as there are tiles, and join the tiles in its order."""
+    counts = iter([len(image.tiles) for image in tiled])
+    groups = request.groups or (1,) * len(tiled)
+    tiles_per_block = [sum(next(counts) for _ in range(images)) for images in groups]
+    prompt = served.prompt(request.messages, tiles_per_block)
+    attempt.progress.update(tiles=sum(tiles_per_block), prompt_tokens=len(prompt.ids))
+    tiles = [image.tiles for image in tiled] or [np.empty((0, served.side, served.side, 3), np.uint8)]
+    sampling = Sampling(**request.generation.model_dump())
+    return EngineRequest(attempt.key, prompt, tiles[0] if len(tiles) == 1 else np.concatenate(tiles), sampling)
+
+
+def run(engine: Engine, attempt: Attempt, request: EngineRequest, text: DeltaBuffer) -> Done:
+    """Follow the engine's events to the answer; text goes to `text` as it comes.
+
+    Raises `AttemptAborted`, `Permanent` or `Transient`. A failed engine ends the process.
+    """
+    with translate_errors(engine, attempt):
+        attempt.check()
+        for event in engine.submit(request):
+            attempt.check()
+            match event:
+                case Stage(name):
+                    attempt.progress["stage"] = name
+                case Delta(delta, count):
+                    attempt.timings.setdefault("first_token", attempt.age)
+                    attempt.progress["completion_tokens"] = count
+                    text.add(delta)
+                case Done():
+                    return event
+        raise EngineError("the engine's events ended without an answer")
+
+
+@contextmanager
+def translate_errors(engine: Engine, attempt: Attempt) -> Iterator[None]:
+    """Raise what an engine's error means for the job. `EngineFailed` ends the process: its leases expire."""
+    try:
+        yield
+    except AttemptAborted:
+        engine.cancel(attempt.key)
+        raise
+    except Cancelled as error:
+        attempt.check()
+        raise Transient("internal", "the engine dropped the job without a reason of the job's") from error
+    except OutOfMemory as error:
+        message = "the device ran out of memory for this job beside the others; lower `tiles`, or submit it again later"
+        raise Transient("out_of_memory", message) from error
+    except ContextExceeded as error:
+        raise Permanent("prompt_too_long", str(error)) from error
+    except NonFiniteLogits as error:
+        raise Permanent("non_finite_logits", str(error)) from error
+    except EngineFailed as error:
+        log.critical("engine failed, this worker exits", error=str(error), exc_info=True)
+        exit_now()
+        raise

@@ -1,0 +1,138 @@
+"""The images of a job: fetched, tiled in the decoder pool, and stored as the model sees them.
+
+Everything runs in a thread pool, so that the images of one job go side by side, and the job's own thread stays free to
+notice that the attempt is to be aborted.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Protocol, TypeVar
+
+import numpy as np
+import structlog
+from prometheus_client import Counter
+
+from shared.errors import ObjectMissing, Permanent, StorageDown, Transient
+from shared.requests import StoredImage
+from shared.storage import ObjectStorage, view_key
+from shared.tiling import TILE
+from workers.vision.images.decode import DecodeError
+from workers.vision.images.decoder_pool import DecoderUnavailable, TiledImage
+from workers.vision.images.preview import preview
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+ABORT_CHECK_INTERVAL_S = 0.1
+
+log = structlog.get_logger(__name__)
+TILES = Counter("tileq_vision_tiles_total", "Tiles cut, thumbnails included")
+
+
+class Abortable(Protocol):
+    """An attempt of a job."""
+
+    def check(self) -> None:
+        """Raise if work on it is to stop."""
+
+
+class ImageTiler(Protocol):
+    """Decodes and tiles one image at a time, from many threads."""
+
+    def tile(self, image: bytes, max_tiles: int, thumbnail: bool) -> TiledImage:
+        """Return the tiles of `image`. Raises `DecodeError`, which is permanent, or `DecoderUnavailable`."""
+
+
+class ImagePipeline:
+    """Fetches, tiles and shows images. `threads` bounds what goes side by side, over all jobs."""
+
+    def __init__(self, storage: ObjectStorage, decoders: ImageTiler, threads: int) -> None:
+        self._storage = storage
+        self._decoders = decoders
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+
+    def fetch(self, attempt: Abortable, images: Sequence[StoredImage]) -> list[bytes]:
+        """Return the bytes of `images` as they were submitted. Raises `Transient`."""
+        return self._map(attempt, self._fetch, images)
+
+    def tile(
+        self, attempt: Abortable, images: Sequence[StoredImage], data: Sequence[bytes], thumbnail: bool
+    ) -> list[TiledImage]:
+        """Cut `data` into as many tiles as `images` allow. Raises `Permanent` and `Transient` naming the image."""
+
+        def tile_one(numbered: tuple[int, StoredImage, bytes]) -> TiledImage:
+            n, image, content = numbered
+            return self._tile(n, content, image.max_tiles, thumbnail)
+
+        tiled = self._map(attempt, tile_one, list(zip(range(len(images)), images, data, strict=True)))
+        TILES.inc(sum(len(image.tiles) for image in tiled))
+        return tiled
+
+    def store_previews(self, job: str, images: Sequence[TiledImage]) -> "list[Future[None]]":
+        """Begin to store what the model sees of each image; the job does not depend on it."""
+        return [self._pool.submit(self._store_preview, job, n, image) for n, image in enumerate(images)]
+
+    def close(self) -> None:
+        """End the threads; work that has not begun is dropped."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _map(self, attempt: Abortable, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        futures = [self._pool.submit(function, item) for item in items]
+        try:
+            while wait(futures, ABORT_CHECK_INTERVAL_S, FIRST_EXCEPTION).not_done:
+                attempt.check()
+                if any(future.done() and future.exception() for future in futures):
+                    break
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _fetch(self, image: StoredImage) -> bytes:
+        data = fetch_object(self._storage, image.key)
+        if hashlib.sha256(data).hexdigest() != image.sha256:
+            raise Transient("storage_unavailable", f"{image.key} came with other bytes than were stored")
+        return data
+
+    def _tile(self, n: int, data: bytes, max_tiles: int, thumbnail: bool) -> TiledImage:
+        try:
+            return self._decoders.tile(data, max_tiles, thumbnail)
+        except DecodeError as error:
+            raise Permanent(error.code, f"image {n}: {error.reason}", image=n) from error
+        except DecoderUnavailable as error:
+            raise Transient("internal", f"image {n} could not be decoded on this worker", image=n) from error
+
+    def _store_preview(self, job: str, n: int, image: TiledImage) -> None:
+        try:
+            self._storage.put(view_key(job, n), preview(image), "image/png")
+        except StorageDown as error:
+            log.warning("preview not stored", job=job, image=n, error=error.detail)
+
+
+class HeaderOnlyImages(ImagePipeline):
+    """Believes the sizes that intake read from the headers and decodes nothing, to measure the queue alone."""
+
+    def tile(
+        self, attempt: Abortable, images: Sequence[StoredImage], data: Sequence[bytes], thumbnail: bool
+    ) -> list[TiledImage]:
+        """Return as many blank tiles as intake counted."""
+        del attempt, data, thumbnail
+        blank = np.uint8(0)
+        return [
+            TiledImage(np.broadcast_to(blank, (image.tiles, TILE, TILE, 3)), image.grid, image.width, image.height)
+            for image in images
+        ]
+
+    def store_previews(self, job: str, images: Sequence[TiledImage]) -> "list[Future[None]]":
+        """Store nothing."""
+        del job, images
+        return []
+
+
+def fetch_object(storage: ObjectStorage, key: str) -> bytes:
+    """Return an object that must exist. Raises `Transient` if it can't be read."""
+    try:
+        return storage.get(key)
+    except (ObjectMissing, StorageDown) as error:
+        raise Transient("storage_unavailable", error.detail) from error

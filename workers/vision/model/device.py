@@ -1,0 +1,41 @@
+"""Which device and which number type to load for: the one asked for, or the one that this machine computes well."""
+
+import time
+
+import torch
+
+from workers.vision.checkpoint.fields import CheckpointError
+
+MIN_BF16_SPEEDUP = 1.5  # on a CPU; below it, bf16's coarser numbers are not worth it
+
+
+def choose_device(name: str) -> str:
+    """`auto` is the GPU if there is one. Raises `CheckpointError` for one that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise CheckpointError(f"TILEQ_DEVICE is {name}, but torch {torch.__version__} finds no GPU here")
+    if name.startswith("cuda:") and int(name.removeprefix("cuda:")) >= torch.cuda.device_count():
+        raise CheckpointError(f"TILEQ_DEVICE is {name}, but there are {torch.cuda.device_count()} GPUs")
+    return name
+
+
+def choose_dtype(name: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 where the device computes it well, else float32."""
+    if name != "auto":
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[name]
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    faster = _seconds(torch.float32) / _seconds(torch.bfloat16)
+    return torch.bfloat16 if faster > MIN_BF16_SPEEDUP else torch.float32
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """Best of three multiplications of the size of a layer; the first one warms up."""
+    matrix = torch.ones(768, 768, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):
+        began = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - began)
+    return best

@@ -1,0 +1,91 @@
+"""Loads a checkpoint onto its devices: files hashed, weights placed and copied, with a line of progress."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+from rich.progress import Progress as ProgressBar
+
+from workers.vision.checkpoint.checkpoint import Checkpoint
+from workers.vision.checkpoint.checksums import make_manifest, verify
+from workers.vision.checkpoint.config import Quantised
+from workers.vision.checkpoint.fetch import Report
+from workers.vision.model.device import choose_device, choose_dtype
+from workers.vision.model.hf_model import StockModel, assemble
+from workers.vision.model.placement import (
+    Placement,
+    block_sizes,
+    connect,
+    cuda_budgets,
+    on_one_device,
+    plan,
+    weight_bytes,
+)
+from workers.vision.model.quantise import Quantiser
+from workers.vision.model.weights import Weight, read_weights
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is to be loaded."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    quantised: Quantised | None = None
+    pinned: str = ""  #: sha256 of the checkpoint, or the path of a manifest
+
+
+def load(checkpoint: Checkpoint, options: LoadOptions, report: Report) -> StockModel:
+    """Return the stock model of `checkpoint` on its devices. Raises `CheckpointError`."""
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    placement = _place(checkpoint, device, dtype, options.quantised)
+    quantiser = Quantiser(options.quantised, dtype) if options.quantised else None
+    began = time.perf_counter()
+    with reading(checkpoint, options.pinned, report) as weights:
+        model = assemble(checkpoint.config, weights, dtype, placement, quantiser)
+    if placement.split:
+        connect(model, placement)
+    size, seconds = f"{checkpoint.files.size / 1e6:.1f} MB", f"{time.perf_counter() - began:.1f} s"
+    kind = options.quantised or str(dtype).removeprefix("torch.")
+    devices = ", ".join(dict.fromkeys(map(str, placement.blocks)))
+    report(f"loaded {checkpoint.model.id}: {size} in {seconds}, {kind} on {devices}")
+    return model
+
+
+@contextmanager
+def reading(checkpoint: Checkpoint, pinned: str, report: Report) -> Iterator[Iterator[Weight]]:
+    """Give the logical weights of `checkpoint`, while its files are hashed beside, out of the same reading of the disk.
+
+    On leaving, the hashes are reported and held against `pinned`. Raises `CheckpointError`.
+    """
+    with ThreadPoolExecutor(1, "checksums") as pool:
+        hashing = pool.submit(make_manifest, checkpoint.folder)
+        with _progress_bar(checkpoint.files.size) as advance:
+            yield read_weights(checkpoint.files, checkpoint.config, advance)
+        manifest = hashing.result()
+    report(f"{manifest.text}{manifest.digest}  (all of it, for TILEQ_MODEL_SHA256)")
+    if pinned:
+        verify(manifest, pinned)
+
+
+def _place(checkpoint: Checkpoint, device: str, dtype: torch.dtype, quantised: Quantised | None) -> Placement:
+    if not device.startswith("cuda"):
+        return on_one_device(checkpoint.config, torch.device(device))
+    sizes = block_sizes(checkpoint.config, weight_bytes(checkpoint.config, dtype, quantised))
+    return plan(sizes, cuda_budgets(device))
+
+
+@contextmanager
+def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """Give a function that advances the bar by bytes. Shown on a terminal only: in a log it would be noise."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with ProgressBar(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("loading weights", total=total)
+        yield lambda size: bar.advance(task, size)

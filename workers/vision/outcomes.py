@@ -1,0 +1,107 @@
+"""What becomes of an attempt: one function for each outcome, naming the transition that commits it to the store.
+
+Permanent ── failed         Transient ── retried, failed on the last attempt
+cancel ── cancelled         deadline_exceeded ── failed, timed_out
+release ── released         lease_lost ── nothing is written
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import Counter
+
+from shared.errors import Permanent, Transient
+from shared.jobs import State
+from shared.results import JobOutput, StoredResult, TokenUsage
+from shared.store import transitions
+from shared.store.command import StoreCommand, TransitionResult
+from shared.views import moment
+from workers.vision.attempt import SECONDS, AbortReason, Attempt
+from workers.vision.engine.base import Done
+
+TOKENS = Counter("tileq_vision_tokens_total", "Tokens of answered jobs", ["kind"])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ends, and the transition that commits it."""
+
+    name: str  #: label of the metrics
+    transition: StoreCommand[TransitionResult[Any]] | None  #: None: nothing to commit, another attempt may have begun
+
+
+def result_of(attempt: Attempt, done: Done) -> StoredResult:
+    """Return the result object of an answered attempt."""
+    attempt.timings |= {stage: done.timings[stage] for stage in ("vision", "prefill", "decode")}
+    attempt.timings.setdefault("first_token", attempt.age)  # of an answer without text
+    attempt.timings["total"] = attempt.age
+    attempt.progress["completion_tokens"] = done.completion_tokens
+    return StoredResult(
+        output=JobOutput(text=done.text, finish_reason=done.finish_reason),
+        usage=TokenUsage(
+            prompt_tokens=done.prompt_tokens,
+            image_tokens=done.image_tokens,
+            cached_tokens=done.cached_tokens,
+            completion_tokens=done.completion_tokens,
+        ),
+        timings={stage: round(seconds, 4) for stage, seconds in attempt.timings.items()},
+        attempt=attempt.job.attempt,
+        ended_at=moment(attempt.store_time),
+    )
+
+
+def succeeded(attempt: Attempt, result: StoredResult, key: str) -> Outcome:
+    """The result object is in object storage under `key`."""
+    return Outcome("succeeded", _finish(attempt, State.SUCCEEDED, result.job_fields(key)))
+
+
+def failed(attempt: Attempt, error: Permanent) -> Outcome:
+    """No retry would help."""
+    return Outcome("failed", _fail(attempt, error.code, error.detail, retryable=False, image=error.image))
+
+
+def internal_error(attempt: Attempt) -> Outcome:
+    """An error of ours: the log has its details, the job's error has none."""
+    message = "an unexpected error occurred in the worker; submit the job again, and report it if it fails again"
+    return Outcome("internal", _fail(attempt, "internal", message, retryable=True))
+
+
+def retry(attempt: Attempt, error: Transient, backoff: float) -> Outcome:
+    """Another attempt may succeed; the store fails the job with `error` if this was the last one."""
+    record = _error(error.code, error.detail, retryable=True, image=error.image)
+    return Outcome("retried", transitions.retry(attempt.job.id, attempt.job.attempt, record, backoff))
+
+
+def aborted(attempt: Attempt, reason: AbortReason) -> Outcome:
+    """Work was stopped for `reason`."""
+    if reason == "cancel":
+        return Outcome("cancelled", _finish(attempt, State.CANCELLED, {}))
+    if reason == "deadline_exceeded":
+        message = "the job did not end within run_within, all attempts together; allow more time"
+        return Outcome("timed_out", _fail(attempt, "timed_out", message, retryable=True))
+    if reason == "release":
+        return Outcome("released", transitions.release(attempt.job.id, attempt.job.attempt))
+    return Outcome("lease_lost", None)
+
+
+def count_answered(attempt: Attempt) -> None:
+    """Add an answered job to the metrics."""
+    for stage, seconds in attempt.timings.items():
+        SECONDS.labels(stage).observe(seconds)
+    for kind in ("prompt", "completion"):
+        TOKENS.labels(kind).inc(float(attempt.progress[f"{kind}_tokens"]))
+
+
+def _fail(
+    attempt: Attempt, code: str, message: str, *, retryable: bool, image: int | None = None
+) -> StoreCommand[TransitionResult[Any]]:
+    return _finish(attempt, State.FAILED, {"error": _error(code, message, retryable=retryable, image=image)})
+
+
+def _finish(attempt: Attempt, state: State, fields: Mapping[str, Any]) -> StoreCommand[TransitionResult[Any]]:
+    return transitions.finish(attempt.job.id, attempt.job.attempt, state, {**attempt.progress, **fields})
+
+
+def _error(code: str, message: str, *, retryable: bool, image: int | None) -> dict[str, Any]:
+    return {"code": code, "message": message, "retryable": retryable, "image": image}

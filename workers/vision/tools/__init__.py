@@ -1,0 +1,1 @@
+"""Commands for people: what a checkpoint holds, what the model sees of an image."""
