@@ -67,9 +67,7 @@ def submit(
     return StoreCommand("submit", (json.dumps(order),), parse, durable=True)
 
 
-def reserve(
-    tenant: str, key: str, fingerprint: str, token: str, seconds: int
-) -> StoreCommand[tuple[str, str, float]]:
+def reserve(tenant: str, key: str, fingerprint: str, token: str, seconds: int) -> StoreCommand[tuple[str, str, float]]:
     """Reserve an Idempotency-Key for `seconds`.
 
     Replies (`reserved` | `replay` | `mismatch` | `in_progress`, id to replay or "", seconds that the reservation of

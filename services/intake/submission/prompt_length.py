@@ -48,9 +48,10 @@ class PromptLengthCheck:
             how = "" if tokenizer else " by a safe bound (its tokenizer is not available here)"
         else:
             how = ""
+        free = f"{max(budget, 0)} for {bytes} bytes of text"
         raise PromptTooLong(
             f"images and text do not fit into the {model.context} tokens of {model.id}{how}: the images and the "
-            f"template take {fixed}, which leaves {max(budget, 0)} for {bytes} bytes of text; shorten it or lower `tiles`"
+            f"template take {fixed}, which leaves {free}; shorten the text or lower `tiles`"
         )
 
     async def _tokenizer(self, model: str) -> Tokenizer | None:

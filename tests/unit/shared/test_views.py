@@ -56,9 +56,9 @@ def test_a_large_output_is_said_to_be_left_out() -> None:
 
 
 def _output(body: JobBody) -> dict[str, str] | None:
-    return body.output and body.output.model_dump()
+    return body.output.model_dump() if body.output else None
 
 
 def _stage(job: Job) -> str | None:
     progress = job_body(job).progress
-    return progress and progress.stage
+    return progress.stage if progress else None

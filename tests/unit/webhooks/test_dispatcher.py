@@ -103,7 +103,7 @@ def deliver_until(dispatcher: WebhookDispatcher, msg: str, state: str) -> Delive
 
 
 def test_one_hint_delivers_whatever_is_due(store: Store, objects: MemoryStorage) -> None:
-    messages = [finished(store, output={"text": str(n)}) for n in range(3)]
+    messages = [finished(store, output={"text": str(n), "finish_reason": "stop"}) for n in range(3)]
     dispatcher = make_dispatcher(store, objects)
     assert dispatcher.deliver_due(messages[0]) == 6  # started and succeeded of each
     assert dispatcher.deliver_due(messages[0]) == 0
@@ -189,7 +189,7 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, obje
     if event == "started":
         dispatcher.deliver_due(msg)  # while it runs
         store.run(transitions.heartbeat([(job.id, 1, {"stage": "decode", "tiles": 13, "completion_tokens": 9})], 60))
-    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a"}}))
+    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a", "finish_reason": "stop"}}))
     deliver_until(dispatcher, msg, "failed")
     attempts = [body for _, body, headers, _ in sent(dispatcher).posted if headers["webhook-id"] == msg]
     assert len(attempts) == 3
@@ -197,10 +197,12 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, obje
 
 
 def test_a_large_output_is_read_from_the_result(store: Store, objects: MemoryStorage) -> None:
-    objects.put("result", json.dumps({"output": {"text": "long"}}).encode(), "application/json")
+    objects.put(
+        "result", json.dumps({"output": {"text": "long", "finish_reason": "stop"}}).encode(), "application/json"
+    )
     dispatcher = make_dispatcher(store, objects)
     dispatcher.deliver_due(finished(store, result="result"))
-    assert sent(dispatcher).bodies[1]["data"]["output"] == {"text": "long"}
+    assert sent(dispatcher).bodies[1]["data"]["output"]["text"] == "long"
 
 
 def test_a_result_that_is_gone_fails_the_message_and_says_so(store: Store, objects: MemoryStorage) -> None:
@@ -223,7 +225,7 @@ def test_a_storage_that_is_down_costs_a_message_no_attempt(store: Store, monkeyp
     down.deliver_due(msg)
     assert (read(store, msg).state, read(store, msg).attempts) == ("pending", 0)
     up = MemoryStorage()
-    up.put("result", b'{"output": {"text": "x"}}', "application/json")
+    up.put("result", b'{"output": {"text": "x", "finish_reason": "stop"}}', "application/json")
     assert deliver_until(make_dispatcher(store, up), msg, "delivered").attempts == 1
 
 
