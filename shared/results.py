@@ -9,13 +9,11 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.jobs import Job
-
 MAX_INLINE_OUTPUT_BYTES = 8 << 10  #: of an output of which the job's record keeps a copy
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # an older process may read a newer one's object
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
 class JobOutput(_Frozen):
@@ -62,11 +60,6 @@ class StoredResult(_Frozen):
             "usage": self.usage.model_dump(mode="json"),
             "timings": dict(self.timings),
         }
-
-
-def has_large_output(job: Job) -> bool:
-    """Tell whether the output of `job` is in its result object only."""
-    return job.output is None and bool(job.result)
 
 
 def _dump(value: object) -> bytes:

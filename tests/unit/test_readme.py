@@ -14,7 +14,7 @@ from shared.webhooks.signing import headers, new_secret
 from tests.unit.intake.app_fixture import running_app
 
 
-def test_the_configuration_table_is_that_of_the_settings_class() -> None:
+def test_the_tables_are_those_of_the_settings_and_metrics() -> None:
     text = README.read_text()
     assert rewrite(text) == text, "run `python -m infra.readme`"
 

@@ -19,9 +19,9 @@ from shared.store.stats import get_stats
 
 log = structlog.get_logger(__name__)
 
-MOVED = Counter("tileq_reconciler_jobs_total", "Jobs the reconciler moved", ["step", "state"])
-REPEATED = Counter("tileq_reconciler_hints_total", "Hints the reconciler repeated", ["queue"])
-FAILED = Counter("tileq_reconciler_failures_total", "Steps that could not be done and are done next round", ["step"])
+TRANSITIONS = Counter("tileq_reconciler_transitions_total", "Transitions by the reconciler", ["step", "state"])
+REPUBLISHED = Counter("tileq_reconciler_hints_republished_total", "Hints published again", ["queue"])
+STEP_FAILURES = Counter("tileq_reconciler_step_failures_total", "Failed steps, repeated at the next period", ["step"])
 
 
 class Reconciler:
@@ -43,7 +43,7 @@ class Reconciler:
         """Queue the jobs of lost workers again, or fail them on their last attempt."""
         moved = self.store.run(transitions.reap(self.settings.retry_backoff))
         for id, state, owner in moved.value:
-            MOVED.labels("reap", state).inc()
+            TRANSITIONS.labels("reap", state).inc()
             log.warning("lease ran out", job=id, worker=owner, now=state)
         self.hints.deliveries(*moved.messages)
 
@@ -51,7 +51,7 @@ class Reconciler:
         """End the jobs that passed `start_within` or `run_within`."""
         moved = self.store.run(transitions.expire_due())
         for id, state in moved.value:
-            MOVED.labels("expire", state).inc()
+            TRANSITIONS.labels("expire", state).inc()
             log.info("deadline passed", job=id, now=state)
         self.hints.deliveries(*moved.messages)
 
@@ -94,13 +94,13 @@ class Reconciler:
         try:
             step()
         except (QueueUnavailable, StorageDown) as error:
-            FAILED.labels(step.__name__).inc()
+            STEP_FAILURES.labels(step.__name__).inc()
             log.warning("step left to the next round", step=step.__name__, error=error.detail)
         except Exception:  # a broker fails in many ways, and the other steps must go on
-            FAILED.labels(step.__name__).inc()
+            STEP_FAILURES.labels(step.__name__).inc()
             log.exception("step left to the next round", step=step.__name__)
 
     @staticmethod
     def _repeat(name: str, published: bool) -> None:
         if published:
-            REPEATED.labels(name).inc()
+            REPUBLISHED.labels(name).inc()

@@ -3,7 +3,6 @@
 The manifests are listed in the order of their ids, which is that of time.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from shared.errors import ObjectMissing
 from shared.ids import created_at
 from shared.jobs import Job, State
 from shared.requests import Manifest
+from shared.results import StoredResult
 from shared.settings import Settings
 from shared.storage import ObjectStorage, batch_key, job_prefix
 from shared.store import transitions
@@ -90,11 +90,4 @@ def _result(id: str, objects: ObjectStorage) -> dict[str, Any] | None:
     if not attempts:
         return None
     key = f"{prefix}{attempts[-1]}.json"
-    result = json.loads(objects.get(key))
-    return {
-        "attempt": attempts[-1],
-        "result": key,
-        "output": result["output"],
-        "usage": result["usage"],
-        "timings": result["timings"],
-    }
+    return {"attempt": attempts[-1], **StoredResult.from_bytes(objects.get(key)).job_fields(key)}

@@ -1,7 +1,6 @@
 """Object storage for the event loop: the blocking client in threads of its own, each wait bounded."""
 
 import asyncio
-import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from services.intake.metrics import LOST_RESULTS
 from services.intake.uploads import Upload
 from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavailable
 from shared.jobs import Job
+from shared.results import StoredResult
 from shared.storage import ObjectStorage
 
 T = TypeVar("T")
@@ -56,12 +56,11 @@ class Storage:
         if not job.result:
             raise ResultLost
         try:
-            found: dict[str, Any] = json.loads(await self.get(job.result))["output"]
-        except ObjectMissing as error:
+            return StoredResult.from_bytes(await self.get(job.result)).output.model_dump(mode="json")
+        except (ObjectMissing, ValueError) as error:
             LOST_RESULTS.inc()
-            log.error("result object lost", job=job.id, key=job.result)
+            log.error("result object missing or unreadable", job=job.id, key=job.result, error=str(error))
             raise ResultLost from error
-        return found
 
     async def copy(self, source: str, target: str, size: int) -> None:
         """Copy an object."""

@@ -23,6 +23,16 @@ local function read(key, ...)
   return record
 end
 
+-- Set all `fields` of a hash in one call: 33 single ones a job took a fifth of the store's time.
+local function write(key, fields)
+  local flat = {}
+  for name, value in pairs(fields) do
+    flat[#flat + 1] = name
+    flat[#flat + 1] = value
+  end
+  if flat[1] then call('HSET', key, unpack(flat)) end
+end
+
 local function job(id)
   return read(P .. 'job:' .. id, 'state', 'tenant', 'model', 'priority', 'created', 'attempt', 'released', 'max_attempts',
     'start_by', 'started', 'run_within', 'run_by', 'retain', 'cancel', 'webhook', 'batch', 'owner')

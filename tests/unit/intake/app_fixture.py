@@ -20,11 +20,12 @@ from shared.settings import Settings
 from shared.storage import MemoryStorage, result_key, view_key
 from shared.store import deliveries, transitions
 from shared.store.client import AsyncStore, Store
+from tests.results import stored_result
 from tests.unit.intake.image_files import picture
 
 PREFIX = "tileq:"
 SETTINGS: dict[str, Any] = {"redis_timeout": 2.0, "key_cache": 0.0, "body_timeout": 2.0}
-USAGE = {"prompt_tokens": 9, "image_tokens": 5, "cached_tokens": 0, "completion_tokens": 2}
+USAGE = stored_result().usage.model_dump()
 
 
 class Answer(Protocol):
@@ -107,13 +108,10 @@ class App:
 
     def succeed(self, job: Job, text: str = "A sign.", *, inline: bool = True) -> None:
         """End a claimed job with an answer."""
-        output = {"text": text, "finish_reason": "stop"}
-        key = result_key(job.id, job.attempt)
-        self.objects.put(key, json.dumps({"output": output}).encode(), "application/json")
-        told = {"result": key, "usage": USAGE, "timings": {"total": 1.5, "queue": 0.1}}
-        self.store.run(
-            transitions.finish(job.id, job.attempt, State.SUCCEEDED, told | ({"output": output} if inline else {}))
-        )
+        key, result = result_key(job.id, job.attempt), stored_result(text, job.attempt)
+        self.objects.put(key, result.to_bytes(), "application/json")
+        fields = result.job_fields(key) | ({} if inline else {"output": None})
+        self.store.run(transitions.finish(job.id, job.attempt, State.SUCCEEDED, fields))
 
     def fail(self, job: Job, code: str = "undecodable_image") -> None:
         """End a claimed job without one."""

@@ -67,10 +67,13 @@ def test_numbers_are_kept(intake: App) -> None:
     def sample(name: str, **labels: str) -> float:
         return REGISTRY.get_sample_value(name, labels) or 0.0
 
-    before = sample("tileq_accept_seconds_count"), sample("tileq_refused_total", code="unknown_model")
+    before = (
+        sample("tileq_job_accept_duration_seconds_count"),
+        sample("tileq_http_refusals_total", code="unknown_model"),
+    )
     intake.accepted()
     intake.submit("?", model="none")
-    after = sample("tileq_accept_seconds_count"), sample("tileq_refused_total", code="unknown_model")
+    after = sample("tileq_job_accept_duration_seconds_count"), sample("tileq_http_refusals_total", code="unknown_model")
     assert after == (before[0] + 1, before[1] + 1)
     assert sample("tileq_http_requests_total", route="/v1/jobs", method="POST", status="202") >= 1
 

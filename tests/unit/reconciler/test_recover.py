@@ -11,6 +11,7 @@ from shared.settings import Settings
 from shared.storage import MemoryStorage, batch_key, image_key, manifest_key, result_key
 from shared.store import batches, transitions
 from shared.store.client import Store, memory_store
+from tests.results import stored_result
 from tests.unit.reconciler.test_reconcile import HOOK, RecordedHints
 from workers.reconciler.recover import recover, sweep
 
@@ -39,12 +40,12 @@ def test_a_job_with_a_result_is_restored_and_any_other_is_queued_again() -> None
         stored(objects, webhook=HOOK | {"events": ["job.succeeded"]}),
     )
     for attempt, text in ((2, "old"), (10, "new")):
-        result = {"output": {"text": text}, "usage": {"prompt_tokens": 3}, "timings": {"total": 1.5}}
-        objects.put(result_key(done.id, attempt), json.dumps(result).encode(), "application/json")
+        objects.put(result_key(done.id, attempt), stored_result(text, attempt).to_bytes(), "application/json")
     assert recover(store, objects, hints) == {"known": 0, "queued": 1, "succeeded": 1, "unreadable": 0}
     assert (read(store, waiting).state, read(store, waiting).metadata) == (State.QUEUED, {"order": "1"})
     restored = read(store, done)
-    assert (restored.state, restored.output, restored.attempt) == (State.SUCCEEDED, {"text": "new"}, 10)
+    assert (restored.state, restored.attempt) == (State.SUCCEEDED, 10)
+    assert restored.output == {"text": "new", "finish_reason": "stop"}
     assert restored.result == result_key(done.id, 10)
     assert ("vision.m", waiting.id) in hints.sent
     assert hints.sent[-1][0] == "webhooks" or hints.sent[0][0] == "webhooks"

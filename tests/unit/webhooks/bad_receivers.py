@@ -14,7 +14,7 @@ LINE = b"HTTP/1.1 200 OK\r\n"
 
 
 @dataclass
-class Stranger:
+class BadReceiver:
     """A listening receiver: its port, and the requests and connections it saw."""
 
     port: int
@@ -28,10 +28,10 @@ class Stranger:
 
 
 @contextmanager
-def stranger(behave: Behave, *, tls: ssl.SSLContext | None = None, reads: bool = True) -> Iterator[Stranger]:
+def bad_receiver(behave: Behave, *, tls: ssl.SSLContext | None = None, reads: bool = True) -> Iterator[BadReceiver]:
     """Listen on loopback while the block runs; read each request (unless told not to) and then `behave`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        seen = Stranger(server.getsockname()[1])
+        seen = BadReceiver(server.getsockname()[1])
         ending = threading.Event()
         open_now: list[socket.socket] = []
         threads: list[threading.Thread] = []
@@ -91,12 +91,12 @@ def read_request(connection: socket.socket) -> bytes:
 
 
 def says(answer: bytes) -> Behave:
-    """Answer `answer` and close."""
+    """Send `answer` and close."""
     return lambda connection: connection.sendall(answer)
 
 
 def answers(status: int, headers: str = "", body: bytes = b"") -> Behave:
-    """Answer as a proper server does."""
+    """Respond as a correct server does."""
     head = f"HTTP/1.1 {status} Reason\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
     return says(head.encode("latin-1") + body)
 
