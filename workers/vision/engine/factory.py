@@ -14,8 +14,9 @@ from shared.settings import Settings
 from shared.storage import S3Storage
 from shared.tiling import TILE
 from shared.tokenization.tokenizer import Tokenizer
+from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from workers.vision.checkpoint.fetch import Report, Storage, default_cache, locate
+from workers.vision.checkpoint.fetch import locate
 from workers.vision.engine.base import Engine
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.prompts import Prompt, PromptFormat, build, plain
@@ -63,8 +64,8 @@ def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
     """The checkpoint that the settings name, or the bundled one. Raises `CheckpointError`."""
     if not settings.model:
         return open_checkpoint(BUNDLED, DEMO_MODEL_ID)
-    storage = Storage(S3Storage(settings).client, default_cache()) if settings.model.startswith("s3://") else None
-    return open_checkpoint(locate(settings.model, storage, report), settings.model)
+    client = S3Storage(settings).client if settings.model.startswith("s3://") else None
+    return open_checkpoint(locate(settings.model, client, report=report), settings.model)
 
 
 def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> Engine:

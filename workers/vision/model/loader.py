@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as ProgressBar
 
+from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.checkpoint import Checkpoint
-from workers.vision.checkpoint.checksums import make_manifest, verify
+from workers.vision.checkpoint.checksums import compute_checksums, verify
 from workers.vision.checkpoint.config import Quantised
-from workers.vision.checkpoint.fetch import Report
 from workers.vision.model.device import choose_device, choose_dtype
 from workers.vision.model.hf_model import StockModel, assemble
 from workers.vision.model.placement import (
@@ -38,7 +38,7 @@ class LoadOptions:
     device: str = "auto"
     dtype: str = "auto"
     quantised: Quantised | None = None
-    pinned: str = ""  #: sha256 of the checkpoint, or the path of a manifest
+    pinned: str = ""  #: sha256 of the checkpoint, or the path of a file of checksums
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions, report: Report) -> StockModel:
@@ -66,13 +66,13 @@ def reading(checkpoint: Checkpoint, pinned: str, report: Report) -> Iterator[Ite
     On leaving, the hashes are reported and held against `pinned`. Raises `CheckpointError`.
     """
     with ThreadPoolExecutor(1, "checksums") as pool:
-        hashing = pool.submit(make_manifest, checkpoint.folder)
+        hashing = pool.submit(compute_checksums, checkpoint.folder)
         with _progress_bar(checkpoint.files.size) as advance:
             yield read_weights(checkpoint.files, checkpoint.config, advance)
-        manifest = hashing.result()
-    report(f"{manifest.text}{manifest.digest}  (all of it, for TILEQ_MODEL_SHA256)")
+        checksums = hashing.result()
+    report(f"{checksums.text}{checksums.digest}  (all of it, for TILEQ_MODEL_SHA256)")
     if pinned:
-        verify(manifest, pinned)
+        verify(checksums, pinned)
 
 
 def _place(checkpoint: Checkpoint, device: str, dtype: torch.dtype, quantised: Quantised | None) -> Placement:
