@@ -67,9 +67,23 @@ def submit(
     return StoreCommand("submit", (json.dumps(order),), parse, durable=True)
 
 
-def reserve(tenant: str, key: str, fingerprint: str, token: str, seconds: int) -> StoreCommand[tuple[str, str]]:
-    """Reserve an Idempotency-Key → (`reserved` | `replay` | `mismatch` | `in_progress`, id to replay or "")."""
-    return StoreCommand("reserve", (tenant, key, fingerprint, token, seconds), lambda answer: (answer[0], answer[1]))
+def reserve(tenant: str, key: str, fingerprint: str, token: str, seconds: int) -> StoreCommand[tuple[str, str, float]]:
+    """Reserve an Idempotency-Key for `seconds`.
+
+    Replies (`reserved` | `replay` | `mismatch` | `in_progress`, id to replay or "", seconds that the reservation of
+    another lasts at most unless it is extended).
+    """
+
+    def parse(reply: Any) -> tuple[str, str, float]:
+        outcome, resource_id, left_ms = reply
+        return outcome, resource_id, max(0.0, int(left_ms) / 1000)
+
+    return StoreCommand("reserve", (tenant, key, fingerprint, token, seconds), parse)
+
+
+def extend_reservation(tenant: str, key: str, token: str, seconds: int) -> StoreCommand[bool]:
+    """Let the reservation of an Idempotency-Key last `seconds` from now; False if `token` no longer holds it."""
+    return StoreCommand("extend_reservation", (tenant, key, token, seconds), bool)
 
 
 def unreserve(tenant: str, key: str, token: str) -> StoreCommand[bool]:

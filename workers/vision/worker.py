@@ -121,7 +121,9 @@ class Worker:
             tiled = self.images.tile(attempt, request.images, data, request.thumbnail)
         previews = self.images.store_previews(attempt.job.id, tiled)
         text = self.deltas.buffer(attempt.job.id, attempt.job.attempt)
-        engine_request = generation.build_request(self.served, attempt, request, tiled)
+        engine_request = generation.build_request(
+            self.served, attempt, request, tiled, self.settings.prefix_cache_sharing
+        )
         done = generation.run(self.served.engine, attempt, engine_request, text)
         flushed = text.flush()
         outcome = self._store(attempt, done)
