@@ -1,4 +1,4 @@
-"""`python -m infra.readme`: write the configuration table of the README from the settings class."""
+"""`python -m infra.readme`: write the README's tables of settings and metrics from the code."""
 
 import sys
 from pathlib import Path
@@ -7,14 +7,15 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from infra import metrics
 from shared.settings import GROUPS, ProcessSettings
 
 README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- settings: begin, written by `python -m infra.readme` -->", "<!-- settings: end -->"
+BEGIN, END = "<!-- {}: begin, written by `python -m infra.readme` -->", "<!-- {}: end -->"
 
 
 def table() -> str:
-    """Return the table: one row a setting, its default, and what it is for."""
+    """Return the settings' table: one row a setting, its default, and its meaning."""
     rows = ["| `TILEQ_…` | default | meaning |", "|---|---|---|"]
     every_process = ProcessSettings.model_fields
     for heading, groups in GROUPS:
@@ -29,10 +30,12 @@ def table() -> str:
 
 
 def rewrite(text: str) -> str:
-    """Return `text` with the table between its marks made anew."""
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n\n{table()}\n\n{END}{tail}"
+    """Return `text` with both tables between their marks made anew."""
+    for name, made in (("settings", table()), ("metrics", metrics.table())):
+        head, _, rest = text.partition(BEGIN.format(name))
+        _, _, tail = rest.partition(END.format(name))
+        text = f"{head}{BEGIN.format(name)}\n\n{made}\n\n{END.format(name)}{tail}"
+    return text
 
 
 def _default(field: FieldInfo) -> str:
@@ -50,4 +53,4 @@ def _default(field: FieldInfo) -> str:
 
 if __name__ == "__main__":
     README.write_text(rewrite(README.read_text()))
-    sys.stdout.write(f"{README.name}: settings table written\n")
+    sys.stdout.write(f"{README.name}: tables written\n")

@@ -17,7 +17,7 @@ JOB_AVAILABLE = "tileq.look"  #: (job id) a job of this queue's model waits
 DELIVERY_DUE = "tileq.deliver"  #: (message id) a webhook is due
 WEBHOOK_QUEUE = "webhooks"  #: queue of DELIVERY_DUE
 
-HINTS = Counter("tileq_hints_total", "Hints published", ["queue", "outcome"])
+HINTS = Counter("tileq_hints_published_total", "Hints published", ["queue", "outcome"])
 log = structlog.get_logger(__name__)
 
 

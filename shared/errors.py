@@ -213,6 +213,10 @@ class QueueUnavailable(RequestError):
     status, code, title, retryable = 503, "queue_unavailable", "Queue unavailable", True
 
 
+class StoreRejected(QueueUnavailable):
+    """The job store refused to write, because its memory is full for example; repeat the request later."""
+
+
 class StorageUnavailable(RequestError):
     """The object storage can't be reached; repeat the request later."""
 

@@ -24,7 +24,7 @@ AbortReason = Literal["cancel", "deadline_exceeded", "lease_lost", "release"]
 
 RUNNING = Gauge("tileq_vision_running_jobs", "Job attempts in flight in this worker")
 SECONDS = Histogram(
-    "tileq_vision_stage_seconds",
+    "tileq_vision_stage_duration_seconds",
     "Seconds of each stage of a job, and in all since it was submitted",
     ["stage"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),

@@ -14,7 +14,7 @@ from shared.settings import Settings, SettingsError, read_settings
 from shared.storage import S3Storage
 from shared.store.client import Store, connect
 from shared.webhooks.signing import secret_problem
-from workers.webhooks.client import Client
+from workers.webhooks.client import WebhookClient
 from workers.webhooks.dispatcher import WebhookDispatcher
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,7 @@ def main() -> int:
     serve_metrics(settings)
     stop = threading.Event()
     store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
-    dispatcher = WebhookDispatcher(store, S3Storage(settings), Client(settings), settings, stop.is_set)
+    dispatcher = WebhookDispatcher(store, S3Storage(settings), WebhookClient(settings), settings, stop.is_set)
     return run(make_app(dispatcher), settings, stop)
 
 

@@ -14,8 +14,9 @@ from shared.settings import Settings
 from shared.storage import S3Storage
 from shared.tiling import TILE
 from shared.tokenization.tokenizer import Tokenizer
+from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from workers.vision.checkpoint.fetch import Report, Storage, default_cache, locate
+from workers.vision.checkpoint.fetch import locate
 from workers.vision.engine.base import Engine
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.prompts import Prompt, PromptFormat, build, plain
@@ -63,16 +64,22 @@ def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
     """The checkpoint that the settings name, or the bundled one. Raises `CheckpointError`."""
     if not settings.model:
         return open_checkpoint(BUNDLED, DEMO_MODEL_ID)
-    storage = Storage(S3Storage(settings).client, default_cache()) if settings.model.startswith("s3://") else None
-    return open_checkpoint(locate(settings.model, storage, report), settings.model)
+    client = S3Storage(settings).client if settings.model.startswith("s3://") else None
+    return open_checkpoint(locate(settings.model, client, report=report), settings.model)
 
 
 def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> Engine:
+    from workers.vision.engine.assembly import resident_engine  # noqa: PLC0415
     from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415
-    from workers.vision.model.loader import LoadOptions, load  # noqa: PLC0415 - brings torch
+    from workers.vision.model.loader import LoadOptions, load, load_packed  # noqa: PLC0415 - brings torch
 
     quantised = None if settings.quantise == "none" else settings.quantise
     options = LoadOptions(settings.device, settings.dtype, quantised, settings.model_sha256)
+    if settings.engine == "resident":
+        model = load_packed(checkpoint, options, report)
+        return resident_engine(
+            model, checkpoint.config, checkpoint.tokenizer, slots=settings.slots, kv_bytes=settings.kv_cache_bytes
+        )
     return TransformersEngine(Loaded(load(checkpoint, options, report), checkpoint.config, checkpoint.tokenizer))
 
 

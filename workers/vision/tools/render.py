@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from shared.conversation import ConversationError, Message
-from shared.settings import Settings, read_settings
+from shared.settings import Settings, SettingsError, read_settings
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.engine.factory import find_checkpoint
 from workers.vision.images.decode import DecodeError
@@ -30,8 +30,8 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.prompt is None and not (chosen.output and len(chosen.images) == 1):
         parser.error("give one IMAGE and -o out.png, or --prompt TEXT")
-    settings = read_settings()
     try:
+        settings = read_settings()
         if chosen.prompt is not None:
             settings = settings.model_copy(update={"model": chosen.model or settings.model})
             checkpoint = find_checkpoint(settings, lambda line: print(line, file=sys.stderr))  # noqa: T201
@@ -42,7 +42,7 @@ def main() -> int:
         else:
             (only,) = _tile(chosen.images, chosen.tiles, chosen.thumbnail, settings)
             chosen.output.write_bytes(draw_tiles(only.tiles, only.grid))
-    except (CheckpointError, ConversationError, DecodeError, DecoderUnavailable, OSError) as error:
+    except (SettingsError, CheckpointError, ConversationError, DecodeError, DecoderUnavailable, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     return 0
