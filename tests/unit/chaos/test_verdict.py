@@ -18,8 +18,10 @@ def job(**changes: Any) -> Json:
     return made | {"output": {"text": "echo: Job 1"}, "began": BEGAN, "ended": ENDED} | changes
 
 
-def arrival(type: str = "job.succeeded", message: str = "msg_1_succeeded", **changes: Any) -> Arrival:
-    return Arrival(**{"message": message, "job": "job_1", "type": type, "verified": True, "at": ENDED} | changes)
+def arrival(
+    type: str = "job.succeeded", message: str = "msg_1_succeeded", *, verified: bool = True, at: float = ENDED
+) -> Arrival:
+    return Arrival(message, "job_1", type, verified, at)
 
 
 def facts(**changes: Any) -> Facts:
