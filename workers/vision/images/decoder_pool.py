@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.images import ImageLimits
-from shared.settings import Settings
+from shared.settings import VisionWorkerSettings
 from shared.tiling import TILE
 from workers.vision.images.decode import DecodeError
 
@@ -52,7 +52,7 @@ class DecoderOptions:
     tile_side: int = TILE  #: pixels
 
     @classmethod
-    def of(cls, settings: Settings, tile_side: int = TILE) -> "DecoderOptions":
+    def of(cls, settings: VisionWorkerSettings, tile_side: int = TILE) -> "DecoderOptions":
         """Return the options that the settings name."""
         return cls(ImageLimits.of(settings), settings.decode_timeout, settings.decode_memory, tile_side)
 
