@@ -222,7 +222,11 @@ class VisionSettings(ProcessSettings):
     decode_memory: int = Field(2 << 30, description="address space of one decoding process")
     delta_interval: float = Field(0.05, gt=0, description="text is collected this long before it is published")
     cancel_interval: float = Field(0.5, gt=0, description="how often a worker checks its jobs for cancellation")
-    stall: float = Field(120, gt=0, description="an engine step longer than this ends the process; leases do the rest")
+    stall: float = Field(
+        120,
+        gt=0,
+        description="an engine step longer than this, and than the device needs, ends the process; leases do the rest",
+    )
     shutdown_grace: float = Field(
         25, ge=0, description="after SIGTERM running jobs may finish for this long, then they are released"
     )

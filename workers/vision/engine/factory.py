@@ -39,7 +39,7 @@ class ServedModel:
         return self.prompt_format.tokenizer if self.prompt_format else None
 
     def prompt(self, messages: Sequence[Message], tiles_per_image: Sequence[int]) -> Prompt:
-        """The prompt as this model takes it. Raises `PromptError`."""
+        """The prompt as this model takes it. Raises `ConversationError`."""
         if self.prompt_format:
             return build(messages, tiles_per_image, self.prompt_format)
         return plain(messages, tiles_per_image, self.model.tokens_per_tile)

@@ -147,7 +147,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"run_within": "60"}, "run_within"),
     ({"priority": "urgent"}, "priority"),
     ({"messages": [], "prompt": None}, "messages"),
-    ({"messages": [{"role": "system", "content": "x"}], "prompt": None}, "messages.0.role"),
+    ({"messages": [{"role": "tool", "content": "x"}], "prompt": None}, "messages.0.role"),
     ({"messages": [{"role": "assistant", "content": "x"}], "prompt": None}, "messages"),
     ({"messages": [{"role": "user", "content": "x"}] * 3, "prompt": None}, "messages"),
     ({"thumbnail": "yes"}, "thumbnail"),
