@@ -12,6 +12,7 @@ tenants/{tenant}/…             keys and secrets, so that losing Redis loses ne
 import io
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -156,7 +157,7 @@ class S3Storage:
         """See `ObjectStorage.keys`. Listed in pages, so that a failed request is repeated from the last key."""
         last: str | None = None
         while True:
-            page = self._try(f"LIST {prefix}", lambda after=last: self._page(prefix, after))
+            page = self._try(f"LIST {prefix}", partial(self._page, prefix, last))
             yield from page
             if len(page) < PAGE_KEYS:
                 return
