@@ -18,6 +18,9 @@ How tileq keeps it:
 - A lease that is not renewed expires; the job is queued again, and after `max_attempts` it fails with `worker_lost`.
 - Two deadlines end every job: `start_within` until the first claim, `run_within` from there over all attempts. The time
   is always the store's (`redis.call('TIME')`), never a client's.
+- A job that ends without a result gets an object `ended.json`, so that `--recover` (Redis lost with its disk) restores
+  it as it ended instead of queueing it again. Redis and its file lost between the end and that object, usually
+  milliseconds, is the one case in which an ended job runs again (`shared/ended.py`).
 - Every arrow above is one Lua script in `shared/store/lua`, called by `shared/store/transitions.py`. Terminal states
   never change.
 """

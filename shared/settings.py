@@ -195,19 +195,33 @@ class VisionSettings(ProcessSettings):
     """The vision worker: engine, device, decoding processes."""
 
     model_sha256: str = Field("", description="the checkpoint's digest, or a manifest file; other files are refused")
-    engine: Literal["transformers", "echo"] = Field("transformers", description="`echo` answers at once, for tests")
+    engine: Literal["resident", "transformers", "echo"] = Field(
+        "resident",
+        description="`resident` batches jobs; `transformers`: one at a time, stock code; `echo` answers at once",
+    )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="`auto`: bfloat16 where the device computes it well, else float32"
     )
     quantise: Literal["none", "int8", "int4"] = Field("none", description="pack the decoder, with the extra `quant`")
     slots: int = Field(0, ge=0, description="jobs that a vision worker runs at once; 0: the engine's own number")
+    kv_cache_bytes: int = Field(
+        0, ge=0, description="memory of the resident engine's keys and values; 0: what the device allows"
+    )
+    prefix_cache_sharing: Literal["tenant", "all"] = Field(
+        "tenant",
+        description="whose equal prompts share keys and values; with `all` a tenant can time what others asked",
+    )
     decoders: int = Field(2, ge=1, description="processes that decode images")
     decode_timeout: float = Field(20, gt=0, description="wall seconds for decoding and tiling one image")
     decode_memory: int = Field(2 << 30, description="address space of one decoding process")
     delta_interval: float = Field(0.05, gt=0, description="text is collected this long before it is published")
     cancel_interval: float = Field(0.5, gt=0, description="how often a worker checks its jobs for cancellation")
-    stall: float = Field(120, gt=0, description="an engine step longer than this ends the process; leases do the rest")
+    stall: float = Field(
+        120,
+        gt=0,
+        description="an engine step longer than this, and than the device needs, ends the process; leases do the rest",
+    )
     shutdown_grace: float = Field(
         25, ge=0, description="after SIGTERM running jobs may finish for this long, then they are released"
     )

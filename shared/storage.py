@@ -4,6 +4,7 @@ jobs/{id}/image-{n}            as it was sent
 jobs/{id}/view-{n}.png         the tiles that the model sees of it, put there by workers
 jobs/{id}/request.json         everything needed to recreate the job, written before the record
 jobs/{id}/result-{attempt}.json  written before finish; the record points at the winner
+jobs/{id}/ended.json           of a job that ended without a result, see shared/ended.py
 models/{id}/tokenizer.json     for exact prompt counts in intake, put there by workers
 tenants/{tenant}/…             keys and secrets, so that losing Redis loses neither
 """
@@ -48,6 +49,11 @@ def manifest_key(job: str) -> str:
 def result_key(job: str, attempt: int) -> str:
     """Return the key of what `attempt` of `job` found; a zombie's lies beside the winner's, never over it."""
     return f"jobs/{job}/result-{attempt}.json"
+
+
+def ended_key(job: str) -> str:
+    """Return the key of the marker that `job` ended without a result."""
+    return f"jobs/{job}/ended.json"
 
 
 def batch_key(batch: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from shared.errors import Permanent, Transient
+from shared.errors import STORE_FAILURES, Permanent, Transient
 from shared.jobs import State
 from shared.results import JobOutput, StoredResult, TokenUsage
 from shared.store import transitions
@@ -78,8 +78,7 @@ def aborted(attempt: Attempt, reason: AbortReason) -> Outcome:
     if reason == "cancel":
         return Outcome("cancelled", _finish(attempt, State.CANCELLED, {}))
     if reason == "deadline_exceeded":
-        message = "the job did not end within run_within, all attempts together; allow more time"
-        return Outcome("timed_out", _fail(attempt, "timed_out", message, retryable=True))
+        return Outcome("timed_out", _fail(attempt, "timed_out", STORE_FAILURES["timed_out"], retryable=True))
     if reason == "release":
         return Outcome("released", transitions.release(attempt.job.id, attempt.job.attempt))
     return Outcome("lease_lost", None)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import structlog
 from prometheus_client import Counter
 
+from shared.ended import write_ended_markers
 from shared.errors import Permanent, QueueUnavailable, StorageDown, Transient
 from shared.jobs import Job
 from shared.requests import Manifest, Request
@@ -120,7 +121,9 @@ class Worker:
             tiled = self.images.tile(attempt, request.images, data, request.thumbnail)
         previews = self.images.store_previews(attempt.job.id, tiled)
         text = self.deltas.buffer(attempt.job.id, attempt.job.attempt)
-        engine_request = generation.build_request(self.served, attempt, request, tiled)
+        engine_request = generation.build_request(
+            self.served, attempt, request, tiled, self.settings.prefix_cache_sharing
+        )
         done = generation.run(self.served.engine, attempt, engine_request, text)
         flushed = text.flush()
         outcome = self._store(attempt, done)
@@ -146,10 +149,19 @@ class Worker:
         name = (outcome.transition and self._commit(attempt, outcome.transition)) or outcome.name
         if name == "released":
             self.hints.job(self.served.model.id, attempt.job.id)
-        if name == "succeeded":
+        elif name == "succeeded":
             outcomes.count_answered(attempt)
+        elif outcome.transition and name not in ("lease_lost", "abandoned"):
+            self._mark_ended(attempt.job.id)
         ATTEMPTS.labels(name).inc()
         log.info("attempt ended", outcome=name, seconds=round(attempt.age, 3))
+
+    def _mark_ended(self, id: str) -> None:
+        """Write the marker of a job that ended without a result; of one that is queued again there is none to write."""
+        try:
+            write_ended_markers(self.store, self.objects, [id])
+        except (QueueUnavailable, StorageDown) as error:
+            log.warning("ended marker not written, the reconciler will write it", error=error.detail)
 
     def _commit(self, attempt: Attempt, transition: StoreCommand[TransitionResult[Any]]) -> str | None:
         """Commit a transition, repeating it until the lease expires. Returns the outcome if it is another one."""

@@ -417,12 +417,12 @@ def test_an_ended_job_is_purged_after_its_retention_and_an_open_one_never(store:
 
 def test_an_idempotency_key_replays_the_job_and_refuses_another_request(store: Store) -> None:
     job = a_job(idem="k")
-    assert store.run(transitions.reserve("acme", "k", "print", "token", 60)) == ("reserved", "")
-    assert store.run(transitions.reserve("acme", "k", "print", "other", 60)) == ("in_progress", "")
+    assert store.run(transitions.reserve("acme", "k", "print", "token", 60))[:2] == ("reserved", "")
+    assert store.run(transitions.reserve("acme", "k", "print", "other", 60))[:2] == ("in_progress", "")
     assert submit(store, job, idem=("k", "token", job.id)) == "accepted"
-    assert store.run(transitions.reserve("acme", "k", "print", "other", 60)) == ("replay", job.id)
-    assert store.run(transitions.reserve("acme", "k", "different", "other", 60)) == ("mismatch", "")
-    assert store.run(transitions.reserve("mallory", "k", "different", "x", 60)) == ("reserved", "")
+    assert store.run(transitions.reserve("acme", "k", "print", "other", 60))[:2] == ("replay", job.id)
+    assert store.run(transitions.reserve("acme", "k", "different", "other", 60))[:2] == ("mismatch", "")
+    assert store.run(transitions.reserve("mallory", "k", "different", "x", 60))[:2] == ("reserved", "")
     assert submit(store, a_job(), idem=("k", "not mine", "job_x")) == "in_progress"
 
 
@@ -430,7 +430,7 @@ def test_a_refused_request_gives_its_idempotency_key_back(store: Store) -> None:
     store.run(transitions.reserve("acme", "k", "print", "token", 60))
     assert store.run(transitions.unreserve("acme", "k", "someone else's")) is False
     assert store.run(transitions.unreserve("acme", "k", "token")) is True
-    assert store.run(transitions.reserve("acme", "k", "different", "other", 60)) == ("reserved", "")
+    assert store.run(transitions.reserve("acme", "k", "different", "other", 60))[:2] == ("reserved", "")
 
 
 def test_a_batch_ends_with_its_last_job_and_owes_one_webhook(store: Store) -> None:
@@ -508,3 +508,13 @@ def test_a_store_that_does_not_answer_is_named_with_the_step() -> None:
 )
 def test_how_a_server_keeps_writes_is_read_off_it(info: dict[str, Any], config: dict[str, str], kept: str) -> None:
     assert durability(info, config) == kept
+
+
+def test_a_reservation_lasts_as_long_as_it_is_extended(store: Store) -> None:
+    store.run(transitions.reserve("acme", "k", "print", "token", 60))
+    outcome, _, left = store.run(transitions.reserve("acme", "k", "print", "other", 60))
+    assert (outcome, 55 < left <= 60) == ("in_progress", True)
+    assert store.run(transitions.extend_reservation("acme", "k", "token", 600)) is True
+    assert store.run(transitions.reserve("acme", "k", "print", "other", 60))[2] > 500
+    assert store.run(transitions.extend_reservation("acme", "k", "other", 600)) is False
+    assert store.run(transitions.extend_reservation("acme", "none", "token", 600)) is False

@@ -203,7 +203,7 @@ def test_a_submitted_job_is_answered_with_its_tiles_text_and_view(here: Here) ->
 
 
 def test_a_model_answers_and_its_tokenizer_is_handed_to_intake(here: Here) -> None:
-    with here.worker(TILEQ_ENGINE="transformers", TILEQ_DEVICE="cpu", TILEQ_DTYPE="float32"):
+    with here.worker(TILEQ_ENGINE="resident", TILEQ_DEVICE="cpu", TILEQ_DTYPE="float32"):
         job = here.ended(here.submit("What is this?", a_picture(), max_new_tokens=8), within=120)
     assert job.state is State.SUCCEEDED, here.log()
     assert job.usage is not None
@@ -313,8 +313,8 @@ def test_an_idle_worker_goes_quickly_and_leaves_nothing_with_the_broker(here: He
 @pytest.mark.parametrize(
     ("env", "told"),
     [
-        ({"TILEQ_ENGINE": "transformers", "TILEQ_MODEL": "/nowhere/at/all"}, "/nowhere/at/all"),
-        ({"TILEQ_LEASE": "soon"}, "lease"),
+        ({"TILEQ_ENGINE": "resident", "TILEQ_MODEL": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"TILEQ_LEASE": "soon"}, "TILEQ_LEASE"),
     ],
 )
 def test_a_worker_that_can_not_work_says_why_and_consumes_nothing(here: Here, env: dict[str, str], told: str) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from shared.ended import EndedMarker
 from shared.errors import QueueUnavailable
 from shared.jobs import Job, State
 from shared.settings import Settings
-from shared.storage import result_key
+from shared.storage import ended_key, result_key
 from shared.store import transitions
 from tests.unit.vision.worker_fixture import BROKEN, MODEL, ScriptedEngine, WorkerFixture
 from tests.waiting import eventually
@@ -59,6 +60,12 @@ def test_an_image_that_can_not_be_decoded_fails_the_job_at_once_and_is_named(wor
     message = failed(worker, job, "undecodable_image", retryable=False, image=1)
     assert "image 1" in message
     assert worker.read(job).attempt == 1
+
+
+def test_a_failed_job_is_marked_by_the_worker_itself(worker: WorkerFixture) -> None:
+    job = worker.submit("?", images=[BROKEN], groups=(1,))
+    worker.handle_hint()
+    assert EndedMarker.from_bytes(worker.objects.get(ended_key(job.id))).error == worker.read(job).error
 
 
 def test_a_prompt_without_room_for_an_answer_fails_the_job(build: Build) -> None:

@@ -104,7 +104,7 @@ def deliver_until(dispatcher: WebhookDispatcher, msg: str, state: str) -> Delive
 
 
 def test_one_hint_delivers_whatever_is_due(store: Store, objects: MemoryStorage) -> None:
-    messages = [finished(store, output={"text": str(n)}) for n in range(3)]
+    messages = [finished(store, output={"text": str(n), "finish_reason": "stop"}) for n in range(3)]
     dispatcher = make_dispatcher(store, objects)
     assert dispatcher.deliver_due(messages[0]) == 6  # started and succeeded of each
     assert dispatcher.deliver_due(messages[0]) == 0
@@ -190,7 +190,7 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, obje
     if event == "started":
         dispatcher.deliver_due(msg)  # while it runs
         store.run(transitions.heartbeat([(job.id, 1, {"stage": "decode", "tiles": 13, "completion_tokens": 9})], 60))
-    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a"}}))
+    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a", "finish_reason": "stop"}}))
     deliver_until(dispatcher, msg, "failed")
     attempts = [body for _, body, headers, _ in sent(dispatcher).posted if headers["webhook-id"] == msg]
     assert len(attempts) == 3

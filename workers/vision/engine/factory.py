@@ -39,7 +39,7 @@ class ServedModel:
         return self.prompt_format.tokenizer if self.prompt_format else None
 
     def prompt(self, messages: Sequence[Message], tiles_per_image: Sequence[int]) -> Prompt:
-        """The prompt as this model takes it. Raises `PromptError`."""
+        """The prompt as this model takes it. Raises `ConversationError`."""
         if self.prompt_format:
             return build(messages, tiles_per_image, self.prompt_format)
         return plain(messages, tiles_per_image, self.model.tokens_per_tile)
@@ -69,11 +69,17 @@ def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
 
 
 def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> Engine:
+    from workers.vision.engine.assembly import resident_engine  # noqa: PLC0415
     from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415
-    from workers.vision.model.loader import LoadOptions, load  # noqa: PLC0415 - brings torch
+    from workers.vision.model.loader import LoadOptions, load, load_packed  # noqa: PLC0415 - brings torch
 
     quantised = None if settings.quantise == "none" else settings.quantise
     options = LoadOptions(settings.device, settings.dtype, quantised, settings.model_sha256)
+    if settings.engine == "resident":
+        model = load_packed(checkpoint, options, report)
+        return resident_engine(
+            model, checkpoint.config, checkpoint.tokenizer, slots=settings.slots, kv_bytes=settings.kv_cache_bytes
+        )
     return TransformersEngine(Loaded(load(checkpoint, options, report), checkpoint.config, checkpoint.tokenizer))
 
 
