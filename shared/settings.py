@@ -218,8 +218,8 @@ class VisionSettings(ProcessSettings):
         description="whose equal prompts share keys and values; with `all` a tenant can time what others asked",
     )
     decoders: int = Field(2, ge=1, description="processes that decode images")
-    decode_timeout: float = Field(20, gt=0, description="wall seconds for decoding and tiling one image")
-    decode_memory: int = Field(2 << 30, description="address space of one decoding process")
+    decode_timeout: float = Field(20, gt=0, description="processor seconds for one image; thrice that by the clock")
+    decode_memory: int = Field(2 << 30, description="memory of one decoding process, beyond that at its start")
     delta_interval: float = Field(0.05, gt=0, description="text is collected this long before it is published")
     cancel_interval: float = Field(0.5, gt=0, description="how often a worker checks its jobs for cancellation")
     stall: float = Field(
