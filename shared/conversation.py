@@ -40,9 +40,9 @@ def check_turns(messages: Sequence[Message]) -> None:
     """Raise `ConversationError` unless user and assistant alternate, from user to user; a system text may lead."""
     turns = without_system(messages)
     if any(message.role == "system" for message in turns):
-        raise ConversationError("a `system` message must be the first message, and there may be one only")
+        raise ConversationError("a `system` message must come first, and there can be one only")
     if not turns or turns[0].role != "user" or turns[-1].role != "user":
-        raise ConversationError("messages must start and end with a `user` message, after a `system` message if any")
+        raise ConversationError("a `user` message must come first, after a `system` message if any, and last")
     if any(first.role == second.role for first, second in pairwise(turns)):
         raise ConversationError("`user` and `assistant` messages must alternate")
 

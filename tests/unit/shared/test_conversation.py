@@ -53,13 +53,13 @@ def test_a_conversation_goes_from_a_user_to_a_user(messages: list[Message]) -> N
 @pytest.mark.parametrize(
     ("messages", "says"),
     [
-        ([], "start and end"),
-        ([SYSTEM], "start and end"),
-        ([ASSISTANT, USER], "start and end"),
-        ([USER, ASSISTANT], "start and end"),
+        ([], "come first, after"),
+        ([SYSTEM], "come first, after"),
+        ([ASSISTANT, USER], "come first, after"),
+        ([USER, ASSISTANT], "come first, after"),
         ([USER, USER], "alternate"),
-        ([USER, SYSTEM, USER], "first message"),
-        ([SYSTEM, SYSTEM, USER], "first message"),
+        ([USER, SYSTEM, USER], "there can be one"),
+        ([SYSTEM, SYSTEM, USER], "there can be one"),
     ],
 )
 def test_any_other_order_is_refused(messages: list[Message], says: str) -> None:

@@ -76,9 +76,9 @@ def test_every_image_block_says_where_its_context_tokens_are(model: PromptFormat
 @pytest.mark.parametrize(
     ("messages", "tiles", "says"),
     [
-        ([], [], "start and end"),
-        ([assistant("a")], [], "start and end"),
-        ([user("a"), assistant("b")], [], "start and end"),
+        ([], [], "come first, after"),
+        ([assistant("a")], [], "come first, after"),
+        ([user("a"), assistant("b")], [], "come first, after"),
         ([user("a"), user("b")], [], "alternate"),
         ([user(f"{IMAGE}{IMAGE}")], [1], "2 <image> marks for 1 images"),
         ([user(f"{IMAGE}")], [], "1 <image> marks for 0 images"),
