@@ -128,7 +128,7 @@ def no_decoder(worker: WorkerFixture) -> None:
         (missing_image, "storage_unavailable"),
         (other_bytes, "storage_unavailable"),
         (storage_full, "storage_unavailable"),
-        (no_decoder, "internal"),
+        (no_decoder, "worker_lost"),
     ],
 )
 def test_a_transient_error_is_tried_again_and_fails_the_last_attempt(
@@ -139,7 +139,7 @@ def test_a_transient_error_is_tried_again_and_fails_the_last_attempt(
     other = worker.submit("?", images=[b"image"], max_attempts=2)
     trouble(worker)
     worker.handle_hint()
-    failed(worker, job, code, retryable=True, image=0 if code == "internal" else None)
+    failed(worker, job, code, retryable=True, image=0 if trouble is no_decoder else None)
     queued_again(worker, other, charged=1)
     assert worker.read(other).not_before > time.time() + 20
 
