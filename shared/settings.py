@@ -89,24 +89,29 @@ class StorageSettings(ProcessSettings):
     s3_timeout: float = Field(20, gt=0, description="for one S3 request")
 
 
-class HttpSettings(ProcessSettings):
-    """The HTTP API."""
+class KeySettings(ProcessSettings):
+    """API keys that the deployment fixes."""
 
-    host: str = Field("127.0.0.1", description="address the API binds; anything but loopback needs keys")
-    port: int = Field(8000, ge=0, le=65535, description="port of the API")
     api_keys: Annotated[tuple[str, ...], Commas] = Field(
         (), description="keys fixed by the deployment, `tenant=tq_…` separated by commas, beside those of `tileq keys`"
     )
-    key_cache: float = Field(
-        5, ge=0, description="an API key is cached for this long; a revoked one is refused by then"
-    )
-    body_timeout: float = Field(30, gt=0, description="longest pause while a request body is read")
-    max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
 
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         return _split(value)
+
+
+class HttpSettings(KeySettings):
+    """The HTTP API."""
+
+    host: str = Field("127.0.0.1", description="address the API binds; anything but loopback needs keys")
+    port: int = Field(8000, ge=0, le=65535, description="port of the API")
+    key_cache: float = Field(
+        5, ge=0, description="an API key is cached for this long; a revoked one is refused by then"
+    )
+    body_timeout: float = Field(30, gt=0, description="longest pause while a request body is read")
+    max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
 
 
 class ImageSettings(ProcessSettings):
@@ -253,7 +258,7 @@ class IntakeSettings(StorageSettings, HttpSettings, RequestSettings, BrokerSetti
     """What `services.intake` reads."""
 
 
-class WebhooksSettings(StorageSettings, BrokerSettings, RetentionSettings):
+class WebhooksSettings(StorageSettings, KeySettings, BrokerSettings, RetentionSettings):
     """What `workers.webhooks` reads."""
 
 
@@ -265,7 +270,7 @@ class VisionWorkerSettings(StorageSettings, ImageSettings, BrokerSettings, Model
     """What `workers.vision` reads."""
 
 
-class Settings(IntakeSettings, VisionWorkerSettings):  # type: ignore[misc]  # pydantic's mypy plugin and diamonds
+class Settings(IntakeSettings, WebhooksSettings, ReconcilerSettings, VisionWorkerSettings):  # type: ignore[misc]  # pydantic's mypy plugin and diamonds
     """All groups: what the command line, the documentation and tests read."""
 
 

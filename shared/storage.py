@@ -12,6 +12,8 @@ tenants/{tenant}/…             keys and secrets, so that losing Redis loses ne
 import io
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -24,6 +26,8 @@ from shared.errors import ObjectMissing, StorageDown
 from shared.settings import StorageSettings
 
 T = TypeVar("T")
+
+PAGE_KEYS = 1000  #: keys of one LIST request, the most that S3 returns
 
 CONNECT_TIMEOUT_S = 5
 
@@ -150,11 +154,18 @@ class S3Storage:
         self.put(target, data, "application/octet-stream")
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """See `ObjectStorage.keys`."""
-        found = self._try(f"LIST {prefix}", lambda: self.client.list_objects(self.bucket, prefix, recursive=True))
-        for entry in found:
-            if entry.object_name:
-                yield entry.object_name
+        """See `ObjectStorage.keys`. Listed in pages, so that a failed request is repeated from the last key."""
+        last: str | None = None
+        while True:
+            page = self._try(f"LIST {prefix}", partial(self._page, prefix, last))
+            yield from page
+            if len(page) < PAGE_KEYS:
+                return
+            last = page[-1]
+
+    def _page(self, prefix: str, after: str | None) -> list[str]:
+        entries = self.client.list_objects(self.bucket, prefix, recursive=True, start_after=after)
+        return [entry.object_name for entry in islice(entries, PAGE_KEYS) if entry.object_name]
 
     def delete(self, prefix: str) -> int:
         """See `ObjectStorage.delete`."""

@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from shared.broker import WEBHOOK_QUEUE, Hints, vision_queue
 from shared.ended import write_ended_markers
 from shared.errors import QueueUnavailable, StorageDown
-from shared.settings import Settings
+from shared.settings import JobSettings
 from shared.storage import ObjectStorage, batch_key
 from shared.store import deliveries, transitions
 from shared.store.client import Store
@@ -31,7 +31,7 @@ STEP_FAILURES = Counter("tileq_reconciler_step_failures_total", "Failed steps, r
 class Reconciler:
     """Runs the steps; `reconcile()` runs each of them once."""
 
-    def __init__(self, store: Store, objects: ObjectStorage, hints: Hints, settings: Settings) -> None:
+    def __init__(self, store: Store, objects: ObjectStorage, hints: Hints, settings: JobSettings) -> None:
         self.store = store
         self.objects = objects
         self.hints = hints

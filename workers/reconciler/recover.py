@@ -16,7 +16,7 @@ from shared.ids import created_at
 from shared.jobs import Job, State
 from shared.requests import Manifest
 from shared.results import StoredResult
-from shared.settings import Settings
+from shared.settings import RetentionSettings
 from shared.storage import ObjectStorage, batch_key, ended_key, job_prefix, manifest_key, result_key
 from shared.store import transitions
 from shared.store.client import Store
@@ -43,7 +43,7 @@ def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int
     return counts
 
 
-def sweep(store: Store, objects: ObjectStorage, settings: Settings, now: float) -> int:
+def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now: float) -> int:
     """Delete objects that no record knows and that are too old for any: left by an intake that died before its 202."""
     oldest = now - 2 * (settings.retain_for + settings.max_start_within + settings.max_run_within)
     swept = 0

@@ -10,16 +10,17 @@ from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from prometheus_client import Counter
 
+from shared.broker import Publisher
 from shared.ended import write_ended_markers
 from shared.errors import Permanent, QueueUnavailable, StorageDown, Transient
 from shared.jobs import Job
 from shared.requests import Manifest, Request
-from shared.settings import Settings
+from shared.settings import VisionWorkerSettings
 from shared.storage import ObjectStorage, manifest_key, result_key
 from shared.store import transitions
 from shared.store.client import Store
@@ -44,25 +45,15 @@ ATTEMPTS = Counter("tileq_vision_attempts_total", "Attempts by outcome", ["outco
 IDLE_HINTS = Counter("tileq_vision_idle_hints_total", "Hints that led to no job, because another worker was faster")
 
 
-class HintPublisher(Protocol):
-    """Publishes hints; a lost one is repeated by the reconciler."""
-
-    def job(self, model: str, job: str) -> bool:
-        """Hint that `job` waits for a worker of `model`; False when the broker did not take it."""
-
-    def deliveries(self, *messages: str) -> bool:
-        """Hint that webhook messages are due; False when the broker did not take all of them."""
-
-
 @dataclass(frozen=True)
 class Worker:
     """Processes jobs of one model. Safe to call from as many threads as the engine has slots."""
 
     name: str
-    settings: Settings
+    settings: VisionWorkerSettings
     store: Store
     objects: ObjectStorage
-    hints: HintPublisher
+    hints: Publisher
     served: ServedModel
     images: ImagePipeline
     deltas: DeltaWriter

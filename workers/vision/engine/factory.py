@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shared.conversation import Message
 from shared.models import BY_ID, DEMO_MODEL_ID, Model
-from shared.settings import Settings
+from shared.settings import VisionWorkerSettings
 from shared.storage import S3Storage
 from shared.tiling import TILE
 from shared.tokenization.tokenizer import Tokenizer
@@ -45,7 +45,7 @@ class ServedModel:
         return plain(messages, tiles_per_image, self.model.tokens_per_tile)
 
 
-def make_engine(settings: Settings, report: Report | None = None) -> ServedModel:
+def make_engine(settings: VisionWorkerSettings, report: Report | None = None) -> ServedModel:
     """Find, check and load what the settings name. Raises `CheckpointError`, before which nothing was consumed."""
     if settings.engine == "echo":
         base = BY_ID.get(settings.model_id or DEMO_MODEL_ID, BY_ID[DEMO_MODEL_ID])
@@ -60,7 +60,7 @@ def make_engine(settings: Settings, report: Report | None = None) -> ServedModel
     )
 
 
-def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
+def find_checkpoint(settings: VisionWorkerSettings, report: Report) -> Checkpoint:
     """The checkpoint that the settings name, or the bundled one. Raises `CheckpointError`."""
     if not settings.model:
         return open_checkpoint(BUNDLED, DEMO_MODEL_ID)
@@ -68,7 +68,7 @@ def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
     return open_checkpoint(locate(settings.model, client, report=report), settings.model)
 
 
-def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> Engine:
+def _computing(checkpoint: Checkpoint, settings: VisionWorkerSettings, report: Report) -> Engine:
     from workers.vision.engine.assembly import resident_engine  # noqa: PLC0415
     from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415
     from workers.vision.model.loader import LoadOptions, load, load_packed  # noqa: PLC0415 - brings torch
@@ -83,7 +83,7 @@ def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> En
     return TransformersEngine(Loaded(load(checkpoint, options, report), checkpoint.config, checkpoint.tokenizer))
 
 
-def _renamed(model: Model, settings: Settings) -> Model:
+def _renamed(model: Model, settings: VisionWorkerSettings) -> Model:
     return replace(model, id=settings.model_id) if settings.model_id else model
 
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from prometheus_client import Counter
 
 from shared.images import ImageLimits
-from shared.settings import Settings
+from shared.settings import VisionWorkerSettings
 from shared.tiling import TILE
 from workers.vision.images.decode import DecodeError
 from workers.vision.images.shared_file import allocate
@@ -71,7 +71,7 @@ class DecoderOptions:
     tile_side: int = TILE  #: pixels
 
     @classmethod
-    def of(cls, settings: Settings, tile_side: int = TILE) -> "DecoderOptions":
+    def of(cls, settings: VisionWorkerSettings, tile_side: int = TILE) -> "DecoderOptions":
         """Return the options that the settings name."""
         return cls(ImageLimits.of(settings), settings.decode_timeout, settings.decode_memory, tile_side)
 
