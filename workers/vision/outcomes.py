@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import Counter
-
 from shared.errors import STORE_FAILURES, Permanent, Transient
 from shared.jobs import State
 from shared.records import JobError, JobOutput, StageTimings, TokenUsage
@@ -18,10 +16,8 @@ from shared.results import StoredResult
 from shared.store import transitions
 from shared.store.command import StoreCommand, TransitionResult
 from shared.views import moment
-from workers.vision.attempt import SECONDS, AbortReason, Attempt
+from workers.vision.attempt import AbortReason, Attempt
 from workers.vision.engine.base import Done
-
-TOKENS = Counter("tileq_vision_tokens_total", "Tokens of answered jobs", ["kind"])
 
 
 @dataclass(frozen=True)
@@ -83,14 +79,6 @@ def aborted(attempt: Attempt, reason: AbortReason) -> Outcome:
     if reason == "release":
         return Outcome("released", transitions.release(attempt.job.id, attempt.job.attempt))
     return Outcome("lease_lost", None)
-
-
-def count_answered(attempt: Attempt) -> None:
-    """Add an answered job to the metrics."""
-    for stage, seconds in attempt.timings.items():
-        SECONDS.labels(stage).observe(seconds)
-    for kind in ("prompt", "completion"):
-        TOKENS.labels(kind).inc(float(attempt.progress[f"{kind}_tokens"]))
 
 
 def _fail(
