@@ -123,6 +123,7 @@ def test_every_transition_into_an_end_without_a_result_is_marked(
         "state": ended.state.value,
         "error": ended.error and ended.error.model_dump(),
         "ended_at": moment(ended.ended),
+        "attempt": ended.attempt,
     }
     assert EndedMarker.of(ended).ended == pytest.approx(ended.ended, abs=0.001)
     assert write_ended_markers(store, objects) == 0
