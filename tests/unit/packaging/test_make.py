@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.packaging.tree import ROOT
 
-TARGETS = (
+TARGETS = "demo test chaos mutants lint bench-accept parity evaluate constraints clean help".split()
     "demo",
     "test",
     "chaos",
