@@ -32,6 +32,7 @@ from workers.vision.engine.base import Done
 from workers.vision.engine.factory import ServedModel
 from workers.vision.images.pipeline import ImagePipeline, fetch_object
 from workers.vision.outcomes import Outcome
+from workers.vision.shortage import shortage_of
 
 MAX_JOBS_PER_HINT = 50  #: so that the hint's message is acknowledged in time
 COMMIT_RETRY_DELAY_S = 0.5
@@ -98,11 +99,16 @@ class Worker:
         except Permanent as error:
             return outcomes.failed(attempt, error)
         except Transient as error:
-            log.warning("attempt failed with a transient error", code=error.code, error=error.detail)
-            return outcomes.retry(attempt, error, self.settings.retry_backoff)
-        except Exception:
+            return self._retry(attempt, error)
+        except Exception as error:
+            if shortage := shortage_of(error):
+                return self._retry(attempt, shortage)
             log.exception("attempt failed with an unexpected error")
             return outcomes.internal_error(attempt)
+
+    def _retry(self, attempt: Attempt, error: Transient) -> Outcome:
+        log.warning("attempt failed with a transient error", code=error.code, error=error.detail)
+        return outcomes.retry(attempt, error, self.settings.retry_backoff)
 
     def _process(self, attempt: Attempt) -> Outcome:
         request = self._read(attempt.job)
@@ -141,7 +147,7 @@ class Worker:
         if name == "released":
             self.hints.job(self.served.model.id, attempt.job.id)
         elif name == "succeeded":
-            outcomes.count_answered(attempt)
+            attempt.count_answered()
         elif outcome.transition and name not in ("lease_lost", "abandoned"):
             self._mark_ended(attempt.job.id)
         ATTEMPTS.labels(name).inc()

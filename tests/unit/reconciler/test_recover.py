@@ -9,6 +9,7 @@ from shared.conversation import Message
 from shared.ended import write_ended_markers
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
+from shared.records import JobOutput
 from shared.requests import Manifest, Request
 from shared.settings import Settings
 from shared.storage import MemoryStorage, batch_key, delete_job_objects, ended_key, image_key, manifest_key, result_key
@@ -54,7 +55,7 @@ def test_a_job_with_a_result_is_restored_and_any_other_is_queued_again() -> None
     assert (read(store, waiting).state, read(store, waiting).metadata) == (State.QUEUED, {"order": "1"})
     restored = read(store, done)
     assert (restored.state, restored.attempt) == (State.SUCCEEDED, 10)
-    assert restored.output == {"text": "new", "finish_reason": "stop"}
+    assert restored.output == JobOutput(text="new", finish_reason="stop")
     assert restored.result == result_key(done.id, 10)
     assert ("vision.m", waiting.id) in hints.sent
     assert hints.sent[-1][0] == "webhooks" or hints.sent[0][0] == "webhooks"

@@ -1,5 +1,6 @@
 """What becomes of an attempt that does not simply succeed."""
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 
@@ -41,9 +42,8 @@ def failed(worker: WorkerFixture, job: Job, code: str, *, retryable: bool, image
     ended = worker.read(job)
     assert ended.state is State.FAILED
     assert ended.error is not None
-    message: str = ended.error.pop("message")
-    assert ended.error == {"code": code, "retryable": retryable, "image": image}
-    return message
+    assert (ended.error.code, ended.error.retryable, ended.error.image) == (code, retryable, image)
+    return ended.error.message
 
 
 def queued_again(worker: WorkerFixture, job: Job, charged: int) -> None:
@@ -151,6 +151,18 @@ def test_memory_that_other_jobs_hold_is_tried_again(build: Build) -> None:
     worker.handle_hint()
     queued_again(worker, job, charged=1)
     failed(worker, last, "out_of_memory", retryable=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(MemoryError(), "out_of_memory"), (OSError(errno.ENOSPC, "No space left on device"), "worker_lost")],
+)
+def test_a_shortage_of_the_machine_is_tried_again_and_never_internal(build: Build, error: Exception, code: str) -> None:
+    worker = build(engine=ScriptedEngine(error), settings=Settings(retry_backoff=60))
+    job, last = worker.submit(), worker.submit(max_attempts=1)
+    worker.handle_hint()
+    queued_again(worker, job, charged=1)
+    assert "ran out of" in failed(worker, last, code, retryable=True)
 
 
 @pytest.mark.parametrize("error", [EngineClosed(), DeviceLost("CUDA error: device-side assert triggered")])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-Behave = Callable[[socket.socket], None]
+Behave = Callable[[socket.socket], object]
 
 LINE = b"HTTP/1.1 200 OK\r\n"
 
