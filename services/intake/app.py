@@ -12,7 +12,7 @@ from services.intake.auth import Authenticator
 from services.intake.clients.background import TaskSet
 from services.intake.clients.changes import POLL_S, Changes
 from services.intake.clients.delta_reader import DeltaReader
-from services.intake.clients.hints import HintPublisher, Publisher
+from services.intake.clients.hints import HintPublisher
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.readiness import Readiness
 from services.intake.clients.storage import Storage
@@ -30,6 +30,7 @@ from services.intake.submission.commit import Commit
 from services.intake.submission.prepare import Preparation
 from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.submission.service import Submissions
+from shared.broker import Publisher
 from shared.images import ImageLimits
 from shared.settings import Settings
 from shared.storage import ObjectStorage

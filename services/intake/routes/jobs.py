@@ -41,9 +41,10 @@ from shared.errors import (
 )
 from shared.ids import is_id
 from shared.jobs import Job, State
+from shared.records import JobError
 from shared.storage import job_prefix
 from shared.store import transitions
-from shared.views import JobBody, StateName, Usage, job_body
+from shared.views import JobBody, StateName, job_body
 
 router = native_router("jobs")
 
@@ -163,8 +164,7 @@ async def result(context: Context, caller: Caller, id: Id) -> Response:
     if job.state is not State.SUCCEEDED:
         raise _failed(job)
     output = await context.storage.output(job)
-    usage = None if job.usage is None else Usage.model_validate(job.usage)
-    return json_response(ResultBody(text=output["text"], finish_reason=output["finish_reason"], usage=usage))
+    return json_response(ResultBody(text=output.text, finish_reason=output.finish_reason, usage=job.usage))
 
 
 @router.get(
@@ -204,9 +204,9 @@ async def _respond(context: AppContext, accepted: AcceptedJob, headers: RequestH
 def _failed(job: Job) -> JobFailed:
     if job.state is State.CANCELLED:
         return JobFailed("the job was cancelled", errors=[{"code": job.state.value, "message": "it was cancelled"}])
-    error = job.error or {"code": job.state.value, "message": "no reason was recorded"}
-    detail = f"the job has {'expired' if job.state is State.EXPIRED else 'failed'}: {error.get('message')}"
-    return JobFailed(detail, image=error.get("image"), errors=[error])
+    error = job.error or JobError(code=job.state.value, message="no reason was recorded")
+    detail = f"the job has {'expired' if job.state is State.EXPIRED else 'failed'}: {error.message}"
+    return JobFailed(detail, image=error.image, errors=[error.model_dump()])
 
 
 def _retry_after(job: Job) -> dict[str, str]:

@@ -17,6 +17,7 @@ from workers.vision.checkpoint.checkpoint import Checkpoint
 from workers.vision.checkpoint.checksums import compute_checksums, verify
 from workers.vision.checkpoint.config import Quantised
 from workers.vision.model.device import choose_device, choose_dtype
+from workers.vision.model.fused import fuse
 from workers.vision.model.hf_model import StockModel, assemble
 from workers.vision.model.placement import (
     Placement,
@@ -28,6 +29,7 @@ from workers.vision.model.placement import (
     weight_bytes,
 )
 from workers.vision.model.quantise import Quantiser
+from workers.vision.model.vision_language_model import VisionLanguageModel, build_model
 from workers.vision.model.weights import Weight, read_weights
 
 
@@ -47,16 +49,35 @@ def load(checkpoint: Checkpoint, options: LoadOptions, report: Report) -> StockM
     dtype = choose_dtype(options.dtype, device)
     placement = _place(checkpoint, device, dtype, options.quantised)
     quantiser = Quantiser(options.quantised, dtype) if options.quantised else None
-    began = time.perf_counter()
-    with reading(checkpoint, options.pinned, report) as weights:
-        model = assemble(checkpoint.config, weights, dtype, placement, quantiser)
-    if placement.split:
-        connect(model, placement)
-    size, seconds = f"{checkpoint.files.size / 1e6:.1f} MB", f"{time.perf_counter() - began:.1f} s"
-    kind = options.quantised or str(dtype).removeprefix("torch.")
-    devices = ", ".join(dict.fromkeys(map(str, placement.blocks)))
-    report(f"loaded {checkpoint.model.id}: {size} in {seconds}, {kind} on {devices}")
+    with _timed(checkpoint, options.quantised or dtype, placement, report):
+        with reading(checkpoint, options.pinned, report) as weights:
+            model = assemble(checkpoint.config, weights, dtype, placement, quantiser)
+        if placement.split:
+            connect(model, placement)
     return model
+
+
+def load_packed(checkpoint: Checkpoint, options: LoadOptions, report: Report) -> VisionLanguageModel:
+    """Return the packed model of `checkpoint` on its devices. Raises `CheckpointError`."""
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    placement = _place(checkpoint, device, dtype, None)
+    with _timed(checkpoint, dtype, placement, report):
+        with reading(checkpoint, options.pinned, report) as weights:
+            fused = fuse(weights, checkpoint.config, dtype, placement)
+        return build_model(checkpoint.config, fused)
+
+
+@contextmanager
+def _timed(
+    checkpoint: Checkpoint, kind: Quantised | torch.dtype, placement: Placement, report: Report
+) -> Iterator[None]:
+    """Report what was loaded, as what, where and how fast."""
+    began = time.perf_counter()
+    yield
+    size, seconds = f"{checkpoint.files.size / 1e6:.1f} MB", f"{time.perf_counter() - began:.1f} s"
+    devices = ", ".join(dict.fromkeys(map(str, placement.blocks)))
+    report(f"loaded {checkpoint.model.id}: {size} in {seconds}, {str(kind).removeprefix('torch.')} on {devices}")
 
 
 @contextmanager
