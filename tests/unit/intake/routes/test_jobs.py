@@ -11,7 +11,7 @@ from shared.storage import MemoryStorage, ended_key, job_prefix, result_key
 from shared.store import transitions
 from shared.store.stats import get_stats
 from shared.views import JobBody
-from tests.unit.intake.app_fixture import USAGE, App, problem, running_app, soon
+from tests.unit.intake.app_fixture import USAGE, App, once_waiting, problem, running_app
 from tests.unit.intake.image_files import picture
 
 NOWHERE = "job_" + "0" * 36
@@ -85,7 +85,7 @@ class TestWaiting:
 
     def test_it_answers_at_the_end(self, intake: App) -> None:
         id = intake.accepted()
-        worker = soon(lambda: intake.succeed(intake.claim(), "Done."))
+        worker = once_waiting(intake, lambda: intake.succeed(intake.claim(), "Done."))
         body = intake.http.get(f"/v1/jobs/{id}?wait=20").json()
         worker.join()
         assert body["output"]["text"] == "Done."
@@ -103,7 +103,7 @@ class TestWaiting:
 
     def test_a_shutdown_lets_go(self, intake: App) -> None:
         id = intake.accepted()
-        closer = soon(lambda: intake.http.portal.call(intake.context.changes.close))  # type: ignore[union-attr]
+        closer = once_waiting(intake, lambda: intake.http.portal.call(intake.context.changes.close))  # type: ignore[union-attr]
         assert intake.http.get(f"/v1/jobs/{id}?wait=30").json()["state"] == "queued"
         closer.join()
 
