@@ -11,24 +11,21 @@ process that ended the job nor a reconciler reaches object storage), the job is 
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, Self
-
-from pydantic import BaseModel, ConfigDict
+from typing import Literal, Self
 
 from shared.jobs import Job, State
+from shared.records import JobError, RecordValue
 from shared.storage import ObjectStorage, ended_key
 from shared.store import transitions
 from shared.store.client import Store
 from shared.views import moment
 
 
-class EndedMarker(BaseModel):
+class EndedMarker(RecordValue):
     """The content of `ended.json`. `ended_at` is RFC 3339 in UTC by the store's clock."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")  # an older process may read a newer one's object
-
     state: Literal[State.FAILED, State.CANCELLED, State.EXPIRED]
-    error: dict[str, Any] | None
+    error: JobError | None
     ended_at: str
 
     @classmethod

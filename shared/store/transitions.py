@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from shared.jobs import Job, State
+from shared.records import JobError
 from shared.store.command import StoreArgument, StoreCommand, TransitionResult, hash_to_dict
 
 #: The reply to a heartbeat: go on; or stop, because of a cancellation, because `run_within` passed, or because another
@@ -124,11 +125,9 @@ def finish(id: str, attempt: int, state: State, fields: Mapping[str, Any]) -> St
     )
 
 
-def retry(
-    id: str, attempt: int, error: Mapping[str, Any], backoff: float
-) -> StoreCommand[TransitionResult[State | None]]:
+def retry(id: str, attempt: int, error: JobError, backoff: float) -> StoreCommand[TransitionResult[State | None]]:
     """Queue a job again after a transient error, or fail it with `error` on its last attempt; None: lease lost."""
-    args = (id, attempt, json.dumps(error), backoff, _jitter())
+    args = (id, attempt, error.model_dump_json(), backoff, _jitter())
     return StoreCommand(
         "retry", args, lambda answer: TransitionResult(State(answer[0]) if answer[0] else None, tuple(answer[1]))
     )

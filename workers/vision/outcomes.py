@@ -11,7 +11,8 @@ from typing import Any
 
 from shared.errors import STORE_FAILURES, Permanent, Transient
 from shared.jobs import State
-from shared.results import JobOutput, StoredResult, TokenUsage
+from shared.records import JobError, JobOutput, StageTimings, TokenUsage
+from shared.results import StoredResult
 from shared.store import transitions
 from shared.store.command import StoreCommand, TransitionResult
 from shared.views import moment
@@ -41,7 +42,7 @@ def result_of(attempt: Attempt, done: Done) -> StoredResult:
             cached_tokens=done.cached_tokens,
             completion_tokens=done.completion_tokens,
         ),
-        timings={stage: round(seconds, 4) for stage, seconds in attempt.timings.items()},
+        timings=StageTimings(**{stage: round(seconds, 4) for stage, seconds in attempt.timings.items()}),
         attempt=attempt.job.attempt,
         ended_at=moment(attempt.store_time),
     )
@@ -65,7 +66,7 @@ def internal_error(attempt: Attempt) -> Outcome:
 
 def retry(attempt: Attempt, error: Transient, backoff: float) -> Outcome:
     """Another attempt may succeed; the store fails the job with `error` if this was the last one."""
-    record = _error(error.code, error.detail, retryable=True, image=error.image)
+    record = JobError(code=error.code, message=error.detail, retryable=True, image=error.image)
     return Outcome("retried", transitions.retry(attempt.job.id, attempt.job.attempt, record, backoff))
 
 
@@ -83,12 +84,10 @@ def aborted(attempt: Attempt, reason: AbortReason) -> Outcome:
 def _fail(
     attempt: Attempt, code: str, message: str, *, retryable: bool, image: int | None = None
 ) -> StoreCommand[TransitionResult[Any]]:
-    return _finish(attempt, State.FAILED, {"error": _error(code, message, retryable=retryable, image=image)})
+    return _finish(
+        attempt, State.FAILED, {"error": JobError(code=code, message=message, retryable=retryable, image=image)}
+    )
 
 
 def _finish(attempt: Attempt, state: State, fields: Mapping[str, Any]) -> StoreCommand[TransitionResult[Any]]:
     return transitions.finish(attempt.job.id, attempt.job.attempt, state, {**attempt.progress, **fields})
-
-
-def _error(code: str, message: str, *, retryable: bool, image: int | None) -> dict[str, Any]:
-    return {"code": code, "message": message, "retryable": retryable, "image": image}

@@ -49,7 +49,7 @@ def _job(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapp
         return views.job_body(_as_started(job)).model_dump(), job.trace
     output = None
     if job.state is State.SUCCEEDED and not job.output and job.result and delivery.payload == "full":
-        output = StoredResult.from_bytes(objects.get(job.result)).output.model_dump(mode="json")
+        output = StoredResult.from_bytes(objects.get(job.result)).output
     return views.job_body(job, output).model_dump(), job.trace
 
 

@@ -128,7 +128,7 @@ class Submissions:
         if asked.metadata:
             record["metadata"] = json.dumps(asked.metadata, ensure_ascii=False)
         if webhook := await self._preparation.webhook(asked.webhook, ["batch.ended"]):
-            record["webhook"] = json.dumps(webhook, ensure_ascii=False)
+            record["webhook"] = webhook.model_dump_json()
         if reservation.key:
             record["idem"] = reservation.key
         return record

