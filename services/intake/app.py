@@ -120,6 +120,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         context.changes.close()
+        context.deltas.close()
         for task in loops:
             task.cancel()
         await asyncio.wait(loops, timeout=2)
