@@ -60,7 +60,7 @@ class TestWay:
             id = answer.json()["id"]
             assert http.get(f"/v1/jobs/{id}/images/0").content == JPEG
             job = claim(intake)
-            assert (job.id, job.images[0]["grid"]) == (id, [4, 3])
+            assert (job.id, job.images[0].grid) == (id, [4, 3])
             succeed(intake, job, "A square.")
             assert http.get(f"/v1/jobs/{id}/result").json()["text"] == "A square."
             assert http.delete(f"/v1/jobs/{id}").status_code == 204
