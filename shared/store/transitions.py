@@ -172,7 +172,7 @@ def purge_done(ids: Sequence[str]) -> StoreCommand[int]:
 
 
 def list_unmarked(ids: Sequence[str] = (), limit: int = 100) -> StoreCommand[list[Job]]:
-    """Jobs whose ended.json is not written yet, with id, state, error, end and attempt alone: of `ids`, or the oldest."""
+    """Jobs whose ended.json is not written yet, with id, state, error, end and attempt alone: `ids`, or the oldest."""
 
     def parse(flat: Sequence[str]) -> list[Job]:
         names = ("id", "state", "error", "ended", "attempt")
