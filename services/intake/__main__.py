@@ -15,12 +15,13 @@ from services.intake.app import make_app, make_house
 from services.intake.auth import is_loopback
 from services.intake.house import House
 from shared.broker import Hints, make_celery
+from shared.connections.redis_client import connect_async
 from shared.errors import QueueUnavailable
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
 from shared.settings import Settings, read_settings
 from shared.storage import S3Storage
-from shared.store.client import AsyncStore, connect_async
+from shared.store.client import AsyncStore
 
 GRACE = 10  #: seconds that requests have to end after SIGTERM
 SPARE = 16  #: connections to the Redis of the deltas beside those of open streams
@@ -54,8 +55,8 @@ async def _serve(house: House, server: "_Server") -> int:
 
 
 def _house(settings: Settings) -> House:
-    store = AsyncStore(connect_async(settings.redis_url, settings), settings.redis_prefix)
-    events = connect_async(settings.events, settings, settings.max_streams + SPARE)  # each stream blocks one
+    store = AsyncStore(connect_async(settings.store_endpoint), settings.redis_prefix)
+    events = connect_async(settings.events_endpoint, settings.max_streams + SPARE)  # each stream blocks one
     return make_house(settings, store, S3Storage(settings), Hints(make_celery(settings)), events=events)
 
 

@@ -11,12 +11,13 @@ import structlog
 from prometheus_client import REGISTRY
 
 from shared.broker import Hints, make_celery
+from shared.connections.redis_client import connect
 from shared.errors import QueueUnavailable, StorageDown
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
 from shared.settings import SettingsError, read_settings
 from shared.storage import S3Storage
-from shared.store.client import Store, connect
+from shared.store.client import Store
 from workers.reconciler.collector import StoreCollector
 from workers.reconciler.reconcile import Reconciler
 from workers.reconciler.recover import recover, sweep
@@ -37,7 +38,7 @@ def main() -> int:
         print(f"reconciler: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
         return 2
     configure_logs(settings, "reconciler")
-    store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
+    store = Store(connect(settings.store_endpoint), settings.redis_prefix)
     reconciler = Reconciler(store, S3Storage(settings), Hints(make_celery(settings)), settings)
     if arguments.recover:
         print(json.dumps(recover(store, reconciler.objects, reconciler.hints)))  # noqa: T201  # the answer

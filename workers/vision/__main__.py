@@ -14,13 +14,14 @@ from celery import Celery, signals
 from prometheus_client import REGISTRY
 
 from shared.broker import JOB_AVAILABLE, Hints, make_celery, task, vision_queue
+from shared.connections.redis_client import connect
 from shared.errors import StorageDown
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
 from shared.models import model_id_of
 from shared.settings import Settings, SettingsError, read_settings
 from shared.storage import ObjectStorage, S3Storage, tokenizer_key
-from shared.store.client import Store, connect
+from shared.store.client import Store
 from workers.vision.attempt import InFlightJobs
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.deltas import DeltaWriter
@@ -70,7 +71,7 @@ def serve(settings: Settings, served: ServedModel, decoders: DecoderPool) -> int
     """Assemble the worker, consume hints until a signal, and take it apart again; return the exit status."""
     name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
     engine = served.engine
-    store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
+    store = Store(connect(settings.store_endpoint), settings.redis_prefix)
     objects = S3Storage(settings)
     app = make_celery(settings, vision_queue(served.model.id))
     jobs = InFlightJobs()
@@ -79,7 +80,7 @@ def serve(settings: Settings, served: ServedModel, decoders: DecoderPool) -> int
     registration = WorkerRegistration(store, served.model.id, name, card)
     kind = HeaderOnlyImages if settings.engine == "echo" and not settings.echo_tiles else ImagePipeline
     images = kind(objects, decoders, threads=slots + 2 * settings.decoders)
-    deltas = DeltaWriter(connect(settings.events, settings), settings.redis_prefix, settings.delta_interval)
+    deltas = DeltaWriter(connect(settings.events_endpoint), settings.redis_prefix, settings.delta_interval)
     heartbeat = Heartbeat(store, jobs, engine, registration, lease=settings.lease, interval=settings.cancel_interval)
     shutdown = GracefulShutdown(store, jobs, engine, settings.shutdown_grace)
     worker = Worker(

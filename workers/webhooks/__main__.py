@@ -8,11 +8,12 @@ import structlog
 from celery import Celery, signals
 
 from shared.broker import DELIVERY_DUE, WEBHOOK_QUEUE, make_celery, task
+from shared.connections.redis_client import connect
 from shared.logs import configure_logs
 from shared.metrics import serve_metrics
 from shared.settings import Settings, SettingsError, read_settings
 from shared.storage import S3Storage
-from shared.store.client import Store, connect
+from shared.store.client import Store
 from shared.webhooks.signing import secret_problem
 from workers.webhooks.client import WebhookClient
 from workers.webhooks.dispatcher import WebhookDispatcher
@@ -34,7 +35,7 @@ def main() -> int:
     configure_logs(settings, "webhooks")
     serve_metrics(settings)
     stop = threading.Event()
-    store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
+    store = Store(connect(settings.store_endpoint), settings.redis_prefix)
     dispatcher = WebhookDispatcher(store, S3Storage(settings), WebhookClient(settings), settings, stop.is_set)
     return run(make_app(dispatcher), settings, stop)
 
