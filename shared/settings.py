@@ -135,24 +135,29 @@ class StorageSettings(ProcessSettings):
     s3_timeout: float = Field(20, gt=0, description="for one S3 request")
 
 
-class HttpSettings(ProcessSettings):
-    """The HTTP API."""
+class KeySettings(ProcessSettings):
+    """API keys that the deployment fixes."""
 
-    host: str = Field("127.0.0.1", description="address the API binds; anything but loopback needs keys")
-    port: int = Field(8000, ge=0, le=65535, description="port of the API")
     api_keys: Annotated[tuple[str, ...], Commas] = Field(
         (), description="keys fixed by the deployment, `tenant=tq_…` separated by commas, beside those of `tileq keys`"
     )
-    key_cache: float = Field(
-        5, ge=0, description="an API key is cached for this long; a revoked one is refused by then"
-    )
-    body_timeout: float = Field(30, gt=0, description="longest pause while a request body is read")
-    max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
 
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         return _split(value)
+
+
+class HttpSettings(KeySettings):
+    """The HTTP API."""
+
+    host: str = Field("127.0.0.1", description="address the API binds; anything but loopback needs keys")
+    port: int = Field(8000, ge=0, le=65535, description="port of the API")
+    key_cache: float = Field(
+        5, ge=0, description="an API key is cached for this long; a revoked one is refused by then"
+    )
+    body_timeout: float = Field(30, gt=0, description="longest pause while a request body is read")
+    max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
 
 
 class ImageSettings(ProcessSettings):
@@ -241,19 +246,33 @@ class VisionSettings(ProcessSettings):
     """The vision worker: engine, device, decoding processes."""
 
     model_sha256: str = Field("", description="the checkpoint's digest, or a manifest file; other files are refused")
-    engine: Literal["transformers", "echo"] = Field("transformers", description="`echo` answers at once, for tests")
+    engine: Literal["resident", "transformers", "echo"] = Field(
+        "resident",
+        description="`resident` batches jobs; `transformers`: one at a time, stock code; `echo` answers at once",
+    )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="`auto`: bfloat16 where the device computes it well, else float32"
     )
     quantise: Literal["none", "int8", "int4"] = Field("none", description="pack the decoder, with the extra `quant`")
     slots: int = Field(0, ge=0, description="jobs that a vision worker runs at once; 0: the engine's own number")
+    kv_cache_bytes: int = Field(
+        0, ge=0, description="memory of the resident engine's keys and values; 0: what the device allows"
+    )
+    prefix_cache_sharing: Literal["tenant", "all"] = Field(
+        "tenant",
+        description="whose equal prompts share keys and values; with `all` a tenant can time what others asked",
+    )
     decoders: int = Field(2, ge=1, description="processes that decode images")
-    decode_timeout: float = Field(20, gt=0, description="wall seconds for decoding and tiling one image")
-    decode_memory: int = Field(2 << 30, description="address space of one decoding process")
+    decode_timeout: float = Field(20, gt=0, description="processor seconds for one image; thrice that by the clock")
+    decode_memory: int = Field(2 << 30, description="memory of one decoding process, beyond that at its start")
     delta_interval: float = Field(0.05, gt=0, description="text is collected this long before it is published")
     cancel_interval: float = Field(0.5, gt=0, description="how often a worker checks its jobs for cancellation")
-    stall: float = Field(120, gt=0, description="an engine step longer than this ends the process; leases do the rest")
+    stall: float = Field(
+        120,
+        gt=0,
+        description="an engine step longer than this, and than the device needs, ends the process; leases do the rest",
+    )
     shutdown_grace: float = Field(
         25, ge=0, description="after SIGTERM running jobs may finish for this long, then they are released"
     )
@@ -285,7 +304,7 @@ class IntakeSettings(StorageSettings, HttpSettings, RequestSettings, BrokerSetti
     """What `services.intake` reads."""
 
 
-class WebhooksSettings(StorageSettings, BrokerSettings, RetentionSettings):
+class WebhooksSettings(StorageSettings, KeySettings, BrokerSettings, RetentionSettings):
     """What `workers.webhooks` reads."""
 
 
@@ -297,7 +316,7 @@ class VisionWorkerSettings(StorageSettings, ImageSettings, BrokerSettings, Model
     """What `workers.vision` reads."""
 
 
-class Settings(IntakeSettings, VisionWorkerSettings):  # type: ignore[misc]  # pydantic's mypy plugin and diamonds
+class Settings(IntakeSettings, WebhooksSettings, ReconcilerSettings, VisionWorkerSettings):  # type: ignore[misc]  # pydantic's mypy plugin and diamonds
     """All groups: what the command line, the documentation and tests read."""
 
 

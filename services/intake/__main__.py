@@ -11,9 +11,9 @@ import structlog
 import uvicorn
 from PIL import Image
 
-from services.intake.app import make_app, make_house
+from services.intake.app import build_app, build_context
 from services.intake.auth import is_loopback
-from services.intake.house import House
+from services.intake.context import AppContext
 from shared.broker import Hints, make_celery
 from shared.connections.redis_client import connect_async
 from shared.errors import QueueUnavailable
@@ -23,8 +23,7 @@ from shared.settings import Settings, read_settings
 from shared.storage import S3Storage
 from shared.store.client import AsyncStore
 
-GRACE = 10  #: seconds that requests have to end after SIGTERM
-SPARE = 16  #: connections to the Redis of the deltas beside those of open streams
+SHUTDOWN_TIMEOUT_S = 10  #: for requests to end after SIGTERM
 log = structlog.get_logger(__name__)
 
 
@@ -33,44 +32,45 @@ def main() -> int:
     try:
         settings = read_settings()
         configure_logs(settings, "intake")
-        warnings.filterwarnings("ignore", module="PIL")  # what it thinks of a picture's metadata
+        warnings.filterwarnings("ignore", module="PIL")  # about the metadata of images
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        house = _house(settings)
+        context = _context(settings)
     except ValueError as error:
         print(f"intake: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
         return 2
-    server = _Server(house)
+    server = _Server(context)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        return runner.run(_serve(house, server))
+        return runner.run(_serve(context, server))
 
 
-async def _serve(house: House, server: "_Server") -> int:
-    problem = await _exposed(house)
+async def _serve(context: AppContext, server: "_Server") -> int:
+    problem = await _exposed(context)
     if problem:
         print(f"intake: {problem}", file=sys.stderr)  # noqa: T201
         return 2
-    serve_metrics(house.settings)
+    serve_metrics(context.settings)
     await server.serve()
     return 0 if server.started else 1
 
 
-def _house(settings: Settings) -> House:
-    store = AsyncStore(connect_async(settings.store_endpoint), settings.redis_prefix)
-    events = connect_async(settings.events_endpoint, settings.max_streams + SPARE)  # each stream blocks one
-    return make_house(settings, store, S3Storage(settings), Hints(make_celery(settings)), events=events)
+def _context(settings: Settings) -> AppContext:
+    client = connect_async(settings.store_endpoint)
+    store = AsyncStore(client, settings.redis_prefix, timeout_s=settings.redis_timeout)
+    events = connect_async(settings.events_endpoint)
+    return build_context(settings, store, S3Storage(settings), Hints(make_celery(settings)), events=events)
 
 
-async def _exposed(house: House) -> str | None:
-    """Say why the address can't be bound: without keys, only loopback is served."""
-    host = house.settings.host
+async def _exposed(context: AppContext) -> str | None:
+    """Return why the address can't be bound: without keys, only loopback is served."""
+    host = context.settings.host
     if is_loopback(host):
         return None
     try:
-        keyless = await house.door.keyless()
-    except QueueUnavailable as error:  # then nobody is let in until the store says who may
-        log.warning("keys not known yet", error=error.detail)
+        no_keys = await context.authenticator.has_no_keys()
+    except QueueUnavailable as error:  # until the store answers, nobody is let in
+        log.warning("API keys not known yet", error=error.detail)
         return None
-    if not keyless:
+    if not no_keys:
         return None
     return (
         f"TILEQ_HOST={host} is reachable from other machines, and this service has no API keys. "
@@ -79,29 +79,29 @@ async def _exposed(house: House) -> str | None:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn that lets those who wait go when it is told to end, and then ends with status 0."""
+    """Uvicorn that answers waiting requests at a signal and then exits with status 0."""
 
-    def __init__(self, house: House) -> None:
-        settings = house.settings
-        self._house = house
+    def __init__(self, context: AppContext) -> None:
+        settings = context.settings
+        self._context = context
         super().__init__(
             uvicorn.Config(
-                make_app(house),
+                build_app(context),
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
                 access_log=False,
-                proxy_headers=False,  # anybody may write X-Forwarded-For
+                proxy_headers=False,  # anybody can send X-Forwarded-For
                 server_header=False,
                 ws="none",
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=GRACE,
+                timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
             )
         )
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """End on SIGTERM and SIGINT, once."""
+        """Shut down on SIGTERM and SIGINT."""
         loop = asyncio.get_running_loop()
         numbers = (signal.SIGTERM, signal.SIGINT)
         for number in numbers:
@@ -114,7 +114,7 @@ class _Server(uvicorn.Server):
 
     def _end(self) -> None:
         self.should_exit = True
-        self._house.changes.close()
+        self._context.changes.close()
 
 
 if __name__ == "__main__":

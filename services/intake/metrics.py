@@ -1,4 +1,4 @@
-"""What Prometheus sees of this process."""
+"""The Prometheus metrics of this process."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -14,7 +14,10 @@ ACCEPT = Histogram(
     "Seconds from the first byte of a submission to its acceptance",
     buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
-ACCEPTED = Counter("tileq_jobs_accepted_total", "Jobs taken in")
+ACCEPTED = Counter("tileq_jobs_accepted_total", "Jobs accepted")
 RECEIVED = Counter("tileq_http_request_body_bytes_total", "Bytes of request bodies")
-REFUSED = Counter("tileq_http_refusals_total", "Refusals by code", ["code"])
+REFUSED = Counter("tileq_http_refusals_total", "Refused requests by code", ["code"])
 STREAMS = Gauge("tileq_event_streams", "Event streams that are open")
+DROPPED_HINTS = Counter("tileq_hints_dropped_total", "Hints that did not fit into the queue to the broker")
+DROPPED_TASKS = Counter("tileq_background_tasks_dropped_total", "Background tasks that were not started")
+LOST_RESULTS = Counter("tileq_results_lost_total", "Reads of a result object that is gone")

@@ -9,7 +9,7 @@ from shared.deliveries import Delivery
 from shared.errors import NotFound
 from shared.jobs import Job, State
 from shared.results import StoredResult
-from shared.settings import Settings
+from shared.settings import WebhookSettings
 from shared.storage import ObjectStorage
 from shared.store import batches, transitions
 from shared.store.client import Store
@@ -24,7 +24,9 @@ class WebhookMessage:
     trace: str = ""
 
 
-def build_message(delivery: Delivery, store: Store, objects: ObjectStorage, settings: Settings) -> WebhookMessage:
+def build_message(
+    delivery: Delivery, store: Store, objects: ObjectStorage, settings: WebhookSettings
+) -> WebhookMessage:
     """Return the message of `delivery`.
 
     Raises `NotFound` where its job or batch was deleted, `ObjectMissing` where the result was, and `QueueUnavailable`
@@ -44,11 +46,11 @@ def _job(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapp
     # The delivery's own progress must not change the body.
     job = replace(job, hook_state="pending", hook_attempts=0)
     if delivery.type == "job.started":
-        return views.job_view(_as_started(job)), job.trace
+        return views.job_body(_as_started(job)).model_dump(), job.trace
     output = None
     if job.state is State.SUCCEEDED and not job.output and job.result and delivery.payload == "full":
-        output = StoredResult.from_bytes(objects.get(job.result)).output.model_dump(mode="json")
-    return views.job_view(job, output), job.trace
+        output = StoredResult.from_bytes(objects.get(job.result)).output
+    return views.job_body(job, output).model_dump(), job.trace
 
 
 def _as_started(job: Job) -> Job:
@@ -76,7 +78,7 @@ def _batch(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Ma
     found = store.run(batches.get("", delivery.subject, 0, 0))
     if found is None:
         raise NotFound(f"{delivery.subject} is gone")
-    return views.batch_view(replace(found[0], hook_state="pending", hook_attempts=0)), ""
+    return views.batch_body(replace(found[0], hook_state="pending", hook_attempts=0)).model_dump(), ""
 
 
 def _test(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapping[str, Any], str]:

@@ -24,7 +24,7 @@ from shared.settings import Settings
 from shared.storage import S3Storage
 from shared.store import transitions
 from tests.integration.intake.conftest import Process, started
-from tests.unit.intake.pictures import bomb, gif, picture
+from tests.unit.intake.image_files import bomb, gif, picture
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration

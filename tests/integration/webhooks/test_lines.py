@@ -10,6 +10,7 @@ import redis
 from shared.deliveries import Delivery, DeliveryOutcome
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
+from shared.records import WebhookTarget
 from shared.store import deliveries, transitions
 from shared.store.client import Store, memory_store
 from shared.store.stats import get_stats
@@ -31,7 +32,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 def owed(store: Store, host: str = "a:443", event: str = "succeeded", tenant: str = "acme") -> str:
     """Return the one message of a job that wanted to hear of `event`."""
-    hook = {"url": f"https://{host}/", "host": host, "payload": "full", "events": [f"job.{event}"]}
+    hook = WebhookTarget(url=f"https://{host}/", host=host, events=[f"job.{event}"])
     job = Job(id=new_id("job"), tenant=tenant, model="m", start_within=LONG, run_within=LONG, retain=LONG, webhook=hook)
     store.run(transitions.submit(tenant, [job], max_queued=10_000, grace=0))
     store.run(transitions.claim("m", "worker", LONG))
@@ -256,7 +257,7 @@ def test_word_of_the_start_speaks_for_the_webhook_only_while_there_is_no_other(s
     alone = owed(store, event="started")
     finish(store, claimed(store))
     assert hook_state(store, alone) == ("delivered", 1)
-    hook = {"url": "https://a/", "host": "a", "payload": "full", "events": ["job.started", "job.succeeded"]}
+    hook = WebhookTarget(url="https://a/", host="a", events=["job.started", "job.succeeded"])
     job = Job(id=new_id("job"), tenant="acme", model="m", start_within=LONG, run_within=LONG, retain=LONG, webhook=hook)
     store.run(transitions.submit("acme", [job], max_queued=10, grace=0))
     store.run(transitions.claim("m", "worker", LONG))

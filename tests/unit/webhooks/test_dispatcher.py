@@ -14,6 +14,7 @@ from shared.errors import QueueUnavailable, StorageDown
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
 from shared.keys import KEYLESS, ApiKey
+from shared.records import WebhookTarget
 from shared.settings import Settings
 from shared.storage import MemoryStorage
 from shared.store import deliveries, keys, transitions
@@ -71,7 +72,7 @@ def sent(dispatcher: WebhookDispatcher) -> Scripted:
 
 
 def running(store: Store, **changes: Any) -> Job:
-    hook = {"url": "https://example.org/hook", "host": "example.org:443", "payload": "full", "events": EVENTS}
+    hook = WebhookTarget(url="https://example.org/hook", host="example.org:443", events=list(EVENTS))
     job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=60)
     job = replace(job, webhook=hook, metadata={"order": "4711"}, trace=TRACE, **changes)
     store.run(transitions.submit(job.tenant, [job], max_queued=10, grace=0))
@@ -104,7 +105,7 @@ def deliver_until(dispatcher: WebhookDispatcher, msg: str, state: str) -> Delive
 
 
 def test_one_hint_delivers_whatever_is_due(store: Store, objects: MemoryStorage) -> None:
-    messages = [finished(store, output={"text": str(n)}) for n in range(3)]
+    messages = [finished(store, output={"text": str(n), "finish_reason": "stop"}) for n in range(3)]
     dispatcher = make_dispatcher(store, objects)
     assert dispatcher.deliver_due(messages[0]) == 6  # started and succeeded of each
     assert dispatcher.deliver_due(messages[0]) == 0
@@ -190,7 +191,7 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, obje
     if event == "started":
         dispatcher.deliver_due(msg)  # while it runs
         store.run(transitions.heartbeat([(job.id, 1, {"stage": "decode", "tiles": 13, "completion_tokens": 9})], 60))
-    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a"}}))
+    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a", "finish_reason": "stop"}}))
     deliver_until(dispatcher, msg, "failed")
     attempts = [body for _, body, headers, _ in sent(dispatcher).posted if headers["webhook-id"] == msg]
     assert len(attempts) == 3
@@ -271,7 +272,7 @@ def test_attempts_are_written_down_as_the_api_shows_them(store: Store, objects: 
 
 
 def test_a_thin_message_reads_no_result(store: Store, objects: MemoryStorage) -> None:
-    hook = {"url": "https://example.org/", "host": "example.org:443", "payload": "thin", "events": ["job.succeeded"]}
+    hook = WebhookTarget(url="https://example.org/", host="example.org:443", payload="thin", events=["job.succeeded"])
     job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=60, webhook=hook)
     store.run(transitions.submit("acme", [job], max_queued=10, grace=0))
     store.run(transitions.claim("m", "worker", 60))

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.settings import read_settings
+from shared.settings import SettingsError, read_settings
 from workers.vision.checkpoint.checkpoint import Checkpoint
-from workers.vision.checkpoint.checksums import make_manifest
+from workers.vision.checkpoint.checksums import compute_checksums
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.engine.factory import find_checkpoint
 
@@ -26,10 +26,10 @@ def main() -> int:
     parser.add_argument("--manifest", action="store_true", help="also hash every file, for TILEQ_MODEL_SHA256")
     chosen = parser.parse_args()
     console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
-    settings = read_settings().model_copy(update={"model": chosen.model})
     try:
+        settings = read_settings().model_copy(update={"model": chosen.model})
         checkpoint = find_checkpoint(settings, lambda line: errors.print(line, highlight=False))
-    except CheckpointError as error:
+    except (CheckpointError, SettingsError) as error:
         errors.print(str(error), markup=False, highlight=False)
         return 1
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -39,13 +39,13 @@ def main() -> int:
     for remark in unusual(checkpoint):
         console.print(f"! {remark}", markup=False, highlight=False)
     if chosen.manifest:
-        manifest = make_manifest(checkpoint.folder)
-        console.print(f"{manifest.text}{manifest.digest}  (all of it)", markup=False, highlight=False)
+        checksums = compute_checksums(checkpoint.folder)
+        console.print(f"{checksums.text}{checksums.digest}  (all of it)", markup=False, highlight=False)
     return 0
 
 
 def facts(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
-    """What it is."""
+    """Yield names and values of what the files say."""
     config, model = checkpoint.config, checkpoint.model
     vision, decoder = config.vision, config.decoder
     yield "model", f"{model.id} ({model.title})"
@@ -76,7 +76,7 @@ def facts(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
 
 
 def unusual(checkpoint: Checkpoint) -> Iterator[str]:
-    """What other software may trip over, or what differs from the usual."""
+    """Yield what differs from the other checkpoints of the family."""
     config = checkpoint.config
     if config.transposed:
         yield "ps_version v1: the image tokens of a tile lie column by column"
