@@ -32,7 +32,7 @@ from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.submission.service import Submissions
 from shared.broker import Publisher
 from shared.images import ImageLimits
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.storage import ObjectStorage
 from shared.store.client import AsyncStore
 
@@ -40,7 +40,7 @@ ROUTERS = (jobs.router, images.router, batches.router, webhooks.router, system.r
 
 
 def build_context(
-    settings: Settings,
+    settings: IntakeSettings,
     store: AsyncStore,
     objects: ObjectStorage,
     publisher: Publisher,
@@ -120,6 +120,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         context.changes.close()
+        context.deltas.close()
         for task in loops:
             task.cancel()
         await asyncio.wait(loops, timeout=2)

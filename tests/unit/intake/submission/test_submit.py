@@ -11,7 +11,7 @@ from shared.jobs import State
 from shared.records import WebhookTarget
 from shared.requests import Manifest
 from shared.storage import MemoryStorage, manifest_key
-from tests.unit.intake.app_fixture import App, problem, running_app, soon
+from tests.unit.intake.app_fixture import App, once_waiting, problem, running_app
 from tests.unit.intake.image_files import picture, turned
 
 JPEG = picture("JPEG", (1920, 1440))
@@ -484,7 +484,7 @@ class TestPrefer:
         def work() -> None:
             intake.succeed(intake.claim(), "Done.")
 
-        worker = soon(work)
+        worker = once_waiting(intake, work)
         answer = intake.submit("?", headers={"Prefer": "wait=20"})
         worker.join()
         assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=20")
