@@ -12,7 +12,8 @@ from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.resident import ResidentEngine
 from workers.vision.engine.scheduler import Limits
 from workers.vision.engine.step_budget import StepBudget
-from workers.vision.model.kv_pages import PAGE_TOKENS, KVPages, page_bytes
+from workers.vision.model.kv_pages import KVPages, page_bytes
+from workers.vision.model.packed_batch import PAGE_TOKENS
 from workers.vision.model.vision_language_model import VisionLanguageModel
 
 CPU_SHARE, CPU_MOST = 8, 4 << 30  # an eighth of the memory, and no more bytes than this, for keys and values

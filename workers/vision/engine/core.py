@@ -31,7 +31,7 @@ from workers.vision.engine.scheduler import Limits, Schedule, Scheduler, TileWor
 from workers.vision.engine.sequence import Branch, Sequence, tile_spans
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.engine.torch_errors import translate
-from workers.vision.model.kv_pages import PAGE_TOKENS
+from workers.vision.model.packed_batch import PAGE_TOKENS
 from workers.vision.prompts import TEMPLATES
 
 log = structlog.get_logger(__name__)

@@ -20,8 +20,9 @@ from workers.vision.engine.assembly import resident_engine
 from workers.vision.engine.base import Delta, Done, EngineRequest, NonFiniteLogits, OutOfMemory, Sampling, Stage
 from workers.vision.engine.factory import ServedModel
 from workers.vision.engine.resident import ResidentEngine
-from workers.vision.model.kv_pages import PAGE_TOKENS, page_bytes
+from workers.vision.model.kv_pages import page_bytes
 from workers.vision.model.loader import LoadOptions, load_packed
+from workers.vision.model.packed_batch import PAGE_TOKENS
 
 NEIGHBOURS = 16
 

@@ -14,7 +14,7 @@ from workers.vision.engine.page_pool import PagePool
 from workers.vision.engine.scheduler import Limits, Schedule, Scheduler
 from workers.vision.engine.sequence import Sequence, tile_spans
 from workers.vision.engine.step_budget import StepBudget
-from workers.vision.model.kv_pages import PAGE_TOKENS
+from workers.vision.model.packed_batch import PAGE_TOKENS
 from workers.vision.prompts import ImageSpan, Prompt
 
 TILE_TOKENS = 32
