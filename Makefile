@@ -9,6 +9,7 @@ VENV ?= .venv
 PIP_FLAGS ?=
 ARGS ?=
 SEED ?= 7
+MINUTES ?= 5
 #: What `make constraints` pins by hand: a range would take the newest build, with several GB of CUDA packages.
 TORCH ?= 2.13.0
 
@@ -20,7 +21,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench-accept bench-answer bench-engine parity evaluate constraints clean
+.PHONY: help env demo test chaos lint bench-accept bench-answer bench-engine parity evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -30,6 +31,9 @@ demo: $(STAMP)  ## the whole service on this machine, asked about two pictures, 
 
 test: $(STAMP)  ## every test, against real servers
 	@$(BIN)/python -m pytest $(PARALLEL) tests/acceptance tests/integration tests/unit $(ARGS)
+
+chaos: $(STAMP)  ## faults for MINUTES after a schedule drawn from SEED; the last line is the verdict
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 lint: $(STAMP)  ## style, types, who may import whom, the Dockerfile
 	@$(BIN)/ruff check .

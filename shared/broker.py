@@ -4,10 +4,11 @@ A message says "look at this job" and carries its id, nothing else. Losing or re
 (kombu's BRPOP and its write to `unacked` are two round trips; a SIGKILL between them loses the message).
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 import structlog
-from celery import Celery
+from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 from prometheus_client import Counter
 
@@ -76,6 +77,16 @@ def make_celery(settings: BrokerSettings, *queues: str) -> Celery:
     return app
 
 
+class Publisher(Protocol):
+    """Publishes hints; a lost one is repeated by the reconciler."""
+
+    def job(self, model: str, job: str) -> bool:
+        """Hint that `job` waits for a worker of `model`; False when the broker did not take it."""
+
+    def deliveries(self, *messages: str) -> bool:
+        """Hint that webhook messages are due; False when the broker did not take all of them."""
+
+
 class Hints:
     """Publishes hints and never fails: what the broker does not take, the reconciler repeats from the outbox."""
 
@@ -83,18 +94,19 @@ class Hints:
         self._app = app
 
     def job(self, model: str, job: str) -> bool:
-        """Say that `job` waits; False when the broker did not take it."""
+        """See `Publisher.job`."""
         return self._send(JOB_AVAILABLE, vision_queue(model), job)
 
     def deliveries(self, *messages: str) -> bool:
-        """Say that webhook messages are due; False when the broker did not take them all."""
+        """See `Publisher.deliveries`."""
         sent = [self._send(DELIVERY_DUE, WEBHOOK_QUEUE, message) for message in messages]
         return all(sent)
 
     def depth(self, name: str) -> int:
         """Return how many hints wait in queue `name`."""
         with self._app.connection_for_write() as connection, connection.channel() as channel:
-            return int(channel._size(name))
+            # Not passive: kombu's test of existence ignores `global_keyprefix`. On Redis declaring creates nothing.
+            return int(channel.queue_declare(queue=name).message_count)
 
     def _send(self, task: str, name: str, id: str) -> bool:
         try:
@@ -107,6 +119,65 @@ class Hints:
         return True
 
 
-def task(app: Celery, name: str) -> Any:
-    """Return the decorator that registers a function as task `name` of `app`."""
-    return app.task(name=name, ignore_result=True)
+class HintConsumer:
+    """A Celery worker on the threads pool that calls `handle` with the id of each hint of one task.
+
+    `on_stop` is called when SIGTERM or SIGINT arrives; hints that are being handled then may end.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        name: str,
+        handle: Callable[[str], object],
+        *,
+        threads: int,
+        on_stop: Callable[[], None],
+        hostname: str | None = None,
+    ) -> None:
+        self._stopped = False
+        self._on_stop = on_stop
+        app.task(name=name, ignore_result=True)(_named(handle))
+        signals.setup_logging.connect(_configure_no_logs, weak=False)
+        signals.worker_shutting_down.connect(self._stop, weak=False)
+        self._worker = app.Worker(
+            pool="threads",
+            concurrency=threads,
+            hostname=hostname,
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            quiet=True,
+            redirect_stdouts=False,
+        )
+
+    def run(self) -> int:
+        """Consume until a signal arrives; return 0 then, and another exit status where Celery ended by itself."""
+        self._worker.start()
+        if self._stopped:
+            return 0
+        self._on_stop()
+        return int(self._worker.exitcode or 1)
+
+    def check(self) -> None:
+        """Raise `ConnectionError` unless the worker is connected to its broker."""
+        connection = self._worker.consumer.connection
+        if connection is None or not connection.connected:
+            raise ConnectionError("the consumer is not connected to the broker")
+
+    def _stop(self, **_: object) -> None:
+        self._stopped = True
+        self._on_stop()
+
+
+def _named(handle: Callable[[str], object]) -> Callable[[str], None]:
+    """Return `handle` as a plain function: Celery reads the signature of a task from its source name."""
+
+    def handle_hint(id: str) -> None:
+        handle(id)
+
+    return handle_hint
+
+
+def _configure_no_logs(**_: object) -> None:
+    """Celery configures no logging where this signal has a receiver."""

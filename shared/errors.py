@@ -19,7 +19,7 @@ from typing import Any
 STORE_FAILURES: Mapping[str, str] = {
     "not_started_in_time": "no worker started the job within start_within; submit it again or allow more time",
     "timed_out": "the job did not end within run_within, all attempts together; allow more time",
-    "worker_lost": "the worker was lost on each of %s attempts; submit the job again",
+    "worker_lost": "the worker was lost on each of %s attempts (its log says why); submit the job again",
 }
 
 

@@ -89,24 +89,29 @@ class StorageSettings(ProcessSettings):
     s3_timeout: float = Field(20, gt=0, description="for one S3 request")
 
 
-class HttpSettings(ProcessSettings):
-    """The HTTP API."""
+class KeySettings(ProcessSettings):
+    """API keys that the deployment fixes."""
 
-    host: str = Field("127.0.0.1", description="address the API binds; anything but loopback needs keys")
-    port: int = Field(8000, ge=0, le=65535, description="port of the API")
     api_keys: Annotated[tuple[str, ...], Commas] = Field(
         (), description="keys fixed by the deployment, `tenant=tq_…` separated by commas, beside those of `tileq keys`"
     )
-    key_cache: float = Field(
-        5, ge=0, description="an API key is cached for this long; a revoked one is refused by then"
-    )
-    body_timeout: float = Field(30, gt=0, description="longest pause while a request body is read")
-    max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
 
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         return _split(value)
+
+
+class HttpSettings(KeySettings):
+    """The HTTP API."""
+
+    host: str = Field("127.0.0.1", description="address the API binds; anything but loopback needs keys")
+    port: int = Field(8000, ge=0, le=65535, description="port of the API")
+    key_cache: float = Field(
+        5, ge=0, description="an API key is cached for this long; a revoked one is refused by then"
+    )
+    body_timeout: float = Field(30, gt=0, description="longest pause while a request body is read")
+    max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
 
 
 class ImageSettings(ProcessSettings):
@@ -188,6 +193,9 @@ class ModelSettings(ProcessSettings):
 
     model: str = Field("", description="checkpoint: a folder, a hub id (`org/name@revision`) or `s3://bucket/prefix`")
     model_id: str = Field("", description="name under which jobs request it; empty: derived from the checkpoint")
+    system_message: str = Field(
+        "", description="system message of every prompt; empty: the one that the checkpoint was trained with"
+    )
     default_model: str = Field("", description="model of a job that names none; empty: model_id, else the demo model")
 
 
@@ -213,11 +221,15 @@ class VisionSettings(ProcessSettings):
         description="whose equal prompts share keys and values; with `all` a tenant can time what others asked",
     )
     decoders: int = Field(2, ge=1, description="processes that decode images")
-    decode_timeout: float = Field(20, gt=0, description="wall seconds for decoding and tiling one image")
-    decode_memory: int = Field(2 << 30, description="address space of one decoding process")
+    decode_timeout: float = Field(20, gt=0, description="processor seconds for one image; thrice that by the clock")
+    decode_memory: int = Field(2 << 30, description="memory of one decoding process, beyond that at its start")
     delta_interval: float = Field(0.05, gt=0, description="text is collected this long before it is published")
     cancel_interval: float = Field(0.5, gt=0, description="how often a worker checks its jobs for cancellation")
-    stall: float = Field(120, gt=0, description="an engine step longer than this ends the process; leases do the rest")
+    stall: float = Field(
+        120,
+        gt=0,
+        description="an engine step longer than this, and than the device needs, ends the process; leases do the rest",
+    )
     shutdown_grace: float = Field(
         25, ge=0, description="after SIGTERM running jobs may finish for this long, then they are released"
     )
@@ -249,7 +261,7 @@ class IntakeSettings(StorageSettings, HttpSettings, RequestSettings, BrokerSetti
     """What `services.intake` reads."""
 
 
-class WebhooksSettings(StorageSettings, BrokerSettings, RetentionSettings):
+class WebhooksSettings(StorageSettings, KeySettings, BrokerSettings, RetentionSettings):
     """What `workers.webhooks` reads."""
 
 
@@ -261,7 +273,7 @@ class VisionWorkerSettings(StorageSettings, ImageSettings, BrokerSettings, Model
     """What `workers.vision` reads."""
 
 
-class Settings(IntakeSettings, VisionWorkerSettings):  # type: ignore[misc]  # pydantic's mypy plugin and diamonds
+class Settings(IntakeSettings, WebhooksSettings, ReconcilerSettings, VisionWorkerSettings):  # type: ignore[misc]  # pydantic's mypy plugin and diamonds
     """All groups: what the command line, the documentation and tests read."""
 
 

@@ -1,4 +1,4 @@
-"""What the API shows of jobs and batches: the models that produce answers, the OpenAPI document and webhook bodies.
+"""Bodies of jobs and batches: the models that produce answers, the OpenAPI document and webhook bodies.
 
 `job_body(job).model_dump_json()` is the body of `GET /v1/jobs/{id}` and the `data` of its webhooks.
 """
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.batches import Batch
 from shared.errors import ResultLost
 from shared.jobs import Job, State
+from shared.records import JobError, JobImage, JobOutput, StageTimings, TokenUsage, WebhookTarget
 
 Moment = Annotated[str, Field(description="RFC 3339, UTC, milliseconds", examples=["2026-11-23T20:15:00.123Z"])]
 StateName = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
@@ -24,18 +25,6 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class ImageBody(Body):
-    """One image of a job, and what the model sees of it."""
-
-    media_type: str
-    bytes: int
-    width: int
-    height: int
-    sha256: str
-    grid: Annotated[list[int], Field(min_length=2, max_length=2, description="columns, rows")]
-    tiles: int
-
-
 class Progress(Body):
     """How far the present attempt is."""
 
@@ -43,44 +32,6 @@ class Progress(Body):
     tiles: int
     prompt_tokens: int
     completion_tokens: int
-
-
-class Output(Body):
-    """The generated text and why it ends where it does."""
-
-    text: str
-    finish_reason: Literal["stop", "length"]
-
-
-class JobError(Body):
-    """Why a job has no output."""
-
-    code: str
-    message: str
-    retryable: bool = False
-    image: int | None = None
-
-
-class Usage(Body):
-    """Token counts."""
-
-    prompt_tokens: int = 0
-    image_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class Timings(Body):
-    """Seconds of each stage."""
-
-    queue: float | None = None
-    fetch: float | None = None
-    tile: float | None = None
-    vision: float | None = None
-    prefill: float | None = None
-    decode: float | None = None
-    first_token: float | None = None
-    total: float | None = None
 
 
 class WebhookBody(Body):
@@ -108,12 +59,12 @@ class JobBody(Body):
     max_attempts: int
     queue_position: int | None
     progress: Progress | None
-    images: list[ImageBody]
-    output: Output | None
+    images: list[JobImage]
+    output: JobOutput | None
     output_omitted: Annotated[bool, Field(description="a large output is left out of lists; GET the job itself")]
     error: JobError | None
-    usage: Usage | None
-    timings: Timings | None
+    usage: TokenUsage | None
+    timings: StageTimings | None
     webhook: WebhookBody
     metadata: dict[str, str]
     parent: JobId | None
@@ -138,7 +89,7 @@ class BatchBody(Body):
 
 
 #: The `error` of a job that succeeded and whose result object is gone.
-RESULT_LOST: Mapping[str, Any] = {"code": ResultLost.code, "message": ResultLost().detail}
+RESULT_LOST = JobError(code=ResultLost.code, message=ResultLost().detail)
 
 
 def moment(seconds: float) -> str | None:
@@ -149,7 +100,7 @@ def moment(seconds: float) -> str | None:
 
 
 def job_body(
-    job: Job, output: Mapping[str, Any] | None = None, *, result_lost: bool = False, show_output: bool = True
+    job: Job, output: JobOutput | None = None, *, result_lost: bool = False, show_output: bool = True
 ) -> JobBody:
     """Return what the API shows of `job`.
 
@@ -177,7 +128,7 @@ def job_body(
             "output_omitted": succeeded and not shown and not result_lost,
             "error": RESULT_LOST if result_lost else job.error,
             "usage": job.usage,
-            "timings": job.timings or None,
+            "timings": job.timings,
             "webhook": _webhook(job.webhook, job.hook_state, job.hook_attempts),
             "metadata": job.metadata,
             "parent": job.parent or None,
@@ -217,5 +168,13 @@ def _progress(job: Job) -> dict[str, Any] | None:
     }
 
 
-def _webhook(webhook: Mapping[str, Any] | None, state: str, attempts: int) -> Mapping[str, Any]:
-    return {**webhook, "state": state, "attempts": attempts} if webhook else {}
+def _webhook(webhook: WebhookTarget | None, state: str, attempts: int) -> Mapping[str, Any]:
+    if webhook is None:
+        return {}
+    return {
+        "url": webhook.url,
+        "events": webhook.events,
+        "payload": webhook.payload,
+        "state": state,
+        "attempts": attempts,
+    }

@@ -12,7 +12,7 @@ from services.intake.auth import Authenticator
 from services.intake.clients.background import TaskSet
 from services.intake.clients.changes import POLL_S, Changes
 from services.intake.clients.delta_reader import DeltaReader
-from services.intake.clients.hints import HintPublisher, Publisher
+from services.intake.clients.hints import HintPublisher
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.readiness import Readiness
 from services.intake.clients.storage import Storage
@@ -30,8 +30,9 @@ from services.intake.submission.commit import Commit
 from services.intake.submission.prepare import Preparation
 from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.submission.service import Submissions
+from shared.broker import Publisher
 from shared.images import ImageLimits
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.storage import ObjectStorage
 from shared.store.client import AsyncStore
 
@@ -39,7 +40,7 @@ ROUTERS = (jobs.router, images.router, batches.router, webhooks.router, system.r
 
 
 def build_context(
-    settings: Settings,
+    settings: IntakeSettings,
     store: AsyncStore,
     objects: ObjectStorage,
     publisher: Publisher,
@@ -119,6 +120,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         context.changes.close()
+        context.deltas.close()
         for task in loops:
             task.cancel()
         await asyncio.wait(loops, timeout=2)

@@ -22,6 +22,7 @@ from services.intake.surface import Surface, surface_of
 LINGER_BYTES = 512 << 20
 LINGER_S = 10.0
 LINGER_SILENCE_S = 2.0
+LINGER_BYTES_PER_S = 1 << 20  #: below this a client is not waited for any longer
 SMALL_BODY_BYTES, SMALL_BODY_S = 64 << 10, 0.5  #: of an unread body that is read before the answer
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _QUIET_ROUTES = ("/healthz", "/readyz")  #: their log lines are for debugging only
@@ -151,9 +152,10 @@ class RequestScope:
             raise BodyNotWanted
 
     async def _drain(self, max_bytes: int, max_s: float) -> None:
-        received = 0
+        """Read the rest of the body, for `LINGER_SILENCE_S` and as much longer as a client needs that sends fast."""
+        received, began = 0, time.monotonic()
         with suppress(TimeoutError):
-            async with asyncio.timeout(max_s):
-                while self._body_left and received < max_bytes:
-                    async with asyncio.timeout(LINGER_SILENCE_S):
-                        received += len((await self.receive()).get("body", b""))
+            while self._body_left and received < max_bytes:
+                allowed_s = min(max_s, LINGER_SILENCE_S + received / LINGER_BYTES_PER_S)
+                async with asyncio.timeout(began + allowed_s - time.monotonic()):
+                    received += len((await self.receive()).get("body", b""))

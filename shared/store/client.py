@@ -14,7 +14,7 @@ import redis
 import redis.asyncio
 import structlog
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.retry import Retry
 
 from shared.errors import STORE_FAILURES, QueueUnavailable, StoreRejected
@@ -59,6 +59,7 @@ def _options(settings: RedisSettings) -> dict[str, Any]:
         "socket_connect_timeout": settings.redis_timeout,
         "socket_keepalive": True,
         "health_check_interval": 15,
+        "retry_on_error": [ReadOnlyError],  # after a failover: the connection leads to a replica, a new one does not
     }
 
 
@@ -78,13 +79,19 @@ class Store:
             script = self._scripts[command.script] = self.client.register_script(source(command.script))
         try:
             if not (command.durable and self._wait_aof):
-                return command.parse(script(keys=[self.prefix], args=command.args))
+                return command.parse(self._evaluate(script, command, self.client))
             with self.client.client() as one:  # type: ignore[no-untyped-call]  # WAITAOF is about its own connection
-                answer = command.parse(script(keys=[self.prefix], args=command.args, client=one))
+                answer = command.parse(self._evaluate(script, command, one))
                 _synced(one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))
                 return answer
         except RedisError as error:
             raise _unavailable(command, error) from error
+
+    def _evaluate(self, script: Any, command: StoreCommand[T], client: "redis.Redis") -> Any:
+        try:
+            return script(keys=[self.prefix], args=command.args, client=client)
+        except NoScriptError:  # loaded, and then a failover or a restart led to a server that has not got it
+            return script(keys=[self.prefix], args=command.args, client=client)
 
 
 class AsyncStore:
@@ -127,11 +134,17 @@ class AsyncStore:
         if script is None:
             script = self._scripts[command.script] = self.client.register_script(source(command.script))
         if not (command.durable and self._wait_aof):
-            return await _unless_rejected(command, script(keys=[self.prefix], args=command.args))
+            return await _unless_rejected(command, self._evaluate(script, command, self.client))
         async with self.client.client() as one:  # WAITAOF is about its own connection
-            reply = await _unless_rejected(command, script(keys=[self.prefix], args=command.args, client=one))
+            reply = await _unless_rejected(command, self._evaluate(script, command, one))
             _synced(await one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))  # type: ignore[no-untyped-call]
             return reply
+
+    async def _evaluate(self, script: Any, command: StoreCommand[T], client: "redis.asyncio.Redis") -> Any:
+        try:
+            return await script(keys=[self.prefix], args=command.args, client=client)
+        except NoScriptError:  # loaded, and then a failover or a restart led to a server that has not got it
+            return await script(keys=[self.prefix], args=command.args, client=client)
 
     async def _config(self) -> dict[str, str]:
         try:

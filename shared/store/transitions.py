@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from shared.jobs import Job, State
+from shared.records import JobError
 from shared.store.command import StoreArgument, StoreCommand, TransitionResult, hash_to_dict
 
 #: The reply to a heartbeat: go on; or stop, because of a cancellation, because `run_within` passed, or because another
@@ -124,11 +125,9 @@ def finish(id: str, attempt: int, state: State, fields: Mapping[str, Any]) -> St
     )
 
 
-def retry(
-    id: str, attempt: int, error: Mapping[str, Any], backoff: float
-) -> StoreCommand[TransitionResult[State | None]]:
+def retry(id: str, attempt: int, error: JobError, backoff: float) -> StoreCommand[TransitionResult[State | None]]:
     """Queue a job again after a transient error, or fail it with `error` on its last attempt; None: lease lost."""
-    args = (id, attempt, json.dumps(error), backoff, _jitter())
+    args = (id, attempt, error.model_dump_json(), backoff, _jitter())
     return StoreCommand(
         "retry", args, lambda answer: TransitionResult(State(answer[0]) if answer[0] else None, tuple(answer[1]))
     )
@@ -167,6 +166,32 @@ def list_trash(limit: int = 100) -> StoreCommand[list[str]]:
 def purge_done(ids: Sequence[str]) -> StoreCommand[int]:
     """Record that the objects of `ids` are deleted."""
     return StoreCommand("purge_done", tuple(ids), int)
+
+
+# --- markers of jobs that ended without a result (shared/ended.py)
+
+
+def list_unmarked(ids: Sequence[str] = (), limit: int = 100) -> StoreCommand[list[Job]]:
+    """Jobs whose ended.json is not written yet, with id, state, error and end alone: those of `ids`, or the oldest."""
+
+    def parse(flat: Sequence[str]) -> list[Job]:
+        fields = zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
+        return [
+            Job.from_hash({"id": id, "tenant": "", "model": "", "state": state, "error": error, "ended": ended})
+            for id, state, error, ended in fields
+        ]
+
+    return StoreCommand("list_unmarked", (limit, *ids), parse)
+
+
+def marked(ids: Sequence[str]) -> StoreCommand[int]:
+    """Record that the ended.json of `ids` is written; where the job was deleted meanwhile, its objects are again."""
+    return StoreCommand("marked", tuple(ids), int)
+
+
+def find_unmarked(offset: int, count: int = 500) -> StoreCommand[int]:
+    """Add the jobs to the index that former releases ended; return how many ended ids were read."""
+    return StoreCommand("find_unmarked", (offset, count), int)
 
 
 # --- reconciliation

@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -76,12 +76,10 @@ class Bench:
         self.note(f"{requests} requests of 1 tile, {NEW} new: tokens/s", tokens / seconds)
 
     def decode_together(self, requests: int) -> None:
-        """Decoding of several, by the difference between long answers and short ones to the same prompts."""
-        prompts = [self.request(0, 1, image=n) for n in range(requests)]
+        """Decoding of several, by the difference between long answers and short ones to prompts of one length."""
         seconds = []
         for new in (8, 8 + NEW):
-            sampling = Sampling(max_new_tokens=new)
-            asked = [replace(prompt, id=f"{new}-{prompt.id}", sampling=sampling) for prompt in prompts]
+            asked = [self.request(0, new, image=1000 * new + number) for number in range(requests)]
             began = time.perf_counter()
             with ThreadPoolExecutor(requests) as threads:
                 list(threads.map(self.ask, asked))

@@ -38,8 +38,13 @@ class StoreCollector(Collector):
 def _metrics(stats: StoreStats) -> Iterator[Metric]:
     queued = {model: of.queued for model, of in stats.models.items()}
     workers = {model: of.workers for model, of in stats.models.items()}
-    sizes = {"outbox": stats.outbox, "leases": stats.leases, "hooks": stats.hooks, "trash": stats.trash}
-    ages = {"outbox": stats.outbox_age, "leases": stats.lease_age, "hooks": stats.hooks_age}
+    sizes = {name: getattr(stats, name) for name in ("outbox", "leases", "hooks", "trash", "unmarked")}
+    ages = {
+        "outbox": stats.outbox_age,
+        "leases": stats.lease_age,
+        "hooks": stats.hooks_age,
+        "unmarked": stats.unmarked_age,
+    }
     yield _add(GaugeMetricFamily("tileq_jobs", "Jobs by state", labels=["state"]), stats.states)
     yield _add(GaugeMetricFamily("tileq_ready_jobs", "Queued jobs that can be claimed now", labels=["model"]), queued)
     yield _add(GaugeMetricFamily("tileq_workers", "Workers with a current registration", labels=["model"]), workers)

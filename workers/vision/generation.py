@@ -93,7 +93,7 @@ def translate_errors(engine: Engine, attempt: Attempt) -> Iterator[None]:
         raise
     except Cancelled as error:
         attempt.check()
-        raise Transient("internal", "the engine dropped the job without a reason of the job's") from error
+        raise Transient("internal", "the worker's engine stopped before the job was answered") from error
     except OutOfMemory as error:
         message = "the device ran out of memory for this job beside the others; lower `tiles`, or submit it again later"
         raise Transient("out_of_memory", message) from error

@@ -16,7 +16,7 @@ import httpcore
 import httpx
 
 from shared.errors import WebhookRefused
-from shared.settings import Settings
+from shared.settings import WebhookSettings
 from shared.webhooks.ssrf import Address, Lookup, Target, check_url, refuse_unless_all_permitted, resolve
 
 #: Of the response body. The status decides; the body is only for the log of attempts.
@@ -45,7 +45,7 @@ class WebhookClient:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: WebhookSettings,
         *,
         lookup: Lookup | None = None,
         dial: Dial | None = None,

@@ -12,7 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from shared.deliveries import Delivery
 from shared.errors import NotFound, ObjectMissing, QueueUnavailable, StorageDown
 from shared.keys import KEYLESS
-from shared.settings import Settings
+from shared.settings import WebhooksSettings
 from shared.storage import ObjectStorage
 from shared.store import deliveries, keys
 from shared.store import secrets as webhook_secrets
@@ -50,7 +50,7 @@ class WebhookDispatcher:
         store: Store,
         objects: ObjectStorage,
         client: WebhookClient,
-        settings: Settings,
+        settings: WebhooksSettings,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.store = store

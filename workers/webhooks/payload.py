@@ -9,7 +9,7 @@ from shared.deliveries import Delivery
 from shared.errors import NotFound
 from shared.jobs import Job, State
 from shared.results import StoredResult
-from shared.settings import Settings
+from shared.settings import WebhookSettings
 from shared.storage import ObjectStorage
 from shared.store import batches, transitions
 from shared.store.client import Store
@@ -24,7 +24,9 @@ class WebhookMessage:
     trace: str = ""
 
 
-def build_message(delivery: Delivery, store: Store, objects: ObjectStorage, settings: Settings) -> WebhookMessage:
+def build_message(
+    delivery: Delivery, store: Store, objects: ObjectStorage, settings: WebhookSettings
+) -> WebhookMessage:
     """Return the message of `delivery`.
 
     Raises `NotFound` where its job or batch was deleted, `ObjectMissing` where the result was, and `QueueUnavailable`
@@ -47,7 +49,7 @@ def _job(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapp
         return views.job_body(_as_started(job)).model_dump(), job.trace
     output = None
     if job.state is State.SUCCEEDED and not job.output and job.result and delivery.payload == "full":
-        output = StoredResult.from_bytes(objects.get(job.result)).output.model_dump(mode="json")
+        output = StoredResult.from_bytes(objects.get(job.result)).output
     return views.job_body(job, output).model_dump(), job.trace
 
 

@@ -79,6 +79,11 @@ class Changes:
             if not remaining:
                 del self._subscriptions[id]
 
+    @property
+    def waiting(self) -> int:
+        """How many ids somebody waits for."""
+        return len(self._subscriptions)
+
     def close(self) -> None:
         """End every wait."""
         self.closed = True

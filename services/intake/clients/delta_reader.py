@@ -63,6 +63,7 @@ class DeltaReader:
         self._wake_after = FIRST
         self._subscriptions: dict[str, set[DeltaSubscription]] = {}
         self._joined = asyncio.Event()
+        self._closed = False
         self._wake_wanted = False
         self._waking: asyncio.Task[None] | None = None
 
@@ -93,12 +94,18 @@ class DeltaReader:
         except RedisError as error:
             log.warning("delta stream not deleted, it will expire", job=job, error=str(error))
 
+    def close(self) -> None:
+        """Let `run` end. Cancelling it is not enough: redis-py may miss that in the middle of a read."""
+        self._closed = True
+        self._joined.set()
+
     async def run(self) -> None:
-        """Read until cancelled, through errors."""
-        while True:
+        """Read until closed, through errors."""
+        while not self._closed:
             if not self._subscriptions:
                 self._joined.clear()
                 await self._joined.wait()
+                continue
             try:
                 await self._read()
             except RedisError as error:

@@ -2,24 +2,14 @@
 
 import queue
 import threading
-from typing import Protocol
 
 import structlog
 
 from services.intake.metrics import DROPPED_HINTS
+from shared.broker import Publisher
 
 MAX_WAITING = 10_000  #: hints kept while the broker is slow; the reconciler repeats what does not fit from the outbox
 log = structlog.get_logger(__name__)
-
-
-class Publisher(Protocol):
-    """`shared.broker.Hints`, or a double of it."""
-
-    def job(self, model: str, job: str) -> bool:
-        """Publish that `job` waits; False where the broker did not take it."""
-
-    def deliveries(self, *messages: str) -> bool:
-        """Publish that webhook messages are due; False where the broker did not take them all."""
 
 
 class HintPublisher:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -11,8 +11,9 @@ from services.intake.metrics import LOST_RESULTS
 from services.intake.uploads import Upload
 from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavailable
 from shared.jobs import Job
+from shared.records import JobOutput
 from shared.results import StoredResult
-from shared.storage import ObjectStorage
+from shared.storage import ObjectStorage, delete_job_objects
 
 T = TypeVar("T")
 
@@ -49,14 +50,14 @@ class Storage:
         """Return an object."""
         return await self._do(lambda: self._objects.get(key), GET_BYTES)
 
-    async def output(self, job: Job) -> dict[str, Any]:
+    async def output(self, job: Job) -> JobOutput:
         """Return the output of a job that succeeded: the record's copy, or the result object's. Raises `ResultLost`."""
         if job.output is not None:
             return job.output
         if not job.result:
             raise ResultLost
         try:
-            return StoredResult.from_bytes(await self.get(job.result)).output.model_dump(mode="json")
+            return StoredResult.from_bytes(await self.get(job.result)).output
         except (ObjectMissing, ValueError) as error:
             LOST_RESULTS.inc()
             log.error("result object missing or unreadable", job=job.id, key=job.result, error=str(error))
@@ -69,6 +70,10 @@ class Storage:
     async def delete(self, prefix: str) -> None:
         """Delete everything under `prefix`."""
         await self._do(lambda: self._objects.delete(prefix), 0)
+
+    async def delete_job(self, id: str) -> None:
+        """Delete the objects of a job."""
+        await self._do(lambda: delete_job_objects(self._objects, id), 0)
 
     async def check(self) -> None:
         """Make the bucket if it is absent."""

@@ -46,7 +46,7 @@ async def image(
     except ObjectMissing as error:
         detail = "no worker has tiled this image yet" if view else "the image is no longer stored"
         raise NotFound(detail) from error
-    kind = "image/png" if view else job.images[n]["media_type"]
+    kind = "image/png" if view else job.images[n].media_type
     name = f"{id}-{n}{'-tiles' if view else ''}.{kind.removeprefix('image/')}"
     # An image may be a web page too (JPEG followed by HTML), so a browser must save it rather than show it.
     headers = {"Content-Disposition": f'{"inline" if view else "attachment"}; filename="{name}"'}

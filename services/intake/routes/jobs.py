@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Header, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
+from services.intake.clients.ended_markers import write_ended_marker
 from services.intake.context import AppContext, Caller, Context
 from services.intake.metrics import ACCEPT
 from services.intake.native import native_router
@@ -41,9 +42,9 @@ from shared.errors import (
 )
 from shared.ids import is_id
 from shared.jobs import Job, State
-from shared.storage import job_prefix
+from shared.records import JobError
 from shared.store import transitions
-from shared.views import JobBody, StateName, Usage, job_body
+from shared.views import JobBody, StateName, job_body
 
 router = native_router("jobs")
 
@@ -110,7 +111,7 @@ async def delete(context: Context, caller: Caller, id: Id) -> Response:
         raise JobNotEnded("the job has not ended; cancel it first")
     await context.deltas.delete(id)
     try:
-        await context.storage.delete(job_prefix(id))
+        await context.storage.delete_job(id)
         await context.store.run(transitions.purge_done([id]))
     except RequestError:  # its id is in the trash, which the reconciler empties
         pass
@@ -125,6 +126,8 @@ async def cancel(context: Context, caller: Caller, id: Id) -> Response:
     if not moved.value:
         raise NotFound
     context.publisher.deliveries(*moved.messages)
+    if moved.value == "cancelled":
+        await write_ended_marker(context.store, context.storage, id)
     job = await context.queries.get(caller.tenant, id)
     return json_response(CancelBody.model_validate({"outcome": moved.value, "job": job_body(job)}))
 
@@ -163,8 +166,7 @@ async def result(context: Context, caller: Caller, id: Id) -> Response:
     if job.state is not State.SUCCEEDED:
         raise _failed(job)
     output = await context.storage.output(job)
-    usage = None if job.usage is None else Usage.model_validate(job.usage)
-    return json_response(ResultBody(text=output["text"], finish_reason=output["finish_reason"], usage=usage))
+    return json_response(ResultBody(text=output.text, finish_reason=output.finish_reason, usage=job.usage))
 
 
 @router.get(
@@ -204,9 +206,9 @@ async def _respond(context: AppContext, accepted: AcceptedJob, headers: RequestH
 def _failed(job: Job) -> JobFailed:
     if job.state is State.CANCELLED:
         return JobFailed("the job was cancelled", errors=[{"code": job.state.value, "message": "it was cancelled"}])
-    error = job.error or {"code": job.state.value, "message": "no reason was recorded"}
-    detail = f"the job has {'expired' if job.state is State.EXPIRED else 'failed'}: {error.get('message')}"
-    return JobFailed(detail, image=error.get("image"), errors=[error])
+    error = job.error or JobError(code=job.state.value, message="no reason was recorded")
+    detail = f"the job has {'expired' if job.state is State.EXPIRED else 'failed'}: {error.message}"
+    return JobFailed(detail, image=error.image, errors=[error.model_dump()])
 
 
 def _retry_after(job: Job) -> dict[str, str]:

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from shared.deliveries import Delivery
-from shared.views import BatchBody, Body, JobBody, Moment, Usage, moment
+from shared.records import TokenUsage
+from shared.views import BatchBody, Body, JobBody, Moment, moment
 
 
 class Problem(Body):
@@ -42,7 +43,7 @@ class ResultBody(Body):
 
     text: str
     finish_reason: Literal["stop", "length"]
-    usage: Usage | None
+    usage: TokenUsage | None
 
 
 class BatchCancelBody(Body):

@@ -14,7 +14,7 @@ from services.intake.submission.json_strict import parse_object
 from services.intake.submission.size_errors import image_too_large
 from services.intake.uploads import Upload
 from shared.errors import BodyTooLarge, InvalidField, Malformed, RequestError, UnsupportedMediaType
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 
 FORM, JSON = "multipart/form-data", "application/json"
 
@@ -89,7 +89,9 @@ def media_type(request: Request) -> str:
     return kind
 
 
-async def read_json(request: Request, settings: Settings, *, default: dict[str, Any] | None = None) -> dict[str, Any]:
+async def read_json(
+    request: Request, settings: IntakeSettings, *, default: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the JSON object of the body, or `default` where there is no body. Raises `RequestError`."""
     if default is not None and not _has_body(request):
         return default
@@ -98,7 +100,7 @@ async def read_json(request: Request, settings: Settings, *, default: dict[str, 
     return parse_object(b"".join([chunk async for chunk in _chunks(request, settings)]))
 
 
-async def read_form(request: Request, settings: Settings, limits: MultipartLimits) -> Form:
+async def read_form(request: Request, settings: IntakeSettings, limits: MultipartLimits) -> Form:
     """Return the parts of a multipart body. Raises `RequestError`."""
     _, options = parse_options_header(request.headers["content-type"])
     boundary = options.get(b"boundary", b"")
@@ -121,7 +123,7 @@ def _has_body(request: Request) -> bool:
     return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
 
 
-async def _chunks(request: Request, settings: Settings) -> AsyncIterator[bytes]:
+async def _chunks(request: Request, settings: IntakeSettings) -> AsyncIterator[bytes]:
     """Yield the body as it arrives; refuse it once it is too long, silent or slow."""
     limit = settings.max_body_bytes
     announced = request.headers.get("content-length", "")

@@ -3,17 +3,24 @@
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from services.intake.schemas.requests import JobRequest
 from services.intake.submission.image_headers import ImageInfo
 from services.intake.submission.size_errors import too_many_images
 from services.intake.uploads import Upload
-from shared.conversation import IMAGE, Message, placeholders
+from shared.conversation import (
+    IMAGE,
+    ConversationError,
+    Message,
+    check_turns,
+    placeholders,
+    system_of,
+    without_system,
+)
 from shared.errors import ImageCountMismatch, InvalidField, TooManyTiles
 from shared.models import Model
 from shared.requests import Request, StoredImage
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.storage import image_key
 from shared.tiling import grid, tile_count
 
@@ -44,11 +51,11 @@ def compose(
     parent: ParentContext,
     *,
     model: Model,
-    settings: Settings,
+    settings: IntakeSettings,
 ) -> Request:
     """Return the whole question of job `id`; its images get the keys under which that job's are stored."""
     turns = asked.turns()
-    _check_turns(turns)
+    _check_turns(turns, parent, model)
     _check_limits(asked, settings)
     if len(parent.images) + len(new) > settings.max_images:
         raise too_many_images(len(parent.images) + len(new), settings.max_images)
@@ -69,15 +76,26 @@ def compose(
     )
 
 
-def _check_turns(turns: Sequence[Message]) -> None:
-    if turns[0].role != "user" or turns[-1].role != "user":
-        raise InvalidField("`messages` must start and end with a `user` message", field="messages")
-    if any(first.role == second.role for first, second in pairwise(turns)):
-        raise InvalidField("`user` and `assistant` must alternate in `messages`", field="messages")
+def _check_turns(turns: Sequence[Message], parent: ParentContext, model: Model) -> None:
+    try:
+        check_turns(turns)
+    except ConversationError as error:
+        raise InvalidField(f"in `messages`, {error}", field="messages") from None
+    if system_of(turns) is not None:
+        _check_system(parent, model)
     for n, message in enumerate(turns):
         if message.role == "user" and blank(message.content):
             field = "prompt" if len(turns) == 1 else f"messages.{n}.content"
             raise InvalidField(f"the text of `{field}` is empty", field=field)
+
+
+def _check_system(parent: ParentContext, model: Model) -> None:
+    if parent.messages:
+        detail = "a `system` message opens a conversation; one that continues a `parent` keeps the parent's"
+        raise InvalidField(detail, field="messages.0.role")
+    if not model.takes_system:
+        detail = f"the prompt template of {model.id} has no place for a `system` message"
+        raise InvalidField(detail, field="messages.0.role")
 
 
 def blank(text: str) -> bool:
@@ -85,7 +103,7 @@ def blank(text: str) -> bool:
     return all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)
 
 
-def _check_limits(asked: JobRequest, settings: Settings) -> None:
+def _check_limits(asked: JobRequest, settings: IntakeSettings) -> None:
     limits = (
         ("generation.max_new_tokens", asked.generation.max_new_tokens, settings.max_new_tokens),
         ("start_within", asked.start_within or 0, settings.max_start_within),
@@ -118,11 +136,14 @@ def _placed(turns: tuple[Message, ...], images: int) -> tuple[tuple[Message, ...
     """
     marks = placeholders(turns)
     if marks == 0 and images:
-        first = Message(role="user", content=f"{IMAGE}\n{turns[0].content}")
-        return (first, *turns[1:]), (images,)
+        opening = len(turns) - len(without_system(turns))
+        first = Message(role="user", content=f"{IMAGE}\n{turns[opening].content}")
+        return (*turns[:opening], first, *turns[opening + 1 :]), (images,)
     if marks != images:
-        detail = f"the user texts have {marks} `{IMAGE}` marks for {images} images; send one for each, or none"
-        raise ImageCountMismatch(detail)
+        raise ImageCountMismatch(
+            f"the user texts have {marks} `{IMAGE}` marks for {images} images; send one for each, or none, and write "
+            f"`\\{IMAGE}` for the word itself"
+        )
     return turns, (1,) * images
 
 

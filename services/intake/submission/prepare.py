@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.storage import Storage
@@ -20,8 +19,9 @@ from shared.errors import NotFound, ObjectMissing, ResultLost, UnknownParent
 from shared.ids import new_id
 from shared.images import ImageLimits
 from shared.jobs import PRIORITIES, Job, State
+from shared.records import WebhookTarget
 from shared.requests import Manifest, Request
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.storage import image_key, manifest_key
 from shared.store.transitions import SubmitResult
 from shared.webhooks.signing import DEFAULT_EVENTS
@@ -64,7 +64,7 @@ class Preparation:
         models: ModelRegistry,
         prompt_length: PromptLengthCheck,
         webhook_urls: WebhookUrlPolicy,
-        settings: Settings,
+        settings: IntakeSettings,
     ) -> None:
         self._queries = queries
         self._storage = storage
@@ -124,12 +124,12 @@ class Preparation:
         )
         return PreparedJob(job, request, copies=[image.key for image in asked.images])
 
-    async def webhook(self, asked: Webhook | BatchWebhook | None, events: Sequence[str]) -> dict[str, Any] | None:
+    async def webhook(self, asked: Webhook | BatchWebhook | None, events: Sequence[str]) -> WebhookTarget | None:
         """Return the `webhook` of a record, with `events` where none are named. Raises `WebhookRefused`."""
         if asked is None:
             return None
         host = await self._webhook_urls.host(asked.url)
-        return {"url": asked.url, "host": host, "events": list(asked.events or events), "payload": asked.payload}
+        return WebhookTarget(url=asked.url, host=host, events=list(asked.events or events), payload=asked.payload)
 
     async def _inspect(self, upload: Upload, n: int, inspected: dict[str, ImageInfo]) -> InspectedImage:
         info = inspected.get(upload.sha256)
@@ -150,7 +150,7 @@ class Preparation:
             request = await self._stored_request(parent)
         except (NotFound, ObjectMissing, ResultLost) as error:
             raise UnknownParent(field="parent") from error
-        answer = Message(role="assistant", content=str(output.get("text", "")))
+        answer = Message(role="assistant", content=output.text)
         return ParentContext((*request.messages, answer), request.images, request.groups)
 
     async def _stored_request(self, id: str) -> Request:

@@ -8,15 +8,15 @@ import structlog
 
 from services.intake.clients.storage import Storage
 from services.intake.ttl_cache import TtlCache
-from shared.conversation import IMAGE, Message
+from shared.conversation import IMAGE, Message, split_at_images
 from shared.errors import ObjectMissing, PromptTooLong, StorageUnavailable
 from shared.models import Model, model_id_of
 from shared.requests import Request
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.storage import tokenizer_key
 from shared.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
-SYSTEM_TOKENS = 80  #: of the longest system message and what surrounds it, the beginning of the answer included
+SYSTEM_TOKENS = 80  #: of any checkpoint's own system message and what surrounds it, and of the beginning of the answer
 TURN_TOKENS = 16  #: that a template puts around one text
 IMAGE_BLOCK_TOKENS = 4  #: around one block of image tokens, the texts beside it tokenised apart included
 MAX_BYTES_PER_TOKEN = 64  #: a text of more than this for each free token is too long without counting
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 class PromptLengthCheck:
     """Counts the tokens of prompts."""
 
-    def __init__(self, storage: Storage, settings: Settings) -> None:
+    def __init__(self, storage: Storage, settings: IntakeSettings) -> None:
         self._storage = storage
         self._settings = settings
         self._tokenizers: dict[str, Tokenizer] = {}
@@ -86,4 +86,4 @@ def _count(tokenizer: Tokenizer, messages: Sequence[Message]) -> int:
 
 
 def _parts(message: Message) -> list[str]:
-    return message.content.split(IMAGE) if message.role == "user" else [message.content]
+    return split_at_images(message.content) if message.role == "user" else [message.content]

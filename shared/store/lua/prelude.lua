@@ -9,6 +9,7 @@
 --   hosts               hosts by next due delivery  line:{host} deliveries queued for one host by when due
 --   host:{host}:busy    deliveries in flight        host:{host}:fails, :open      failures in a row, breaker open until
 --   idem:{t}:{key}      hash                        trash       ids whose objects are still to be deleted
+--   unmarked            ids of jobs that ended without a result by their end, until their ended.json is written
 -- FAILURES, put in front by shared/store/client.py, maps the code of a failure to its message (shared/errors.py).
 local P = KEYS[1]
 local call = redis.call
@@ -166,6 +167,7 @@ local function close(id, j, to, error)
   if error then call('HSET', P .. 'job:' .. id, 'error', error) end
   call('HDEL', P .. 'job:' .. id, 'request', 'not_before', 'hints')
   call('ZADD', P .. 'expiry', stamp(expires), id)
+  if to ~= 'succeeded' then call('ZADD', P .. 'unmarked', stamp(now), id) end
   move(id, j, to)
   local due = {}
   due[#due + 1] = create_delivery(id, 'job', j.tenant, j.webhook, to)
@@ -203,6 +205,7 @@ local function remove(id, kind)
     call('ZREM', P .. 'jobs:' .. r.tenant .. ':' .. r.state, id)
     call('HINCRBY', P .. 'counts', r.state, -1)
     if r.batch ~= '' then call('ZREM', P .. 'batch:' .. r.batch .. ':jobs', id) end
+    call('ZREM', P .. 'unmarked', id)
     call('ZADD', P .. 'trash', stamp(now), id)
   end
   if r.idem ~= '' then call('DEL', P .. 'idem:' .. r.tenant .. ':' .. r.idem) end

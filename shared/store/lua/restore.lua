@@ -1,4 +1,4 @@
--- Restore a job whose record was lost. ARGV: JSON record, state (queued or succeeded), grace (s), JSON batch or ''.
+-- Restore a job whose record was lost. ARGV: JSON record, state (queued or a terminal one), grace (s), JSON batch or ''.
 -- Returns {1 or 0 (the record exists), deliveries now due}.
 local record = cjson.decode(ARGV[1])
 local key = P .. 'job:' .. record.id
@@ -23,4 +23,6 @@ if ARGV[2] == 'queued' then
   return {1, {}}
 end
 move(record.id, j, 'running')
-return {1, close(record.id, j, ARGV[2])}
+local due = close(record.id, j, ARGV[2])
+if record.ended then call('HSET', key, 'ended', record.ended) end
+return {1, due}

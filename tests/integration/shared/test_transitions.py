@@ -11,6 +11,7 @@ import redis
 from shared.errors import QueueUnavailable
 from shared.ids import new_id
 from shared.jobs import TRANSITIONS, Job, State
+from shared.records import JobError, JobOutput, WebhookTarget
 from shared.settings import Settings
 from shared.store import batches, transitions
 from shared.store.client import Store, connect, durability, memory_store
@@ -20,6 +21,13 @@ from tests.waiting import eventually
 HOOK = {"url": "http://127.0.0.1:9/hook", "host": "127.0.0.1:9", "payload": "full"}
 ENDED = ["job.succeeded", "job.failed", "job.cancelled", "job.expired"]
 LONG = 60.0
+ERROR = JobError(code="storage_unavailable", message="no answer", retryable=True)
+
+
+def output(text: str) -> JobOutput:
+    return JobOutput(text=text, finish_reason="stop")
+
+
 GONE = 0.001  #: a lease or deadline that has passed by the next look
 
 
@@ -185,7 +193,7 @@ def test_the_last_lost_attempt_fails_with_worker_lost(store: Store) -> None:
         assert reap(store, job.id) is expected
     ended = read(store, job.id)
     assert ended.error is not None
-    assert (ended.error["code"], ended.error["retryable"], ended.hook_state) == ("worker_lost", True, "pending")
+    assert (ended.error.code, ended.error.retryable, ended.hook_state) == ("worker_lost", True, "pending")
     assert in_one_place(store)
 
 
@@ -194,21 +202,21 @@ def test_a_thawed_worker_can_neither_renew_nor_finish(store: Store) -> None:
     reap(store, frozen.id)
     winner = claimed(store)
     assert store.run(transitions.heartbeat([(frozen.id, frozen.attempt, {})], LONG)) == ["lease_lost"]
-    assert finish(store, frozen, output={"text": "late"}) is False
-    assert store.run(transitions.retry(frozen.id, frozen.attempt, {}, 0)).value is None
+    assert finish(store, frozen, output=output("late")) is False
+    assert store.run(transitions.retry(frozen.id, frozen.attempt, ERROR, 0)).value is None
     assert store.run(transitions.release(frozen.id, frozen.attempt)).value is False
-    assert finish(store, winner, output={"text": "right"}) is True
-    assert finish(store, frozen, output={"text": "late"}) is False
-    assert read(store, winner.id).output == {"text": "right"}
+    assert finish(store, winner, output=output("right")) is True
+    assert finish(store, frozen, output=output("late")) is False
+    assert read(store, winner.id).output == output("right")
 
 
 def test_finish_can_be_repeated_after_a_lost_answer(store: Store) -> None:
     job = running(store, webhook=HOOK | {"events": ENDED})
-    first = store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a"}, "result": "key"}))
+    first = store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": output("a"), "result": "key"}))
     assert (first.value, len(first.messages)) == (True, 1)
-    again = store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "b"}}))
+    again = store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": output("b")}))
     assert (again.value, again.messages) == (True, ())
-    assert read(store, job.id).output == {"text": "a"}
+    assert read(store, job.id).output == output("a")
     assert census(store).hooks == 1
 
 
@@ -286,13 +294,12 @@ def reap_after_losing(store: Store, job: Job) -> State:
 
 def test_a_passing_trouble_is_retried_after_its_backoff_and_then_fails(store: Store) -> None:
     job = running(store, max_attempts=2)
-    error = {"code": "storage_unavailable", "message": "no answer", "retryable": True, "image": None}
-    assert store.run(transitions.retry(job.id, 1, error, 0.2)).value is State.QUEUED
+    assert store.run(transitions.retry(job.id, 1, ERROR, 0.2)).value is State.QUEUED
     assert claim(store) is None  # the backoff has not passed
     assert in_one_place(store)
     again = claimed(store)
-    assert store.run(transitions.retry(job.id, again.attempt, error, 0.2)).value is State.FAILED
-    assert read(store, job.id).error == error
+    assert store.run(transitions.retry(job.id, again.attempt, ERROR, 0.2)).value is State.FAILED
+    assert read(store, job.id).error == ERROR
 
 
 def test_a_queued_job_is_cancelled_at_once(store: Store) -> None:
@@ -336,17 +343,17 @@ def test_a_claim_passes_over_and_expires_what_nobody_started_in_time(store: Stor
     assert claimed(store).id == timely.id
     ended = read(store, late.id)
     assert ended.error is not None
-    assert (ended.state, ended.error["code"]) == (State.EXPIRED, "not_started_in_time")
+    assert (ended.state, ended.error.code) == (State.EXPIRED, "not_started_in_time")
 
 
 def test_a_retry_past_run_within_fails_instead_of_running(store: Store) -> None:
     job = running(store, run_within=GONE)
     wait_until_late(store, job)
-    assert store.run(transitions.retry(job.id, 1, {}, 0)).value is State.QUEUED
+    assert store.run(transitions.retry(job.id, 1, ERROR, 0)).value is State.QUEUED
     assert claim(store) is None
     ended = read(store, job.id)
     assert ended.error is not None
-    assert (ended.state, ended.error["code"]) == (State.FAILED, "timed_out")
+    assert (ended.state, ended.error.code) == (State.FAILED, "timed_out")
 
 
 def test_a_late_job_is_told_and_its_lease_is_not_renewed(store: Store) -> None:
@@ -476,9 +483,11 @@ def test_a_lost_record_is_restored_once_and_ends(store: Store) -> None:
     assert store.run(transitions.restore(job, State.QUEUED, 0)).value is True
     assert store.run(transitions.restore(job, State.QUEUED, 0)).value is False
     assert claim(store) is not None
-    done = a_job(created=1.0, attempt=2, output={"text": "x"}, webhook=HOOK | {"events": ENDED})
+    done = a_job(
+        created=1.0, attempt=2, output=output("x"), webhook=WebhookTarget.model_validate(HOOK | {"events": ENDED})
+    )
     assert len(store.run(transitions.restore(done, State.SUCCEEDED, 0)).messages) == 1
-    assert read(store, done.id).output == {"text": "x"}
+    assert read(store, done.id).output == output("x")
     assert in_one_place(store)
 
 

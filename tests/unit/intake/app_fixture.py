@@ -2,11 +2,10 @@
 
 import json
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import fakeredis
 from starlette.testclient import TestClient
@@ -22,6 +21,9 @@ from shared.store import deliveries, transitions
 from shared.store.client import AsyncStore, Store
 from tests.results import stored_result
 from tests.unit.intake.image_files import picture
+from tests.waiting import eventually
+
+T = TypeVar("T")
 
 PREFIX = "tileq:"
 SETTINGS: dict[str, Any] = {"redis_timeout": 2.0, "key_cache": 0.0, "body_timeout": 2.0}
@@ -71,6 +73,11 @@ class App:
     server: fakeredis.FakeServer
     settings: Settings
     submitted: list[str] = field(default_factory=list)
+
+    def call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Run a coroutine function on the event loop of the service."""
+        assert self.http.portal
+        return self.http.portal.call(function, *arguments)
 
     def submit(
         self, prompt: str = "What is this?", *images: bytes, headers: Mapping[str, str] | None = None, **asked: Any
@@ -166,12 +173,12 @@ def events(answer: Answer) -> list[tuple[str, str, Any]]:
     return found
 
 
-def soon(act: Any, *arguments: Any, after: float = 0.15) -> threading.Thread:
-    """Do something while the test waits for an answer."""
+def once_waiting(app: "App", act: Any) -> threading.Thread:
+    """Do something as soon as a request waits for its job or message."""
 
     def later() -> None:
-        time.sleep(after)
-        act(*arguments)
+        eventually(lambda: app.context.changes.waiting)
+        act()
 
     thread = threading.Thread(target=later)
     thread.start()

@@ -1,15 +1,16 @@
 """A job as it happens."""
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
-from services.intake.event_stream import DeltaAssembler
+from services.intake.event_stream import DeltaAssembler, Event, KeepAlive, StateChanged
 from shared.events import TextDelta
 from shared.storage import result_key
 from shared.store import transitions
-from tests.unit.intake.app_fixture import App, events, problem, running_app, soon
+from tests.unit.intake.app_fixture import App, events, once_waiting, problem, running_app
 
 
 def text_of(found: Sequence[tuple[str, str, Any]]) -> str:
@@ -50,7 +51,7 @@ class TestLine:
                 intake.stream(job, offset, piece)
             intake.succeed(job, "A red sign.")
 
-        worker = soon(work)
+        worker = once_waiting(intake, work)
         found = read_events(intake, id)
         worker.join()
         assert [data["text"] for name, _, data in found if name == "delta"] == ["A ", "red ", "sign."]
@@ -70,7 +71,7 @@ class TestLine:
             intake.stream(again, 6, "sign.")
             intake.succeed(again, "A red sign.")
 
-        worker = soon(work)
+        worker = once_waiting(intake, work)
         found = read_events(intake, id)
         worker.join()
         assert text_of(found) == "A red sign."
@@ -86,7 +87,7 @@ class TestLine:
             intake.stream(job, 6, "sign")  # "red " never arrived
             intake.succeed(job, "A red sign.")
 
-        worker = soon(work)
+        worker = once_waiting(intake, work)
         found = read_events(intake, id)
         worker.join()
         assert text_of(found) == "A red sign."
@@ -159,22 +160,26 @@ class TestLine:
 
     def test_a_shutdown_ends_the_line(self, intake: App) -> None:
         id = intake.accepted()
-        closer = soon(lambda: intake.http.portal.call(intake.context.changes.close))  # type: ignore[union-attr]
+        closer = once_waiting(intake, lambda: intake.http.portal.call(intake.context.changes.close))  # type: ignore[union-attr]
         assert names(read_events(intake, id)) == ["state"]
         closer.join()
 
     def test_a_deleted_job_ends_the_line(self, intake: App) -> None:
         id = intake.accepted()
-        remover = soon(lambda: intake.store.client.delete(f"tileq:job:{id}"))
+        remover = once_waiting(intake, lambda: intake.store.client.delete(f"tileq:job:{id}"))
         assert names(read_events(intake, id)) == ["state"]
         remover.join()
 
-    def test_a_quiet_line_is_kept_open(self, intake: App, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("services.intake.event_stream.KEEPALIVE_S", 0.1)
-        id = intake.accepted()
-        worker = soon(lambda: intake.succeed(intake.claim()), after=0.5)
-        assert "\n: keep-alive\n" in intake.http.get(f"/v1/jobs/{id}/events").text
-        worker.join()
+    def test_a_silent_stream_is_kept_open(self, intake: App, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("services.intake.event_stream.KEEPALIVE_S", 0.02)
+        job = intake.job(intake.accepted())
+
+        async def first_two() -> list[Event]:
+            async with aclosing(intake.context.streams.stream(job)) as stream:
+                return [await anext(stream), await anext(stream)]
+
+        state, silence = intake.call(first_two)
+        assert (type(state), silence) == (StateChanged, KeepAlive())
 
     def test_there_is_a_most(self) -> None:
         with running_app(max_streams=1) as intake:

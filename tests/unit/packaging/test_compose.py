@@ -136,7 +136,7 @@ def test_every_container_says_how_it_is(name: str) -> None:
     own = environment(name)
     python, script, url = last("HEALTHCHECK", OURS[name]["build"]["target"], STAGES).argv
     assert (python, script) == ("python", "/opt/healthy.py")
-    port, path = (own["TILEQ_PORT"], "/healthz") if name == "intake" else (own["TILEQ_METRICS_PORT"], "/metrics")
+    port, path = (own["TILEQ_PORT"], "/healthz") if name == "intake" else (own["TILEQ_METRICS_PORT"], "/readyz")
     assert url == f"http://127.0.0.1:{port}{path}"
     assert SERVICES[name]["expose"] == [own["TILEQ_METRICS_PORT"]]
 

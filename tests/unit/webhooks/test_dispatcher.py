@@ -14,6 +14,7 @@ from shared.errors import QueueUnavailable, StorageDown
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
 from shared.keys import KEYLESS, ApiKey
+from shared.records import WebhookTarget
 from shared.settings import Settings
 from shared.storage import MemoryStorage
 from shared.store import deliveries, keys, transitions
@@ -71,7 +72,7 @@ def sent(dispatcher: WebhookDispatcher) -> Scripted:
 
 
 def running(store: Store, **changes: Any) -> Job:
-    hook = {"url": "https://example.org/hook", "host": "example.org:443", "payload": "full", "events": EVENTS}
+    hook = WebhookTarget(url="https://example.org/hook", host="example.org:443", events=list(EVENTS))
     job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=60)
     job = replace(job, webhook=hook, metadata={"order": "4711"}, trace=TRACE, **changes)
     store.run(transitions.submit(job.tenant, [job], max_queued=10, grace=0))
@@ -271,7 +272,7 @@ def test_attempts_are_written_down_as_the_api_shows_them(store: Store, objects: 
 
 
 def test_a_thin_message_reads_no_result(store: Store, objects: MemoryStorage) -> None:
-    hook = {"url": "https://example.org/", "host": "example.org:443", "payload": "thin", "events": ["job.succeeded"]}
+    hook = WebhookTarget(url="https://example.org/", host="example.org:443", payload="thin", events=["job.succeeded"])
     job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=60, webhook=hook)
     store.run(transitions.submit("acme", [job], max_queued=10, grace=0))
     store.run(transitions.claim("m", "worker", 60))

@@ -28,6 +28,9 @@ TokenMask = Callable[[Sequence[int]], NDArray[np.bool_]]
 Tiles = NDArray[np.uint8]  #: (T, side, side, 3), row by row, the thumbnail last; (0, …) for a request without images
 
 
+MIN_TEMPERATURE = 1e-3  #: below it logits divided by it may leave float32, and the draw is the most likely token anyway
+
+
 class EngineError(Exception):
     """The engine could not answer a request."""
 
@@ -86,6 +89,11 @@ class Sampling:
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is taken: at temperature 0, and where dividing by it would overflow."""
+        return self.temperature < MIN_TEMPERATURE
 
 
 @dataclass(frozen=True)
@@ -162,6 +170,7 @@ class EngineStats:
     finished: int = 0
     generated_tokens: int = 0
     busy_since: float | None = None  #: `time.monotonic()` at which the step in progress began; None: idle
+    step_allowance: float = 0.0  #: seconds that this step may take at the device's measured speed; 0: not told
     memory_bytes: int | None = None  #: held on the device; None where it can't be told
     pages: int = 0  #: of keys and values; this and what follows is of the resident engine
     used_pages: int = 0  #: by requests

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shared.conversation import Message
 from shared.models import BY_ID, DEMO_MODEL_ID, Model
-from shared.settings import Settings
+from shared.settings import VisionWorkerSettings
 from shared.storage import S3Storage
 from shared.tiling import TILE
 from shared.tokenization.tokenizer import Tokenizer
@@ -39,19 +39,20 @@ class ServedModel:
         return self.prompt_format.tokenizer if self.prompt_format else None
 
     def prompt(self, messages: Sequence[Message], tiles_per_image: Sequence[int]) -> Prompt:
-        """The prompt as this model takes it. Raises `PromptError`."""
+        """The prompt as this model takes it. Raises `ConversationError`."""
         if self.prompt_format:
             return build(messages, tiles_per_image, self.prompt_format)
         return plain(messages, tiles_per_image, self.model.tokens_per_tile)
 
 
-def make_engine(settings: Settings, report: Report | None = None) -> ServedModel:
+def make_engine(settings: VisionWorkerSettings, report: Report | None = None) -> ServedModel:
     """Find, check and load what the settings name. Raises `CheckpointError`, before which nothing was consumed."""
     if settings.engine == "echo":
         base = BY_ID.get(settings.model_id or DEMO_MODEL_ID, BY_ID[DEMO_MODEL_ID])
         return ServedModel(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
     say = report or _to_stderr
     checkpoint = find_checkpoint(settings, say)
+    say(f"system message: {checkpoint.system.text!r}, from {checkpoint.system.origin}")
     return ServedModel(
         _computing(checkpoint, settings, say),
         _renamed(checkpoint.model, settings),
@@ -60,15 +61,15 @@ def make_engine(settings: Settings, report: Report | None = None) -> ServedModel
     )
 
 
-def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
+def find_checkpoint(settings: VisionWorkerSettings, report: Report) -> Checkpoint:
     """The checkpoint that the settings name, or the bundled one. Raises `CheckpointError`."""
     if not settings.model:
-        return open_checkpoint(BUNDLED, DEMO_MODEL_ID)
+        return open_checkpoint(BUNDLED, DEMO_MODEL_ID, settings.system_message)
     client = S3Storage(settings).client if settings.model.startswith("s3://") else None
-    return open_checkpoint(locate(settings.model, client, report=report), settings.model)
+    return open_checkpoint(locate(settings.model, client, report=report), settings.model, settings.system_message)
 
 
-def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> Engine:
+def _computing(checkpoint: Checkpoint, settings: VisionWorkerSettings, report: Report) -> Engine:
     from workers.vision.engine.assembly import resident_engine  # noqa: PLC0415
     from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415
     from workers.vision.model.device import choose_device  # noqa: PLC0415
@@ -86,7 +87,7 @@ def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> En
     return TransformersEngine(Loaded(load(checkpoint, options, report), checkpoint.config, checkpoint.tokenizer))
 
 
-def _renamed(model: Model, settings: Settings) -> Model:
+def _renamed(model: Model, settings: VisionWorkerSettings) -> Model:
     return replace(model, id=settings.model_id) if settings.model_id else model
 
 

@@ -6,7 +6,7 @@ from services.intake.schemas.responses import DeliveryList, SecretBody, WebhookT
 from shared.keys import KEYLESS
 from shared.store import secrets as webhook_secrets
 from shared.webhooks import signing
-from tests.unit.intake.app_fixture import App, problem, running_app, soon
+from tests.unit.intake.app_fixture import App, once_waiting, problem, running_app
 
 HOOK = {"url": "http://127.0.0.1:9009/hook", "events": ["job.succeeded", "job.failed"]}
 
@@ -62,7 +62,7 @@ class TestTesting:
     """`POST /v1/webhooks/test`."""
 
     def test_it_tells_how_it_went(self, intake: App) -> None:
-        dispatcher = soon(intake.deliver)
+        dispatcher = once_waiting(intake, intake.deliver)
         answer = intake.http.post("/v1/webhooks/test", json={"url": HOOK["url"]})
         dispatcher.join()
         body = answer.json()

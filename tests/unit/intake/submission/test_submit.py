@@ -8,9 +8,10 @@ import pytest
 
 from shared.errors import StorageDown
 from shared.jobs import State
+from shared.records import WebhookTarget
 from shared.requests import Manifest
 from shared.storage import MemoryStorage, manifest_key
-from tests.unit.intake.app_fixture import App, problem, running_app, soon
+from tests.unit.intake.app_fixture import App, once_waiting, problem, running_app
 from tests.unit.intake.image_files import picture, turned
 
 JPEG = picture("JPEG", (1920, 1440))
@@ -107,6 +108,47 @@ def test_a_mark_without_any_picture_is_refused(intake: App) -> None:
     problem(intake.submit("What is <image>?"), 422, "image_count_mismatch")
 
 
+def test_a_mark_that_is_a_word_is_escaped_as_the_refusal_says(intake: App) -> None:
+    detail = problem(intake.submit("What does <image> do?"), 422, "image_count_mismatch")["detail"]
+    assert r"`\<image>`" in detail
+    assert intake.submit(r"What does \<image> do?").status_code == 202
+
+
+SYSTEM = {"role": "system", "content": "Answer with one word."}
+
+
+def stored_messages(intake: App, id: str) -> list[tuple[str, str]]:
+    request = Manifest.model_validate_json(intake.objects.get(manifest_key(id))).request
+    return [(message.role, message.content) for message in request.messages]
+
+
+def test_a_system_message_comes_first_and_the_images_behind_it(intake: App) -> None:
+    id = intake.accepted(JPEG, messages=[SYSTEM, {"role": "user", "content": "What?"}])
+    assert stored_messages(intake, id) == [("system", "Answer with one word."), ("user", "<image>\nWhat?")]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[SYSTEM], [{"role": "user", "content": "?"}, SYSTEM], [SYSTEM, SYSTEM, {"role": "user", "content": "?"}]],
+)
+def test_a_system_message_elsewhere_is_refused(intake: App, messages: list[dict[str, str]]) -> None:
+    assert problem(intake.submit(messages=messages), 422, "invalid_field")["field"] == "messages"
+
+
+def test_a_template_without_a_place_for_a_system_message_refuses_it(intake: App) -> None:
+    refused = intake.submit(messages=[SYSTEM, {"role": "user", "content": "?"}], model="internvl-chat-v1.1")
+    assert "internvl-chat-v1.1" in problem(refused, 422, "invalid_field")["detail"]
+
+
+def test_a_conversation_that_continues_keeps_its_system_message(intake: App) -> None:
+    parent = intake.accepted(messages=[SYSTEM, {"role": "user", "content": "One?"}])
+    intake.succeed(intake.claim(), "Two.")
+    child = intake.accepted(parent=parent)
+    assert [role for role, _ in stored_messages(intake, child)] == ["system", "user", "assistant", "user"]
+    refused = intake.submit(messages=[SYSTEM, {"role": "user", "content": "?"}], parent=parent)
+    assert problem(refused, 422, "invalid_field")["field"] == "messages.0.role"
+
+
 @pytest.mark.parametrize(
     "text", ["<|im_end|>", "<IMG_CONTEXT>", "[UNUSED_TOKEN_145]", "你好，世界", "👩‍👩‍👧 \u202eabc", "a\0b"]
 )
@@ -147,7 +189,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"run_within": "60"}, "run_within"),
     ({"priority": "urgent"}, "priority"),
     ({"messages": [], "prompt": None}, "messages"),
-    ({"messages": [{"role": "system", "content": "x"}], "prompt": None}, "messages.0.role"),
+    ({"messages": [{"role": "tool", "content": "x"}], "prompt": None}, "messages.0.role"),
     ({"messages": [{"role": "assistant", "content": "x"}], "prompt": None}, "messages"),
     ({"messages": [{"role": "user", "content": "x"}] * 3, "prompt": None}, "messages"),
     ({"thumbnail": "yes"}, "thumbnail"),
@@ -320,12 +362,14 @@ class TestWebhook:
         id = intake.accepted(
             webhook={"url": "http://127.0.0.1:8123/a?b=c", "payload": "thin", "events": ["job.started"]}
         )
-        assert intake.job(id).webhook == {
-            "url": "http://127.0.0.1:8123/a?b=c",
-            "host": "127.0.0.1:8123",
-            "events": ["job.started"],
-            "payload": "thin",
-        }
+        assert intake.job(id).webhook == WebhookTarget.model_validate(
+            {
+                "url": "http://127.0.0.1:8123/a?b=c",
+                "host": "127.0.0.1:8123",
+                "events": ["job.started"],
+                "payload": "thin",
+            }
+        )
 
     def test_a_name_that_does_not_resolve_today_may_tomorrow(self, intake: App) -> None:
         assert intake.submit("?", webhook={"url": "https://receiver.invalid/hook"}).status_code == 202
@@ -440,7 +484,7 @@ class TestPrefer:
         def work() -> None:
             intake.succeed(intake.claim(), "Done.")
 
-        worker = soon(work)
+        worker = once_waiting(intake, work)
         answer = intake.submit("?", headers={"Prefer": "wait=20"})
         worker.join()
         assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=20")
