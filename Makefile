@@ -21,7 +21,11 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help env demo test chaos lint bench-accept bench-answer bench-engine parity evaluate constraints clean
+=======
+.PHONY: help env demo test chaos mutants lint bench-accept bench-answer parity evaluate constraints clean
+>>>>>>> main
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -34,6 +38,9 @@ test: $(STAMP)  ## every test, against real servers
 
 chaos: $(STAMP)  ## faults for MINUTES after a schedule drawn from SEED; the last line is the verdict
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+mutants: $(STAMP)  ## bugs put in by hand, each of which the tests must notice
+	@$(BIN)/python -m tests.chaos.mutants $(ARGS)
 
 lint: $(STAMP)  ## style, types, who may import whom, the Dockerfile
 	@$(BIN)/ruff check .
