@@ -21,11 +21,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help env demo test chaos lint bench-accept bench-answer bench-engine parity evaluate constraints clean
-=======
-.PHONY: help env demo test chaos mutants lint bench-accept bench-answer parity evaluate constraints clean
->>>>>>> main
+.PHONY: help env demo test chaos mutants lint bench-accept bench-answer bench-engine parity evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
