@@ -193,6 +193,9 @@ class ModelSettings(ProcessSettings):
 
     model: str = Field("", description="checkpoint: a folder, a hub id (`org/name@revision`) or `s3://bucket/prefix`")
     model_id: str = Field("", description="name under which jobs request it; empty: derived from the checkpoint")
+    system_message: str = Field(
+        "", description="system message of every prompt; empty: the one that the checkpoint was trained with"
+    )
     default_model: str = Field("", description="model of a job that names none; empty: model_id, else the demo model")
 
 

@@ -97,6 +97,12 @@ class ObjectStorage(Protocol):
         """Make the bucket if it is absent; raises `StorageDown` where that can't be."""
 
 
+def delete_job_objects(objects: ObjectStorage, job: str) -> None:
+    """Delete the objects of `job`, the manifest first: without it, `--recover` never restores a job deleted in part."""
+    objects.delete(manifest_key(job))
+    objects.delete(job_prefix(job))
+
+
 class S3Storage:
     """ObjectStorage in one bucket of an S3 server, through the `minio` client."""
 

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 import uvicorn
@@ -16,43 +17,55 @@ from services.intake.auth import is_loopback
 from services.intake.context import AppContext
 from shared.broker import Hints, make_celery
 from shared.errors import QueueUnavailable
-from shared.logs import configure_logs
-from shared.metrics import serve_metrics
-from shared.settings import Settings, read_settings
+from shared.health import HealthServer
+from shared.process import run_process
+from shared.settings import IntakeSettings, SettingsError
 from shared.storage import S3Storage
 from shared.store.client import AsyncStore, connect_async
 
 SHUTDOWN_TIMEOUT_S = 10  #: for requests to end after SIGTERM
+READY_TIMEOUT_S = 30  #: for the checks behind /readyz of the health port; each has a shorter one of its own
 log = structlog.get_logger(__name__)
 
 
 def main() -> int:
-    """Serve; return the exit status: 2 for settings that can't be served."""
+    """Serve; return the exit status."""
+    return run_process("intake", IntakeSettings, serve)
+
+
+def serve(settings: IntakeSettings) -> int:
+    """Serve until a signal. Raises `SettingsError`."""
+    warnings.filterwarnings("ignore", module="PIL")  # about the metadata of images
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
     try:
-        settings = read_settings()
-        configure_logs(settings, "intake")
-        warnings.filterwarnings("ignore", module="PIL")  # about the metadata of images
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         context = _context(settings)
     except ValueError as error:
-        print(f"intake: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
-        return 2
+        raise SettingsError(str(error)) from error
     server = _Server(context)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         return runner.run(_serve(context, server))
 
 
 async def _serve(context: AppContext, server: "_Server") -> int:
-    problem = await _exposed(context)
-    if problem:
-        print(f"intake: {problem}", file=sys.stderr)  # noqa: T201
-        return 2
-    serve_metrics(context.settings)
+    if (problem := await _exposed(context)) is not None:
+        raise SettingsError(problem)
+    health = HealthServer(
+        context.settings, ready={"intake": partial(_check_ready, context, asyncio.get_running_loop())}
+    )
     await server.serve()
+    health.close()
     return 0 if server.started else 1
 
 
-def _context(settings: Settings) -> AppContext:
+def _check_ready(context: AppContext, loop: asyncio.AbstractEventLoop) -> None:
+    """Raise with the reasons while a submission would be refused. Called from the thread of the health port."""
+    report = asyncio.run_coroutine_threadsafe(context.readiness.check(), loop).result(READY_TIMEOUT_S)
+    reasons = [f"{name}: {state.reason}" for name, state in report.dependencies.items() if not state.up]
+    if reasons:
+        raise RuntimeError("; ".join(reasons))
+
+
+def _context(settings: IntakeSettings) -> AppContext:
     client = connect_async(settings.redis_url, settings)
     store = AsyncStore(client, settings.redis_prefix, timeout_s=settings.redis_timeout)
     events = connect_async(settings.events, settings)

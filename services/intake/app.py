@@ -32,7 +32,7 @@ from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.submission.service import Submissions
 from shared.broker import Publisher
 from shared.images import ImageLimits
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.storage import ObjectStorage
 from shared.store.client import AsyncStore
 
@@ -40,7 +40,7 @@ ROUTERS = (jobs.router, images.router, batches.router, webhooks.router, system.r
 
 
 def build_context(
-    settings: Settings,
+    settings: IntakeSettings,
     store: AsyncStore,
     objects: ObjectStorage,
     publisher: Publisher,

@@ -16,7 +16,7 @@ from services.intake.principal import Principal, PrincipalLimits
 from services.intake.ttl_cache import TtlCache
 from shared.errors import InvalidKey, MissingKey
 from shared.keys import KEYLESS, digest, tenant_problem
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.store import keys
 from shared.store.client import AsyncStore
 
@@ -28,7 +28,7 @@ _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
 class Authenticator:
     """Looks keys up; an answer of the store is believed for `key_cache` seconds."""
 
-    def __init__(self, store: AsyncStore, settings: Settings) -> None:
+    def __init__(self, store: AsyncStore, settings: IntakeSettings) -> None:
         self._store = store
         self._limits = PrincipalLimits.of(settings)
         self._fixed = dict(fixed_key(entry) for entry in settings.api_keys)

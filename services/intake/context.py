@@ -18,7 +18,7 @@ from services.intake.event_stream import EventStreams
 from services.intake.principal import Principal
 from services.intake.queries import JobQueries
 from services.intake.submission.service import Submissions
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.store.client import AsyncStore
 
 
@@ -26,7 +26,7 @@ from shared.store.client import AsyncStore
 class AppContext:
     """The objects of one running service."""
 
-    settings: Settings
+    settings: IntakeSettings
     store: AsyncStore
     storage: Storage
     authenticator: Authenticator

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 
 
 class Scope(StrEnum):
@@ -20,7 +20,7 @@ class PrincipalLimits:
     max_queued: int  #: queued jobs of the service above which a submission is refused
 
     @classmethod
-    def of(cls, settings: Settings) -> "PrincipalLimits":
+    def of(cls, settings: IntakeSettings) -> "PrincipalLimits":
         """Return the limits that the settings name."""
         return cls(max_queued=settings.max_queued)
 

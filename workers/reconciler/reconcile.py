@@ -13,11 +13,10 @@ from shared.broker import WEBHOOK_QUEUE, Hints, vision_queue
 from shared.ended import write_ended_markers
 from shared.errors import QueueUnavailable, StorageDown
 from shared.settings import JobSettings
-from shared.storage import ObjectStorage, batch_key
+from shared.storage import ObjectStorage, batch_key, delete_job_objects
 from shared.store import deliveries, transitions
 from shared.store.client import Store
 from shared.store.stats import get_stats
-from workers.reconciler.recover import delete_job
 
 MARKERS_PER_CALL = 100
 FIND_PER_CALL = 500
@@ -104,7 +103,7 @@ class Reconciler:
         """Delete the objects of deleted jobs, and only then their ids."""
         ids = self.store.run(transitions.list_trash())
         for id in ids:
-            delete_job(id, self.objects)
+            delete_job_objects(self.objects, id)
             self.store.run(transitions.purge_done([id]))
 
     def _attempt(self, step: Callable[[], None]) -> bool:

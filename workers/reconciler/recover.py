@@ -17,7 +17,7 @@ from shared.jobs import Job, State
 from shared.requests import Manifest
 from shared.results import StoredResult
 from shared.settings import RetentionSettings
-from shared.storage import ObjectStorage, batch_key, ended_key, job_prefix, manifest_key, result_key
+from shared.storage import ObjectStorage, batch_key, delete_job_objects, ended_key, job_prefix, manifest_key, result_key
 from shared.store import transitions
 from shared.store.client import Store
 
@@ -51,16 +51,10 @@ def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now
         if created_at(id) > oldest:
             break
         if not store.run(transitions.read_jobs([id])):
-            delete_job(id, objects)
+            delete_job_objects(objects, id)
             swept += 1
             log.info("orphaned objects deleted", job=id)
     return swept
-
-
-def delete_job(id: str, objects: ObjectStorage) -> None:
-    """Delete the objects of `id`, the manifest first: without it, `recover` never restores a job deleted in part."""
-    objects.delete(manifest_key(id))
-    objects.delete(job_prefix(id))
 
 
 def _manifests(objects: ObjectStorage) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from services.intake.ttl_cache import TtlCache
 from shared.errors import UnknownModel
 from shared.models import BY_ID, DEMO_MODEL_ID, Model, model_id_of
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.store.client import AsyncStore
 from shared.store.stats import StoreStats, get_stats
 
@@ -18,7 +18,7 @@ _FIELDS = {field.name for field in fields(Model)}
 class ModelRegistry:
     """Asks the store for its statistics at most once in `CACHE_TTL_S`."""
 
-    def __init__(self, store: AsyncStore, settings: Settings) -> None:
+    def __init__(self, store: AsyncStore, settings: IntakeSettings) -> None:
         self._store = store
         self.default = settings.default_model or model_id_of(settings)
         self._stats: TtlCache[None, tuple[StoreStats, dict[str, Model]]] = TtlCache(CACHE_TTL_S, 1)

@@ -9,7 +9,7 @@ from services.intake.clients.storage import Storage
 from services.intake.schemas.responses import Dependency, Ready
 from services.intake.ttl_cache import TtlCache
 from shared.errors import QueueUnavailable, StorageUnavailable
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.store.client import AsyncStore
 
 CACHE_TTL_S = 1.0  #: for which /readyz repeats its last answer
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 class Readiness:
     """Checks every few seconds, and when asked; also creates the bucket, and learns whether writes must be synced."""
 
-    def __init__(self, store: AsyncStore, storage: Storage, settings: Settings) -> None:
+    def __init__(self, store: AsyncStore, storage: Storage, settings: IntakeSettings) -> None:
         self._store = store
         self._storage = storage
         self._require_aof = settings.require_aof

@@ -13,7 +13,7 @@ from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavail
 from shared.jobs import Job
 from shared.records import JobOutput
 from shared.results import StoredResult
-from shared.storage import ObjectStorage
+from shared.storage import ObjectStorage, delete_job_objects
 
 T = TypeVar("T")
 
@@ -70,6 +70,10 @@ class Storage:
     async def delete(self, prefix: str) -> None:
         """Delete everything under `prefix`."""
         await self._do(lambda: self._objects.delete(prefix), 0)
+
+    async def delete_job(self, id: str) -> None:
+        """Delete the objects of a job."""
+        await self._do(lambda: delete_job_objects(self._objects, id), 0)
 
     async def check(self) -> None:
         """Make the bucket if it is absent."""

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from services.intake.ttl_cache import TtlCache
 from shared.errors import WebhookRefused
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.webhooks.ssrf import Target, check_url, refuse_unless_all_permitted, resolve
 
 RESOLVE_TIMEOUT_S = 2.0  #: a name that does not resolve today may resolve tomorrow
@@ -15,7 +15,7 @@ CACHE_TTL_S = 30.0  #: for which a URL that was accepted is not resolved again
 class WebhookUrlPolicy:
     """Judges webhook URLs; `has_no_keys` tells whether the service has none, which permits loopback."""
 
-    def __init__(self, has_no_keys: Callable[[], Awaitable[bool]], settings: Settings) -> None:
+    def __init__(self, has_no_keys: Callable[[], Awaitable[bool]], settings: IntakeSettings) -> None:
         self._has_no_keys = has_no_keys
         self._settings = settings
         self._accepted: TtlCache[tuple[str, bool], str] = TtlCache(CACHE_TTL_S)

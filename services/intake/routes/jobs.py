@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Header, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
+from services.intake.clients.ended_markers import write_ended_marker
 from services.intake.context import AppContext, Caller, Context
 from services.intake.metrics import ACCEPT
 from services.intake.native import native_router
@@ -42,7 +43,6 @@ from shared.errors import (
 from shared.ids import is_id
 from shared.jobs import Job, State
 from shared.records import JobError
-from shared.storage import job_prefix
 from shared.store import transitions
 from shared.views import JobBody, StateName, job_body
 
@@ -111,7 +111,7 @@ async def delete(context: Context, caller: Caller, id: Id) -> Response:
         raise JobNotEnded("the job has not ended; cancel it first")
     await context.deltas.delete(id)
     try:
-        await context.storage.delete(job_prefix(id))
+        await context.storage.delete_job(id)
         await context.store.run(transitions.purge_done([id]))
     except RequestError:  # its id is in the trash, which the reconciler empties
         pass
@@ -126,6 +126,8 @@ async def cancel(context: Context, caller: Caller, id: Id) -> Response:
     if not moved.value:
         raise NotFound
     context.publisher.deliveries(*moved.messages)
+    if moved.value == "cancelled":
+        await write_ended_marker(context.store, context.storage, id)
     job = await context.queries.get(caller.tenant, id)
     return json_response(CancelBody.model_validate({"outcome": moved.value, "job": job_body(job)}))
 

@@ -14,7 +14,7 @@ from services.intake.submission.json_strict import parse_object
 from services.intake.submission.size_errors import image_too_large
 from services.intake.uploads import Upload
 from shared.errors import BodyTooLarge, InvalidField, Malformed, RequestError, UnsupportedMediaType
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 
 FORM, JSON = "multipart/form-data", "application/json"
 
@@ -73,14 +73,16 @@ class MultipartLimits:
     check_field: Callable[[str], None] = lambda _: None
 
 
-async def read_body(request: Request, settings: Settings, limits: MultipartLimits) -> Form | dict[str, Any]:
+async def read_body(request: Request, settings: IntakeSettings, limits: MultipartLimits) -> Form | dict[str, Any]:
     """Return the parts of a multipart body, or the object of a JSON one. Raises `RequestError`."""
     if _media_type(request) == FORM:
         return await _read_form(request, settings, limits)
     return parse_object(b"".join([chunk async for chunk in _chunks(request, settings)]))
 
 
-async def read_json(request: Request, settings: Settings, *, default: dict[str, Any] | None = None) -> dict[str, Any]:
+async def read_json(
+    request: Request, settings: IntakeSettings, *, default: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the object of a JSON body, or `default` where there is no body. Raises `RequestError`."""
     if default is not None and not _has_body(request):
         return default
@@ -105,7 +107,7 @@ def _media_type(request: Request) -> str:
     return kind
 
 
-async def _read_form(request: Request, settings: Settings, limits: MultipartLimits) -> Form:
+async def _read_form(request: Request, settings: IntakeSettings, limits: MultipartLimits) -> Form:
     """Return the parts of a multipart body. Raises `RequestError`."""
     _, options = parse_options_header(request.headers["content-type"])
     boundary = options.get(b"boundary", b"")
@@ -128,7 +130,7 @@ def _has_body(request: Request) -> bool:
     return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
 
 
-async def _chunks(request: Request, settings: Settings) -> AsyncIterator[bytes]:
+async def _chunks(request: Request, settings: IntakeSettings) -> AsyncIterator[bytes]:
     """Yield the body as it arrives; refuse it once it is too long, silent or slow."""
     limit = settings.max_body_bytes
     announced = request.headers.get("content-length", "")

@@ -27,7 +27,7 @@ from shared.errors import (
     StorageUnavailable,
     StoreRejected,
 )
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.storage import batch_key, job_prefix, manifest_key
 from shared.store import transitions
 from shared.store.client import AsyncStore
@@ -55,7 +55,7 @@ class Commit:
         publisher: HintPublisher,
         readiness: Readiness,
         background: TaskSet,
-        settings: Settings,
+        settings: IntakeSettings,
     ) -> None:
         self._store = store
         self._storage = storage

@@ -20,7 +20,7 @@ from shared.conversation import (
 from shared.errors import ImageCountMismatch, InvalidField, TooManyTiles
 from shared.models import Model
 from shared.requests import Request, StoredImage
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.storage import image_key
 from shared.tiling import grid, tile_count
 
@@ -51,7 +51,7 @@ def compose(
     parent: ParentContext,
     *,
     model: Model,
-    settings: Settings,
+    settings: IntakeSettings,
 ) -> Request:
     """Return the whole question of job `id`; its images get the keys under which that job's are stored."""
     turns = asked.turns()
@@ -103,7 +103,7 @@ def blank(text: str) -> bool:
     return all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)
 
 
-def _check_limits(asked: JobRequest, settings: Settings) -> None:
+def _check_limits(asked: JobRequest, settings: IntakeSettings) -> None:
     limits = (
         ("generation.max_new_tokens", asked.generation.max_new_tokens, settings.max_new_tokens),
         ("start_within", asked.start_within or 0, settings.max_start_within),

@@ -13,7 +13,7 @@ from services.intake.submission.data_uri import read_data_uri
 from services.intake.uploads import Upload
 from shared.errors import InvalidField, RequestError
 from shared.requests import Generation
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class BatchSubmission:
 
     request: BatchRequest
     parts: Mapping[str, Upload]
-    settings: Settings
+    settings: IntakeSettings
 
     def fingerprint(self) -> str:
         """Return what tells this request from another under the same Idempotency-Key."""

@@ -19,7 +19,7 @@ from services.intake.submission.size_errors import too_many_images
 from services.intake.uploads import Upload
 from shared.errors import InvalidField
 from shared.requests import Generation
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 
 PLAIN_FIELDS = ("prompt", "model", "tiles", "max_new_tokens", "webhook")
 #: Names that clients give the parts of images.
@@ -28,7 +28,7 @@ FILES_PER_JOB = 4  #: file parts of a batch, for each job that the service allow
 _INTEGER = re.compile(r"[+-]?[0-9]{1,12}")
 
 
-async def parse_submission(request: Request, settings: Settings) -> Submission:
+async def parse_submission(request: Request, settings: IntakeSettings) -> Submission:
     """Return the job that the body of `request` asks for. Raises `RequestError`."""
     body = await read_body(request, settings, _job_parts(settings.max_images))
     if isinstance(body, Form):
@@ -37,7 +37,7 @@ async def parse_submission(request: Request, settings: Settings) -> Submission:
     return Submission(read(JobRequest, translated(body)), _read_images(images, settings))
 
 
-async def parse_batch(request: Request, settings: Settings) -> BatchSubmission:
+async def parse_batch(request: Request, settings: IntakeSettings) -> BatchSubmission:
     """Return the batch that the body of `request` asks for. Raises `RequestError`."""
     body = await read_body(request, settings, _batch_parts(settings.max_batch_jobs))
     if not isinstance(body, Form):
@@ -108,7 +108,7 @@ def _integer(form: Form, name: str) -> int:
     return int(text)
 
 
-def _read_images(images: Any, settings: Settings) -> list[Upload]:
+def _read_images(images: Any, settings: IntakeSettings) -> list[Upload]:
     if not isinstance(images, list):
         raise InvalidField("`images` must be a list of data URIs", field="images")
     if len(images) > settings.max_images:
@@ -116,7 +116,7 @@ def _read_images(images: Any, settings: Settings) -> list[Upload]:
     return [read_data_uri(uri, n, settings.max_image_bytes) for n, uri in enumerate(images)]
 
 
-def _batch_request(body: dict[str, Any], settings: Settings) -> BatchRequest:
+def _batch_request(body: dict[str, Any], settings: IntakeSettings) -> BatchRequest:
     """Read everything but the jobs, which are large and judged one by one."""
     jobs = body.pop("jobs", None)
     if not isinstance(jobs, list) or not jobs or not all(isinstance(job, dict) for job in jobs):

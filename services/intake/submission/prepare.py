@@ -21,7 +21,7 @@ from shared.images import ImageLimits
 from shared.jobs import PRIORITIES, Job, State
 from shared.records import WebhookTarget
 from shared.requests import Manifest, Request
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.storage import image_key, manifest_key
 from shared.store.transitions import SubmitResult
 from shared.webhooks.signing import DEFAULT_EVENTS
@@ -64,7 +64,7 @@ class Preparation:
         models: ModelRegistry,
         prompt_length: PromptLengthCheck,
         webhook_urls: WebhookUrlPolicy,
-        settings: Settings,
+        settings: IntakeSettings,
     ) -> None:
         self._queries = queries
         self._storage = storage

@@ -12,7 +12,7 @@ from shared.conversation import IMAGE, Message, split_at_images
 from shared.errors import ObjectMissing, PromptTooLong, StorageUnavailable
 from shared.models import Model, model_id_of
 from shared.requests import Request
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.storage import tokenizer_key
 from shared.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 class PromptLengthCheck:
     """Counts the tokens of prompts."""
 
-    def __init__(self, storage: Storage, settings: Settings) -> None:
+    def __init__(self, storage: Storage, settings: IntakeSettings) -> None:
         self._storage = storage
         self._settings = settings
         self._tokenizers: dict[str, Tokenizer] = {}

@@ -18,7 +18,7 @@ from shared.batches import Batch
 from shared.errors import BodyTooLarge, InvalidField, JobNotEnded, RequestError
 from shared.ids import new_id
 from shared.jobs import Job
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.store.client import AsyncStore
 
 MAX_COPIES = 16  #: times `max_body_bytes` that a batch's images may come to, each counted for every job that names it
@@ -45,7 +45,7 @@ class Submissions:
     """Prepares and commits what callers ask for. Every method raises `RequestError`; what it returns is durable."""
 
     def __init__(
-        self, store: AsyncStore, queries: JobQueries, preparation: Preparation, commit: Commit, settings: Settings
+        self, store: AsyncStore, queries: JobQueries, preparation: Preparation, commit: Commit, settings: IntakeSettings
     ) -> None:
         self._store = store
         self._queries = queries
@@ -150,7 +150,7 @@ def _refused(rejected: Sequence[RejectedItem], total: int) -> InvalidField:
     return InvalidField(detail, field="jobs", errors=errors)
 
 
-def _check_copies(prepared: Sequence[PreparedJob], settings: Settings) -> None:
+def _check_copies(prepared: Sequence[PreparedJob], settings: IntakeSettings) -> None:
     stored = sum(image.bytes for one in prepared for image in one.request.images)
     limit = MAX_COPIES * settings.max_body_bytes
     if stored > limit:

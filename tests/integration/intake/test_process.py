@@ -60,7 +60,7 @@ class TestWay:
             id = answer.json()["id"]
             assert http.get(f"/v1/jobs/{id}/images/0").content == JPEG
             job = claim(intake)
-            assert (job.id, job.images[0]["grid"]) == (id, [4, 3])
+            assert (job.id, job.images[0].grid) == (id, [4, 3])
             succeed(intake, job, "A square.")
             assert http.get(f"/v1/jobs/{id}/result").json()["text"] == "A square."
             assert http.delete(f"/v1/jobs/{id}").status_code == 204
@@ -307,6 +307,17 @@ class TestEnds:
             text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
             assert 'tileq_http_requests_total{method="POST",route="/v1/jobs",status="202"} 1.0' in text
             assert http.get("/metrics").status_code == 404
+            probes = [httpx.get(f"http://127.0.0.1:{port}/{path}").status_code for path in ("livez", "readyz")]
+            assert probes == [200, 200]
+
+    def test_the_health_port_says_why_it_is_not_ready(self, environment: Mapping[str, str], tmp_path: Path) -> None:
+        closed, port = free_ports(2)
+        more = {"TILEQ_S3_URL": f"http://127.0.0.1:{closed}", "TILEQ_METRICS_PORT": str(port)}
+        with started(environment, tmp_path, ready="/healthz", **more):
+            ready = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=40)
+            assert ready.status_code == 503
+            assert "storage: " in ready.json()["failures"]["intake"]
+            assert httpx.get(f"http://127.0.0.1:{port}/livez").status_code == 200
 
 
 def metric(port: int, name: str) -> float:

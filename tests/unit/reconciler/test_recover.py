@@ -12,14 +12,14 @@ from shared.jobs import Job, State
 from shared.records import JobOutput
 from shared.requests import Manifest, Request
 from shared.settings import Settings
-from shared.storage import MemoryStorage, batch_key, ended_key, image_key, manifest_key, result_key
+from shared.storage import MemoryStorage, batch_key, delete_job_objects, ended_key, image_key, manifest_key, result_key
 from shared.store import batches, transitions
 from shared.store.client import Store, memory_store
 from shared.store.stats import get_stats
 from tests.results import stored_result
 from tests.unit.reconciler.test_reconcile import HOOK, RecordedHints
 from tests.waiting import eventually
-from workers.reconciler.recover import delete_job, recover, sweep
+from workers.reconciler.recover import recover, sweep
 
 ASKED = Request(model="m", messages=(Message(role="user", content="What?"),))
 
@@ -132,7 +132,7 @@ def test_a_job_that_was_deleted_in_part_is_not_restored(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(objects, "delete", delete_one)
     with pytest.raises(ZeroDivisionError):
-        delete_job(job.id, objects)
+        delete_job_objects(objects, job.id)
     assert list(objects.keys("jobs/")) == [image_key(job.id, 0)]
     assert counted(recover(memory_store(), objects, hints)) == {}
 

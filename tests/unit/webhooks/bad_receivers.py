@@ -3,12 +3,11 @@
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-Behave = Callable[[socket.socket], None]
+Behave = Callable[[socket.socket], object]
 
 LINE = b"HTTP/1.1 200 OK\r\n"
 
@@ -117,9 +116,8 @@ def drips(beginning: bytes, again: bytes, every: float = 0.05) -> Behave:
 
     def drip(connection: socket.socket) -> None:
         connection.sendall(beginning)
-        while True:
+        while not threading.Event().wait(every):
             connection.sendall(again)
-            time.sleep(every)
 
     return drip
 

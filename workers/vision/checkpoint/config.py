@@ -72,7 +72,7 @@ class Config:
     vision: VisionConfig
     decoder: DecoderConfig
     template: Template
-    system: str
+    system: str  #: "" where the file has none
     downsample: float
     select_layer: int
     transposed: bool  #: ps_version v1: the grid of tokens lies column by column
@@ -121,7 +121,7 @@ def read_config(folder: Path) -> Config:
         vision=vision,
         decoder=decoder,
         template=template,
-        system=top.text("system_message", None) if top.values.get("system_message") else TEMPLATES[template].system,
+        system=top.text("system_message", None) if top.values.get("system_message") else "",
         downsample=downsample,
         select_layer=_select_layer(top, vision.layers),
         transposed=top.one_of("ps_version", ("v1", "v2"), "v1") == "v1",

@@ -52,6 +52,7 @@ def make_engine(settings: VisionWorkerSettings, report: Report | None = None) ->
         return ServedModel(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
     say = report or _to_stderr
     checkpoint = find_checkpoint(settings, say)
+    say(f"system message: {checkpoint.system.text!r}, from {checkpoint.system.origin}")
     return ServedModel(
         _computing(checkpoint, settings, say),
         _renamed(checkpoint.model, settings),
@@ -63,9 +64,9 @@ def make_engine(settings: VisionWorkerSettings, report: Report | None = None) ->
 def find_checkpoint(settings: VisionWorkerSettings, report: Report) -> Checkpoint:
     """The checkpoint that the settings name, or the bundled one. Raises `CheckpointError`."""
     if not settings.model:
-        return open_checkpoint(BUNDLED, DEMO_MODEL_ID)
+        return open_checkpoint(BUNDLED, DEMO_MODEL_ID, settings.system_message)
     client = S3Storage(settings).client if settings.model.startswith("s3://") else None
-    return open_checkpoint(locate(settings.model, client, report=report), settings.model)
+    return open_checkpoint(locate(settings.model, client, report=report), settings.model, settings.system_message)
 
 
 def _computing(checkpoint: Checkpoint, settings: VisionWorkerSettings, report: Report) -> Engine:

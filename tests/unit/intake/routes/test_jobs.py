@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 
+from shared.ended import EndedMarker
 from shared.errors import StorageDown
 from shared.jobs import State
-from shared.storage import MemoryStorage, job_prefix, result_key
+from shared.storage import MemoryStorage, ended_key, job_prefix, result_key
+from shared.store import transitions
+from shared.store.stats import get_stats
 from shared.views import JobBody
 from tests.unit.intake.app_fixture import USAGE, App, once_waiting, problem, running_app
 from tests.unit.intake.image_files import picture
@@ -166,6 +169,23 @@ class TestCancelling:
         )
         intake.context.publisher.close()
         assert ("deliveries", f"msg_{id[4:]}_cancelled") in intake.hints.sent
+
+    def test_a_job_that_was_said_to_be_cancelled_is_marked_so(self, intake: App) -> None:
+        id = intake.accepted()
+        intake.http.post(f"/v1/jobs/{id}/cancel")
+        assert EndedMarker.from_bytes(intake.objects.get(ended_key(id))).state is State.CANCELLED
+        assert intake.store.run(get_stats()).unmarked == 0
+
+    def test_a_marker_that_the_storage_does_not_take_is_left_to_the_reconciler(
+        self, intake: App, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def down(*_: object) -> None:
+            raise StorageDown("down")
+
+        id = intake.accepted()
+        monkeypatch.setattr(intake.objects, "put", down)
+        assert intake.http.post(f"/v1/jobs/{id}/cancel").json()["outcome"] == "cancelled"
+        assert [job.id for job in intake.store.run(transitions.list_unmarked())] == [id]
 
     def test_a_running_one_soon(self, intake: App) -> None:
         id = intake.accepted()
