@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from infra.demo_model.class_names import COLOURS, SHAPES
 from infra.demo_model.questions import Ask, Look, ask_count, ask_field, ask_scene, ask_shapes
 from infra.demo_model.render import Rng
 from infra.demo_model.scenes import EVERYTHING, Palette, Scene, drawing
-from infra.demo_model.words import COLOURS, SHAPES
 from shared.conversation import Message
 
 PAIR = "Image-1: <image>\nImage-2: <image>\n"

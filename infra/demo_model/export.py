@@ -15,9 +15,10 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from infra.demo_model import state, vocabulary
+from infra.demo_model import training_checkpoint as state
+from infra.demo_model import vocabulary
 from infra.demo_model.model import Sizes
-from infra.demo_model.style import SYSTEM
+from infra.demo_model.prompt_format import SYSTEM
 
 BUNDLED = Path(__file__).parents[2] / "workers" / "vision" / "demo"
 CARD = Path(__file__).parent / "card.md"

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
+from infra.demo_model.class_names import MAX_DIGITS
+from infra.demo_model.dense_targets import PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
 from infra.demo_model.model import Sizes
-from infra.demo_model.targets import PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
-from infra.demo_model.words import MAX_DIGITS
 
 NOTHING = 0.1  # weight of a place where there is nothing to see
 LIGHT = {"top": 0.3, "bottom": 0.3}  # never learnt as far as tried; the decoder reads them off the order of tokens

@@ -9,9 +9,9 @@ page       one field of a page
 
 from dataclasses import dataclass
 
+from infra.demo_model.class_names import COLOURS, COLOURS_ZH, LABELS, SHAPES, SHAPES_ZH
 from infra.demo_model.render import Rng
 from infra.demo_model.scenes import Scene, Shape
-from infra.demo_model.words import COLOURS, COLOURS_ZH, LABELS, SHAPES, SHAPES_ZH
 
 PLACES = ("", " in the first picture", " in the second picture")  # 0: there is one picture
 PLACES_ZH = ("图中", "第一张图中", "第二张图中")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from infra.demo_model.words import RGB
+from infra.demo_model.class_names import RGB
 
 Picture = NDArray[np.uint8]
 Rng = np.random.Generator

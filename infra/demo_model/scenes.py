@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from infra.demo_model.class_names import COLOURS, LABELS, MAX_SHAPES, PLATE, RECEIPT, SHAPES
 from infra.demo_model.render import DIGIT_HEIGHT, FONTS, Face, Picture, Point, Rng, draw_shape, ground, ink
-from infra.demo_model.words import COLOURS, LABELS, MAX_SHAPES, PLATE, RECEIPT, SHAPES
 
 TILE = 448
 PAGE = (1344, 896)

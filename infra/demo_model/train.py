@@ -17,10 +17,13 @@ from typing import Any
 
 import torch
 
-from infra.demo_model import decoder, dense, export, seeds, state, vocabulary
+from infra.demo_model import decoder_trainer as decoder
+from infra.demo_model import dense_trainer as dense
+from infra.demo_model import export, seeds, vocabulary
+from infra.demo_model import training_checkpoint as state
+from infra.demo_model.data_parallel import meet
 from infra.demo_model.evaluate import Asker, ask, table
 from infra.demo_model.model import ChatModel, Sizes
-from infra.demo_model.pair import meet
 
 SAMPLE = 40  # questions of each group after a phase
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from infra.demo_model.class_names import COLOURS_ZH, SHAPES_ZH
 from infra.demo_model.questions import every_wording
-from infra.demo_model.words import COLOURS_ZH, SHAPES_ZH
 from shared.tokenization.sentencepiece import Kind, Piece, Vocabulary, write_vocabulary
 
 SPACE = "▁"

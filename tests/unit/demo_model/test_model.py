@@ -6,20 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from infra.demo_model import dense, pool, seeds, state, vocabulary
-from infra.demo_model.beginning import shift, waves
+from infra.demo_model import dense_trainer as dense
+from infra.demo_model import feature_cache as pool
+from infra.demo_model import seeds, vocabulary
+from infra.demo_model import training_checkpoint as state
+from infra.demo_model.attention_supervision import truth
 from infra.demo_model.conversations import about_one, about_page, draw
-from infra.demo_model.crops import Kind, batch
+from infra.demo_model.dense_batches import Kind, batch
+from infra.demo_model.dense_targets import targets
 from infra.demo_model.evaluate import Asker
 from infra.demo_model.export import export
 from infra.demo_model.heads import Heads
-from infra.demo_model.looks import truth
+from infra.demo_model.initialisation import shift, waves
 from infra.demo_model.model import ChatModel, Sizes, attend, normalise, pixel_shuffle
 from infra.demo_model.optim import orthogonal
-from infra.demo_model.pack import SILENT, Row, pack, row
+from infra.demo_model.packing import SILENT, Row, pack, row
+from infra.demo_model.prompt_format import style
 from infra.demo_model.scenes import page_scene
-from infra.demo_model.style import style
-from infra.demo_model.targets import targets
 from workers.vision.prompts import IMAGE_CONTEXT
 
 SMALL = Sizes(vision_layers=2, layers=2)

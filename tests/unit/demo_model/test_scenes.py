@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from infra.demo_model import seeds
+from infra.demo_model.class_names import CHARACTERS, COLOURS, COLOURS_ZH, SHAPES, SHAPES_ZH
 from infra.demo_model.conversations import about_one, crowd, draw
+from infra.demo_model.dense_targets import targets
 from infra.demo_model.questions import Ask, ask_count, ask_positions, ask_shapes
 from infra.demo_model.render import Rng
 from infra.demo_model.scenes import APART, PAGE, TILE, Scene, number_scene, page_scene, print_scene, shapes_scene
-from infra.demo_model.targets import targets
-from infra.demo_model.words import CHARACTERS, COLOURS, COLOURS_ZH, SHAPES, SHAPES_ZH
 
 
 def test_training_and_evaluation_draw_from_different_streams() -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.demo_model.class_names import CHARACTERS, COLOURS, LABELS, MAX_DIGITS, MAX_SHAPES, SHAPES
 from infra.demo_model.scenes import Glyph, Scene, Shape
-from infra.demo_model.words import CHARACTERS, COLOURS, LABELS, MAX_DIGITS, MAX_SHAPES, SHAPES
 
 PATCH, TOKEN = 16, 32
 Array = NDArray[np.int64]

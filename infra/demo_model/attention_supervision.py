@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from infra.demo_model.class_names import MAX_DIGITS
+from infra.demo_model.dense_targets import TOKEN_ATTRIBUTES, Targets
 from infra.demo_model.questions import Look
-from infra.demo_model.targets import TOKEN_ATTRIBUTES, Targets
-from infra.demo_model.words import MAX_DIGITS
 
 LABEL = MAX_DIGITS + list(TOKEN_ATTRIBUTES).index("label")
 LEFT = MAX_DIGITS + list(TOKEN_ATTRIBUTES).index("left")

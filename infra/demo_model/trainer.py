@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from infra.demo_model.data_parallel import ALONE, Pair
 from infra.demo_model.optim import Average, optimisers, set_rate
-from infra.demo_model.pair import ALONE, Pair
 
 
 class Course:

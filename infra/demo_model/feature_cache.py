@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from infra.demo_model.attention_supervision import truth
 from infra.demo_model.conversations import crowd, draw
-from infra.demo_model.looks import truth
+from infra.demo_model.dense_targets import targets
 from infra.demo_model.model import ChatModel, normalise
 from infra.demo_model.precision import mixed
 from infra.demo_model.render import Picture, Rng
 from infra.demo_model.scenes import Scene, page_scene, print_scene
-from infra.demo_model.targets import targets
 
 
 @dataclass

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from infra.demo_model import seeds
-from infra.demo_model.looks import looks, truth
+from infra.demo_model.attention_supervision import looks, truth
+from infra.demo_model.class_names import LABELS, SHAPES
+from infra.demo_model.dense_targets import targets
 from infra.demo_model.questions import Ask, Look, ask_field, ask_number, ask_positions, ask_shapes
 from infra.demo_model.scenes import Scene, Shape, number_scene, print_scene, shapes_scene
-from infra.demo_model.targets import targets
-from infra.demo_model.words import LABELS, SHAPES
 
 
 def places(scene: Scene, look: Look, said: list[str]) -> list[set[tuple[int, int]]]:

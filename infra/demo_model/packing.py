@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from infra.demo_model.attention_supervision import looks
 from infra.demo_model.conversations import Conversation
-from infra.demo_model.looks import looks
 from infra.demo_model.render import Rng
 from workers.vision.prompts import IMAGE_CONTEXT, IMAGE_END, PromptFormat, build
 

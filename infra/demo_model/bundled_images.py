@@ -1,4 +1,4 @@
-"""Draw the pictures shipped with the command, with three questions: `python -m infra.demo_model.pictures`.
+"""Draw the pictures shipped with the command, with three questions: `python -m infra.demo_model.bundled_images`.
 
 A drawing with a number, and a receipt whose fields are legible only if the page is cut into tiles.
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from infra.demo_model import seeds
+from infra.demo_model.class_names import COLOURS, LABELS, RECEIPT, SHAPES
 from infra.demo_model.scenes import Scene, drawing, page_scene
-from infra.demo_model.words import COLOURS, LABELS, RECEIPT, SHAPES
 
 FOLDER = Path(__file__).parents[2] / "services" / "cli" / "images"
 TOTAL = LABELS.index("TOTAL")

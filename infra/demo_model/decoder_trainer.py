@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
-from infra.demo_model import seeds, state
+from infra.demo_model import seeds
+from infra.demo_model import training_checkpoint as state
 from infra.demo_model.conversations import PAIR, about_counts, about_one, about_page, about_shapes, about_two
-from infra.demo_model.course import Course
+from infra.demo_model.data_parallel import ALONE, Pair
+from infra.demo_model.feature_cache import Pool, Tile, compose, refresh, some
 from infra.demo_model.heads import Heads
 from infra.demo_model.model import ChatModel, Tell
-from infra.demo_model.pack import SILENT, Packed, Row, pack, row
-from infra.demo_model.pair import ALONE, Pair
-from infra.demo_model.pool import Pool, Tile, compose, refresh, some
+from infra.demo_model.packing import SILENT, Packed, Row, pack, row
 from infra.demo_model.precision import mixed, quick
+from infra.demo_model.prompt_format import style
 from infra.demo_model.render import Rng
-from infra.demo_model.style import style
+from infra.demo_model.trainer import Course
 from workers.vision.prompts import IMAGE_CONTEXT, PromptFormat
 
 

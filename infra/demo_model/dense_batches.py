@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.demo_model import seeds
-from infra.demo_model.pair import ALONE, Pair
+from infra.demo_model.data_parallel import ALONE, Pair
+from infra.demo_model.dense_targets import targets
 from infra.demo_model.render import Rng
 from infra.demo_model.scenes import Scene, number_scene, print_scene, shapes_scene
-from infra.demo_model.targets import targets
 
 GRID = 14  # tokens along the side of a tile
 

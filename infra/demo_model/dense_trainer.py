@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
-from infra.demo_model import seeds, state
-from infra.demo_model.beginning import begin
-from infra.demo_model.course import Course
-from infra.demo_model.crops import BUSY, CROPS, TILES, Batch, Kind, batch, step_batches
+from infra.demo_model import seeds
+from infra.demo_model import training_checkpoint as state
+from infra.demo_model.class_names import MAX_DIGITS
+from infra.demo_model.data_parallel import ALONE, Pair
+from infra.demo_model.dense_batches import BUSY, CROPS, TILES, Batch, Kind, batch, step_batches
+from infra.demo_model.dense_targets import PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
 from infra.demo_model.heads import PATCH_WEIGHTS, TOKEN_WEIGHTS, Heads, dense_loss
+from infra.demo_model.initialisation import begin
 from infra.demo_model.model import ChatModel, normalise
-from infra.demo_model.pair import ALONE, Pair
 from infra.demo_model.precision import mixed
-from infra.demo_model.targets import PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
-from infra.demo_model.words import MAX_DIGITS
+from infra.demo_model.trainer import Course
 
 NAMES = list(PATCH_ATTRIBUTES) + [f"digit{i}" for i in range(MAX_DIGITS)] + list(TOKEN_ATTRIBUTES)
 

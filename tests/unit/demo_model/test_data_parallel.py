@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from infra.demo_model.pair import Pair, join
+from infra.demo_model.data_parallel import Pair, join
 
 
 def gradient(meeting: str, rank: int, ending: bool, found: "multiprocessing.Queue[tuple[list[float], bool]]") -> None:
