@@ -15,27 +15,26 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from infra.demo_model import training_checkpoint as state
-from infra.demo_model import vocabulary
-from infra.demo_model.model import Sizes
-from infra.demo_model.prompt_format import SYSTEM
+from infra.demo_model import training_checkpoint, vocabulary
+from infra.demo_model.model import ModelConfig
+from infra.demo_model.prompt_format import SYSTEM_MESSAGE
 
 BUNDLED = Path(__file__).parents[2] / "workers" / "vision" / "demo"
 CARD = Path(__file__).parent / "card.md"
 HEADS = Path(__file__).parent / "heads.safetensors"
 
 
-def config(sizes: Sizes, words: int) -> dict[str, Any]:
+def config_json(config: ModelConfig, vocabulary_size: int) -> dict[str, Any]:
     """Return config.json, in the original schema."""
     vision = {
         "architectures": ["InternVisionModel"],
         "model_type": "intern_vit_6b",
-        "hidden_size": sizes.vision_width,
-        "intermediate_size": sizes.vision_inner,
-        "num_hidden_layers": sizes.vision_layers,
-        "num_attention_heads": sizes.vision_heads,
-        "image_size": sizes.patch * sizes.grid,
-        "patch_size": sizes.patch,
+        "hidden_size": config.vision_width,
+        "intermediate_size": config.vision_inner,
+        "num_hidden_layers": config.vision_layers,
+        "num_attention_heads": config.vision_heads,
+        "image_size": config.patch * config.grid,
+        "patch_size": config.patch,
         "num_channels": 3,
         "norm_type": "layer_norm",
         "layer_norm_eps": 1e-6,
@@ -52,15 +51,15 @@ def config(sizes: Sizes, words: int) -> dict[str, Any]:
     decoder = {
         "architectures": ["InternLM2ForCausalLM"],
         "model_type": "internlm2",
-        "hidden_size": sizes.width,
-        "intermediate_size": sizes.inner,
-        "num_hidden_layers": sizes.layers,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.kv_heads,
-        "vocab_size": words,
+        "hidden_size": config.width,
+        "intermediate_size": config.inner,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "vocab_size": vocabulary_size,
         "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-5,
-        "rope_theta": sizes.rope_theta,
+        "rope_theta": config.rope_theta,
         "rope_scaling": None,
         "bias": False,
         "hidden_act": "silu",
@@ -76,11 +75,11 @@ def config(sizes: Sizes, words: int) -> dict[str, Any]:
         "model_type": "internvl_chat",
         "torch_dtype": "float16",
         "template": "internlm2-chat",
-        "system_message": SYSTEM,
+        "system_message": SYSTEM_MESSAGE,
         "ps_version": "v2",
         "select_layer": -1,
         "downsample_ratio": 0.5,
-        "force_image_size": sizes.patch * sizes.grid,
+        "force_image_size": config.patch * config.grid,
         "dynamic_image_size": True,
         "use_thumbnail": True,
         "min_dynamic_patch": 1,
@@ -94,11 +93,11 @@ def config(sizes: Sizes, words: int) -> dict[str, Any]:
     }
 
 
-def export(saved: dict[str, Any], folder: Path) -> None:
+def export_checkpoint(saved: dict[str, Any], folder: Path) -> None:
     """Write the averaged weights of `saved` (a phase that has a decoder) to `folder`."""
-    words = vocabulary.write(folder)
+    vocabulary_size = vocabulary.write(folder)
     weights = {k[2:]: v.half().contiguous() for k, v in saved["average"].items() if k.startswith("0.")}
-    (folder / "config.json").write_text(json.dumps(config(Sizes(), words), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config_json(ModelConfig(), vocabulary_size), indent=2) + "\n")
     save_file(
         weights,
         folder / "model.safetensors",
@@ -106,7 +105,7 @@ def export(saved: dict[str, Any], folder: Path) -> None:
             "format": "pt",
             "phase": str(saved["phase"]),
             "step": str(saved["step"]),
-            "sizes": json.dumps(asdict(Sizes())),
+            "sizes": json.dumps(asdict(ModelConfig())),
         },
     )
     shutil.copyfile(CARD, folder / "README.md")
@@ -116,7 +115,7 @@ def export(saved: dict[str, Any], folder: Path) -> None:
         HEADS.chmod(0o644)
 
 
-def restore() -> dict[str, Any] | None:
+def bundled_training_state() -> dict[str, Any] | None:
     """Return what training can go on from when its state is gone: the bundled weights, their phase taken for ended."""
     if not (BUNDLED / "model.safetensors").exists() or not HEADS.exists():
         return None
@@ -132,10 +131,10 @@ def main() -> None:
     """Export training's state."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--to", type=Path, default=BUNDLED)
-    folder, saved = parser.parse_args().to, state.load("state.pt")
+    folder, saved = parser.parse_args().to, training_checkpoint.load("state.pt")
     if saved is None or saved["phase"] < 3:
         raise SystemExit("training has not reached the decoder yet: there is nothing that answers")
-    export(saved, folder)
+    export_checkpoint(saved, folder)
     print(f"phase {saved['phase']}, step {saved['step']} -> {folder}")
 
 

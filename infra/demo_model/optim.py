@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from infra.demo_model.precision import quick
+from infra.demo_model.precision import compute_dtype
 
 
-def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     """Return about the nearest orthogonal matrix, by Newton-Schulz iteration, for a batch of matrices."""
-    x = g.to(quick())
+    x = g.to(compute_dtype())
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 g = p.grad.lerp(state["momentum"], group["momentum"])
                 parts = p.shape[0] // p.shape[1] if p.shape[0] % p.shape[1] == 0 else 1  # q, k and v apart
-                update = orthogonal(g.view(parts, -1, p.shape[1])).view_as(p)
+                update = orthogonalise(g.view(parts, -1, p.shape[1])).view_as(p)
                 p.mul_(1 - group["lr"] * group["decay"])
                 p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / parts / p.shape[1]) ** 0.5)
 
@@ -51,38 +51,38 @@ class Muon(torch.optim.Optimizer):
 Optimisers = tuple[Muon, torch.optim.AdamW]
 
 
-def optimisers(modules: Sequence[nn.Module], muon_lr: float, adam_lr: float) -> Optimisers:
+def build_optimisers(modules: Sequence[nn.Module], muon_lr: float, adam_lr: float) -> Optimisers:
     """Return both optimisers over the parameters of `modules`: matrices of blocks to Muon."""
     named = [(n, p) for m in modules for n, p in m.named_parameters() if p.requires_grad]
-    inside = [p for n, p in named if p.ndim == 2 and is_inside(n)]
-    chosen = {id(p) for p in inside}
+    matrices = [p for n, p in named if p.ndim == 2 and is_block_matrix(n)]
+    chosen = {id(p) for p in matrices}
     rest = [p for _, p in named if id(p) not in chosen]
-    return Muon(inside, muon_lr), torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
+    return Muon(matrices, muon_lr), torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
 
 
-def is_inside(name: str) -> bool:
+def is_block_matrix(name: str) -> bool:
     """Say whether the parameter belongs to a block (not to embeddings, heads or the output)."""
     return "layers." in name or "mlp1." in name
 
 
-def set_rate(optimisers: Optimisers, rates: tuple[float, float], factor: float) -> None:
+def set_learning_rates(build_optimisers: Optimisers, peak_rates: tuple[float, float], factor: float) -> None:
     """Set both rates to their peak times `factor`."""
-    for optimiser, rate in zip(optimisers, rates, strict=True):
+    for optimiser, rate in zip(build_optimisers, peak_rates, strict=True):
         for group in optimiser.param_groups:
             group["lr"] = rate * factor
 
 
-class Average:
+class WeightAverage:
     """An exponential average of a module's weights; it follows quickly at first."""
 
-    def __init__(self, module: nn.Module, keep: float = 0.998) -> None:
-        self.keep, self.seen = keep, 0
+    def __init__(self, module: nn.Module, decay: float = 0.998) -> None:
+        self.decay, self.updates = decay, 0
         self.weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
 
     @torch.no_grad()
-    def follow(self, module: nn.Module) -> None:
+    def update(self, module: nn.Module) -> None:
         """Move towards the weights of `module`."""
-        self.seen += 1
-        pace = 1 - min(self.keep, (1 + self.seen) / (10 + self.seen))
+        self.updates += 1
+        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         for k, v in module.state_dict().items():
-            self.weights[k].lerp_(v, pace)
+            self.weights[k].lerp_(v, weight)

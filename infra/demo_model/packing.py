@@ -12,107 +12,121 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from infra.demo_model.attention_supervision import looks
+from infra.demo_model.attention_supervision import attention_targets
 from infra.demo_model.conversations import Conversation
 from infra.demo_model.render import Rng
 from workers.vision.prompts import IMAGE_CONTEXT, IMAGE_END, PromptFormat, build
 
-SILENT = -100
+IGNORE_LABEL = -100
 
 
 @dataclass
-class Row:
+class PackedRow:
     """One packed row; `features` (tokens, width) belong at the places where `ids` is the context token."""
 
     ids: list[int]
     positions: list[int]
-    parts: list[int]  # 0: shared by all
-    wanted: list[int]  # the next token where it is part of an answer, else SILENT
+    segments: list[int]  # 0: shared by all
+    labels: list[int]  # the next token where it is part of an answer, else SILENT
     features: Tensor
-    looks: Tensor  # (answer tokens, tokens of the pictures): what each is read off
+    attention_targets: Tensor  # (answer tokens, tokens of the pictures): what each is read off
 
 
-def row(
-    style: PromptFormat,
-    talks: Sequence[Conversation],
+def pack_row(
+    prompt_format: PromptFormat,
+    conversations: Sequence[Conversation],
     tiles: Sequence[int],
     features: Tensor,
     *,
-    seen: Sequence[Tensor],
-    keep: Tensor | None,
+    image_classes: Sequence[Tensor],
+    kept: Tensor | None,
     rng: Rng,
-) -> Row:
+) -> PackedRow:
     """Pack `talks` about pictures of so many `tiles`, on which `seen` stands, one (tokens, attributes) a picture.
 
     With `keep` (tokens,) only those tokens of the pictures stay.
     """
-    end, stop = style.tokenizer.token_id(IMAGE_END), style.tokenizer.token_id(style.template.stop)
-    context = style.tokenizer.token_id(IMAGE_CONTEXT)
-    shared: list[int] = []
-    packed = Row([], [], [], [], features, torch.zeros(0, len(features), dtype=torch.bool))
-    read: list[Tensor] = []
-    for part, talk in enumerate(talks, 1):
-        asked = build(talk.messages, tiles, style).ids
-        cut = len(asked) - asked[::-1].index(end)
-        if not shared:
-            shared = asked[:cut]
-            packed = Row(list(shared), list(range(cut)), [0] * cut, [SILENT] * cut, features, packed.looks)
-        said = [*style.tokenizer.encode_text(talk.answer), stop]
-        text = asked[cut:] + said
-        gap = int(rng.integers(0, 1500)) if rng.random() < 0.2 else 0  # larger pictures than these come later
-        packed.ids += text
-        packed.positions += range(cut + gap, cut + gap + len(text))
-        packed.parts += [part] * len(text)
-        packed.wanted += [SILENT] * (len(asked) - cut - 1) + said + [SILENT]
-        parts = [torch.zeros(len(said), len(picture), dtype=torch.bool) for picture in seen]
-        parts[talk.picture] = looks(talk.look, [style.tokenizer.decode([t]) for t in said], seen[talk.picture])
-        read.append(torch.cat(parts, 1))
-    packed.looks = torch.cat(read)
-    return packed if keep is None else thin(packed, keep, context)
-
-
-def thin(full: Row, keep: Tensor, context: int) -> Row:
-    """Leave out the tokens of pictures that are not kept; the others keep their positions."""
-    kept = iter(keep.tolist())
-    stay = [i for i, token in enumerate(full.ids) if token != context or next(kept)]
-    ids, positions, parts, wanted = (
-        [values[i] for i in stay] for values in (full.ids, full.positions, full.parts, full.wanted)
+    end, stop = (
+        prompt_format.tokenizer.token_id(IMAGE_END),
+        prompt_format.tokenizer.token_id(prompt_format.template.stop),
     )
-    return Row(ids, positions, parts, wanted, full.features[keep], full.looks[:, keep])
+    context = prompt_format.tokenizer.token_id(IMAGE_CONTEXT)
+    shared: list[int] = []
+    packed = PackedRow([], [], [], [], features, torch.zeros(0, len(features), dtype=torch.bool))
+    targets: list[Tensor] = []
+    for segment, conversation in enumerate(conversations, 1):
+        prompt = build(conversation.messages, tiles, prompt_format).ids
+        shared_length = len(prompt) - prompt[::-1].index(end)
+        if not shared:
+            shared = prompt[:shared_length]
+            packed = PackedRow(
+                list(shared),
+                list(range(shared_length)),
+                [0] * shared_length,
+                [IGNORE_LABEL] * shared_length,
+                features,
+                packed.attention_targets,
+            )
+        answer = [*prompt_format.tokenizer.encode_text(conversation.answer), stop]
+        text = prompt[shared_length:] + answer
+        position_gap = int(rng.integers(0, 1500)) if rng.random() < 0.2 else 0  # larger pictures than these come later
+        packed.ids += text
+        packed.positions += range(shared_length + position_gap, shared_length + position_gap + len(text))
+        packed.segments += [segment] * len(text)
+        packed.labels += [IGNORE_LABEL] * (len(prompt) - shared_length - 1) + answer + [IGNORE_LABEL]
+        segments = [torch.zeros(len(answer), len(image_index), dtype=torch.bool) for image_index in image_classes]
+        segments[conversation.image_index] = attention_targets(
+            conversation.grounding,
+            [prompt_format.tokenizer.decode([t]) for t in answer],
+            image_classes[conversation.image_index],
+        )
+        targets.append(torch.cat(segments, 1))
+    packed.attention_targets = torch.cat(targets)
+    return packed if kept is None else drop_image_tokens(packed, kept, context)
+
+
+def drop_image_tokens(row: PackedRow, kept: Tensor, context: int) -> PackedRow:
+    """Leave out the tokens of pictures that are not kept; the others keep their positions."""
+    is_kept = iter(kept.tolist())
+    indices = [i for i, token in enumerate(row.ids) if token != context or next(is_kept)]
+    ids, positions, segments, labels = (
+        [values[i] for i in indices] for values in (row.ids, row.positions, row.segments, row.labels)
+    )
+    return PackedRow(ids, positions, segments, labels, row.features[kept], row.attention_targets[:, kept])
 
 
 @dataclass
-class Packed:
+class PackedBatch:
     """Rows of one length."""
 
     ids: Tensor
     positions: Tensor
-    allowed: Tensor  # (b, n, n): what sees what
-    wanted: Tensor
+    attention_mask: Tensor  # (b, n, n): what sees what
+    labels: Tensor
     features: Tensor
-    looks: Tensor  # (answer tokens, n)
+    attention_targets: Tensor  # (answer tokens, n)
 
 
-def pack(rows: Sequence[Row], context: int) -> Packed:
+def pad_rows(rows: Sequence[PackedRow], context: int) -> PackedBatch:
     """Pad `rows` to one length; `context` is the token in whose places the features belong."""
     longest = max(len(r.ids) for r in rows)
 
     def padded(name: str, fill: int) -> Tensor:
         return torch.tensor([getattr(r, name) + [fill] * (longest - len(getattr(r, name))) for r in rows])
 
-    ids, parts = padded("ids", 0), padded("parts", -1)
-    read = []
-    for r, line in zip(rows, ids == context, strict=True):
-        mine = torch.zeros(len(r.looks), longest, dtype=torch.bool)
-        mine[:, line] = r.looks
-        read.append(mine)
+    ids, segments = padded("ids", 0), padded("segments", -1)
+    targets = []
+    for r, is_image in zip(rows, ids == context, strict=True):
+        columns = torch.zeros(len(r.attention_targets), longest, dtype=torch.bool)
+        columns[:, is_image] = r.attention_targets
+        targets.append(columns)
     earlier = torch.ones(longest, longest, dtype=torch.bool).tril()
-    allowed = earlier & ((parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None]))
-    return Packed(
+    attention_mask = earlier & ((segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None]))
+    return PackedBatch(
         ids,
         padded("positions", 0),
-        allowed,
-        padded("wanted", SILENT),
+        attention_mask,
+        padded("labels", IGNORE_LABEL),
         torch.cat([r.features for r in rows]),
-        torch.cat(read),
+        torch.cat(targets),
     )

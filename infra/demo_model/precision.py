@@ -12,11 +12,11 @@ from workers.vision.model.device import choose_dtype
 
 
 @cache
-def quick() -> torch.dtype:
+def compute_dtype() -> torch.dtype:
     """Return the number type in which this machine multiplies quicker, measured as a vision worker does."""
     return choose_dtype("auto", "cpu")
 
 
-def mixed() -> torch.autocast:
+def autocast() -> torch.autocast:
     """Return the context in which the model computes while it is trained."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=quick() is torch.bfloat16)
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=compute_dtype() is torch.bfloat16)

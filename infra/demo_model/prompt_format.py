@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from infra.demo_model.model import Sizes
+from infra.demo_model.model import ModelConfig
 from shared.tokenization.tokenizer import load_tokenizer
 from workers.vision.prompts import TEMPLATES, PromptFormat
 
-SYSTEM = "tileq"
+SYSTEM_MESSAGE = "tileq"
 
 
-def style(folder: Path) -> PromptFormat:
+def load_prompt_format(folder: Path) -> PromptFormat:
     """Return the prompt format of the checkpoint whose tokenizer lies in `folder`."""
-    return PromptFormat(load_tokenizer(folder), TEMPLATES["internlm2-chat"], SYSTEM, Sizes().tokens)
+    return PromptFormat(load_tokenizer(folder), TEMPLATES["internlm2-chat"], SYSTEM_MESSAGE, ModelConfig().tokens)

@@ -12,12 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from infra.demo_model.class_names import RGB
 
-Picture = NDArray[np.uint8]
+ImageArray = NDArray[np.uint8]
 Rng = np.random.Generator
 Point = tuple[float, float]
 
 FONTS = ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono")
-DIGIT_HEIGHT = 0.729  # of the em, in all three fonts
+DIGIT_HEIGHT_EM = 0.729  # of the em, in all three fonts
 
 
 @cache
@@ -26,28 +26,28 @@ def font(name: str, em: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(__file__).parent / "fonts" / f"{name}.ttf"), em)
 
 
-def ground(rng: Rng, width: int, height: int) -> Picture:
+def background(rng: Rng, width: int, digit_height: int) -> ImageArray:
     """Return a light ground: plain, or with mild noise, a slope of brightness or faint stripes."""
     base = rng.integers(205, 250) + rng.integers(-10, 6, 3)
-    picture: NDArray[Any] = np.broadcast_to(base.astype(np.float32), (height, width, 3))
+    image: NDArray[Any] = np.broadcast_to(base.astype(np.float32), (digit_height, width, 3))
     kind = rng.integers(4)
     if kind == 1:
-        picture = picture + rng.normal(0, rng.uniform(2, 7), (height, width, 1)).astype(np.float32)
+        image = image + rng.normal(0, rng.uniform(2, 7), (digit_height, width, 1)).astype(np.float32)
     elif kind == 2:
         slope_x = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None] * rng.uniform(-14, 14)
-        slope_y = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None] * rng.uniform(-14, 14)
-        picture = picture + slope_x + slope_y
+        slope_y = np.linspace(-1, 1, digit_height, dtype=np.float32)[:, None, None] * rng.uniform(-14, 14)
+        image = image + slope_x + slope_y
     elif kind == 3:
         angle, period = rng.uniform(0, pi), rng.uniform(9, 40)
-        x, y = np.arange(width, dtype=np.float32)[None], np.arange(height, dtype=np.float32)[:, None]
+        x, y = np.arange(width, dtype=np.float32)[None], np.arange(digit_height, dtype=np.float32)[:, None]
         wave = np.sin((x * np.float32(cos(angle)) + y * np.float32(sin(angle))) * np.float32(2 * pi / period))
-        picture = picture + wave[:, :, None] * rng.uniform(2, 7)
-    light: Picture = np.clip(picture, 0, 255).astype(np.uint8)
+        image = image + wave[:, :, None] * rng.uniform(2, 7)
+    light: ImageArray = np.clip(image, 0, 255).astype(np.uint8)
     return light
 
 
 @dataclass(frozen=True)
-class Face:
+class FontFace:
     """A font at one size, in one colour."""
 
     name: str
@@ -55,28 +55,28 @@ class Face:
     colour: tuple[int, int, int]
 
     @property
-    def height(self) -> float:
+    def digit_height(self) -> float:
         """Height of a digit."""
-        return DIGIT_HEIGHT * self.em
+        return DIGIT_HEIGHT_EM * self.em
 
-    def edges(self, text: str) -> list[float]:
+    def character_edges(self, text: str) -> list[float]:
         """Return where each character of `text` begins, and where the last one ends."""
         measure = font(self.name, self.em)
         return [measure.getlength(text[:n]) for n in range(len(text) + 1)]
 
-    def draw(self, canvas: Image.Image, place: Point, text: str) -> None:
+    def draw(self, canvas: Image.Image, position: Point, text: str) -> None:
         """Print `text`; `place` is its left edge and its baseline."""
-        ImageDraw.Draw(canvas).text(place, text, fill=self.colour, font=font(self.name, self.em), anchor="ls")
+        ImageDraw.Draw(canvas).text(position, text, fill=self.colour, font=font(self.name, self.em), anchor="ls")
 
 
-def ink(rng: Rng) -> tuple[int, int, int]:
+def dark_colour(rng: Rng) -> tuple[int, int, int]:
     """Return a dark colour to print in."""
     dark = rng.integers(0, 80)
     red, green, blue = (int(c) for c in np.clip(dark + rng.integers(-30, 31, 3), 0, 100))
     return red, green, blue
 
 
-def outline(kind: str, angle: float) -> list[tuple[float, float]]:
+def polygon(kind: str, angle: float) -> list[tuple[float, float]]:
     """Return the corners of a shape of diameter 2 around the origin."""
     if kind == "square":
         return [(1.2 * cos(angle + pi / 4 + k * pi / 2), 1.2 * sin(angle + pi / 4 + k * pi / 2)) for k in range(4)]
@@ -101,8 +101,8 @@ def draw_shape(canvas: Image.Image, rng: Rng, what: tuple[str, int], centre: Poi
     if kind == "circle":
         pen.ellipse((middle - radius, middle - radius, middle + radius, middle + radius), fill=255)
     else:
-        corners = outline(kind, rng.uniform(-0.2, 0.2))
+        corners = polygon(kind, rng.uniform(-0.2, 0.2))
         pen.polygon([(middle + radius * x, middle + radius * y) for x, y in corners], fill=255)
     red, green, blue = (int(c) for c in np.clip(np.array(RGB[colour]) + rng.integers(-14, 15, 3), 0, 255))
-    place = (round(centre[0] - side / 2), round(centre[1] - side / 2))
-    canvas.paste((red, green, blue), place, mask.reduce(scale))
+    position = (round(centre[0] - side / 2), round(centre[1] - side / 2))
+    canvas.paste((red, green, blue), position, mask.reduce(scale))

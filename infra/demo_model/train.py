@@ -17,70 +17,67 @@ from typing import Any
 
 import torch
 
-from infra.demo_model import decoder_trainer as decoder
-from infra.demo_model import dense_trainer as dense
-from infra.demo_model import export, seeds, vocabulary
-from infra.demo_model import training_checkpoint as state
-from infra.demo_model.data_parallel import meet
-from infra.demo_model.evaluate import Asker, ask, table
-from infra.demo_model.model import ChatModel, Sizes
+from infra.demo_model import decoder_trainer, dense_trainer, export, seeds, training_checkpoint, vocabulary
+from infra.demo_model.data_parallel import launch_ranks
+from infra.demo_model.evaluate import InferencePipeline, evaluate, format_table
+from infra.demo_model.model import ChatModel, ModelConfig
 
-SAMPLE = 40  # questions of each group after a phase
+SAMPLE_QUESTIONS = 40  # questions of each group after a phase
 
 
-def yielding() -> None:
+def restart_with_passive_wait() -> None:
     """Start again with threads that sleep while they wait: beside other work, waiting ones would eat what is left."""
     if os.environ.get("OMP_WAIT_POLICY") != "PASSIVE":
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.execv(sys.executable, [sys.executable, "-m", "infra.demo_model.train", *sys.argv[1:]])
 
 
-def look(saved: dict[str, Any]) -> None:
+def export_and_sample(saved: dict[str, Any]) -> None:
     """Export what there is and ask it a few questions."""
-    folder = state.OUT / "checkpoint"
-    export.export(saved, folder)
-    asker = Asker(folder)
-    answers = list(ask(asker, lambda part, i: seeds.check(1, part, i), SAMPLE))
-    asker.engine.close()
-    state.log(phase=saved["phase"], step=saved["step"], sample=table(answers).splitlines()[-1])
+    folder = training_checkpoint.OUTPUT_FOLDER / "checkpoint"
+    export.export_checkpoint(saved, folder)
+    pipeline = InferencePipeline(folder)
+    answers = list(evaluate(pipeline, lambda stream_key, i: seeds.check(1, stream_key, i), SAMPLE_QUESTIONS))
+    pipeline.engine.close()
+    training_checkpoint.log(phase=saved["phase"], step=saved["step"], sample=format_table(answers).splitlines()[-1])
 
 
 def main() -> None:
     """Go through the phases that are left."""
-    yielding()
+    restart_with_passive_wait()
     os.nice(max(0, 19 - os.nice(0)))
     torch.set_flush_denormal(True)  # before any thread starts: it slows training by a third otherwise
     torch.set_num_threads(1)
-    pair = meet(state.OUT)
-    clock = state.Clock()
-    if pair.first:
-        state.write_pid()
-        vocabulary.write(state.OUT / "tokenizer")
-    pair.wait()
-    model = ChatModel(Sizes(), vocabulary.size())
+    process_group = launch_ranks(training_checkpoint.OUTPUT_FOLDER)
+    timer = training_checkpoint.CheckpointTimer()
+    if process_group.is_main:
+        training_checkpoint.write_pid()
+        vocabulary.write(training_checkpoint.OUTPUT_FOLDER / "tokenizer")
+    process_group.barrier()
+    model = ChatModel(ModelConfig(), vocabulary.size())
     torch.manual_seed(0)
-    dense.start(model)
-    saved = state.load("state.pt") or export.restore()
+    dense_trainer.initialise_model(model)
+    saved = training_checkpoint.load("state.pt") or export.bundled_training_state()
     if saved and saved.get("ended"):
-        saved["phase"] = min(saved["phase"], decoder.PHASES[-1].number - 1)
-    for phase in dense.PHASES:
+        saved["phase"] = min(saved["phase"], decoder_trainer.PHASES[-1].number - 1)
+    for phase in dense_trainer.PHASES:
         if saved and saved["phase"] > phase.number:
             continue
-        if not dense.run(model, phase, saved, clock, pair):
+        if not dense_trainer.run(model, phase, saved, timer, process_group):
             return
-        saved = state.load("state.pt")
-    for talk in decoder.PHASES:
+        saved = training_checkpoint.load("state.pt")
+    for conversation in decoder_trainer.PHASES:
         assert saved is not None
-        if saved["phase"] > talk.number or (saved.get("ended") and saved["phase"] == talk.number):
+        if saved["phase"] > conversation.number or (saved.get("ended") and saved["phase"] == conversation.number):
             continue
-        if not decoder.run(model, talk, saved, clock, pair):
+        if not decoder_trainer.run(model, conversation, saved, timer, process_group):
             return
-        saved = state.load("state.pt")
+        saved = training_checkpoint.load("state.pt")
         assert saved is not None
-        if pair.first:
-            look(saved)
-    if pair.first:
-        state.log(phase="ended")
+        if process_group.is_main:
+            export_and_sample(saved)
+    if process_group.is_main:
+        training_checkpoint.log(phase="ended")
 
 
 if __name__ == "__main__":

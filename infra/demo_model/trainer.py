@@ -5,56 +5,62 @@ from typing import Any
 
 from torch import nn
 
-from infra.demo_model.data_parallel import ALONE, Pair
-from infra.demo_model.optim import Average, optimisers, set_rate
+from infra.demo_model.data_parallel import SINGLE_PROCESS, DataParallelGroup
+from infra.demo_model.optim import WeightAverage, build_optimisers, set_learning_rates
 
 
-class Course:
+class Trainer:
     """Weights, of which some learn, with their optimisers and their average."""
 
     def __init__(
         self,
         number: int,
-        kept: Sequence[nn.Module],
-        learning: Sequence[nn.Module],
-        rates: tuple[float, float],
-        pair: Pair = ALONE,
+        modules: Sequence[nn.Module],
+        trained: Sequence[nn.Module],
+        peak_rates: tuple[float, float],
+        process_group: DataParallelGroup = SINGLE_PROCESS,
     ) -> None:
-        self.number, self.rates, self.pair, self.step, self.ending = number, rates, pair, 0, False
-        self.kept = nn.ModuleList(kept)
-        self.learning = [p for module in learning for p in module.parameters()]
-        self.optimisers = optimisers(learning, *rates)
-        self.average = Average(self.kept)
+        self.number, self.peak_rates, self.process_group, self.step, self.stop_requested = (
+            number,
+            peak_rates,
+            process_group,
+            0,
+            False,
+        )
+        self.modules = nn.ModuleList(modules)
+        self.trained = [p for module in trained for p in module.parameters()]
+        self.build_optimisers = build_optimisers(trained, *peak_rates)
+        self.average = WeightAverage(self.modules)
 
-    def update(self, factor: float, *, ending: bool) -> None:
+    def apply_gradients(self, factor: float, *, stop_requested: bool) -> None:
         """Follow the gradients of all processes, at the peak rates times `factor`; learn whether one is to end."""
-        set_rate(self.optimisers, self.rates, factor)
-        self.ending = self.pair.average(self.learning, ending=ending)
-        for optimiser in self.optimisers:
+        set_learning_rates(self.build_optimisers, self.peak_rates, factor)
+        self.stop_requested = self.process_group.average_gradients(self.trained, stop_requested=stop_requested)
+        for optimiser in self.build_optimisers:
             optimiser.step()
             optimiser.zero_grad()
-        self.average.follow(self.kept)
+        self.average.update(self.modules)
         self.step += 1
 
-    def begin(self) -> None:
+    def reset_average(self) -> None:
         """Take the weights as they are now for the first ones."""
-        self.average = Average(self.kept)
+        self.average = WeightAverage(self.modules)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return all that the phase needs to go on."""
         return {
             "phase": self.number,
             "step": self.step,
             "average": self.average.weights,
-            "seen": self.average.seen,
-            "weights": self.kept.state_dict(),
-            "optimisers": [o.state_dict() for o in self.optimisers],
+            "seen": self.average.updates,
+            "weights": self.modules.state_dict(),
+            "optimisers": [o.state_dict() for o in self.build_optimisers],
         }
 
-    def resume(self, saved: dict[str, Any]) -> None:
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from `saved`."""
-        self.step, self.average.seen = saved["step"], saved["seen"]
+        self.step, self.average.updates = saved["step"], saved["seen"]
         self.average.weights = saved["average"]
-        self.kept.load_state_dict(saved["weights"])
-        for optimiser, content in zip(self.optimisers, saved["optimisers"], strict=True):
+        self.modules.load_state_dict(saved["weights"])
+        for optimiser, content in zip(self.build_optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(content)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from infra.demo_model.class_names import COLOURS_ZH, SHAPES_ZH
-from infra.demo_model.questions import every_wording
+from infra.demo_model.questions import every_text
 from shared.tokenization.sentencepiece import Kind, Piece, Vocabulary, write_vocabulary
 
-SPACE = "▁"
-SPECIALS = (
+SPACE_MARK = "▁"
+CONTROL_TOKENS = (
     "<|im_end|>",
     "<|im_start|>",
     "<img>",
@@ -25,7 +25,7 @@ SPECIALS = (
     "<box>",
     "</box>",
 )
-TERMS = (
+CHINESE_TERMS = (
     *COLOURS_ZH,
     *SHAPES_ZH,
     "图形",
@@ -55,11 +55,11 @@ TERMS = (
     "印着",
     "多少个",
 )
-WORD = re.compile("|".join(sorted(TERMS, key=len, reverse=True)) + r"|▁?[A-Za-z]+|.", re.DOTALL)
-ASCII = [chr(c) for c in range(33, 127)]
+WORD_PATTERN = re.compile("|".join(sorted(CHINESE_TERMS, key=len, reverse=True)) + r"|▁?[A-Za-z]+|.", re.DOTALL)
+PRINTABLE_ASCII = [chr(c) for c in range(33, 127)]
 
 
-def merges(words: Counter[str]) -> list[str]:
+def byte_pair_merges(words: Counter[str]) -> list[str]:
     """Return what byte-pair merging makes, in order, until every word is one piece."""
     split = {word: list(word) for word in words}
     made: list[str] = []
@@ -73,10 +73,10 @@ def merges(words: Counter[str]) -> list[str]:
         best = max(pairs, key=lambda p: (pairs[p], p))
         made.append("".join(best))
         for word, parts in split.items():
-            split[word] = join(parts, best)
+            split[word] = merge_pair(parts, best)
 
 
-def join(parts: list[str], pair: tuple[str, str]) -> list[str]:
+def merge_pair(parts: list[str], pair: tuple[str, str]) -> list[str]:
     """Return `parts` with every `pair` made one."""
     joined: list[str] = []
     for part in parts:
@@ -89,10 +89,10 @@ def join(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 def pieces() -> list[Piece]:
     """Return the whole vocabulary, control tokens beside the first three left out."""
-    text = [w.replace(" ", SPACE) for w in every_wording()]
-    words = Counter(word for line in text for word in WORD.findall(line))
-    characters = sorted({*ASCII, SPACE, "\n", *(c for word in words for c in word)})
-    made = list(dict.fromkeys(merges(words)))
+    text = [w.replace(" ", SPACE_MARK) for w in every_text()]
+    words = Counter(word for line in text for word in WORD_PATTERN.findall(line))
+    characters = sorted({*PRINTABLE_ASCII, SPACE_MARK, "\n", *(c for word in words for c in word)})
+    made = list(dict.fromkeys(byte_pair_merges(words)))
     found = [Piece("<unk>", 0.0, Kind.UNKNOWN), Piece("<s>", 0.0, Kind.CONTROL), Piece("</s>", 0.0, Kind.CONTROL)]
     found += [Piece(f"<0x{b:02X}>", 0.0, Kind.BYTE) for b in range(256)]
     found += [Piece(text, -float(rank), Kind.NORMAL) for rank, text in enumerate([*made, *characters])]
@@ -101,7 +101,7 @@ def pieces() -> list[Piece]:
 
 def size() -> int:
     """Return how many tokens there are."""
-    return len(pieces()) + len(SPECIALS)
+    return len(pieces()) + len(CONTROL_TOKENS)
 
 
 def write(folder: Path) -> int:
@@ -109,11 +109,11 @@ def write(folder: Path) -> int:
     found = pieces()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.model").write_bytes(write_vocabulary(Vocabulary(tuple(found), dummy_prefix=False)))
-    specials = {0: "<unk>", 1: "<s>", 2: "</s>", **{len(found) + i: text for i, text in enumerate(SPECIALS)}}
+    specials = {0: "<unk>", 1: "<s>", 2: "</s>", **{len(found) + i: text for i, text in enumerate(CONTROL_TOKENS)}}
     plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     config: dict[str, Any] = {
         "added_tokens_decoder": {str(i): {"content": text, **plain} for i, text in specials.items()},
-        "additional_special_tokens": list(SPECIALS),
+        "additional_special_tokens": list(CONTROL_TOKENS),
         "add_bos_token": True,
         "add_eos_token": False,
         "bos_token": "<s>",
@@ -125,4 +125,4 @@ def write(folder: Path) -> int:
         "tokenizer_class": "InternLM2Tokenizer",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    return len(found) + len(SPECIALS)
+    return len(found) + len(CONTROL_TOKENS)
