@@ -1,4 +1,4 @@
-"""`python -m infra.readme`: write the configuration table of the README from the settings class."""
+"""Write the README's settings table from the settings classes: `python -m infra.readme`."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ BEGIN, END = "<!-- settings: begin, written by `python -m infra.readme` -->", "<
 
 
 def table() -> str:
-    """Return the table: one row a setting, its default, and what it is for."""
+    """Return the table in Markdown: name, default and meaning of each setting."""
     rows = ["| `TILEQ_…` | default | meaning |", "|---|---|---|"]
     every_process = ProcessSettings.model_fields
     for heading, groups in GROUPS:
@@ -29,7 +29,7 @@ def table() -> str:
 
 
 def rewrite(text: str) -> str:
-    """Return `text` with the table between its marks made anew."""
+    """Return `text`, the README, with the table between its markers replaced."""
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n\n{table()}\n\n{END}{tail}"

@@ -1,7 +1,7 @@
-"""What each patch and each token of a picture should know: the dense targets that teach the vision tower.
+"""Dense targets: the classes of each patch and each token of an image, from which the vision tower learns.
 
-A patch is 16x16 px and answers for its two halves, each 8 px wide (no glyph is narrower than that, so each half
-belongs to one glyph at most). A token is 32x32 px, the four patches that pixel shuffle joins.
+A patch is 16x16 px and has one class for each of its halves, 8 px wide: no glyph is narrower, so a half shows one
+glyph at most. A token is 32x32 px, the four patches that pixel shuffle joins.
 """
 
 from dataclasses import dataclass
@@ -12,21 +12,24 @@ from numpy.typing import NDArray
 from infra.demo_model.class_names import CHARACTERS, COLOURS, FIELD_LABELS, MAX_DIGITS, MAX_SHAPES, SHAPES
 from infra.demo_model.scenes import Glyph, Scene, Shape
 
-PATCH_PX, TOKEN_PX = 16, 32
+PATCH_PX, HALF_PATCH_PX, TOKEN_PX = 16, 8, 32
+MIN_GLYPH_OVERLAP_PX = 6  # rows of a glyph that a patch must show to get its class
+BACKGROUND = 0  # class of a place where the attribute has no value
+NO_LABEL_CLASS = 1  # class of a glyph without a field; those of FIELD_LABELS follow
 ClassArray = NDArray[np.int64]
 
-TOKEN_ATTRIBUTES = {  # name: how many values beside "nothing here"
+TOKEN_ATTRIBUTES = {  # name: classes besides BACKGROUND
     "label": 1 + len(FIELD_LABELS),
     "length": MAX_DIGITS,
     "shape": len(SHAPES),
     "colour": len(COLOURS),
-    "left": MAX_SHAPES,
-    "right": MAX_SHAPES,
-    "top": MAX_SHAPES,
-    "bottom": MAX_SHAPES,
-    "total": MAX_SHAPES,
-    "alike": MAX_SHAPES,
-    "same_colour": MAX_SHAPES,
+    "rank_left": MAX_SHAPES,  # 1: the leftmost shape
+    "rank_right": MAX_SHAPES,
+    "rank_top": MAX_SHAPES,
+    "rank_bottom": MAX_SHAPES,
+    "count_all": MAX_SHAPES,
+    "count_kind": MAX_SHAPES,  # shapes of the same kind
+    "count_colour": MAX_SHAPES,
 }
 PATCH_ATTRIBUTES = {
     "glyph_left": len(CHARACTERS),
@@ -42,19 +45,19 @@ PATCH_ATTRIBUTES = {
 
 @dataclass
 class DenseTargets:
-    """Class numbers, 0 for "nothing here"."""
+    """Classes of all attributes of one image; BACKGROUND where an attribute has no value."""
 
-    patches: ClassArray  # (rows, columns, attributes)
-    digits: ClassArray  # (token rows, token columns, index in the number)
-    tokens: ClassArray  # (token rows, token columns, attributes)
+    patches: ClassArray  #: (rows, columns, attributes)
+    digits: ClassArray  #: (token rows, token columns, index in the number)
+    tokens: ClassArray  #: (token rows, token columns, attributes)
 
     def token_classes(self) -> ClassArray:
-        """Return digits and attributes of all tokens side by side, (tokens, digits and attributes)."""
+        """Return the digits and attributes of all tokens, (tokens, digits + attributes)."""
         return np.concatenate([self.digits, self.tokens], -1).reshape(-1, self.digits.shape[-1] + self.tokens.shape[-1])
 
 
 def dense_targets(scene: Scene) -> DenseTargets:
-    """Return the dense targets of `scene`, whose sides are multiples of a token."""
+    """Return the dense targets of `scene`, whose sides are multiples of 32 px."""
     height, width = scene.image.shape[:2]
     targets = DenseTargets(
         np.zeros((height // PATCH_PX, width // PATCH_PX, len(PATCH_ATTRIBUTES)), np.int64),
@@ -69,43 +72,46 @@ def dense_targets(scene: Scene) -> DenseTargets:
 
 
 def mark_glyph(targets: DenseTargets, glyph: Glyph) -> None:
-    """Write one glyph into the half patches it covers and into the token of its centre."""
+    """Write the classes of one glyph to the half patches it covers and to the token of its centre."""
     x0, y0, x1, y1 = glyph.box
-    code = CHARACTERS.index(glyph.char) + 1
+    character, label = CHARACTERS.index(glyph.char) + 1, glyph.label + 1 + NO_LABEL_CLASS
     rows, columns = targets.patches.shape[:2]
     for row in range(max(0, int(y0 // PATCH_PX)), min(rows, int(y1 // PATCH_PX) + 1)):
-        if min(y1, (row + 1) * PATCH_PX) - max(y0, row * PATCH_PX) < 6:
+        if min(y1, (row + 1) * PATCH_PX) - max(y0, row * PATCH_PX) < MIN_GLYPH_OVERLAP_PX:
             continue
-        for half in range(max(0, int(x0 // 8)), min(2 * columns, int(x1 // 8) + 1)):
-            if x0 <= half * 8 + 4 < x1:
-                targets.patches[row, half // 2, half % 2] = code
+        for half in range(max(0, int(x0 // HALF_PATCH_PX)), min(2 * columns, int(x1 // HALF_PATCH_PX) + 1)):
+            if x0 <= half * HALF_PATCH_PX + HALF_PATCH_PX // 2 < x1:
+                targets.patches[row, half // 2, half % 2] = character
                 targets.patches[row, half // 2, 4 + half % 2] = glyph.index + 1
-                targets.patches[row, half // 2, 6:] = (glyph.label + 2, glyph.length)
+                targets.patches[row, half // 2, 6:] = (label, glyph.length)
     row, column = int((y0 + y1) / 2 // TOKEN_PX), int((x0 + x1) / 2 // TOKEN_PX)
-    targets.tokens[row, column, 0] = glyph.label + 2
+    targets.tokens[row, column, 0] = label
     if glyph.index >= 0:
-        targets.digits[row, column, glyph.index] = code
+        targets.digits[row, column, glyph.index] = character
         targets.tokens[row, column, 1] = glyph.length
 
 
 def mark_shape(targets: DenseTargets, shape: Shape, shapes: list[Shape]) -> None:
-    """Write one shape, its ranks and its counts into the patches and tokens near its centre."""
-    for grid, side in ((targets.patches, PATCH_PX), (targets.tokens, TOKEN_PX)):
-        ys, xs = np.ogrid[: grid.shape[0], : grid.shape[1]]
-        near = np.hypot(xs * side + side / 2 - shape.x, ys * side + side / 2 - shape.y) < max(
-            0.4 * shape.size, side * 0.72
-        )
-        if side == PATCH_PX:
-            grid[near, 2:4] = (shape.kind + 1, shape.colour + 1)
-        else:
-            grid[near, 2:] = (
-                shape.kind + 1,
-                shape.colour + 1,
-                sum(s.x <= shape.x for s in shapes),
-                sum(s.x >= shape.x for s in shapes),
-                sum(s.y <= shape.y for s in shapes),
-                sum(s.y >= shape.y for s in shapes),
-                len(shapes),
-                sum(s.kind == shape.kind for s in shapes),
-                sum(s.colour == shape.colour for s in shapes),
-            )
+    """Write the classes of one of `shapes` to the patches and tokens near its centre."""
+    is_near = near_centre(targets.patches, PATCH_PX, shape)
+    targets.patches[is_near, 2:4] = (shape.kind + 1, shape.colour + 1)
+    is_near = near_centre(targets.tokens, TOKEN_PX, shape)
+    targets.tokens[is_near, 2:] = (
+        shape.kind + 1,
+        shape.colour + 1,
+        sum(s.x <= shape.x for s in shapes),
+        sum(s.x >= shape.x for s in shapes),
+        sum(s.y <= shape.y for s in shapes),
+        sum(s.y >= shape.y for s in shapes),
+        len(shapes),
+        sum(s.kind == shape.kind for s in shapes),
+        sum(s.colour == shape.colour for s in shapes),
+    )
+
+
+def near_centre(grid: ClassArray, cell_px: int, shape: Shape) -> NDArray[np.bool_]:
+    """Return which cells of `grid` (rows, columns, attributes) lie near the centre of `shape`: (rows, columns)."""
+    ys, xs = np.ogrid[: grid.shape[0], : grid.shape[1]]
+    distance = np.hypot(xs * cell_px + cell_px / 2 - shape.x, ys * cell_px + cell_px / 2 - shape.y)
+    is_near: NDArray[np.bool_] = distance < max(0.4 * shape.size, cell_px * 0.72)
+    return is_near

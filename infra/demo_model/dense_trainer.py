@@ -1,4 +1,4 @@
-"""The first phases: the vision tower learns from dense targets, on crops and then on whole tiles."""
+"""The dense phases: the vision tower learns from dense targets, on crops and then on whole tiles."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
-from infra.demo_model import seeds, training_checkpoint
+from infra.demo_model import seeds
 from infra.demo_model.class_names import MAX_DIGITS
 from infra.demo_model.data_parallel import SINGLE_PROCESS, DataParallelGroup
 from infra.demo_model.dense_batches import (
@@ -21,131 +21,197 @@ from infra.demo_model.dense_batches import (
     draw_batch,
     step_batches,
 )
-from infra.demo_model.dense_targets import PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
+from infra.demo_model.dense_targets import PATCH_ATTRIBUTES, PATCH_PX, TOKEN_ATTRIBUTES
 from infra.demo_model.heads import PATCH_WEIGHTS, TOKEN_WEIGHTS, DenseHeads, dense_loss
 from infra.demo_model.initialisation import initialise
 from infra.demo_model.model import ChatModel, normalise
 from infra.demo_model.precision import autocast
-from infra.demo_model.trainer import Trainer
+from infra.demo_model.trainer import Phase, Trainer
+from infra.demo_model.training_checkpoint import SaveTimer
+from infra.demo_model.training_log import log
 
-NAMES = list(PATCH_ATTRIBUTES) + [f"digit{i}" for i in range(MAX_DIGITS)] + list(TOKEN_ATTRIBUTES)
-
-
-@dataclass(frozen=True)
-class DensePhase:
-    """One stretch of dense training."""
-
-    number: int
-    name: str
-    specs: tuple[tuple[float, tuple[BatchSpec, ...]], ...]  # up to which part of the steps, what a step sees
-    steps: int
-    rates: tuple[float, float]  # of Muon and of Adam at their peak
-    decay_fraction: float  # the part of the steps, at the end, over which the rates fall to a twentieth
-
-
-PHASES = (
-    DensePhase(1, "crops", ((1.0, CROP_BATCHES),), 2200, (0.02, 2e-3), 0.1),
-    DensePhase(2, "tiles", ((0.86, SPARSE_TILE_BATCHES), (1.0, TILE_BATCHES)), 2700, (0.015, 1.5e-3), 0.6),
+ATTRIBUTE_NAMES = list(PATCH_ATTRIBUTES) + [f"digit{i}" for i in range(MAX_DIGITS)] + list(TOKEN_ATTRIBUTES)
+EVALUATION_INTERVAL_STEPS = 500
+EVALUATION_BATCHES = (BatchSpec("number", 9, 3, 64), BatchSpec("print", 8, 3, 64), BatchSpec("tile", 14, 14, 24))
+#: Attributes whose names begin alike are one figure of the evaluation.
+EVALUATED_PREFIXES = (
+    "digit",
+    "glyph",
+    "label",
+    "length",
+    "shape",
+    "colour",
+    "rank_left",
+    "rank_bottom",
+    "count_all",
+    "count_kind",
 )
 
 
-def learning_rate_factor(phase: DensePhase, step: int) -> float:
-    """Return the factor on the peak rates: a short rise, level, then down."""
-    falling = (phase.steps - step) / (phase.decay_fraction * phase.steps)
-    return max(0.05, min(1.0, (step + 1) / 60, falling))
+@dataclass(frozen=True, kw_only=True)
+class DensePhase(Phase):
+    """A phase of training on dense targets."""
+
+    warmup_steps: int = 60
+    min_rate_factor: float = 0.05
+    #: (end, specs): the batches of every step before this part of the phase's steps
+    batches: tuple[tuple[float, tuple[BatchSpec, ...]], ...]
+
+    def specs_at(self, step: int) -> tuple[BatchSpec, ...]:
+        """Return what the batches of `step` hold."""
+        return next(specs for end, specs in self.batches if step < end * self.steps)
+
+
+PHASES = (
+    DensePhase(
+        number=1,
+        name="crops",
+        steps=2200,
+        peak_rates=(0.02, 2e-3),
+        decay_fraction=0.1,
+        batches=((1.0, CROP_BATCHES),),
+    ),
+    DensePhase(
+        number=2,
+        name="tiles",
+        steps=2700,
+        peak_rates=(0.015, 1.5e-3),
+        decay_fraction=0.6,
+        batches=((0.86, SPARSE_TILE_BATCHES), (1.0, TILE_BATCHES)),
+    ),
+)
+
+
+@dataclass
+class AttributeCounts:
+    """By attribute: places where it has a value, and those of them that were classified correctly."""
+
+    correct: Counter[str]
+    total: Counter[str]
+
+    @classmethod
+    def empty(cls) -> "AttributeCounts":
+        """Return counts of nothing."""
+        return cls(Counter(), Counter())
+
+    def add(self, other: "AttributeCounts") -> None:
+        """Add the counts of `other`."""
+        self.correct += other.correct
+        self.total += other.total
+
+    def percent(self, prefix: str) -> float | None:
+        """Return the accuracy over all attributes whose names begin with `prefix`, None where none occurs."""
+        total = sum(n for name, n in self.total.items() if name.startswith(prefix))
+        correct = sum(n for name, n in self.correct.items() if name.startswith(prefix))
+        return round(100 * correct / total, 1) if total else None
 
 
 class DenseTrainer(Trainer):
-    """A phase in which the tower and its heads learn."""
+    """Trains the vision tower, mlp1 and the dense heads."""
+
+    phase: DensePhase
 
     def __init__(
         self, model: ChatModel, heads: DenseHeads, phase: DensePhase, process_group: DataParallelGroup = SINGLE_PROCESS
     ) -> None:
-        self.model, self.heads, self.phase = model, heads, phase
-        everything = [model.vision_model, model.mlp1, heads]
-        super().__init__(phase.number, everything, everything, phase.rates, process_group)
+        self.model, self.heads = model, heads
+        self.losses: list[float] = []
+        self.counts = AttributeCounts.empty()
+        modules = [model.vision_model, model.mlp1, heads]
+        super().__init__(phase, modules, modules, process_group)
 
-    @property
-    def specs(self) -> tuple[BatchSpec, ...]:
-        """What this step sees."""
-        return next(specs for until, specs in self.phase.specs if self.step < until * self.phase.steps)
-
-    def forward(self, data: DenseBatch) -> tuple[Tensor, Counter[str], Counter[str]]:
-        """Return the loss of one batch, and by attribute how many were right and seen."""
+    def forward(self, batch: DenseBatch) -> tuple[Tensor, AttributeCounts]:
+        """Return the loss of one batch and what was classified correctly."""
         with autocast():
-            kept_tokens = None if data.kept_tokens is None else torch.from_numpy(data.kept_tokens)
-            pixels = normalise(torch.from_numpy(data.images))
-            patches, tokens = self.model.encode_images(pixels, torch.from_numpy(data.origins), kept_tokens)
+            kept_tokens = None if batch.kept_tokens is None else torch.from_numpy(batch.kept_tokens)
+            pixels = normalise(torch.from_numpy(batch.images))
+            patches, tokens = self.model.encode_images(pixels, torch.from_numpy(batch.origins), kept_tokens)
             patch_logits, token_logits = self.heads(patches, tokens)
-        patch_loss, right_patches = dense_loss(patch_logits, torch.from_numpy(data.patches), PATCH_WEIGHTS)
-        token_loss, right_tokens = dense_loss(token_logits, torch.from_numpy(data.tokens), TOKEN_WEIGHTS)
-        right, seen = Counter[str](), Counter[str]()
-        for offset, found in ((0, right_patches), (len(PATCH_ATTRIBUTES), right_tokens)):
-            for i, (good, all_) in found.items():
-                right[NAMES[offset + i]] += good
-                seen[NAMES[offset + i]] += all_
-        return patch_loss + token_loss, right, seen
+        patch_loss, patch_counts = dense_loss(patch_logits, torch.from_numpy(batch.patches), PATCH_WEIGHTS)
+        token_loss, token_counts = dense_loss(token_logits, torch.from_numpy(batch.tokens), TOKEN_WEIGHTS)
+        counts = AttributeCounts.empty()
+        for offset, found in ((0, patch_counts), (len(PATCH_ATTRIBUTES), token_counts)):
+            for i, (correct, total) in found.items():
+                counts.correct[ATTRIBUTE_NAMES[offset + i]] += correct
+                counts.total[ATTRIBUTE_NAMES[offset + i]] += total
+        return patch_loss + token_loss, counts
 
-    def advance(self, *, stop_requested: bool = False) -> tuple[float, Counter[str], Counter[str]]:
-        """Take one step over every kind of picture at once."""
-        total, right, seen = 0.0, Counter[str](), Counter[str]()
-        for data in step_batches(self.phase.number, self.step, self.specs, self.process_group):
-            loss, good, all_ = self.forward(data)
+    def accumulate_gradients(self) -> float:
+        """Run one batch of every spec of the step."""
+        step_loss = 0.0
+        for batch in step_batches(self.phase.number, self.step, self.phase.specs_at(self.step), self.process_group):
+            loss, counts = self.forward(batch)
             loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
-            right += good
-            seen += all_
-        training_checkpoint.require_finite(total)
-        self.apply_gradients(learning_rate_factor(self.phase, self.step), stop_requested=stop_requested)
-        return total, right, seen
+            step_loss += loss.item()
+            self.counts.add(counts)
+        self.losses.append(step_loss)
+        return step_loss
 
-    def evaluate(self) -> dict[str, float]:
-        """Return how the averaged weights do on pictures kept apart, in percent."""
-        modules = {k: v.clone() for k, v in self.modules.state_dict().items()}
+    def pop_metrics(self) -> dict[str, float]:
+        """Return the mean loss and the accuracy of every attribute, in percent."""
+        counts, losses = self.counts, self.losses
+        self.counts, self.losses = AttributeCounts.empty(), []
+        accuracies = {
+            name: round(100 * counts.correct[name] / counts.total[name], 1)
+            for name in ATTRIBUTE_NAMES
+            if counts.total[name]
+        }
+        return {"loss": round(float(np.mean(losses)), 3), **accuracies}
+
+    def report(self) -> None:
+        """Log metrics, and every 500 steps and at the end of the phase the evaluation of the averaged weights."""
+        super().report()
+        is_evaluated = self.step % EVALUATION_INTERVAL_STEPS == 0 or self.step == self.phase.steps
+        if is_evaluated and self.process_group.is_main:
+            log(phase=self.phase.name, step=self.step, check=self.evaluate_average())
+
+    def evaluate_average(self) -> dict[str, float]:
+        """Return the accuracies of the averaged weights on images kept apart, in percent."""
+        weights = {k: v.clone() for k, v in self.modules.state_dict().items()}
         self.modules.load_state_dict(self.average.weights)
         try:
             return evaluate(self)
         finally:
-            self.modules.load_state_dict(modules)
+            self.modules.load_state_dict(weights)
 
 
 @torch.no_grad()
 def evaluate(trainer: DenseTrainer) -> dict[str, float]:
-    """Return accuracies on whole tiles and crops: all numbers read whole, and by attribute."""
-    found: dict[str, float] = {}
-    for spec in (BatchSpec("number", 9, 3, 64), BatchSpec("print", 8, 3, 64), BatchSpec("whole", 14, 14, 24)):
-        data = draw_batch(spec, seeds.check(0))
-        _, right, seen = trainer.forward(data)
-        for group in ("digit", "glyph", "label", "length", "shape", "colour", "left", "bottom", "total", "alike"):
-            all_ = sum(n for name, n in seen.items() if name.startswith(group))
-            if all_:
-                good = sum(n for name, n in right.items() if name.startswith(group))
-                found[f"{spec.name}.{group}"] = round(100 * good / all_, 1)
+    """Return accuracies on crops and whole tiles in percent, by attribute and of numbers read without a mistake."""
+    accuracies: dict[str, float] = {}
+    for spec in EVALUATION_BATCHES:
+        batch = draw_batch(spec, seeds.check(0))
+        _, counts = trainer.forward(batch)
+        for prefix in EVALUATED_PREFIXES:
+            percent = counts.percent(prefix)
+            if percent is not None:
+                accuracies[f"{spec.name}.{prefix}"] = percent
         if spec.name == "number":
-            found["number.whole"] = round(100 * number_accuracy(trainer, data), 1)
-    return found
+            accuracies["number.exact"] = round(100 * exact_number_share(trainer, batch), 1)
+    return accuracies
 
 
-def number_accuracy(trainer: DenseTrainer, data: DenseBatch) -> float:
-    """Return the share of pictures of which every digit is right where it stands."""
+def exact_number_share(trainer: DenseTrainer, batch: DenseBatch) -> float:
+    """Return the share of images in which every digit is classified correctly at its token."""
     with autocast():
-        patches, tokens = trainer.model.encode_images(
-            normalise(torch.from_numpy(data.images)), torch.from_numpy(data.origins)
-        )
+        pixels = normalise(torch.from_numpy(batch.images))
+        patches, tokens = trainer.model.encode_images(pixels, torch.from_numpy(batch.origins))
         logits = trainer.heads(patches, tokens)[1]
-    guess = torch.stack([x.argmax(-1) for x in logits[:MAX_DIGITS]], -1)
-    truth = torch.from_numpy(data.tokens)[..., :MAX_DIGITS]
-    return float(((guess == truth) | (truth == 0)).all(-1).all(-1).float().mean())
+    predictions = torch.stack([x.argmax(-1) for x in logits[:MAX_DIGITS]], -1)
+    digits = torch.from_numpy(batch.tokens)[..., :MAX_DIGITS]
+    return float(((predictions == digits) | (digits == 0)).all(-1).all(-1).float().mean())
 
 
 def first_patches() -> Tensor:
-    """Return normalised patches of the first training pictures, for the whitening."""
+    """Return the normalised patches (n, 3*16*16) of the first training step, for the whitening."""
     images = [normalise(torch.from_numpy(b.images)) for b in step_batches(1, 0, CROP_BATCHES)]
-    return torch.cat([F.unfold(p, 16, stride=16).transpose(1, 2).reshape(-1, 768) for p in images])
+    return torch.cat(
+        [F.unfold(x, PATCH_PX, stride=PATCH_PX).transpose(1, 2).reshape(-1, 3 * PATCH_PX * PATCH_PX) for x in images]
+    )
 
 
 def initialise_model(model: ChatModel) -> None:
-    """Give `model` its first weights."""
+    """Give `model` its initial weights, the same in every run; seeds torch's global generator."""
     torch.manual_seed(0)
     initialise(model, first_patches())
 
@@ -154,12 +220,11 @@ def run(
     model: ChatModel,
     phase: DensePhase,
     saved: dict[str, Any] | None,
-    timer: training_checkpoint.CheckpointTimer,
+    timer: SaveTimer,
     process_group: DataParallelGroup,
 ) -> bool:
-    """Train through `phase`, from `saved` if it belongs to it; return False when interrupted."""
-    heads = DenseHeads(model.config)
-    trainer = DenseTrainer(model, heads, phase, process_group)
+    """Train `model` through `phase`, from `saved` if given; return False when stopped."""
+    trainer = DenseTrainer(model, DenseHeads(model.config), phase, process_group)
     if saved and saved["phase"] == phase.number:
         trainer.load_state_dict(saved)
     elif saved:
@@ -168,28 +233,4 @@ def run(
     else:
         initialise_model(model)
         trainer.reset_average()
-    losses: list[float] = []
-    right, seen = Counter[str](), Counter[str]()
-    while trainer.step < phase.steps:
-        loss, good, all_ = trainer.advance(stop_requested=timer.stop_requested)
-        right, seen, losses = right + good, seen + all_, [*losses, loss]
-        if process_group.is_main and trainer.step % 50 == 0:
-            training_checkpoint.log(
-                phase=phase.name,
-                step=trainer.step,
-                loss=round(float(np.mean(losses)), 3),
-                **{n: round(100 * right[n] / seen[n], 1) for n in NAMES if seen[n]},
-            )
-            right, seen, losses = Counter[str](), Counter[str](), []
-        if process_group.is_main and trainer.step % 500 == 0:
-            training_checkpoint.log(phase=phase.name, step=trainer.step, check=trainer.evaluate())
-        if process_group.is_main and timer.is_due(stop_requested=trainer.stop_requested):
-            training_checkpoint.save("state.pt", trainer.state_dict())
-        if trainer.stop_requested:
-            return False
-    if process_group.is_main:
-        training_checkpoint.log(phase=phase.name, step=trainer.step, check=trainer.evaluate())
-        training_checkpoint.save("state.pt", trainer.state_dict())
-    process_group.barrier()
-    trainer.modules.load_state_dict(trainer.average.weights)
-    return True
+    return trainer.train(timer)

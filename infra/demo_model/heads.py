@@ -1,22 +1,23 @@
-"""Dense heads: they read from patches and tokens what stands there, teach the tower, and are dropped afterwards."""
+"""Dense heads: linear classifiers of patches and tokens, through which the tower is trained; not part of the model."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
 from infra.demo_model.class_names import MAX_DIGITS
-from infra.demo_model.dense_targets import PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
+from infra.demo_model.dense_targets import BACKGROUND, PATCH_ATTRIBUTES, TOKEN_ATTRIBUTES
 from infra.demo_model.model import ModelConfig
 
-BACKGROUND_WEIGHT = 0.1  # weight of a place where there is nothing to see
-REDUCED_LOSS_WEIGHTS = {
-    "top": 0.3,
-    "bottom": 0.3,
-}  # never learnt as far as tried; the decoder reads them off the order of tokens
+BACKGROUND_WEIGHT = 0.1  # of a place of class BACKGROUND in an attribute's loss
+ABSENT_ATTRIBUTE_WEIGHT = 0.01  # of every place, in a batch without any value of the attribute
+#: No training run learnt these two well; the decoder infers them from the order of the tokens.
+REDUCED_LOSS_WEIGHTS = {"rank_top": 0.3, "rank_bottom": 0.3}
+PATCH_WEIGHTS = [1.0] * len(PATCH_ATTRIBUTES)
+TOKEN_WEIGHTS = [1.0] * MAX_DIGITS + [REDUCED_LOSS_WEIGHTS.get(name, 1.0) for name in TOKEN_ATTRIBUTES]
 
 
 class DenseHeads(nn.Module):
-    """One linear map for patches, one for tokens; classes of all attributes side by side."""
+    """One linear map for patches, one for tokens; the classes of all attributes are its outputs side by side."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -29,36 +30,35 @@ class DenseHeads(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, patches: Tensor, tokens: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return logits by attribute for patches and for tokens."""
+        """Return the logits (..., classes) of each attribute, for patches and for tokens.
+
+        patches: (batch, patches, vision width); tokens: (batch, tokens, width)
+        """
         return (
             list(self.patch(F.layer_norm(patches, patches.shape[-1:])).split(self.patch_sizes, -1)),
             list(self.token(F.layer_norm(tokens, tokens.shape[-1:])).split(self.token_sizes, -1)),
         )
 
 
-TOKEN_WEIGHTS = [1.0] * MAX_DIGITS + [REDUCED_LOSS_WEIGHTS.get(name, 1.0) for name in TOKEN_ATTRIBUTES]
-PATCH_WEIGHTS = [1.0] * len(PATCH_ATTRIBUTES)
-
-
 def dense_loss(
     logits: list[Tensor], targets: Tensor, weights: list[float]
 ) -> tuple[Tensor, dict[int, tuple[int, int]]]:
-    """Return the summed loss of all attributes that occur, and by attribute (right, seen) where something is.
+    """Return the weighted sum of the attributes' cross-entropies, and (correct, total) of each that has values.
 
-    truth: (batch, places, attributes); weights: one for each attribute
+    logits: one (batch, places, classes) an attribute; targets: (batch, places, attributes); weights: one an attribute
     """
-    loss, right = torch.zeros(()), {}
+    loss, counts = torch.zeros(()), {}
     for i, attribute_logits in enumerate(logits):
         classes = targets[..., i].flatten()
-        present = classes > 0
+        has_value = classes != BACKGROUND
         scores = attribute_logits.flatten(0, -2).float()
-        seen = int(present.sum())
-        if not seen:
-            some_weight = torch.full_like(classes, 0.01, dtype=torch.float32)
-        else:
-            some_weight = torch.where(present, 1.0, BACKGROUND_WEIGHT)
         losses = F.cross_entropy(scores, classes, reduction="none")
-        loss = loss + weights[i] * (losses * some_weight).sum() / (some_weight.sum() if seen else len(classes))
-        if seen:
-            right[i] = (int((scores.argmax(-1)[present] == classes[present]).sum()), seen)
-    return loss, right
+        total = int(has_value.sum())
+        if total:
+            place_weights = torch.where(has_value, 1.0, BACKGROUND_WEIGHT)
+            loss = loss + weights[i] * (losses * place_weights).sum() / place_weights.sum()
+            counts[i] = (int((scores.argmax(-1)[has_value] == classes[has_value]).sum()), total)
+        else:
+            place_weights = torch.full_like(classes, ABSENT_ATTRIBUTE_WEIGHT, dtype=torch.float32)
+            loss = loss + weights[i] * (losses * place_weights).sum() / len(classes)
+    return loss, counts

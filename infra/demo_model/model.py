@@ -1,10 +1,7 @@
-"""The model as it is trained: the arithmetic and the key names of the original InternVL-Chat, nothing more.
+"""The model in training: the arithmetic and parameter names of InternVL-Chat (arXiv:2404.16821), nothing more.
 
-    picture (tiles, 3, 448, 448) -> vision_model -> pixel shuffle -> mlp1 -> tokens (tiles, 196, width)
-    tokens in the place of <IMG_CONTEXT> -> language_model -> logits
-
-In bfloat16 attention is written out: on a CPU, two batched products take a quarter of what the fused kernel takes. In
-float32 it is the other way round, by half.
+tiles (tiles, 3, 448, 448) -> vision_model -> pixel shuffle -> mlp1 -> image tokens (tiles, 196, width)
+image tokens in place of <IMG_CONTEXT> -> language_model -> logits
 """
 
 from dataclasses import dataclass
@@ -16,10 +13,10 @@ from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Every width and depth; what config.json says."""
+    """Widths and depths, as in config.json. The field names are stored in the metadata of model.safetensors."""
 
-    patch: int = 16
-    grid: int = 28  # patches along the side of a tile of 448
+    patch: int = 16  #: side in pixels
+    grid: int = 28  #: patches along the side of a tile
     vision_width: int = 256
     vision_inner: int = 768
     vision_layers: int = 6
@@ -29,16 +26,20 @@ class ModelConfig:
     layers: int = 4
     heads: int = 6
     kv_heads: int = 2
-    rope_theta: float = 1000000.0
+    rope_theta: float = 1000000.0  #: base of the rotary frequencies; no NTK or linear scaling
 
     @property
-    def tokens(self) -> int:
-        """Tokens of one tile."""
+    def tokens_per_tile(self) -> int:
+        """Image tokens of one tile."""
         return (self.grid // 2) ** 2
 
 
 def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention over (..., heads, positions, dim); keys and values may be one for all heads."""
+    """Return scaled dot-product attention of (..., heads, positions, dim); k and v may have one head for all of q's.
+
+    bias: added to the scores, (..., 1, positions, positions). In bfloat16 on a CPU two batched products take a quarter
+    of the fused kernel's time; in float32 they take half as long again.
+    """
     if q.dtype == torch.float32 and (bias is None or bias.dtype == torch.float32):
         return fused_attention(q, k, v, bias)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -47,14 +48,14 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None =
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """The same by the fused kernel, which wants four dimensions: those before the positions become one."""
+    """Return the same from torch's fused kernel, which takes four dimensions."""
     q4, k4, v4 = (t.expand(*q.shape[:-2], *t.shape[-2:]).flatten(1, -3) for t in (q, k, v))
     mask = None if bias is None else bias.flatten(1, -3)
     return F.scaled_dot_product_attention(q4, k4, v4, attn_mask=mask).view(q.shape)
 
 
 class QkNorm(nn.Module):
-    """RMS norm over all heads together, as InternViT-6B has it."""
+    """RMS norm over all heads together, as in InternViT-6B."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class QkNorm(nn.Module):
 
 
 class VisionAttention(nn.Module):
-    """InternAttention with qk_normalization."""
+    """Self-attention with q/k norm (InternAttention with `qk_normalization`)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class VisionAttention(nn.Module):
 
 
 class VisionMlp(nn.Module):
-    """fc1, exact GELU, fc2."""
+    """fc1, GELU without approximation, fc2."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ class VisionMlp(nn.Module):
 
 
 class VisionLayer(nn.Module):
-    """One InternViT block: pre-norm, LayerScale."""
+    """One InternViT block: pre-norm, LayerScale (Touvron et al. 2021, arXiv:2103.17239)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -109,7 +110,10 @@ class VisionLayer(nn.Module):
 
 
 class VisionEmbeddings(nn.Module):
-    """Patches, the class token and positions. A crop takes the positions of the place it was cut from."""
+    """Patch embeddings, the class token and position embeddings.
+
+    An image smaller than a tile takes the position embeddings from its `origins` (batch, 2): row and column in patches.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -133,19 +137,19 @@ class VisionEmbeddings(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """The stack of vision blocks."""
+    """The vision blocks."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.vision_layers))
 
     def blocks(self) -> list[VisionLayer]:
-        """Return the blocks as what they are."""
+        """Return the blocks with their type."""
         return [layer for layer in self.layers if isinstance(layer, VisionLayer)]
 
 
 class VisionModel(nn.Module):
-    """InternViT."""
+    """InternViT; `kept_tokens` (batch, kept) drops the patches of all other tokens before the first block."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -164,26 +168,26 @@ class VisionModel(nn.Module):
 
 
 def pixel_shuffle(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Join 2x2 patches: (batch, rows*columns, c) -> (batch, rows*columns/4, 4c), in the order of ps_version v2."""
+    """Join 2x2 patches: (batch, rows*columns, c) -> (batch, rows*columns/4, 4c), in the order of `ps_version` v2."""
     b, _, c = x.shape
     x = x.view(b, rows // 2, 2, columns // 2, 2, c).permute(0, 1, 3, 2, 4, 5)
     return x.reshape(b, rows * columns // 4, 4 * c)
 
 
-SUPERVISED_LAYER = 2  # the layer of which the first head is told where to look
+SUPERVISED_LAYER = 2  # whose first head is supervised
 
 
 @dataclass
 class AttentionSupervision:
-    """Where to look: at the places `at` (b, n) of the answers, the places `looks` (answer tokens, n)."""
+    """Attention targets of one head, and after the forward pass its attention on them."""
 
-    query_mask: Tensor
-    targets: Tensor
-    log_mass: Tensor | None = None  # found: the log of the attention that went there, for those with somewhere to look
+    query_mask: Tensor  #: (batch, n), true at the tokens of answers
+    targets: Tensor  #: (answer tokens, n), true where they should attend
+    log_mass: Tensor | None = None  #: log of the attention on the targets, of each answer token that has any
 
 
 class Attention(nn.Module):
-    """InternLM2 attention: wqkv rows are groups of (queries, key, value), one group for each key-value head."""
+    """Grouped-query attention of InternLM2: wqkv holds (queries, key, value) of each key-value head in turn."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -204,7 +208,7 @@ class Attention(nn.Module):
     def supervised_log_mass(
         self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, supervision: AttentionSupervision
     ) -> Tensor:
-        """Return the log of the share of the first head's attention that goes where it should."""
+        """Return the log of the first head's attention mass on its targets, (answer tokens with targets,)."""
         b, n, _ = x.shape
         packed = self.wqkv(x).view(b, n, self.kv_heads, self.group + 2, self.dim)
         head_rope = rope[0][:, 0, 0], rope[1][:, 0, 0]
@@ -217,7 +221,7 @@ class Attention(nn.Module):
 
 
 def apply_rope(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Llama's half rotation."""
+    """Apply rotary position embedding (Su et al. 2021, arXiv:2104.09864), in Llama's layout of halves."""
     cos, sin = rope
     first, second = x.chunk(2, -1)
     rotated: Tensor = (x * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
@@ -225,7 +229,7 @@ def apply_rope(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: w1 gates, w3 rises, w2 comes down."""
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202): w1 is the gate, w3 the up and w2 the down projection."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -252,32 +256,36 @@ class DecoderLayer(nn.Module):
 
 
 class DecoderStack(nn.Module):
-    """Token embeddings, blocks, final norm."""
+    """Token embeddings, blocks and final norm (InternLM2Model)."""
 
-    def __init__(self, config: ModelConfig, vocabulary: int) -> None:
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
-        self.tok_embeddings = nn.Embedding(vocabulary, config.width)
+        self.tok_embeddings = nn.Embedding(vocabulary_size, config.width)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=1e-5)
 
     def blocks(self) -> list[DecoderLayer]:
-        """Return the blocks as what they are."""
+        """Return the blocks with their type."""
         return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
 
 
 class LanguageModel(nn.Module):
-    """InternLM2ForCausalLM."""
+    """InternLM2 (arXiv:2403.17297) with its output layer (InternLM2ForCausalLM)."""
 
-    def __init__(self, config: ModelConfig, vocabulary: int) -> None:
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
-        self.model = DecoderStack(config, vocabulary)
-        self.output = nn.Linear(config.width, vocabulary, bias=False)
+        self.model = DecoderStack(config, vocabulary_size)
+        self.output = nn.Linear(config.width, vocabulary_size, bias=False)
         self.dim, self.theta = config.width // config.heads, config.rope_theta
 
     def forward(
-        self, x: Tensor, positions: Tensor, attention_mask: Tensor, supervision: "AttentionSupervision | None" = None
+        self, x: Tensor, positions: Tensor, attention_mask: Tensor, supervision: AttentionSupervision | None = None
     ) -> Tensor:
-        """Return hidden states for embeddings (b, n, width), positions (b, n) and what sees what (b, n, n)."""
+        """Return the final hidden states (batch, n, width) of embeddings `x` (batch, n, width).
+
+        positions: (batch, n); attention_mask: (batch, n, n), true where the second position may attend to the third
+        supervision: receives the attention mass of the supervised head
+        """
         inverse_frequencies = self.theta ** (-torch.arange(0, self.dim, 2).float() / self.dim)
         angles = (positions.float()[:, :, None] * inverse_frequencies).repeat(1, 1, 2)[:, None, None]
         rope = angles.cos().to(torch.bfloat16), angles.sin().to(torch.bfloat16)
@@ -294,9 +302,9 @@ class LanguageModel(nn.Module):
 
 
 class ChatModel(nn.Module):
-    """InternVLChatModel."""
+    """Vision tower, projector (mlp1) and language model (InternVLChatModel)."""
 
-    def __init__(self, config: ModelConfig, vocabulary: int) -> None:
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
         self.vision_model = VisionModel(config)
@@ -304,14 +312,15 @@ class ChatModel(nn.Module):
         self.mlp1 = nn.Sequential(
             nn.LayerNorm(joined), nn.Linear(joined, config.width), nn.GELU(), nn.Linear(config.width, config.width)
         )
-        self.language_model = LanguageModel(config, vocabulary)
+        self.language_model = LanguageModel(config, vocabulary_size)
 
     def encode_images(
         self, pixels: Tensor, origins: Tensor | None = None, kept_tokens: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return patch features (b, patches, vision width) and token features (b, patches/4, width).
+        """Return patch features (batch, patches, vision width) and token features (batch, patches/4, width).
 
-        With `cells` (b, kept) only the patches of those tokens are looked at, and come in the order of their tokens.
+        pixels: (batch, 3, height, width), normalised; origins: (batch, 2), see `VisionEmbeddings`
+        kept_tokens: (batch, kept), the only tokens that are computed; patches come in the order of their tokens
         """
         rows, columns = (side // self.config.patch for side in pixels.shape[2:])
         patches = self.vision_model(pixels, origins, kept_tokens)[:, 1:]
@@ -324,5 +333,5 @@ IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor(
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Turn uint8 pictures (b, h, w, 3) into what the vision tower takes."""
+    """Return uint8 images (batch, height, width, 3) as normalised pixels (batch, 3, height, width), float32."""
     return ((images.float() / 255 - IMAGENET_MEAN) / IMAGENET_STD).permute(0, 3, 1, 2).contiguous()

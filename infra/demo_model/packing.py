@@ -1,9 +1,10 @@
-"""Many conversations about the same pictures in one row: they share what is seen and cannot see one another.
+"""Sequence packing: many conversations about the same images in one row, which share the image tokens.
 
     <s> system … <img> tiles </img> | question, answer | question, answer | …
     positions 0 … p                 | p+1 …            | p+1 …            |
 
-Each conversation computes exactly what it would alone, and the pictures are paid for once.
+The attention mask separates the conversations, so each is computed exactly as it would be alone, and the image tokens
+are computed once (prefix sharing, as in Krell et al. 2021, arXiv:2107.02027, with a common prefix).
 """
 
 from collections.abc import Sequence
@@ -17,19 +18,21 @@ from infra.demo_model.conversations import Conversation
 from infra.demo_model.render import Rng
 from workers.vision.prompts import IMAGE_CONTEXT, IMAGE_END, PromptFormat, build
 
-IGNORE_LABEL = -100
+IGNORE_LABEL = -100  # torch's default `ignore_index`
+SHARED_SEGMENT, PADDING_SEGMENT = 0, -1
+POSITION_GAP_PROBABILITY, MAX_POSITION_GAP_TOKENS = 0.2, 1500  # positions that prompts with more tiles reach
 
 
 @dataclass
 class PackedRow:
-    """One packed row; `features` (tokens, width) belong at the places where `ids` is the context token."""
+    """One packed row; `features` replace the embeddings at the places where `ids` is the context token."""
 
     ids: list[int]
     positions: list[int]
-    segments: list[int]  # 0: shared by all
-    labels: list[int]  # the next token where it is part of an answer, else SILENT
-    features: Tensor
-    attention_targets: Tensor  # (answer tokens, tokens of the pictures): what each is read off
+    segments: list[int]  #: SHARED_SEGMENT or the number of the conversation, from 1
+    labels: list[int]  #: the next token where it is part of an answer, else IGNORE_LABEL
+    features: Tensor  #: (image tokens, width)
+    attention_targets: Tensor  #: (answer tokens, image tokens), bool
 
 
 def pack_row(
@@ -42,53 +45,46 @@ def pack_row(
     kept: Tensor | None,
     rng: Rng,
 ) -> PackedRow:
-    """Pack `talks` about pictures of so many `tiles`, on which `seen` stands, one (tokens, attributes) a picture.
+    """Pack `conversations` about the same images into one row.
 
-    With `keep` (tokens,) only those tokens of the pictures stay.
+    tiles: number of tiles of each image; features: (image tokens, width) of all of them
+    image_classes: one (tokens, digits + attributes) an image; kept: (image tokens,), the others are dropped
     """
-    end, stop = (
-        prompt_format.tokenizer.token_id(IMAGE_END),
-        prompt_format.tokenizer.token_id(prompt_format.template.stop),
-    )
-    context = prompt_format.tokenizer.token_id(IMAGE_CONTEXT)
-    shared: list[int] = []
-    packed = PackedRow([], [], [], [], features, torch.zeros(0, len(features), dtype=torch.bool))
+    tokenizer = prompt_format.tokenizer
+    end, stop = tokenizer.token_id(IMAGE_END), tokenizer.token_id(prompt_format.template.stop)
+    row = PackedRow([], [], [], [], features, torch.zeros(0, len(features), dtype=torch.bool))
     targets: list[Tensor] = []
     for segment, conversation in enumerate(conversations, 1):
         prompt = build(conversation.messages, tiles, prompt_format).ids
-        shared_length = len(prompt) - prompt[::-1].index(end)
-        if not shared:
-            shared = prompt[:shared_length]
-            packed = PackedRow(
-                list(shared),
-                list(range(shared_length)),
-                [0] * shared_length,
-                [IGNORE_LABEL] * shared_length,
-                features,
-                packed.attention_targets,
-            )
-        answer = [*prompt_format.tokenizer.encode_text(conversation.answer), stop]
-        text = prompt[shared_length:] + answer
-        position_gap = int(rng.integers(0, 1500)) if rng.random() < 0.2 else 0  # larger pictures than these come later
-        packed.ids += text
-        packed.positions += range(shared_length + position_gap, shared_length + position_gap + len(text))
-        packed.segments += [segment] * len(text)
-        packed.labels += [IGNORE_LABEL] * (len(prompt) - shared_length - 1) + answer + [IGNORE_LABEL]
-        segments = [torch.zeros(len(answer), len(image_index), dtype=torch.bool) for image_index in image_classes]
-        segments[conversation.image_index] = attention_targets(
-            conversation.grounding,
-            [prompt_format.tokenizer.decode([t]) for t in answer],
-            image_classes[conversation.image_index],
-        )
-        targets.append(torch.cat(segments, 1))
-    packed.attention_targets = torch.cat(targets)
-    return packed if kept is None else drop_image_tokens(packed, kept, context)
+        shared = len(prompt) - prompt[::-1].index(end)  # tokens up to the end of the last image
+        if not row.ids:
+            row.ids, row.positions = prompt[:shared], list(range(shared))
+            row.segments, row.labels = [SHARED_SEGMENT] * shared, [IGNORE_LABEL] * shared
+        answer = [*tokenizer.encode_text(conversation.answer), stop]
+        text = prompt[shared:] + answer
+        start = shared + draw_position_gap(rng)
+        row.ids += text
+        row.positions += range(start, start + len(text))
+        row.segments += [segment] * len(text)
+        row.labels += [IGNORE_LABEL] * (len(prompt) - shared - 1) + answer + [IGNORE_LABEL]
+        image_targets = [torch.zeros(len(answer), len(classes), dtype=torch.bool) for classes in image_classes]
+        asked = conversation.image_index
+        answer_texts = [tokenizer.decode([t]) for t in answer]
+        image_targets[asked] = attention_targets(conversation.grounding, answer_texts, image_classes[asked])
+        targets.append(torch.cat(image_targets, 1))
+    row.attention_targets = torch.cat(targets)
+    return row if kept is None else drop_image_tokens(row, kept, tokenizer.token_id(IMAGE_CONTEXT))
 
 
-def drop_image_tokens(row: PackedRow, kept: Tensor, context: int) -> PackedRow:
-    """Leave out the tokens of pictures that are not kept; the others keep their positions."""
+def draw_position_gap(rng: Rng) -> int:
+    """Draw the number of positions skipped after the images."""
+    return int(rng.integers(0, MAX_POSITION_GAP_TOKENS)) if rng.random() < POSITION_GAP_PROBABILITY else 0
+
+
+def drop_image_tokens(row: PackedRow, kept: Tensor, context_id: int) -> PackedRow:
+    """Drop the image tokens that are not `kept` (image tokens,); the others keep their positions."""
     is_kept = iter(kept.tolist())
-    indices = [i for i, token in enumerate(row.ids) if token != context or next(is_kept)]
+    indices = [i for i, token in enumerate(row.ids) if token != context_id or next(is_kept)]
     ids, positions, segments, labels = (
         [values[i] for i in indices] for values in (row.ids, row.positions, row.segments, row.labels)
     )
@@ -97,36 +93,36 @@ def drop_image_tokens(row: PackedRow, kept: Tensor, context: int) -> PackedRow:
 
 @dataclass
 class PackedBatch:
-    """Rows of one length."""
+    """Rows padded to one length n."""
 
-    ids: Tensor
-    positions: Tensor
-    attention_mask: Tensor  # (b, n, n): what sees what
-    labels: Tensor
-    features: Tensor
-    attention_targets: Tensor  # (answer tokens, n)
+    ids: Tensor  #: (batch, n)
+    positions: Tensor  #: (batch, n)
+    attention_mask: Tensor  #: (batch, n, n), true where the second position may attend to the third
+    labels: Tensor  #: (batch, n)
+    features: Tensor  #: (image tokens of all rows, width)
+    attention_targets: Tensor  #: (answer tokens of all rows, n)
 
 
-def pad_rows(rows: Sequence[PackedRow], context: int) -> PackedBatch:
-    """Pad `rows` to one length; `context` is the token in whose places the features belong."""
-    longest = max(len(r.ids) for r in rows)
+def pad_rows(rows: Sequence[PackedRow], context_id: int) -> PackedBatch:
+    """Pad `rows` to the length of the longest; `context_id` is the token whose embedding the features replace."""
+    length = max(len(r.ids) for r in rows)
 
-    def padded(name: str, fill: int) -> Tensor:
-        return torch.tensor([getattr(r, name) + [fill] * (longest - len(getattr(r, name))) for r in rows])
+    def pad(lists: Sequence[list[int]], fill: int) -> Tensor:
+        return torch.tensor([values + [fill] * (length - len(values)) for values in lists])
 
-    ids, segments = padded("ids", 0), padded("segments", -1)
+    ids, segments = pad([r.ids for r in rows], 0), pad([r.segments for r in rows], PADDING_SEGMENT)
     targets = []
-    for r, is_image in zip(rows, ids == context, strict=True):
-        columns = torch.zeros(len(r.attention_targets), longest, dtype=torch.bool)
-        columns[:, is_image] = r.attention_targets
-        targets.append(columns)
-    earlier = torch.ones(longest, longest, dtype=torch.bool).tril()
-    attention_mask = earlier & ((segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None]))
+    for row, is_image in zip(rows, ids == context_id, strict=True):
+        row_targets = torch.zeros(len(row.attention_targets), length, dtype=torch.bool)
+        row_targets[:, is_image] = row.attention_targets
+        targets.append(row_targets)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same_segment = segments[:, None, :] == segments[:, :, None]
     return PackedBatch(
         ids,
-        padded("positions", 0),
-        attention_mask,
-        padded("labels", IGNORE_LABEL),
+        pad([r.positions for r in rows], 0),
+        causal & ((segments[:, None, :] == SHARED_SEGMENT) | same_segment),
+        pad([r.labels for r in rows], IGNORE_LABEL),
         torch.cat([r.features for r in rows]),
         torch.cat(targets),
     )

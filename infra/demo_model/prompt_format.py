@@ -1,4 +1,4 @@
-"""How the demo checkpoint is spoken to: the project's own prompts, with a short system message."""
+"""The prompt format of the demo checkpoint: the template of InternLM2 chat models, with a short system message."""
 
 from pathlib import Path
 
@@ -10,5 +10,7 @@ SYSTEM_MESSAGE = "tileq"
 
 
 def load_prompt_format(folder: Path) -> PromptFormat:
-    """Return the prompt format of the checkpoint whose tokenizer lies in `folder`."""
-    return PromptFormat(load_tokenizer(folder), TEMPLATES["internlm2-chat"], SYSTEM_MESSAGE, ModelConfig().tokens)
+    """Return the prompt format with the tokenizer of `folder`."""
+    return PromptFormat(
+        load_tokenizer(folder), TEMPLATES["internlm2-chat"], SYSTEM_MESSAGE, ModelConfig().tokens_per_tile
+    )

@@ -1,14 +1,14 @@
-"""Train the demo checkpoint, from wherever training stands: `python -m infra.demo_model.train`.
+"""Train the demo checkpoint, from where the last run stopped: `python -m infra.demo_model.train`.
 
-    crops    dense targets on crops packed with print        vision tower, mlp1
-    tiles    the same on whole tiles, at a falling rate      vision tower, mlp1
-    decoder  questions and answers on tiles already seen     language model
-    fresh    the same on newer tiles                         language model
-    count    the same, shapes alike and how many they are    language model
+    crops    dense targets on crops packed with print            vision tower, mlp1
+    tiles    the same on whole tiles                             vision tower, mlp1
+    decoder  questions and answers on cached tiles               language model
+    fresh    the same with more new tiles                        language model
+    count    the same, with repeated shapes that are counted     language model
 
-The state lies in out/state.pt, written every two minutes and on SIGTERM; without it training goes on from the bundled
-weights, and without those from the beginning. After each phase with a decoder the checkpoint is exported to
-out/checkpoint and asked a few questions.
+The training state is out/state.pt, saved every two minutes and on SIGTERM. Without it training starts from the bundled
+weights, and without those from the beginning. After each decoder phase the checkpoint is exported to out/checkpoint
+and a small sample of the evaluation is logged.
 """
 
 import os
@@ -17,67 +17,77 @@ from typing import Any
 
 import torch
 
-from infra.demo_model import decoder_trainer, dense_trainer, export, seeds, training_checkpoint, vocabulary
-from infra.demo_model.data_parallel import launch_ranks
+from infra.demo_model import decoder_trainer, dense_trainer, seeds, training_checkpoint, vocabulary
+from infra.demo_model.data_parallel import launch_group
 from infra.demo_model.evaluate import InferencePipeline, evaluate, format_table
+from infra.demo_model.export import bundled_training_state, export_checkpoint
 from infra.demo_model.model import ChatModel, ModelConfig
+from infra.demo_model.training_log import log
 
-SAMPLE_QUESTIONS = 40  # questions of each group after a phase
+SAMPLE_QUESTIONS = 40  # of each group, after a decoder phase
 
 
 def restart_with_passive_wait() -> None:
-    """Start again with threads that sleep while they wait: beside other work, waiting ones would eat what is left."""
+    """Restart this process with OMP_WAIT_POLICY=PASSIVE: threads that spin while they wait take other programs' CPU."""
     if os.environ.get("OMP_WAIT_POLICY") != "PASSIVE":
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.execv(sys.executable, [sys.executable, "-m", "infra.demo_model.train", *sys.argv[1:]])
 
 
 def export_and_sample(saved: dict[str, Any]) -> None:
-    """Export what there is and ask it a few questions."""
+    """Export the averaged weights of `saved` and log how they answer a sample of questions."""
     folder = training_checkpoint.OUTPUT_FOLDER / "checkpoint"
-    export.export_checkpoint(saved, folder)
+    export_checkpoint(saved, folder)
     pipeline = InferencePipeline(folder)
-    answers = list(evaluate(pipeline, lambda stream_key, i: seeds.check(1, stream_key, i), SAMPLE_QUESTIONS))
-    pipeline.engine.close()
-    training_checkpoint.log(phase=saved["phase"], step=saved["step"], sample=format_table(answers).splitlines()[-1])
+    answers = list(evaluate(pipeline, lambda stream, i: seeds.check(1, stream, i), SAMPLE_QUESTIONS))
+    pipeline.close()
+    log(phase=saved["phase"], step=saved["step"], sample=format_table(answers).splitlines()[-1])
+
+
+def load_state() -> dict[str, Any] | None:
+    """Return the saved training state, else that of the bundled weights, else None.
+
+    From weights whose last phase has ended, that phase is run again.
+    """
+    saved = training_checkpoint.load() or bundled_training_state()
+    if saved and saved.get("ended"):
+        saved["phase"] = min(saved["phase"], decoder_trainer.PHASES[-1].number - 1)
+    return saved
 
 
 def main() -> None:
-    """Go through the phases that are left."""
+    """Run the phases that are left."""
     restart_with_passive_wait()
     os.nice(max(0, 19 - os.nice(0)))
-    torch.set_flush_denormal(True)  # before any thread starts: it slows training by a third otherwise
+    torch.set_flush_denormal(True)  # before any thread starts; denormal numbers slow training by a third
     torch.set_num_threads(1)
-    process_group = launch_ranks(training_checkpoint.OUTPUT_FOLDER)
-    timer = training_checkpoint.CheckpointTimer()
+    process_group = launch_group(training_checkpoint.OUTPUT_FOLDER)
+    timer = training_checkpoint.SaveTimer()
     if process_group.is_main:
         training_checkpoint.write_pid()
         vocabulary.write(training_checkpoint.OUTPUT_FOLDER / "tokenizer")
     process_group.barrier()
     model = ChatModel(ModelConfig(), vocabulary.size())
-    torch.manual_seed(0)
     dense_trainer.initialise_model(model)
-    saved = training_checkpoint.load("state.pt") or export.bundled_training_state()
-    if saved and saved.get("ended"):
-        saved["phase"] = min(saved["phase"], decoder_trainer.PHASES[-1].number - 1)
-    for phase in dense_trainer.PHASES:
-        if saved and saved["phase"] > phase.number:
+    saved = load_state()
+    for dense_phase in dense_trainer.PHASES:
+        if saved and saved["phase"] > dense_phase.number:
             continue
-        if not dense_trainer.run(model, phase, saved, timer, process_group):
+        if not dense_trainer.run(model, dense_phase, saved, timer, process_group):
             return
-        saved = training_checkpoint.load("state.pt")
-    for conversation in decoder_trainer.PHASES:
+        saved = training_checkpoint.load()
+    for phase in decoder_trainer.PHASES:
         assert saved is not None
-        if saved["phase"] > conversation.number or (saved.get("ended") and saved["phase"] == conversation.number):
+        if saved["phase"] > phase.number or (saved.get("ended") and saved["phase"] == phase.number):
             continue
-        if not decoder_trainer.run(model, conversation, saved, timer, process_group):
+        if not decoder_trainer.run(model, phase, saved, timer, process_group):
             return
-        saved = training_checkpoint.load("state.pt")
+        saved = training_checkpoint.load()
         assert saved is not None
         if process_group.is_main:
             export_and_sample(saved)
     if process_group.is_main:
-        training_checkpoint.log(phase="ended")
+        log(phase="ended")
 
 
 if __name__ == "__main__":

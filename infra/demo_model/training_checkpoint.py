@@ -1,7 +1,5 @@
-"""What training needs to go on after any interruption: one file, replaced whole."""
+"""The training state on disk, from which training resumes after an interruption; and when to save it."""
 
-import json
-import math
 import os
 import signal
 import time
@@ -12,48 +10,36 @@ from typing import Any
 import torch
 
 OUTPUT_FOLDER = Path(__file__).parent / "out"
+STATE_FILE = "state.pt"
+SAVE_INTERVAL_S = 120.0
 
 
-def save(name: str, content: dict[str, Any]) -> None:
-    """Write `content` to OUT/name so that a reader sees the old file or the new one."""
+def save(state: dict[str, Any]) -> None:
+    """Replace the saved state; a reader sees the old file or the new one, whole."""
     OUTPUT_FOLDER.mkdir(exist_ok=True)
-    temporary = OUTPUT_FOLDER / f".{name}.draft"
-    torch.save(content, temporary)
-    temporary.replace(OUTPUT_FOLDER / name)
+    temporary = OUTPUT_FOLDER / f".{STATE_FILE}.draft"
+    torch.save(state, temporary)
+    temporary.replace(OUTPUT_FOLDER / STATE_FILE)
 
 
-def load(name: str) -> dict[str, Any] | None:
-    """Return what was saved as `name`, None if nothing was."""
-    path = OUTPUT_FOLDER / name
-    return torch.load(path, weights_only=False) if path.exists() else None  # our own file; holds optimiser states
-
-
-def log(**entry: Any) -> None:
-    """Append one line to log.jsonl and print it."""
-    OUTPUT_FOLDER.mkdir(exist_ok=True)
-    line = json.dumps({"at": time.strftime("%m-%d %H:%M:%S"), **entry}, ensure_ascii=False)
-    with (OUTPUT_FOLDER / "log.jsonl").open("a") as file:
-        file.write(line + "\n")
-    print(line, flush=True)
+def load() -> dict[str, Any] | None:
+    """Return the saved state, None if there is none."""
+    path = OUTPUT_FOLDER / STATE_FILE
+    # pickled optimiser states, written by this module: no file from elsewhere is read
+    return torch.load(path, weights_only=False) if path.exists() else None
 
 
 def write_pid() -> None:
-    """Leave the process id where whoever wants to pause training looks for it."""
+    """Write this process's id to train.pid, for pausing with SIGSTOP."""
     OUTPUT_FOLDER.mkdir(exist_ok=True)
     (OUTPUT_FOLDER / "train.pid").write_text(f"{os.getpid()}\n")
 
 
-def require_finite(loss: float) -> None:
-    """Refuse a loss that is no number, before it spoils the weights and the state."""
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss}; start again: training goes on from the last state")
+class SaveTimer:
+    """Tells when to save: at a fixed interval, and at once after SIGTERM or SIGINT, which it handles."""
 
-
-class CheckpointTimer:
-    """Says when to save: every so often, and at once when asked to end (SIGTERM, SIGINT)."""
-
-    def __init__(self, interval_s: float = 120.0) -> None:
-        self.interval_s, self.saved, self.stop_requested = interval_s, time.monotonic(), False
+    def __init__(self, interval_s: float = SAVE_INTERVAL_S) -> None:
+        self.interval_s, self.saved_at, self.stop_requested = interval_s, time.monotonic(), False
         signal.signal(signal.SIGTERM, self._request_stop)
         signal.signal(signal.SIGINT, self._request_stop)
 
@@ -61,8 +47,8 @@ class CheckpointTimer:
         self.stop_requested = True
 
     def is_due(self, *, stop_requested: bool) -> bool:
-        """Say whether to save now."""
-        if stop_requested or time.monotonic() - self.saved > self.interval_s:
-            self.saved = time.monotonic()
+        """Return whether to save now; if so, the next interval begins."""
+        if stop_requested or time.monotonic() - self.saved_at > self.interval_s:
+            self.saved_at = time.monotonic()
             return True
         return False
