@@ -1,4 +1,4 @@
-"""Write the README's settings table from the settings classes: `python -m infra.readme`."""
+"""Write the README's tables of settings and metrics from the code: `python -m infra.readme`."""
 
 import sys
 from pathlib import Path
@@ -7,14 +7,15 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from infra import metrics
 from shared.settings import GROUPS, ProcessSettings
 
 README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- settings: begin, written by `python -m infra.readme` -->", "<!-- settings: end -->"
+BEGIN, END = "<!-- {}: begin, written by `python -m infra.readme` -->", "<!-- {}: end -->"
 
 
 def table() -> str:
-    """Return the table in Markdown: name, default and meaning of each setting."""
+    """Return the settings table in Markdown: name, default and meaning of each setting."""
     rows = ["| `TILEQ_…` | default | meaning |", "|---|---|---|"]
     every_process = ProcessSettings.model_fields
     for heading, groups in GROUPS:
@@ -29,10 +30,12 @@ def table() -> str:
 
 
 def rewrite(text: str) -> str:
-    """Return `text`, the README, with the table between its markers replaced."""
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n\n{table()}\n\n{END}{tail}"
+    """Return `text`, the README, with the tables between their markers replaced."""
+    for name, made in (("settings", table()), ("metrics", metrics.table())):
+        head, _, rest = text.partition(BEGIN.format(name))
+        _, _, tail = rest.partition(END.format(name))
+        text = f"{head}{BEGIN.format(name)}\n\n{made}\n\n{END.format(name)}{tail}"
+    return text
 
 
 def _default(field: FieldInfo) -> str:
@@ -50,4 +53,4 @@ def _default(field: FieldInfo) -> str:
 
 if __name__ == "__main__":
     README.write_text(rewrite(README.read_text()))
-    sys.stdout.write(f"{README.name}: settings table written\n")
+    sys.stdout.write(f"{README.name}: tables written\n")

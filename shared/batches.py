@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from shared.jobs import State
+from shared.records import WebhookTarget
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Batch:
     ended: float
     expires: float
     counts: dict[str, int]  #: jobs in each state
-    webhook: dict[str, Any] | None
+    webhook: WebhookTarget | None
     hook_state: str
     hook_attempts: int
     metadata: dict[str, str]
@@ -35,7 +36,7 @@ class Batch:
             ended=float(record.get("ended", 0)),
             expires=float(record.get("expires", 0)),
             counts={state.value: int(record.get(state.value, 0)) for state in State},
-            webhook=json.loads(record["webhook"]) if record.get("webhook") else None,
+            webhook=WebhookTarget.model_validate_json(record["webhook"]) if record.get("webhook") else None,
             hook_state=record.get("hook_state", "none"),
             hook_attempts=int(record.get("hook_attempts", 0)),
             metadata=json.loads(record.get("metadata", "{}")),

@@ -4,20 +4,23 @@ A message says "look at this job" and carries its id, nothing else. Losing or re
 (kombu's BRPOP and its write to `unacked` are two round trips; a SIGKILL between them loses the message).
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 import structlog
-from celery import Celery
+from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 from prometheus_client import Counter
 
+from shared.connections.broker_transport import EndpointTransport
+from shared.connections.redis_client import HEALTH_CHECK_S
 from shared.settings import BrokerSettings
 
 JOB_AVAILABLE = "tileq.look"  #: (job id) a job of this queue's model waits
 DELIVERY_DUE = "tileq.deliver"  #: (message id) a webhook is due
 WEBHOOK_QUEUE = "webhooks"  #: queue of DELIVERY_DUE
 
-HINTS = Counter("tileq_hints_total", "Hints published", ["queue", "outcome"])
+HINTS = Counter("tileq_hints_published_total", "Hints published", ["queue", "outcome"])
 log = structlog.get_logger(__name__)
 
 
@@ -34,9 +37,11 @@ def queue(name: str) -> Queue:
 def make_celery(settings: BrokerSettings, *queues: str) -> Celery:
     """Return an app that can publish hints, and consume `queues` when run as a worker. Nothing connects yet."""
     app = Celery("tileq", set_as_current=False)
+    endpoint = settings.broker_endpoint
     visibility = int(4 * settings.max_run_within)
     app.conf.update(
-        broker_url=settings.broker,
+        broker_url=endpoint.address,  # shown in logs, read by nobody
+        broker_transport=EndpointTransport,
         result_backend=None,
         task_ignore_result=True,
         task_serializer="json",
@@ -52,11 +57,8 @@ def make_celery(settings: BrokerSettings, *queues: str) -> Celery:
         broker_transport_options={
             "visibility_timeout": visibility,
             "global_keyprefix": settings.redis_prefix + "mq:",
-            "socket_timeout": 30,
-            "socket_connect_timeout": settings.redis_timeout,
-            "socket_keepalive": True,
-            "health_check_interval": 15,
-            "retry_on_timeout": False,
+            "endpoint": endpoint,
+            "health_check_interval": HEALTH_CHECK_S,
             "unacked_restore_interval": 5,
             "deadletter_queue": "undeliverable",
             "max_retries": 0,  # of connecting in order to publish (kombu's default: 4 s of waits for each hint)
@@ -76,6 +78,16 @@ def make_celery(settings: BrokerSettings, *queues: str) -> Celery:
     return app
 
 
+class Publisher(Protocol):
+    """Publishes hints; a lost one is repeated by the reconciler."""
+
+    def job(self, model: str, job: str) -> bool:
+        """Hint that `job` waits for a worker of `model`; False when the broker did not take it."""
+
+    def deliveries(self, *messages: str) -> bool:
+        """Hint that webhook messages are due; False when the broker did not take all of them."""
+
+
 class Hints:
     """Publishes hints and never fails: what the broker does not take, the reconciler repeats from the outbox."""
 
@@ -83,18 +95,19 @@ class Hints:
         self._app = app
 
     def job(self, model: str, job: str) -> bool:
-        """Say that `job` waits; False when the broker did not take it."""
+        """See `Publisher.job`."""
         return self._send(JOB_AVAILABLE, vision_queue(model), job)
 
     def deliveries(self, *messages: str) -> bool:
-        """Say that webhook messages are due; False when the broker did not take them all."""
+        """See `Publisher.deliveries`."""
         sent = [self._send(DELIVERY_DUE, WEBHOOK_QUEUE, message) for message in messages]
         return all(sent)
 
     def depth(self, name: str) -> int:
         """Return how many hints wait in queue `name`."""
         with self._app.connection_for_write() as connection, connection.channel() as channel:
-            return int(channel._size(name))
+            # Not passive: kombu's test of existence ignores `global_keyprefix`. On Redis declaring creates nothing.
+            return int(channel.queue_declare(queue=name).message_count)
 
     def _send(self, task: str, name: str, id: str) -> bool:
         try:
@@ -107,6 +120,65 @@ class Hints:
         return True
 
 
-def task(app: Celery, name: str) -> Any:
-    """Return the decorator that registers a function as task `name` of `app`."""
-    return app.task(name=name, ignore_result=True)
+class HintConsumer:
+    """A Celery worker on the threads pool that calls `handle` with the id of each hint of one task.
+
+    `on_stop` is called when SIGTERM or SIGINT arrives; hints that are being handled then may end.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        name: str,
+        handle: Callable[[str], object],
+        *,
+        threads: int,
+        on_stop: Callable[[], None],
+        hostname: str | None = None,
+    ) -> None:
+        self._stopped = False
+        self._on_stop = on_stop
+        app.task(name=name, ignore_result=True)(_named(handle))
+        signals.setup_logging.connect(_configure_no_logs, weak=False)
+        signals.worker_shutting_down.connect(self._stop, weak=False)
+        self._worker = app.Worker(
+            pool="threads",
+            concurrency=threads,
+            hostname=hostname,
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            quiet=True,
+            redirect_stdouts=False,
+        )
+
+    def run(self) -> int:
+        """Consume until a signal arrives; return 0 then, and another exit status where Celery ended by itself."""
+        self._worker.start()
+        if self._stopped:
+            return 0
+        self._on_stop()
+        return int(self._worker.exitcode or 1)
+
+    def check(self) -> None:
+        """Raise `ConnectionError` unless the worker is connected to its broker."""
+        connection = self._worker.consumer.connection
+        if connection is None or not connection.connected:
+            raise ConnectionError("the consumer is not connected to the broker")
+
+    def _stop(self, **_: object) -> None:
+        self._stopped = True
+        self._on_stop()
+
+
+def _named(handle: Callable[[str], object]) -> Callable[[str], None]:
+    """Return `handle` as a plain function: Celery reads the signature of a task from its source name."""
+
+    def handle_hint(id: str) -> None:
+        handle(id)
+
+    return handle_hint
+
+
+def _configure_no_logs(**_: object) -> None:
+    """Celery configures no logging where this signal has a receiver."""

@@ -19,7 +19,7 @@ from typing import Any
 STORE_FAILURES: Mapping[str, str] = {
     "not_started_in_time": "no worker started the job within start_within; submit it again or allow more time",
     "timed_out": "the job did not end within run_within, all attempts together; allow more time",
-    "worker_lost": "the worker was lost on each of %s attempts; submit the job again",
+    "worker_lost": "the worker was lost on each of %s attempts (its log says why); submit the job again",
 }
 
 
@@ -211,6 +211,10 @@ class QueueUnavailable(RequestError):
     """The job store can't be reached or is full; repeat the request later."""
 
     status, code, title, retryable = 503, "queue_unavailable", "Queue unavailable", True
+
+
+class StoreRejected(QueueUnavailable):
+    """The job store refused to write, because its memory is full for example; repeat the request later."""
 
 
 class StorageUnavailable(RequestError):

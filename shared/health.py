@@ -14,7 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import structlog
 from prometheus_client import make_wsgi_app
 
-from shared.settings import ProcessSettings
+from shared.settings import ProcessSettings, SettingsError
 
 #: Raises with the reason when what it checks is down; bounded by its own time-out.
 Check = Callable[[], object]
@@ -24,7 +24,10 @@ log = structlog.get_logger(__name__)
 
 
 class HealthServer:
-    """Serves the three paths from a thread. `port` is 0 where the settings ask for none."""
+    """Serves the three paths from a thread. `port` is 0 where the settings ask for none.
+
+    Raises `SettingsError` where the port can't be bound.
+    """
 
     def __init__(self, settings: ProcessSettings, *, live: Check | None = None, ready: Mapping[str, Check]) -> None:
         self._live = {"process": live} if live else {}
@@ -33,18 +36,28 @@ class HealthServer:
         self._server: WSGIServer | None = None
         self.port = 0
         if settings.metrics_port:
-            self._server = make_server(
-                settings.metrics_host, settings.metrics_port, self._respond, _ThreadingServer, _SilentHandler
-            )
+            self._server = self._bind(settings.metrics_host, settings.metrics_port)
             self.port = self._server.server_port
             threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
             log.info("health port open", port=self.port)
+
+    def require(self, ready: Mapping[str, Check]) -> None:
+        """Replace the checks of /readyz: for a process that opens the port before it has loaded what they check."""
+        self._ready = dict(ready)
 
     def close(self) -> None:
         """Close the port."""
         if self._server:
             self._server.shutdown()
             self._server.server_close()
+
+    def _bind(self, host: str, port: int) -> WSGIServer:
+        try:
+            return make_server(host, port, self._respond, _ThreadingServer, _SilentHandler)
+        except OSError as error:
+            raise SettingsError(
+                f"TILEQ_METRICS_PORT={port} can't be bound at {host}: {error.strerror or error}"
+            ) from None
 
     def _respond(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         path = environ["PATH_INFO"]

@@ -6,7 +6,7 @@ A format is told by the first bytes of the file, never by a name or a declared m
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.settings import Settings
+from shared.settings import ImageSettings
 
 ImageMode = Literal["natural", "original"]
 
@@ -48,7 +48,7 @@ class ImageLimits:
     mode: ImageMode
 
     @classmethod
-    def of(cls, settings: Settings) -> "ImageLimits":
+    def of(cls, settings: ImageSettings) -> "ImageLimits":
         """Return the limits that the settings name."""
         return cls(settings.max_image_pixels, settings.max_image_side, settings.max_image_frames, settings.image_mode)
 

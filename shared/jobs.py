@@ -18,15 +18,23 @@ How tileq keeps it:
 - A lease that is not renewed expires; the job is queued again, and after `max_attempts` it fails with `worker_lost`.
 - Two deadlines end every job: `start_within` until the first claim, `run_within` from there over all attempts. The time
   is always the store's (`redis.call('TIME')`), never a client's.
+- A job that ends without a result gets an object `ended.json`, so that `--recover` (Redis lost with its disk) restores
+  it as it ended instead of queueing it again. Redis and its file lost between the end and that object, usually
+  milliseconds, is the one case in which an ended job runs again (`shared/ended.py`).
 - Every arrow above is one Lua script in `shared/store/lua`, called by `shared/store/transitions.py`. Terminal states
   never change.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from functools import cache
+from typing import Any, Self, get_type_hints
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic_core import to_json
+
+from shared.records import JobError, JobImage, JobOutput, StageTimings, TokenUsage, WebhookTarget
 
 
 class State(StrEnum):
@@ -87,8 +95,8 @@ class Job:
     tiles: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    images: list[dict[str, Any]] = field(default_factory=list)
-    webhook: dict[str, Any] | None = None  #: url, host, events, payload
+    images: list[JobImage] = field(default_factory=list)
+    webhook: WebhookTarget | None = None
     hook_state: str = "none"  #: none, pending, delivered, failed
     hook_attempts: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
@@ -100,10 +108,10 @@ class Job:
     trace: str = ""  #: W3C traceparent
     request: str = ""  #: copy of a small manifest, which spares the worker a round trip; deleted at the end
     result: str = ""  #: key of the winning result object
-    output: dict[str, Any] | None = None  #: copy of a small output; the result object is the truth
-    error: dict[str, Any] | None = None
-    usage: dict[str, int] | None = None
-    timings: dict[str, float] | None = None
+    output: JobOutput | None = None  #: copy of a small output; the result object is the truth
+    error: JobError | None = None
+    usage: TokenUsage | None = None
+    timings: StageTimings | None = None
     position: int = -1  #: jobs ahead of it while queued; not stored, counted when read
 
     @property
@@ -122,31 +130,25 @@ class Job:
     @classmethod
     def from_hash(cls, record: Mapping[str, str]) -> Self:
         """Parse a Redis hash; unknown fields (of a newer version) are ignored."""
-        known = cls.__dataclass_fields__
-        return cls(**{name: _READ[known[name].type](text) for name, text in record.items() if name in known})
+        parsers = _parsers()
+        return cls(**{name: parsers[name](text) for name, text in record.items() if name in parsers})
 
 
 def _write(value: object) -> str:
     if isinstance(value, bool):
         return "1" if value else ""
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if isinstance(value, BaseModel | dict | list):
+        return to_json(value, exclude_none=True).decode()
     return str(value)
 
 
-def _json(text: str) -> Any:
-    return json.loads(text) if text else None
+@cache
+def _parsers() -> Mapping[str, Callable[[str], Any]]:
+    """Return how each field is read from its text in the hash."""
+    plain: Mapping[Any, Callable[[str], Any]] = {kind: kind for kind in (str, int, float, bool, State)}
+    return {name: plain.get(hint) or _json_parser(hint) for name, hint in get_type_hints(Job).items()}
 
 
-_READ: dict[Any, Callable[[str], Any]] = {
-    str: str,
-    int: int,
-    float: float,
-    bool: bool,
-    State: State,
-    list[dict[str, Any]]: json.loads,
-    dict[str, str]: json.loads,
-    dict[str, Any] | None: _json,
-    dict[str, int] | None: _json,
-    dict[str, float] | None: _json,
-}
+def _json_parser(hint: Any) -> Callable[[str], Any]:
+    adapter = TypeAdapter(hint)
+    return lambda text: adapter.validate_json(text) if text else None

@@ -30,6 +30,11 @@ class Model:
     multi_image: bool  #: several images in one conversation
 
     @property
+    def takes_system(self) -> bool:
+        """Whether the template has a place for a system message; V1.1's `internvl_zh` has none."""
+        return self.template != "internvl_zh"
+
+    @property
     def memory(self) -> int:
         """Bytes a device needs at bf16."""
         return int(self.parameters * 2 * MEMORY_HEADROOM)

@@ -4,11 +4,12 @@ Intake turns form fields, JSON, `parent` and batches into it; the worker reads n
 `python -m workers.reconciler --recover` builds a lost record again from it.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.conversation import Message
+from shared.records import JobImage
 
 
 class _Frozen(BaseModel):
@@ -41,10 +42,9 @@ class StoredImage(_Frozen):
     grid: tuple[int, int] = Field(description="columns, rows")
     tiles: int = Field(description="tiles of the grid and the thumbnail")
 
-    def view(self) -> dict[str, Any]:
-        """Return what the API shows of it."""
-        shown = {"media_type", "bytes", "width", "height", "sha256", "grid", "tiles"}
-        return self.model_dump(mode="json", include=shown)
+    def view(self) -> JobImage:
+        """Return what the record keeps and the API shows of it."""
+        return JobImage.model_validate(self.model_dump())
 
 
 class Request(_Frozen):

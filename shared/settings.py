@@ -12,8 +12,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.connections.redis_endpoint import RedisEndpoint, TlsOptions, check_tls_files, parse_redis_url
 
 PREFIX = "TILEQ_"
 
@@ -60,22 +62,66 @@ class ProcessSettings(BaseSettings):
 class RedisSettings(ProcessSettings):
     """Where the job store, the broker and the text deltas are."""
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="job records and outbox; AOF on, noeviction")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="job records and outbox; AOF on, noeviction; also `rediss://` (TLS, verified), `unix:///socket?db=0`"
+        ", `redis-sentinel://host,host/service/0`, `rediss-sentinel://`",
+    )
     broker_url: str = Field("", description="Celery's Redis; empty: redis_url")
     events_url: str = Field("", description="Redis for text deltas, may live without AOF; empty: redis_url")
-    redis_prefix: str = Field("tileq:", description="in front of every Redis key and queue")
-    require_aof: bool = Field(True, description="accept no job while the job store keeps no append-only file")
+    redis_prefix: str = Field(
+        "tileq:", description="in front of every Redis key and queue; on a Redis Cluster with a hash tag: `{tileq}:`"
+    )
+    redis_ca_file: str = Field("", description="PEM of the authorities of `rediss://` servers; empty: the system's")
+    redis_cert_file: str = Field("", description="PEM of this client's certificate, where the server asks for one")
+    redis_key_file: str = Field("", description="PEM of its key, unless that is in redis_cert_file")
+    redis_sentinel_username: str = Field("", description="user of the Sentinel nodes; the URL's is the primary's")
+    redis_sentinel_password: SecretStr = Field(SecretStr(""), description="password of the Sentinel nodes")
+    require_aof: bool = Field(True, description="take no job while the job store keeps no append-only file")
     redis_timeout: float = Field(5, gt=0, description="for one Redis round trip, connecting included")
 
-    @property
-    def broker(self) -> str:
-        """URL of Celery's Redis."""
-        return self.broker_url or self.redis_url
+    @field_validator("redis_url", "broker_url", "events_url")
+    @classmethod
+    def _readable_redis_url(cls, value: str, info: ValidationInfo) -> str:
+        if value or info.field_name == "redis_url":
+            parse_redis_url(value)
+        return value
+
+    @model_validator(mode="after")
+    def _usable_tls_files(self) -> Self:
+        given = [name for name in ("redis_ca_file", "redis_cert_file", "redis_key_file") if getattr(self, name)]
+        links = [tls for one in (self.store_endpoint, self.broker_endpoint, self.events_endpoint) if (tls := one.tls)]
+        if given and not links:
+            raise ValueError(f"{_variable(given[0])} is set, but no Redis URL uses TLS: begin one with rediss://")
+        if self.redis_key_file and not self.redis_cert_file:
+            raise ValueError("TILEQ_REDIS_KEY_FILE is set without TILEQ_REDIS_CERT_FILE")
+        for tls in links:
+            check_tls_files(tls)
+        return self
 
     @property
-    def events(self) -> str:
-        """URL of the Redis that holds text deltas."""
-        return self.events_url or self.redis_url
+    def store_endpoint(self) -> RedisEndpoint:
+        """The job store."""
+        return self._endpoint(self.redis_url)
+
+    @property
+    def broker_endpoint(self) -> RedisEndpoint:
+        """Celery's Redis."""
+        return self._endpoint(self.broker_url or self.redis_url)
+
+    @property
+    def events_endpoint(self) -> RedisEndpoint:
+        """The Redis that holds text deltas."""
+        return self._endpoint(self.events_url or self.redis_url)
+
+    def _endpoint(self, url: str) -> RedisEndpoint:
+        return parse_redis_url(
+            url,
+            tls=TlsOptions(self.redis_ca_file, self.redis_cert_file, self.redis_key_file),
+            sentinel_username=self.redis_sentinel_username or None,
+            sentinel_password=self.redis_sentinel_password.get_secret_value() or None,
+            timeout_s=self.redis_timeout,
+        )
 
 
 class StorageSettings(ProcessSettings):
@@ -89,24 +135,29 @@ class StorageSettings(ProcessSettings):
     s3_timeout: float = Field(20, gt=0, description="for one S3 request")
 
 
-class HttpSettings(ProcessSettings):
-    """The HTTP API."""
+class KeySettings(ProcessSettings):
+    """API keys that the deployment fixes."""
 
-    host: str = Field("127.0.0.1", description="address the API binds; anything but loopback needs keys")
-    port: int = Field(8000, ge=0, le=65535, description="port of the API")
     api_keys: Annotated[tuple[str, ...], Commas] = Field(
         (), description="keys fixed by the deployment, `tenant=tq_…` separated by commas, beside those of `tileq keys`"
     )
-    key_cache: float = Field(
-        5, ge=0, description="an API key is cached for this long; a revoked one is refused by then"
-    )
-    body_timeout: float = Field(30, gt=0, description="longest pause while a request body is read")
-    max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
 
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         return _split(value)
+
+
+class HttpSettings(KeySettings):
+    """The HTTP API."""
+
+    host: str = Field("127.0.0.1", description="address the API binds; anything but loopback needs keys")
+    port: int = Field(8000, ge=0, le=65535, description="port of the API")
+    key_cache: float = Field(
+        5, ge=0, description="an API key is cached for this long; a revoked one is refused by then"
+    )
+    body_timeout: float = Field(30, gt=0, description="longest pause while a request body is read")
+    max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
 
 
 class ImageSettings(ProcessSettings):
@@ -188,6 +239,9 @@ class ModelSettings(ProcessSettings):
 
     model: str = Field("", description="checkpoint: a folder, a hub id (`org/name@revision`) or `s3://bucket/prefix`")
     model_id: str = Field("", description="name under which jobs request it; empty: derived from the checkpoint")
+    system_message: str = Field(
+        "", description="system message of every prompt; empty: the one that the checkpoint was trained with"
+    )
     default_model: str = Field("", description="model of a job that names none; empty: model_id, else the demo model")
 
 
@@ -195,19 +249,33 @@ class VisionSettings(ProcessSettings):
     """The vision worker: engine, device, decoding processes."""
 
     model_sha256: str = Field("", description="the checkpoint's digest, or a manifest file; other files are refused")
-    engine: Literal["transformers", "echo"] = Field("transformers", description="`echo` answers at once, for tests")
+    engine: Literal["resident", "transformers", "echo"] = Field(
+        "resident",
+        description="`resident` batches jobs; `transformers`: one at a time, stock code; `echo` answers at once",
+    )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="`auto`: bfloat16 where the device computes it well, else float32"
     )
     quantise: Literal["none", "int8", "int4"] = Field("none", description="pack the decoder, with the extra `quant`")
     slots: int = Field(0, ge=0, description="jobs that a vision worker runs at once; 0: the engine's own number")
+    kv_cache_bytes: int = Field(
+        0, ge=0, description="memory of the resident engine's keys and values; 0: what the device allows"
+    )
+    prefix_cache_sharing: Literal["tenant", "all"] = Field(
+        "tenant",
+        description="whose equal prompts share keys and values; with `all` a tenant can time what others asked",
+    )
     decoders: int = Field(2, ge=1, description="processes that decode images")
-    decode_timeout: float = Field(20, gt=0, description="wall seconds for decoding and tiling one image")
-    decode_memory: int = Field(2 << 30, description="address space of one decoding process")
+    decode_timeout: float = Field(20, gt=0, description="processor seconds for one image; thrice that by the clock")
+    decode_memory: int = Field(2 << 30, description="memory of one decoding process, beyond that at its start")
     delta_interval: float = Field(0.05, gt=0, description="text is collected this long before it is published")
     cancel_interval: float = Field(0.5, gt=0, description="how often a worker checks its jobs for cancellation")
-    stall: float = Field(120, gt=0, description="an engine step longer than this ends the process; leases do the rest")
+    stall: float = Field(
+        120,
+        gt=0,
+        description="an engine step longer than this, and than the device needs, ends the process; leases do the rest",
+    )
     shutdown_grace: float = Field(
         25, ge=0, description="after SIGTERM running jobs may finish for this long, then they are released"
     )
@@ -239,7 +307,7 @@ class IntakeSettings(StorageSettings, HttpSettings, RequestSettings, BrokerSetti
     """What `services.intake` reads."""
 
 
-class WebhooksSettings(StorageSettings, BrokerSettings, RetentionSettings):
+class WebhooksSettings(StorageSettings, KeySettings, BrokerSettings, RetentionSettings):
     """What `workers.webhooks` reads."""
 
 
@@ -251,7 +319,7 @@ class VisionWorkerSettings(StorageSettings, ImageSettings, BrokerSettings, Model
     """What `workers.vision` reads."""
 
 
-class Settings(IntakeSettings, VisionWorkerSettings):  # type: ignore[misc]  # pydantic's mypy plugin and diamonds
+class Settings(IntakeSettings, WebhooksSettings, ReconcilerSettings, VisionWorkerSettings):  # type: ignore[misc]  # pydantic's mypy plugin and diamonds
     """All groups: what the command line, the documentation and tests read."""
 
 
@@ -339,6 +407,10 @@ def _problem(entry: Mapping[str, Any]) -> str:
     if not entry["loc"]:
         return str(message)
     return f"{PREFIX}{'_'.join(map(str, entry['loc'])).upper()}: {message}"
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
 
 
 def _split(value: Any) -> Any:

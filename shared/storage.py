@@ -4,6 +4,7 @@ jobs/{id}/image-{n}            as it was sent
 jobs/{id}/view-{n}.png         the tiles that the model sees of it, put there by workers
 jobs/{id}/request.json         everything needed to recreate the job, written before the record
 jobs/{id}/result-{attempt}.json  written before finish; the record points at the winner
+jobs/{id}/ended.json           of a job that ended without a result, see shared/ended.py
 models/{id}/tokenizer.json     for exact prompt counts in intake, put there by workers
 tenants/{tenant}/…             keys and secrets, so that losing Redis loses neither
 """
@@ -11,6 +12,8 @@ tenants/{tenant}/…             keys and secrets, so that losing Redis loses ne
 import io
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -23,6 +26,8 @@ from shared.errors import ObjectMissing, StorageDown
 from shared.settings import StorageSettings
 
 T = TypeVar("T")
+
+PAGE_KEYS = 1000  #: keys of one LIST request, the most that S3 returns
 
 CONNECT_TIMEOUT_S = 5
 
@@ -48,6 +53,11 @@ def manifest_key(job: str) -> str:
 def result_key(job: str, attempt: int) -> str:
     """Return the key of what `attempt` of `job` found; a zombie's lies beside the winner's, never over it."""
     return f"jobs/{job}/result-{attempt}.json"
+
+
+def ended_key(job: str) -> str:
+    """Return the key of the marker that `job` ended without a result."""
+    return f"jobs/{job}/ended.json"
 
 
 def batch_key(batch: str) -> str:
@@ -85,6 +95,12 @@ class ObjectStorage(Protocol):
 
     def check(self) -> None:
         """Make the bucket if it is absent; raises `StorageDown` where that can't be."""
+
+
+def delete_job_objects(objects: ObjectStorage, job: str) -> None:
+    """Delete the objects of `job`, the manifest first: without it, `--recover` never restores a job deleted in part."""
+    objects.delete(manifest_key(job))
+    objects.delete(job_prefix(job))
 
 
 class S3Storage:
@@ -144,11 +160,18 @@ class S3Storage:
         self.put(target, data, "application/octet-stream")
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """See `ObjectStorage.keys`."""
-        found = self._try(f"LIST {prefix}", lambda: self.client.list_objects(self.bucket, prefix, recursive=True))
-        for entry in found:
-            if entry.object_name:
-                yield entry.object_name
+        """See `ObjectStorage.keys`. Listed in pages, so that a failed request is repeated from the last key."""
+        last: str | None = None
+        while True:
+            page = self._try(f"LIST {prefix}", partial(self._page, prefix, last))
+            yield from page
+            if len(page) < PAGE_KEYS:
+                return
+            last = page[-1]
+
+    def _page(self, prefix: str, after: str | None) -> list[str]:
+        entries = self.client.list_objects(self.bucket, prefix, recursive=True, start_after=after)
+        return [entry.object_name for entry in islice(entries, PAGE_KEYS) if entry.object_name]
 
     def delete(self, prefix: str) -> int:
         """See `ObjectStorage.delete`."""

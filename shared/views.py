@@ -1,16 +1,95 @@
-"""A job as the outside sees it: the body of `GET /v1/jobs/{id}` and of its webhooks (`api.md`, "A job")."""
+"""Bodies of jobs and batches: the models that produce answers, the OpenAPI document and webhook bodies.
+
+`job_body(job).model_dump_json()` is the body of `GET /v1/jobs/{id}` and the `data` of its webhooks.
+"""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.batches import Batch
 from shared.errors import ResultLost
 from shared.jobs import Job, State
+from shared.records import JobError, JobImage, JobOutput, StageTimings, TokenUsage, WebhookTarget
 
-#: The `error` of a job that succeeded, and whose result object is gone.
-LOST = {"code": ResultLost.code, "message": ResultLost().detail, "retryable": False, "image": None}
-_TIMINGS = ("queue", "fetch", "tile", "vision", "prefill", "decode", "first_token", "total")
+Moment = Annotated[str, Field(description="RFC 3339, UTC, milliseconds", examples=["2026-11-23T20:15:00.123Z"])]
+StateName = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
+JobId = Annotated[str, Field(examples=["job_01kb3yv6g8w6m1x5r7c9p2q4t6v8x0z2b4d6"])]
+
+
+class Body(BaseModel):
+    """A JSON object of an answer. Unknown fields of a stored record are left out: a newer version wrote them."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Progress(Body):
+    """How far the present attempt is."""
+
+    stage: str | None
+    tiles: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class WebhookBody(Body):
+    """The webhook of a job or batch, and the state of its deliveries."""
+
+    url: str | None = None
+    events: list[str] = []
+    payload: Literal["full", "thin"] | None = None
+    state: Literal["none", "pending", "delivered", "failed"] = "none"
+    attempts: int = 0
+
+
+class JobBody(Body):
+    """A job."""
+
+    id: JobId
+    object: Literal["job"] = "job"
+    state: StateName
+    model: str
+    created_at: Moment
+    started_at: Moment | None
+    ended_at: Moment | None
+    expires_at: Moment | None
+    attempt: int
+    max_attempts: int
+    queue_position: int | None
+    progress: Progress | None
+    images: list[JobImage]
+    output: JobOutput | None
+    output_omitted: Annotated[bool, Field(description="a large output is left out of lists; GET the job itself")]
+    error: JobError | None
+    usage: TokenUsage | None
+    timings: StageTimings | None
+    webhook: WebhookBody
+    metadata: dict[str, str]
+    parent: JobId | None
+    batch: str | None
+    custom_id: str | None
+    retry_of: JobId | None
+
+
+class BatchBody(Body):
+    """A batch: `ended` once none of its jobs is open."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    state: Literal["open", "ended"]
+    created_at: Moment
+    ended_at: Moment | None
+    expires_at: Moment | None
+    total: int
+    counts: dict[StateName, int]
+    webhook: WebhookBody
+    metadata: dict[str, str]
+
+
+#: The `error` of a job that succeeded and whose result object is gone.
+RESULT_LOST = JobError(code=ResultLost.code, message=ResultLost().detail)
 
 
 def moment(seconds: float) -> str | None:
@@ -20,67 +99,82 @@ def moment(seconds: float) -> str | None:
     return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def job_view(job: Job, output: Mapping[str, Any] | None = None, *, lost: bool = False) -> dict[str, Any]:
-    """Return what the API shows of `job`; `output` where the record keeps no copy of a large one, `lost` if it is gone.
+def job_body(
+    job: Job, output: JobOutput | None = None, *, result_lost: bool = False, show_output: bool = True
+) -> JobBody:
+    """Return what the API shows of `job`.
 
-    Without `output`, a large one is left out and `output_omitted` says so.
+    `output` is given where the record keeps no copy of a large one; without it a large one is left out and
+    `output_omitted` says so. With `result_lost` the body says that the result object is gone. `show_output` off
+    leaves every output out.
     """
-    running = job.state is State.RUNNING
-    shown = dict(output or job.output or {}) or None if job.state is State.SUCCEEDED else None
-    return {
-        "id": job.id,
-        "object": "job",
-        "state": job.state.value,
-        "model": job.model,
-        "created_at": moment(job.created),
-        "started_at": moment(job.started),
-        "ended_at": moment(job.ended),
-        "expires_at": moment(job.expires),
-        "attempt": job.charged,
-        "max_attempts": job.max_attempts,
-        "queue_position": job.position if job.state is State.QUEUED and job.position >= 0 else None,
-        "progress": {
-            "stage": (job.stage or "fetch") if running else job.stage or None,
-            "tiles": job.tiles,
-            "prompt_tokens": job.prompt_tokens,
-            "completion_tokens": job.completion_tokens,
+    succeeded = job.state is State.SUCCEEDED
+    shown = (output or job.output) if succeeded and show_output else None
+    return JobBody.model_validate(
+        {
+            "id": job.id,
+            "state": job.state.value,
+            "model": job.model,
+            "created_at": moment(job.created),
+            "started_at": moment(job.started),
+            "ended_at": moment(job.ended),
+            "expires_at": moment(job.expires),
+            "attempt": job.charged,
+            "max_attempts": job.max_attempts,
+            "queue_position": job.position if job.state is State.QUEUED and job.position >= 0 else None,
+            "progress": _progress(job),
+            "images": job.images,
+            "output": shown or None,
+            "output_omitted": succeeded and not shown and not result_lost,
+            "error": RESULT_LOST if result_lost else job.error,
+            "usage": job.usage,
+            "timings": job.timings,
+            "webhook": _webhook(job.webhook, job.hook_state, job.hook_attempts),
+            "metadata": job.metadata,
+            "parent": job.parent or None,
+            "batch": job.batch or None,
+            "custom_id": job.custom_id or None,
+            "retry_of": job.retry_of or None,
         }
-        if job.attempt
-        else None,
-        "images": job.images,
-        "output": shown,
-        "output_omitted": job.state is State.SUCCEEDED and shown is None and not lost,
-        "error": LOST if lost else job.error,
-        "usage": job.usage,
-        "timings": {name: job.timings.get(name) for name in _TIMINGS} if job.timings else None,
-        "webhook": webhook_view(job.webhook, job.hook_state, job.hook_attempts),
-        "metadata": job.metadata,
-        "parent": job.parent or None,
-        "batch": job.batch or None,
-        "custom_id": job.custom_id or None,
-        "retry_of": job.retry_of or None,
+    )
+
+
+def batch_body(batch: Batch) -> BatchBody:
+    """Return what the API shows of a batch."""
+    return BatchBody.model_validate(
+        {
+            "id": batch.id,
+            "state": "ended" if batch.ended else "open",
+            "created_at": moment(batch.created),
+            "ended_at": moment(batch.ended),
+            "expires_at": moment(batch.expires),
+            "total": batch.total,
+            "counts": batch.counts,
+            "webhook": _webhook(batch.webhook, batch.hook_state, batch.hook_attempts),
+            "metadata": batch.metadata,
+        }
+    )
+
+
+def _progress(job: Job) -> dict[str, Any] | None:
+    if not job.attempt:
+        return None
+    stage = job.stage or ("fetch" if job.state is State.RUNNING else None)
+    return {
+        "stage": stage,
+        "tiles": job.tiles,
+        "prompt_tokens": job.prompt_tokens,
+        "completion_tokens": job.completion_tokens,
     }
 
 
-def webhook_view(webhook: Mapping[str, Any] | None, state: str, attempts: int) -> dict[str, Any]:
-    """Return the `webhook` part of a job or batch."""
+def _webhook(webhook: WebhookTarget | None, state: str, attempts: int) -> Mapping[str, Any]:
     if webhook is None:
-        return {"url": None, "events": [], "payload": None, "state": "none", "attempts": 0}
-    shown = {name: webhook[name] for name in ("url", "events", "payload")}
-    return shown | {"state": state, "attempts": attempts}
-
-
-def batch_view(batch: Batch) -> dict[str, Any]:
-    """Return what the API shows of a batch."""
+        return {}
     return {
-        "id": batch.id,
-        "object": "batch",
-        "state": "ended" if batch.ended else "open",
-        "created_at": moment(batch.created),
-        "ended_at": moment(batch.ended),
-        "expires_at": moment(batch.expires),
-        "total": batch.total,
-        "counts": batch.counts,
-        "webhook": webhook_view(batch.webhook, batch.hook_state, batch.hook_attempts),
-        "metadata": batch.metadata,
+        "url": webhook.url,
+        "events": webhook.events,
+        "payload": webhook.payload,
+        "state": state,
+        "attempts": attempts,
     }

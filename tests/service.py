@@ -87,7 +87,7 @@ def service(
 def started(module: str, here: Service, name: str = "", env: Mapping[str, str] | None = None) -> Iterator[Service]:
     """Run one more process of `here` while the block runs, with `env` over the service's own environment.
 
-    A module without /metrics (not of `workers`) counts as ready at once.
+    A module without a health port (not of `workers`) counts as ready at once.
     """
     name = name or module.rpartition(".")[2]
     folder = here.folder / f"beside-{name}"

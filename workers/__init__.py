@@ -1,1 +1,1 @@
-"""What moves jobs: the vision worker, the webhook dispatcher and the reconciler."""
+"""The processes behind the API: the vision worker, the webhook dispatcher and the reconciler."""

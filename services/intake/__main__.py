@@ -6,70 +6,84 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 import uvicorn
 from PIL import Image
 
-from services.intake.app import make_app, make_house
+from services.intake.app import build_app, build_context
 from services.intake.auth import is_loopback
-from services.intake.house import House
+from services.intake.context import AppContext
 from shared.broker import Hints, make_celery
+from shared.connections.redis_client import connect_async
 from shared.errors import QueueUnavailable
-from shared.logs import configure_logs
-from shared.metrics import serve_metrics
-from shared.settings import Settings, read_settings
+from shared.health import HealthServer
+from shared.process import run_process
+from shared.settings import IntakeSettings, SettingsError
 from shared.storage import S3Storage
-from shared.store.client import AsyncStore, connect_async
+from shared.store.client import AsyncStore
 
-GRACE = 10  #: seconds that requests have to end after SIGTERM
-SPARE = 16  #: connections to the Redis of the deltas beside those of open streams
+SHUTDOWN_TIMEOUT_S = 10  #: for requests to end after SIGTERM
+READY_TIMEOUT_S = 30  #: for the checks behind /readyz of the health port; each has a shorter one of its own
 log = structlog.get_logger(__name__)
 
 
 def main() -> int:
-    """Serve; return the exit status: 2 for settings that can't be served."""
+    """Serve; return the exit status."""
+    return run_process("intake", IntakeSettings, serve)
+
+
+def serve(settings: IntakeSettings) -> int:
+    """Serve until a signal. Raises `SettingsError`."""
+    warnings.filterwarnings("ignore", module="PIL")  # about the metadata of images
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
     try:
-        settings = read_settings()
-        configure_logs(settings, "intake")
-        warnings.filterwarnings("ignore", module="PIL")  # what it thinks of a picture's metadata
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        house = _house(settings)
+        context = _context(settings)
     except ValueError as error:
-        print(f"intake: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
-        return 2
-    server = _Server(house)
+        raise SettingsError(str(error)) from error
+    server = _Server(context)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        return runner.run(_serve(house, server))
+        return runner.run(_serve(context, server))
 
 
-async def _serve(house: House, server: "_Server") -> int:
-    problem = await _exposed(house)
-    if problem:
-        print(f"intake: {problem}", file=sys.stderr)  # noqa: T201
-        return 2
-    serve_metrics(house.settings)
+async def _serve(context: AppContext, server: "_Server") -> int:
+    if (problem := await _exposed(context)) is not None:
+        raise SettingsError(problem)
+    health = HealthServer(
+        context.settings, ready={"intake": partial(_check_ready, context, asyncio.get_running_loop())}
+    )
     await server.serve()
+    health.close()
     return 0 if server.started else 1
 
 
-def _house(settings: Settings) -> House:
-    store = AsyncStore(connect_async(settings.redis_url, settings), settings.redis_prefix)
-    events = connect_async(settings.events, settings, settings.max_streams + SPARE)  # each stream blocks one
-    return make_house(settings, store, S3Storage(settings), Hints(make_celery(settings)), events=events)
+def _check_ready(context: AppContext, loop: asyncio.AbstractEventLoop) -> None:
+    """Raise with the reasons while a submission would be refused. Called from the thread of the health port."""
+    report = asyncio.run_coroutine_threadsafe(context.readiness.check(), loop).result(READY_TIMEOUT_S)
+    reasons = [f"{name}: {state.reason}" for name, state in report.dependencies.items() if not state.up]
+    if reasons:
+        raise RuntimeError("; ".join(reasons))
 
 
-async def _exposed(house: House) -> str | None:
-    """Say why the address can't be bound: without keys, only loopback is served."""
-    host = house.settings.host
+def _context(settings: IntakeSettings) -> AppContext:
+    client = connect_async(settings.store_endpoint)
+    store = AsyncStore(client, settings.redis_prefix, timeout_s=settings.redis_timeout)
+    events = connect_async(settings.events_endpoint)
+    return build_context(settings, store, S3Storage(settings), Hints(make_celery(settings)), events=events)
+
+
+async def _exposed(context: AppContext) -> str | None:
+    """Return why the address can't be bound: without keys, only loopback is served."""
+    host = context.settings.host
     if is_loopback(host):
         return None
     try:
-        keyless = await house.door.keyless()
-    except QueueUnavailable as error:  # then nobody is let in until the store says who may
-        log.warning("keys not known yet", error=error.detail)
+        no_keys = await context.authenticator.has_no_keys()
+    except QueueUnavailable as error:  # until the store answers, nobody is let in
+        log.warning("API keys not known yet", error=error.detail)
         return None
-    if not keyless:
+    if not no_keys:
         return None
     return (
         f"TILEQ_HOST={host} is reachable from other machines, and this service has no API keys. "
@@ -78,29 +92,29 @@ async def _exposed(house: House) -> str | None:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn that lets those who wait go when it is told to end, and then ends with status 0."""
+    """Uvicorn that answers waiting requests at a signal and then exits with status 0."""
 
-    def __init__(self, house: House) -> None:
-        settings = house.settings
-        self._house = house
+    def __init__(self, context: AppContext) -> None:
+        settings = context.settings
+        self._context = context
         super().__init__(
             uvicorn.Config(
-                make_app(house),
+                build_app(context),
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
                 access_log=False,
-                proxy_headers=False,  # anybody may write X-Forwarded-For
+                proxy_headers=False,  # anybody can send X-Forwarded-For
                 server_header=False,
                 ws="none",
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=GRACE,
+                timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
             )
         )
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """End on SIGTERM and SIGINT, once."""
+        """Shut down on SIGTERM and SIGINT."""
         loop = asyncio.get_running_loop()
         numbers = (signal.SIGTERM, signal.SIGINT)
         for number in numbers:
@@ -113,7 +127,7 @@ class _Server(uvicorn.Server):
 
     def _end(self) -> None:
         self.should_exit = True
-        self._house.changes.close()
+        self._context.changes.close()
 
 
 if __name__ == "__main__":

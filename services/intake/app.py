@@ -1,4 +1,4 @@
-"""The service put together: one factory, everything handed in."""
+"""The ASGI application, put together from what is handed in."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,91 +8,122 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from services.intake import batches, deliveries, health, images, jobs, models, pictures
-from services.intake.auth import Doorkeeper
-from services.intake.callbacks import Callbacks
-from services.intake.catalogue import Catalogue
-from services.intake.changes import LOOK_AGAIN, Changes
-from services.intake.chores import Chores
-from services.intake.desk import Desk
-from services.intake.documents import document
-from services.intake.house import House
-from services.intake.post import HintsLike, Post
-from services.intake.problems import refuse_all_alike
-from services.intake.readiness import Readiness
-from services.intake.reception import Reception
-from services.intake.storage import Storage
-from services.intake.stream import Streams
-from services.intake.tokens import Tokens
+from services.intake.auth import Authenticator
+from services.intake.clients.background import TaskSet
+from services.intake.clients.changes import POLL_S, Changes
+from services.intake.clients.delta_reader import DeltaReader
+from services.intake.clients.hints import HintPublisher
+from services.intake.clients.model_registry import ModelRegistry
+from services.intake.clients.readiness import Readiness
+from services.intake.clients.storage import Storage
+from services.intake.clients.webhook_urls import WebhookUrlPolicy
+from services.intake.context import AppContext
+from services.intake.errors import install_handlers
+from services.intake.event_stream import EventStreams
+from services.intake.middleware import RequestMiddleware
+from services.intake.native import NATIVE
+from services.intake.openapi import install_document
+from services.intake.queries import JobQueries
+from services.intake.routes import batches, images, jobs, system, webhooks
+from services.intake.submission import image_headers
+from services.intake.submission.commit import Commit
+from services.intake.submission.prepare import Preparation
+from services.intake.submission.prompt_length import PromptLengthCheck
+from services.intake.submission.service import Submissions
+from shared.broker import Publisher
 from shared.images import ImageLimits
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.storage import ObjectStorage
 from shared.store.client import AsyncStore
 
+ROUTERS = (jobs.router, images.router, batches.router, webhooks.router, system.router)
 
-def make_house(
-    settings: Settings,
+
+def build_context(
+    settings: IntakeSettings,
     store: AsyncStore,
     objects: ObjectStorage,
-    hints: HintsLike,
+    publisher: Publisher,
     *,
     events: "Redis | None" = None,
-    look_again: float = LOOK_AGAIN,
-) -> House:
-    """Return what the routes need; `events` is the client of the deltas where it is another than the store's."""
-    desk, storage = Desk(store, settings.redis_timeout), Storage(objects)
-    door = Doorkeeper(desk, settings)
-    changes = Changes(store.client, store.prefix, look_again)
-    return House(
-        settings=settings,
-        desk=desk,
+    poll_s: float = POLL_S,
+) -> AppContext:
+    """Return the objects of a service; `events` is the client of the delta streams where it is not the store's."""
+    storage, background, hints = Storage(objects), TaskSet(), HintPublisher(publisher)
+    authenticator = Authenticator(store, settings)
+    changes = Changes(store.client, store.prefix, poll_s)
+    deltas = DeltaReader(events or store.client, store.prefix)
+    queries = JobQueries(store, storage, changes)
+    models, readiness = ModelRegistry(store, settings), Readiness(store, storage, settings)
+    webhook_urls = WebhookUrlPolicy(authenticator.has_no_keys, settings)
+    preparation = Preparation(
+        queries=queries,
         storage=storage,
-        door=door,
-        callbacks=Callbacks(door, settings),
-        catalogue=Catalogue(desk, settings),
-        tokens=Tokens(storage, settings),
+        models=models,
+        prompt_length=PromptLengthCheck(storage, settings),
+        webhook_urls=webhook_urls,
+        settings=settings,
+    )
+    commit = Commit(
+        store=store,
+        storage=storage,
+        publisher=hints,
+        readiness=readiness,
+        background=background,
+        settings=settings,
+    )
+    return AppContext(
+        settings=settings,
+        store=store,
+        storage=storage,
+        authenticator=authenticator,
+        queries=queries,
+        submissions=Submissions(store, queries, preparation, commit, settings),
+        streams=EventStreams(queries, changes, deltas, max_streams=settings.max_streams),
+        models=models,
+        webhook_urls=webhook_urls,
         changes=changes,
-        streams=Streams(desk, storage, changes, events or store.client, most=settings.max_streams),
-        post=Post(hints),
-        readiness=Readiness(desk, storage, settings),
-        chores=Chores(),
+        deltas=deltas,
+        publisher=hints,
+        readiness=readiness,
+        background=background,
     )
 
 
-def make_app(house: House) -> FastAPI:
+def build_app(context: AppContext) -> FastAPI:
     """Return the ASGI application."""
-    settings = house.settings
-    images.arm(ImageLimits.of(settings))
+    image_headers.configure_pillow(ImageLimits.of(context.settings))
     app = FastAPI(
         title="tileq",
         version=version("tileq"),
-        description="Images and a question in, an answer out: by webhook, by polling, or as it is written.",
+        description="Images and a question in, an answer out: by webhook, by polling, or as it is generated.",
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_lifespan,
     )
-    app.state.house = house
-    for room in (jobs, pictures, batches, deliveries, models, health):
-        app.router.routes.extend(room.router.routes)  # flat, so that a 405 can name all methods of a path
-    refuse_all_alike(app)
-    document(app)
-    app.add_middleware(Reception)
+    app.state.context = context
+    for router in ROUTERS:
+        app.router.routes.extend(router.routes)  # flat, so that a 405 can name all methods of a path
+    install_handlers(app, NATIVE)
+    install_document(app)
+    app.add_middleware(RequestMiddleware, default=NATIVE)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    house: House = app.state.house
-    house.post.start()
-    background = [asyncio.create_task(house.changes.run()), asyncio.create_task(house.readiness.run())]
+    context: AppContext = app.state.context
+    context.publisher.start()
+    loops = [asyncio.create_task(one.run()) for one in (context.changes, context.deltas, context.readiness)]
     try:
         yield
     finally:
-        house.changes.close()
-        for task in background:
+        context.changes.close()
+        context.deltas.close()
+        for task in loops:
             task.cancel()
-        await asyncio.wait(background, timeout=2)
-        await house.chores.end()
-        await asyncio.to_thread(house.post.close)
-        house.storage.close()
+        await asyncio.wait(loops, timeout=2)
+        await context.background.cancel_all()
+        await asyncio.to_thread(context.publisher.close)
+        context.storage.close()

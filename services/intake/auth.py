@@ -1,91 +1,82 @@
-"""Who asks: a tenant by its key, or without any keys whoever sits at this machine.
+"""Authentication: a request becomes a `Principal`.
 
-keys exist            the key of `Authorization: Bearer tq_…` decides, everywhere
-none exist            loopback clients only, with a loopback `Host` (a name rebound to 127.0.0.1 does not pass), from no
-                      foreign page (`Origin`), and not through a proxy
-the store is down     nobody: 503
+keys exist            `Authorization: Bearer tq_…` decides, from every address
+no keys exist         loopback clients only, with a loopback `Host` (a name rebound to 127.0.0.1 does not pass), without
+                      a foreign `Origin`, and not through a proxy
+the store is down     nobody is let in: 503
 """
 
 import hmac
-import time
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from services.intake.desk import Desk
+from services.intake.principal import Principal, PrincipalLimits
+from services.intake.ttl_cache import TtlCache
 from shared.errors import InvalidKey, MissingKey
 from shared.keys import KEYLESS, digest, tenant_problem
-from shared.settings import Settings
+from shared.settings import IntakeSettings
 from shared.store import keys
+from shared.store.client import AsyncStore
 
-MOST_CHARACTERS = 200  #: of a key; ours have 43
-KEPT = 10_000  #: looked-up keys kept in memory
-_PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip")
+MAX_KEY_CHARACTERS = 200  #: ours have 43
+KEY_ID_CHARACTERS = 12  #: of the key's hash, as `tileq keys list` shows
+_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
-class Doorkeeper:
-    """Looks keys up and believes what it found for `key_cache` seconds."""
+class Authenticator:
+    """Looks keys up; an answer of the store is believed for `key_cache` seconds."""
 
-    def __init__(self, desk: Desk, settings: Settings) -> None:
-        self._desk = desk
-        self._kept_for = settings.key_cache
+    def __init__(self, store: AsyncStore, settings: IntakeSettings) -> None:
+        self._store = store
+        self._limits = PrincipalLimits.of(settings)
         self._fixed = dict(fixed_key(entry) for entry in settings.api_keys)
-        self._found: dict[str, tuple[float, str | None]] = {}
-        self._keyless: tuple[float, bool] = (0.0, False)
+        self._tenants: TtlCache[str, str | None] = TtlCache(settings.key_cache)
+        self._key_count: TtlCache[None, int] = TtlCache(settings.key_cache, 1)
 
-    async def admit(self, request: Request) -> str:
-        """Return the tenant of `request`, or raise `MissingKey` or `InvalidKey`."""
+    async def authenticate(self, request: Request) -> Principal:
+        """Return who sends `request`. Raises `MissingKey` or `InvalidKey`, or `QueueUnavailable`."""
         sent = request.headers.getlist("authorization")
         if len(sent) > 1:
             raise InvalidKey("two Authorization headers were sent; send one")
         if sent:
-            return await self._tenant(_bearer(sent[0]))
-        if await self.keyless():
-            self._local_only(request)
-            return KEYLESS
+            return await self._by_key(sent[0])
+        if await self.has_no_keys():
+            _refuse_unless_local(request)
+            return Principal(KEYLESS, self._limits)
         raise MissingKey
 
-    async def keyless(self) -> bool:
+    async def has_no_keys(self) -> bool:
         """Tell whether this service has no keys at all."""
-        if self._fixed:
-            return False
-        until, known = self._keyless
-        if time.monotonic() >= until:
-            _, count, _ = await self._desk.run(keys.get(""))
-            known = count == 0
-            self._keyless = (time.monotonic() + self._kept_for, known)
-        return known
+        return not self._fixed and await self._key_count.load(None, self._count_keys) == 0
 
-    async def _tenant(self, key: str) -> str:
-        hashed = digest(key)
-        for known, tenant in self._fixed.items():
-            if hmac.compare_digest(known, hashed):
-                return tenant
-        until, found = self._found.get(hashed, (0.0, None))
-        if time.monotonic() >= until:
-            found = await self._look_up(hashed)
-        if found is None:
-            raise InvalidKey
-        return found
+    async def _by_key(self, header: str) -> Principal:
+        try:
+            hashed = digest(_bearer(header))
+            tenant = self._fixed_tenant(hashed) or await self._tenants.load(hashed, lambda: self._find_tenant(hashed))
+            if tenant is None:
+                raise InvalidKey
+        except InvalidKey as error:
+            if await self.has_no_keys():
+                raise InvalidKey("this service has no API keys; leave the Authorization header out") from error
+            raise
+        return Principal(tenant, self._limits, hashed[:KEY_ID_CHARACTERS])
 
-    async def _look_up(self, hashed: str) -> str | None:
-        key, _, now = await self._desk.run(keys.get(hashed))
-        tenant = key.tenant if key and key.live(now) else None
-        if len(self._found) >= KEPT:
-            self._found.clear()
-        self._found[hashed] = (time.monotonic() + self._kept_for, tenant)
-        return tenant
+    def _fixed_tenant(self, hashed: str) -> str | None:
+        return next((tenant for known, tenant in self._fixed.items() if hmac.compare_digest(known, hashed)), None)
 
-    def _local_only(self, request: Request) -> None:
-        why = _not_local(request)
-        if why:
-            detail = f"this service has no API keys and so serves this machine alone, but {why}"
-            raise MissingKey(f"{detail}; `tileq keys create` makes a key")
+    async def _find_tenant(self, hashed: str) -> str | None:
+        key, _, now = await self._store.run(keys.get(hashed))
+        return key.tenant if key and key.live(now) else None
+
+    async def _count_keys(self) -> int:
+        _, count, _ = await self._store.run(keys.get(""))
+        return count
 
 
 def fixed_key(entry: str) -> tuple[str, str]:
-    """Return (digest, tenant) of `tenant=tq_…`. Raises `ValueError` that does not repeat the key."""
+    """Return (digest, tenant) of `tenant=tq_…`. Raises `ValueError`, which does not repeat the key."""
     tenant, separator, key = entry.partition("=")
     problem = tenant_problem(tenant)
     if not separator or problem or not key.startswith("tq_"):
@@ -94,24 +85,30 @@ def fixed_key(entry: str) -> tuple[str, str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether `host`, a name or address without port, is this machine as itself."""
+    """Tell whether `host`, a name or address without port, is this machine's loopback interface."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
 
 
-def _not_local(request: Request) -> str | None:
+def _refuse_unless_local(request: Request) -> None:
+    if reason := _why_not_local(request):
+        detail = f"this service has no API keys and therefore serves this machine only, but {reason}"
+        raise MissingKey(f"{detail}; `tileq keys create` makes a key")
+
+
+def _why_not_local(request: Request) -> str | None:
     client = request.client.host if request.client else ""
     if not is_loopback(client):
-        return f"the request comes from {client or 'somewhere unknown'}"
+        return f"the request comes from {client or 'an unknown address'}"
     host = _host_of(f"//{request.headers.get('host', '')}")
     if not is_loopback(host):
-        return f"it names the host {host[:100]!r}"
+        return f"its Host header names {host[:100]!r}"
     origin = request.headers.get("origin")
     if origin is not None and not is_loopback(_host_of(origin)):
-        return f"a page of {origin[:100]!r} sent it"
-    if any(name in request.headers for name in _PROXIED):
+        return f"its Origin header names {origin[:100]!r}"
+    if any(name in request.headers for name in _PROXY_HEADERS):
         return "it came through a proxy"
     return None
 
@@ -128,6 +125,6 @@ def _bearer(header: str) -> str:
     key = key.strip()
     if scheme.lower() != "bearer" or not key:
         raise InvalidKey("the Authorization header is not `Bearer tq_…`")
-    if len(key) > MOST_CHARACTERS or not key.isascii():
+    if len(key) > MAX_KEY_CHARACTERS or not key.isascii():
         raise InvalidKey
     return key

@@ -1,20 +1,23 @@
-"""What Prometheus sees of this process."""
+"""The Prometheus metrics of this process."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Counter("tileq_http_requests_total", "Requests by route, method and status", ["route", "method", "status"])
 SECONDS = Histogram(
-    "tileq_http_seconds",
+    "tileq_http_request_duration_seconds",
     "Seconds to the first byte of the answer, by route",
     ["route"],
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60),
 )
 ACCEPT = Histogram(
-    "tileq_accept_seconds",
+    "tileq_job_accept_duration_seconds",
     "Seconds from the first byte of a submission to its acceptance",
     buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
-ACCEPTED = Counter("tileq_accepted_jobs_total", "Jobs taken in")
-RECEIVED = Counter("tileq_http_received_bytes_total", "Bytes of request bodies")
-REFUSED = Counter("tileq_refused_total", "Refusals by code", ["code"])
+ACCEPTED = Counter("tileq_jobs_accepted_total", "Jobs accepted")
+RECEIVED = Counter("tileq_http_request_body_bytes_total", "Bytes of request bodies")
+REFUSED = Counter("tileq_http_refusals_total", "Refused requests by code", ["code"])
 STREAMS = Gauge("tileq_event_streams", "Event streams that are open")
+DROPPED_HINTS = Counter("tileq_hints_dropped_total", "Hints that did not fit into the queue to the broker")
+DROPPED_TASKS = Counter("tileq_background_tasks_dropped_total", "Background tasks that were not started")
+LOST_RESULTS = Counter("tileq_results_lost_total", "Reads of a result object that is gone")

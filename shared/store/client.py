@@ -4,24 +4,26 @@
 `memory_store()` is the in-process double: the same scripts on an emulated server, for tests without one.
 """
 
+import asyncio
+from collections.abc import Awaitable
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
+import structlog
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from shared.errors import STORE_FAILURES, QueueUnavailable
-from shared.settings import RedisSettings
+from shared.errors import STORE_FAILURES, QueueUnavailable, StoreRejected
 from shared.store.command import StoreCommand
 
 T = TypeVar("T")
 
 #: A durable command waits this long for the disk of a server that does not sync every write by itself.
 WAITAOF_MS = 2000
+RETRY_AFTER_S = 2.0  #: before a client repeats a request that the store did not answer
+log = structlog.get_logger(__name__)
 
 
 @cache
@@ -31,30 +33,6 @@ def source(script: str) -> str:
     failures = ", ".join(f"{code} = '{message}'" for code, message in STORE_FAILURES.items())
     texts = [(folder / f"{name}.lua").read_text() for name in ("prelude", script)]
     return "\n".join((f"local FAILURES = {{{failures}}}", *texts))
-
-
-def connect(url: str, settings: RedisSettings) -> "redis.Redis":
-    """Return a synchronous client with bounded waits; nothing is sent yet."""
-    return redis.Redis.from_url(url, **_options(settings), retry=Retry(ExponentialWithJitterBackoff(cap=0.5), 2))
-
-
-def connect_async(url: str, settings: RedisSettings, connections: int = 64) -> "redis.asyncio.Redis":
-    """Return an asynchronous client with bounded waits; nothing is sent yet. Beyond `connections`, commands wait."""
-    retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(cap=0.5), 2)
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url, **_options(settings), retry=retry, max_connections=connections, timeout=settings.redis_timeout
-    )
-    return redis.asyncio.Redis.from_pool(pool)
-
-
-def _options(settings: RedisSettings) -> dict[str, Any]:
-    return {
-        "decode_responses": True,
-        "socket_timeout": settings.redis_timeout,
-        "socket_connect_timeout": settings.redis_timeout,
-        "socket_keepalive": True,
-        "health_check_interval": 15,
-    }
 
 
 class Store:
@@ -73,38 +51,88 @@ class Store:
             script = self._scripts[command.script] = self.client.register_script(source(command.script))
         try:
             if not (command.durable and self._wait_aof):
-                return command.parse(script(keys=[self.prefix], args=command.args))
+                return command.parse(self._evaluate(script, command, self.client))
             with self.client.client() as one:  # type: ignore[no-untyped-call]  # WAITAOF is about its own connection
-                answer = command.parse(script(keys=[self.prefix], args=command.args, client=one))
+                answer = command.parse(self._evaluate(script, command, one))
                 _synced(one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))
                 return answer
         except RedisError as error:
             raise _unavailable(command, error) from error
 
+    def _evaluate(self, script: Any, command: StoreCommand[T], client: "redis.Redis") -> Any:
+        try:
+            return script(keys=[self.prefix], args=command.args, client=client)
+        except NoScriptError:  # loaded, and then a failover or a restart led to a server that has not got it
+            return script(keys=[self.prefix], args=command.args, client=client)
+
 
 class AsyncStore:
-    """Runs commands on the event loop. Raises `QueueUnavailable` if the server does not answer."""
+    """Runs commands on the event loop, each in bounded time.
 
-    def __init__(self, client: "redis.asyncio.Redis", prefix: str, *, wait_aof: bool = False) -> None:
+    Raises `QueueUnavailable` if the server does not answer, and its subclass `StoreRejected` if the server answered and
+    wrote nothing. What exactly failed goes to the log: it names servers that no client should see.
+    """
+
+    def __init__(
+        self, client: "redis.asyncio.Redis", prefix: str, *, timeout_s: float = 5.0, wait_aof: bool = False
+    ) -> None:
         self.client = client
         self.prefix = prefix
-        self.wait_aof = wait_aof
+        self._timeout_s = timeout_s
+        self._wait_aof = wait_aof
         self._scripts: dict[str, Any] = {}
 
     async def run(self, command: StoreCommand[T]) -> T:
-        """Run one command and return its parsed reply."""
+        """Run one command and return its parsed reply; retries of the client included it takes at most `timeout_s`."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return command.parse(await self._reply(command))
+        except (RedisError, TimeoutError) as error:
+            log.warning("job store command failed", command=command.script, error=str(error) or "no answer in time")
+            raise QueueUnavailable(retry_after=RETRY_AFTER_S) from error
+
+    async def durability(self) -> str:
+        """Return how the server persists writes (see `durability`); durable commands wait for its disk where needed.
+
+        Raises `RedisError` or `TimeoutError`.
+        """
+        async with asyncio.timeout(self._timeout_s):
+            kept = durability(await self.client.info(), await self._config())
+        self._wait_aof = kept == "waitaof"
+        return kept
+
+    async def _reply(self, command: StoreCommand[T]) -> Any:
         script = self._scripts.get(command.script)
         if script is None:
             script = self._scripts[command.script] = self.client.register_script(source(command.script))
+        if not (command.durable and self._wait_aof):
+            return await _unless_rejected(command, self._evaluate(script, command, self.client))
+        async with self.client.client() as one:  # WAITAOF is about its own connection
+            reply = await _unless_rejected(command, self._evaluate(script, command, one))
+            _synced(await one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))  # type: ignore[no-untyped-call]
+            return reply
+
+    async def _evaluate(self, script: Any, command: StoreCommand[T], client: "redis.asyncio.Redis") -> Any:
         try:
-            if not (command.durable and self.wait_aof):
-                return command.parse(await script(keys=[self.prefix], args=command.args))
-            async with self.client.client() as one:
-                answer = command.parse(await script(keys=[self.prefix], args=command.args, client=one))
-                _synced(await one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))  # type: ignore[no-untyped-call]
-                return answer
-        except RedisError as error:
-            raise _unavailable(command, error) from error
+            return await script(keys=[self.prefix], args=command.args, client=client)
+        except NoScriptError:  # loaded, and then a failover or a restart led to a server that has not got it
+            return await script(keys=[self.prefix], args=command.args, client=client)
+
+    async def _config(self) -> dict[str, str]:
+        try:
+            found: Any = await self.client.config_get("append*")
+        except ResponseError:  # the server hides its configuration
+            return {}
+        return dict(found)
+
+
+async def _unless_rejected(command: "StoreCommand[Any]", reply: Awaitable[Any]) -> Any:
+    """Return the reply of a script; an error that the server answers it with means that nothing was written."""
+    try:
+        return await reply
+    except ResponseError as error:
+        log.warning("job store rejected a command", command=command.script, error=str(error))
+        raise StoreRejected(retry_after=RETRY_AFTER_S) from error
 
 
 def memory_store(prefix: str = "tileq:") -> Store:

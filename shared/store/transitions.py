@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from shared.jobs import Job, State
+from shared.records import JobError
 from shared.store.command import StoreArgument, StoreCommand, TransitionResult, hash_to_dict
 
 #: The reply to a heartbeat: go on; or stop, because of a cancellation, because `run_within` passed, or because another
@@ -67,9 +68,23 @@ def submit(
     return StoreCommand("submit", (json.dumps(order),), parse, durable=True)
 
 
-def reserve(tenant: str, key: str, fingerprint: str, token: str, seconds: int) -> StoreCommand[tuple[str, str]]:
-    """Reserve an Idempotency-Key → (`reserved` | `replay` | `mismatch` | `in_progress`, id to replay or "")."""
-    return StoreCommand("reserve", (tenant, key, fingerprint, token, seconds), lambda answer: (answer[0], answer[1]))
+def reserve(tenant: str, key: str, fingerprint: str, token: str, seconds: int) -> StoreCommand[tuple[str, str, float]]:
+    """Reserve an Idempotency-Key for `seconds`.
+
+    Replies (`reserved` | `replay` | `mismatch` | `in_progress`, id to replay or "", seconds that the reservation of
+    another lasts at most unless it is extended).
+    """
+
+    def parse(reply: Any) -> tuple[str, str, float]:
+        outcome, resource_id, left_ms = reply
+        return outcome, resource_id, max(0.0, int(left_ms) / 1000)
+
+    return StoreCommand("reserve", (tenant, key, fingerprint, token, seconds), parse)
+
+
+def extend_reservation(tenant: str, key: str, token: str, seconds: int) -> StoreCommand[bool]:
+    """Let the reservation of an Idempotency-Key last `seconds` from now; False if `token` no longer holds it."""
+    return StoreCommand("extend_reservation", (tenant, key, token, seconds), bool)
 
 
 def unreserve(tenant: str, key: str, token: str) -> StoreCommand[bool]:
@@ -110,11 +125,9 @@ def finish(id: str, attempt: int, state: State, fields: Mapping[str, Any]) -> St
     )
 
 
-def retry(
-    id: str, attempt: int, error: Mapping[str, Any], backoff: float
-) -> StoreCommand[TransitionResult[State | None]]:
+def retry(id: str, attempt: int, error: JobError, backoff: float) -> StoreCommand[TransitionResult[State | None]]:
     """Queue a job again after a transient error, or fail it with `error` on its last attempt; None: lease lost."""
-    args = (id, attempt, json.dumps(error), backoff, _jitter())
+    args = (id, attempt, error.model_dump_json(), backoff, _jitter())
     return StoreCommand(
         "retry", args, lambda answer: TransitionResult(State(answer[0]) if answer[0] else None, tuple(answer[1]))
     )
@@ -153,6 +166,30 @@ def list_trash(limit: int = 100) -> StoreCommand[list[str]]:
 def purge_done(ids: Sequence[str]) -> StoreCommand[int]:
     """Record that the objects of `ids` are deleted."""
     return StoreCommand("purge_done", tuple(ids), int)
+
+
+# --- markers of jobs that ended without a result (shared/ended.py)
+
+
+def list_unmarked(ids: Sequence[str] = (), limit: int = 100) -> StoreCommand[list[Job]]:
+    """Jobs whose ended.json is not written yet, with id, state, error, end and attempt alone: `ids`, or the oldest."""
+
+    def parse(flat: Sequence[str]) -> list[Job]:
+        names = ("id", "state", "error", "ended", "attempt")
+        rows = [flat[start : start + len(names)] for start in range(0, len(flat), len(names))]
+        return [Job.from_hash({"tenant": "", "model": "", **dict(zip(names, row, strict=True))}) for row in rows]
+
+    return StoreCommand("list_unmarked", (limit, *ids), parse)
+
+
+def marked(ids: Sequence[str]) -> StoreCommand[int]:
+    """Record that the ended.json of `ids` is written; where the job was deleted meanwhile, its objects are again."""
+    return StoreCommand("marked", tuple(ids), int)
+
+
+def find_unmarked(offset: int, count: int = 500) -> StoreCommand[int]:
+    """Add the jobs to the index that former releases ended; return how many ended ids were read."""
+    return StoreCommand("find_unmarked", (offset, count), int)
 
 
 # --- reconciliation

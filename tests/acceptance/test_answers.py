@@ -26,7 +26,7 @@ OTHER = drawing_scene(seeds.bundle(2), 448, 448, 2, number=True)
 @pytest.fixture(scope="module")
 def asked() -> Iterator[Client]:
     """A client of a service that serves the demo model."""
-    with service(engine="transformers") as here, httpx.Client(base_url=here.url, timeout=60) as http:
+    with service(engine="resident") as here, httpx.Client(base_url=here.url, timeout=60) as http:
         yield Client(http)
 
 

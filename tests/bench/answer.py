@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
     picture, taken, stages = page(), [], []
-    with service(engine="transformers") as here, httpx.Client(base_url=here.url, timeout=60) as http:
+    with service(engine="resident") as here, httpx.Client(base_url=here.url, timeout=60) as http:
         api = Client(http)
         for _ in range(rounds + 1):
             began = time.perf_counter()

@@ -11,10 +11,10 @@ import pytest
 
 from infra.readme import README, rewrite
 from shared.webhooks.signing import headers, new_secret
-from tests.unit.intake.rooms import room
+from tests.unit.intake.app_fixture import running_app
 
 
-def test_the_configuration_table_is_that_of_the_settings_class() -> None:
+def test_the_tables_are_those_of_the_settings_and_metrics() -> None:
     text = README.read_text()
     assert rewrite(text) == text, "run `python -m infra.readme`"
 
@@ -22,7 +22,7 @@ def test_the_configuration_table_is_that_of_the_settings_class() -> None:
 def test_every_path_the_readme_names_is_served() -> None:
     section = README.read_text().split("## The API\n")[1].split("\n## ")[0]
     named = re.findall(r"`(?:[A-Z]+ )?…?(/[a-z0-9_./{}]+)(?:\?[^`]*)?`", section)
-    with room() as intake:
+    with running_app() as intake:
         served = [_any_name(path) for path in (*intake.http.get("/openapi.json").json()["paths"], "/openapi.json")]
     unknown = [path for path in named if not any(known.endswith(_any_name(path)) for known in served)]
     assert "/openapi.json" in named

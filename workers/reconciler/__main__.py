@@ -11,59 +11,74 @@ import structlog
 from prometheus_client import REGISTRY
 
 from shared.broker import Hints, make_celery
+from shared.connections.redis_client import connect
 from shared.errors import QueueUnavailable, StorageDown
-from shared.logs import configure_logs
-from shared.metrics import serve_metrics
-from shared.settings import SettingsError, read_settings
+from shared.health import HealthServer
+from shared.process import run_process
+from shared.settings import ReconcilerSettings
 from shared.storage import S3Storage
-from shared.store.client import Store, connect
+from shared.store.client import Store
+from shared.store.keys import server_time
 from workers.reconciler.collector import StoreCollector
 from workers.reconciler.reconcile import Reconciler
 from workers.reconciler.recover import recover, sweep
 
-#: Between two searches for orphaned objects, seconds.
-SWEEP_PERIOD = 6 * 3600
+SWEEP_PERIOD_S = 6 * 3600  #: between two searches for orphaned objects
 log = structlog.get_logger(__name__)
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT; return the exit status."""
+    """Run until SIGTERM or SIGINT, or recover; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m workers.reconciler", description=__doc__)
     parser.add_argument("--recover", action="store_true", help="rebuild lost job records from object storage, then end")
     arguments = parser.parse_args()
+    return run_process("reconciler", ReconcilerSettings, recover_records if arguments.recover else serve)
+
+
+def recover_records(settings: ReconcilerSettings) -> int:
+    """Rebuild the lost records and print the counts as JSON; return the exit status."""
+    reconciler = assemble(settings)
     try:
-        settings = read_settings()
-    except SettingsError as error:
-        print(f"reconciler: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
-        return 2
-    configure_logs(settings, "reconciler")
-    store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
-    reconciler = Reconciler(store, S3Storage(settings), Hints(make_celery(settings)), settings)
-    if arguments.recover:
-        print(json.dumps(recover(store, reconciler.objects, reconciler.hints)))  # noqa: T201  # the answer
-        return 0
-    REGISTRY.register(StoreCollector(store))
-    serve_metrics(settings)
+        counts = recover(reconciler.store, reconciler.objects, reconciler.hints)
+    except (QueueUnavailable, StorageDown) as error:
+        log.error("recovery stopped; start it again, it continues where it stopped", error=error.detail)
+        return 1
+    print(json.dumps(counts))  # noqa: T201  # the output
+    return 0
+
+
+def serve(settings: ReconcilerSettings) -> int:
+    """Reconcile until a signal; return the exit status."""
+    reconciler = assemble(settings)
+    REGISTRY.register(StoreCollector(reconciler.store))
+    health = HealthServer(settings, ready={"store": lambda: reconciler.store.run(server_time())})
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     log.info("reconciler started", period=settings.reconcile_period)
-    run_until(stop, reconciler)
+    run_until(stop, reconciler, settings)
+    health.close()
     log.info("reconciler stopped")
     return 0
 
 
-def run_until(stop: threading.Event, reconciler: Reconciler) -> None:
-    """Reconcile every `reconcile_period` seconds until `stop` is set, and sweep orphans every `SWEEP_PERIOD`."""
-    next_sweep = time.monotonic() + SWEEP_PERIOD
-    while not stop.wait(reconciler.settings.reconcile_period):
+def assemble(settings: ReconcilerSettings) -> Reconciler:
+    """Return a reconciler with the clients that the settings name; nothing connects yet."""
+    store = Store(connect(settings.store_endpoint), settings.redis_prefix)
+    return Reconciler(store, S3Storage(settings), Hints(make_celery(settings)), settings)
+
+
+def run_until(stop: threading.Event, reconciler: Reconciler, settings: ReconcilerSettings) -> None:
+    """Reconcile every `reconcile_period` seconds until `stop` is set; sweep orphans every `SWEEP_PERIOD_S`."""
+    next_sweep = time.monotonic() + SWEEP_PERIOD_S
+    while not stop.wait(settings.reconcile_period):
         reconciler.reconcile()
         if time.monotonic() >= next_sweep:
-            next_sweep = time.monotonic() + SWEEP_PERIOD
+            next_sweep = time.monotonic() + SWEEP_PERIOD_S
             try:
-                sweep(reconciler.store, reconciler.objects, reconciler.settings, time.time())
+                sweep(reconciler.store, reconciler.objects, settings, time.time())
             except (QueueUnavailable, StorageDown) as error:
-                log.warning("sweep left to the next time", error=error.detail)
+                log.warning("sweep failed, repeated at the next one", error=error.detail)
 
 
 if __name__ == "__main__":

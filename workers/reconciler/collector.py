@@ -1,6 +1,6 @@
 """Metrics of the job store: jobs by state, queue sizes, and how overdue the oldest member of each queue is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 from shared.errors import QueueUnavailable
 from shared.store.client import Store
-from shared.store.stats import get_stats
+from shared.store.stats import StoreStats, get_stats
 
 
 class StoreCollector(Collector):
@@ -18,44 +18,52 @@ class StoreCollector(Collector):
         self._store = store
 
     def describe(self) -> list[Metric]:
-        """Name nothing beforehand, so that registering asks the store nothing."""
+        """Name nothing beforehand, so that registering does not read the store."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families of this scrape."""
-        up = GaugeMetricFamily("tileq_store_up", "1 while the job store answers")
+        """Yield the metrics of this scrape."""
+        up = GaugeMetricFamily("tileq_store_up", "1 while the job store answers, else 0")
         try:
-            census = self._store.run(get_stats())
+            stats = self._store.run(get_stats())
         except QueueUnavailable:
             up.add_metric([], 0)
             yield up
             return
         up.add_metric([], 1)
         yield up
-        yield _family("tileq_jobs", "Jobs by state", "state", census.states)
-        moves = CounterMetricFamily("tileq_job_transitions", "Transitions into each state", labels=["state"])
-        for state, count in census.moves.items():
-            moves.add_metric([state], count)
-        yield moves
-        repairs = CounterMetricFamily("tileq_repairs", "Lost leases, retries and indexes set right", labels=["what"])
-        for what, count in census.repairs.items():
-            repairs.add_metric([what], count)
-        yield repairs
-        yield _family(
-            "tileq_ready_jobs",
-            "Jobs a worker could claim now",
-            "model",
-            {m: c.queued for m, c in census.models.items()},
-        )
-        yield _family("tileq_workers", "Workers alive", "model", {m: c.workers for m, c in census.models.items()})
-        sizes = {"outbox": census.outbox, "leases": census.leases, "hooks": census.hooks, "trash": census.trash}
-        yield _family("tileq_queue_size", "Members of the store's queues", "queue", sizes)
-        ages = {"outbox": census.outbox_age, "leases": census.lease_age, "hooks": census.hooks_age}
-        yield _family("tileq_queue_lateness_seconds", "How overdue the oldest member is", "queue", ages)
+        yield from _metrics(stats)
 
 
-def _family(name: str, text: str, label: str, values: dict[str, float] | dict[str, int]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=[label])
+def _metrics(stats: StoreStats) -> Iterator[Metric]:
+    queued = {model: of.queued for model, of in stats.models.items()}
+    workers = {model: of.workers for model, of in stats.models.items()}
+    sizes = {name: getattr(stats, name) for name in ("outbox", "leases", "hooks", "trash", "unmarked")}
+    ages = {
+        "outbox": stats.outbox_age,
+        "leases": stats.lease_age,
+        "hooks": stats.hooks_age,
+        "unmarked": stats.unmarked_age,
+    }
+    yield _add(GaugeMetricFamily("tileq_jobs", "Jobs by state", labels=["state"]), stats.states)
+    yield _add(GaugeMetricFamily("tileq_ready_jobs", "Queued jobs that can be claimed now", labels=["model"]), queued)
+    yield _add(GaugeMetricFamily("tileq_workers", "Workers with a current registration", labels=["model"]), workers)
+    yield _add(
+        CounterMetricFamily("tileq_job_transitions_total", "Transitions by state", labels=["state"]), stats.moves
+    )
+    yield _add(
+        CounterMetricFamily("tileq_store_repairs_total", "Lost leases, retries and repaired indexes", labels=["what"]),
+        stats.repairs,
+    )
+    yield _add(GaugeMetricFamily("tileq_store_queue_size", "Members of the store's queues", labels=["queue"]), sizes)
+    yield _add(
+        GaugeMetricFamily("tileq_store_queue_lateness_seconds", "Time since the oldest was due", labels=["queue"]), ages
+    )
+
+
+def _add(
+    family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float] | Mapping[str, int]
+) -> GaugeMetricFamily | CounterMetricFamily:
     for value, count in values.items():
         family.add_metric([value], count)
     return family

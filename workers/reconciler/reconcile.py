@@ -10,53 +10,58 @@ import structlog
 from prometheus_client import Counter
 
 from shared.broker import WEBHOOK_QUEUE, Hints, vision_queue
+from shared.ended import write_ended_markers
 from shared.errors import QueueUnavailable, StorageDown
-from shared.settings import Settings
-from shared.storage import ObjectStorage, batch_key, job_prefix
+from shared.settings import JobSettings
+from shared.storage import ObjectStorage, batch_key, delete_job_objects
 from shared.store import deliveries, transitions
 from shared.store.client import Store
 from shared.store.stats import get_stats
 
+MARKERS_PER_CALL = 100
+FIND_PER_CALL = 500
 log = structlog.get_logger(__name__)
 
-MOVED = Counter("tileq_reconciler_jobs_total", "Jobs the reconciler moved", ["step", "state"])
-REPEATED = Counter("tileq_reconciler_hints_total", "Hints the reconciler repeated", ["queue"])
-FAILED = Counter("tileq_reconciler_failures_total", "Steps that could not be done and are done next round", ["step"])
+TRANSITIONS = Counter("tileq_reconciler_transitions_total", "Transitions by the reconciler", ["step", "state"])
+REPUBLISHED = Counter("tileq_reconciler_hints_republished_total", "Hints published again", ["queue"])
+STEP_FAILURES = Counter("tileq_reconciler_step_failures_total", "Failed steps, repeated at the next period", ["step"])
 
 
 class Reconciler:
     """Runs the steps; `reconcile()` runs each of them once."""
 
-    def __init__(self, store: Store, objects: ObjectStorage, hints: Hints, settings: Settings) -> None:
+    def __init__(self, store: Store, objects: ObjectStorage, hints: Hints, settings: JobSettings) -> None:
         self.store = store
         self.objects = objects
         self.hints = hints
         self.settings = settings
+        self._index_is_complete = False
 
     def reconcile(self) -> None:
-        """Do every step; one that fails is logged, counted and left to the next round."""
+        """Run every step; one that fails is logged, counted and left to the next period."""
         republish = (self.republish_jobs, self.republish_deliveries)
-        for step in (self.reap, self.expire, *republish, self.purge, self.empty_trash):
+        for step in (self.reap, self.expire, *republish, self.mark_ended, self.purge, self.empty_trash):
             self._attempt(step)
+        self._index_is_complete = self._index_is_complete or self._attempt(self.find_unmarked)
 
     def reap(self) -> None:
-        """Queue the jobs of lost workers again, or fail them on their last attempt."""
+        """Queue the jobs of lost workers again, or fail them after their last attempt."""
         moved = self.store.run(transitions.reap(self.settings.retry_backoff))
         for id, state, owner in moved.value:
-            MOVED.labels("reap", state).inc()
-            log.warning("lease ran out", job=id, worker=owner, now=state)
+            TRANSITIONS.labels("reap", state).inc()
+            log.warning("lease expired", job=id, worker=owner, state=state)
         self.hints.deliveries(*moved.messages)
 
     def expire(self) -> None:
         """End the jobs that passed `start_within` or `run_within`."""
         moved = self.store.run(transitions.expire_due())
         for id, state in moved.value:
-            MOVED.labels("expire", state).inc()
-            log.info("deadline passed", job=id, now=state)
+            TRANSITIONS.labels("expire", state).inc()
+            log.info("deadline passed", job=id, state=state)
         self.hints.deliveries(*moved.messages)
 
     def republish_jobs(self) -> None:
-        """Publish again the hints that nobody followed, never more than jobs are ready: hints are all alike."""
+        """Publish again the hints that no worker followed, at most as many as jobs are ready: hints are all alike."""
         due = defaultdict(list)
         for id, model in self.store.run(transitions.dispatch(self.settings.redispatch)):
             due[model].append(id)
@@ -70,37 +75,50 @@ class Reconciler:
                 self._repeat(name, self.hints.job(model, id))
 
     def republish_deliveries(self) -> None:
-        """Publish hints for webhooks that are due, never more than are."""
+        """Publish hints for due webhooks, at most as many as are due."""
         due = self.store.run(deliveries.list_due())
         if due:
             for msg in due[: max(0, len(due) - self.hints.depth(WEBHOOK_QUEUE))]:
                 self._repeat(WEBHOOK_QUEUE, self.hints.deliveries(msg))
 
+    def mark_ended(self) -> None:
+        """Write the markers of jobs that ended without a result, where the process that ended them did not."""
+        while write_ended_markers(self.store, self.objects, limit=MARKERS_PER_CALL) == MARKERS_PER_CALL:
+            pass
+
+    def find_unmarked(self) -> None:
+        """Add the ended jobs of former releases, which wrote no markers, to the index; once after each start."""
+        offset = 0
+        while read := self.store.run(transitions.find_unmarked(offset, FIND_PER_CALL)):
+            offset += read
+
     def purge(self) -> None:
-        """Remove the records past their retention; the objects of jobs go with the trash."""
+        """Delete the records past their retention; `empty_trash` deletes the objects of jobs."""
         for id in self.store.run(transitions.purge()):
-            log.info("retention over", id=id)
+            log.info("record deleted after its retention", id=id)
             if id.startswith("batch_"):
                 self.objects.delete(batch_key(id))
 
     def empty_trash(self) -> None:
-        """Delete the objects of removed jobs; only then are they forgotten."""
+        """Delete the objects of deleted jobs, and only then their ids."""
         ids = self.store.run(transitions.list_trash())
         for id in ids:
-            self.objects.delete(job_prefix(id))
+            delete_job_objects(self.objects, id)
             self.store.run(transitions.purge_done([id]))
 
-    def _attempt(self, step: Callable[[], None]) -> None:
+    def _attempt(self, step: Callable[[], None]) -> bool:
         try:
             step()
+            return True
         except (QueueUnavailable, StorageDown) as error:
-            FAILED.labels(step.__name__).inc()
-            log.warning("step left to the next round", step=step.__name__, error=error.detail)
+            STEP_FAILURES.labels(step.__name__).inc()
+            log.warning("step left to the next period", step=step.__name__, error=error.detail)
         except Exception:  # a broker fails in many ways, and the other steps must go on
-            FAILED.labels(step.__name__).inc()
-            log.exception("step left to the next round", step=step.__name__)
+            STEP_FAILURES.labels(step.__name__).inc()
+            log.exception("step left to the next period", step=step.__name__)
+        return False
 
     @staticmethod
     def _repeat(name: str, published: bool) -> None:
         if published:
-            REPEATED.labels(name).inc()
+            REPUBLISHED.labels(name).inc()

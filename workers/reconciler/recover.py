@@ -1,9 +1,8 @@
-"""When Redis is lost: rebuild every record from the manifests. Costs recomputing what had not ended, never a job.
+"""Rebuilds the job records from object storage after Redis was lost: unfinished jobs are computed again, none is lost.
 
-The manifests are listed in the order of their ids, which is that of time.
+Manifests are listed in the order of their ids, which is that of time.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,12 +10,14 @@ from typing import Any
 import structlog
 
 from shared.broker import Hints
+from shared.ended import EndedMarker
 from shared.errors import ObjectMissing
 from shared.ids import created_at
 from shared.jobs import Job, State
 from shared.requests import Manifest
-from shared.settings import Settings
-from shared.storage import ObjectStorage, batch_key, job_prefix
+from shared.results import StoredResult
+from shared.settings import RetentionSettings
+from shared.storage import ObjectStorage, batch_key, delete_job_objects, ended_key, job_prefix, manifest_key, result_key
 from shared.store import transitions
 from shared.store.client import Store
 
@@ -24,23 +25,25 @@ log = structlog.get_logger(__name__)
 
 
 def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int]:
-    """Bring back every job that has a manifest and no record; return how many of which kind.
+    """Restore every job that has a manifest and no record; return how many there were of each kind.
 
-    A job with a result is restored as succeeded (its webhook goes out again under the same id), any other is queued.
-    Repeating it, or running it beside a live service, changes nothing.
+    A job with an ended marker is restored as failed, cancelled or expired, one with a result as succeeded; both send
+    their webhook again under the same id. Any other job is queued. Repeating it, or running it beside a live service,
+    changes nothing. A job that ended right before the loss may have no marker yet: see shared/ended.py.
     """
-    counts = {"known": 0, "queued": 0, "succeeded": 0, "unreadable": 0}
+    counts = dict.fromkeys(("known", "queued", "succeeded", "failed", "cancelled", "expired", "unreadable"), 0)
     for id in _manifests(objects):
         if store.run(transitions.read_jobs([id])):
             counts["known"] += 1
             continue
         outcome = _restore(id, store, objects, hints)
         counts[outcome] += 1
-        log.info("job restored" if outcome != "unreadable" else "manifest unreadable", job=id, outcome=outcome)
+        if outcome != "unreadable":
+            log.info("job restored", job=id, state=outcome)
     return counts
 
 
-def sweep(store: Store, objects: ObjectStorage, settings: Settings, now: float) -> int:
+def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now: float) -> int:
     """Delete objects that no record knows and that are too old for any: left by an intake that died before its 202."""
     oldest = now - 2 * (settings.retain_for + settings.max_start_within + settings.max_run_within)
     swept = 0
@@ -48,9 +51,9 @@ def sweep(store: Store, objects: ObjectStorage, settings: Settings, now: float) 
         if created_at(id) > oldest:
             break
         if not store.run(transitions.read_jobs([id])):
-            objects.delete(job_prefix(id))
+            delete_job_objects(objects, id)
             swept += 1
-            log.info("orphan swept", job=id)
+            log.info("orphaned objects deleted", job=id)
     return swept
 
 
@@ -63,38 +66,33 @@ def _manifests(objects: ObjectStorage) -> Iterator[str]:
 
 def _restore(id: str, store: Store, objects: ObjectStorage, hints: Hints) -> str:
     try:
-        manifest = Manifest.model_validate_json(objects.get(f"{job_prefix(id)}request.json"))
+        manifest = Manifest.model_validate_json(objects.get(manifest_key(id)))
         job = replace(Job.from_hash(manifest.record), created=created_at(id), state=State.QUEUED)
-        batch = _batch(job, objects)
-        result = _result(id, objects)
-    except (ValueError, TypeError, KeyError, ObjectMissing) as error:  # a truncated or foreign file: say so, go on
-        log.error("manifest can't be read", job=id, error=str(error))
+        batch = objects.get(batch_key(job.batch)).decode() if job.batch else ""
+        state, fields = _end(id, objects)
+    except (ValueError, TypeError, KeyError, ObjectMissing) as error:  # a truncated or foreign object
+        log.error("objects of a job can't be read", job=id, error=str(error))
         return "unreadable"
-    if result is None:
-        store.run(transitions.restore(job, State.QUEUED, 0, batch))
+    restored = store.run(transitions.restore(replace(job, **fields), state, 0, batch))
+    if state is State.QUEUED:
         hints.job(job.model, id)
-        return "queued"
-    restored = store.run(transitions.restore(replace(job, **result), State.SUCCEEDED, 0, batch))
     hints.deliveries(*restored.messages)
-    return "succeeded"
+    return state.value
 
 
-def _batch(job: Job, objects: ObjectStorage) -> str:
-    return objects.get(batch_key(job.batch)).decode() if job.batch else ""
+def _end(id: str, objects: ObjectStorage) -> tuple[State, dict[str, Any]]:
+    """Return the state of `id` and the fields that tell its end, as far as the objects know.
 
-
-def _result(id: str, objects: ObjectStorage) -> dict[str, Any] | None:
-    """Return the record fields of the latest result of `id`, or None where it has none."""
+    The marker decides before a result: a worker may have written one whose attempt was no longer valid.
+    """
+    keys = list(objects.keys(job_prefix(id)))
+    if ended_key(id) in keys:
+        marker = EndedMarker.from_bytes(objects.get(ended_key(id)))
+        return marker.state, {"error": marker.error, "ended": marker.ended, "attempt": marker.attempt}
     prefix = f"{job_prefix(id)}result-"
-    attempts = sorted(int(key.removeprefix(prefix).removesuffix(".json")) for key in objects.keys(prefix))
+    attempts = sorted(int(key.removeprefix(prefix).removesuffix(".json")) for key in keys if key.startswith(prefix))
     if not attempts:
-        return None
-    key = f"{prefix}{attempts[-1]}.json"
-    result = json.loads(objects.get(key))
-    return {
-        "attempt": attempts[-1],
-        "result": key,
-        "output": result["output"],
-        "usage": result["usage"],
-        "timings": result["timings"],
-    }
+        return State.QUEUED, {}
+    key = result_key(id, attempts[-1])
+    result = StoredResult.from_bytes(objects.get(key))
+    return State.SUCCEEDED, {"attempt": attempts[-1], **result.job_fields(key)}

@@ -10,17 +10,18 @@ from dataclasses import asdict, replace
 from typing import NoReturn
 
 import structlog
-from celery import Celery, signals
 from prometheus_client import REGISTRY
 
-from shared.broker import JOB_AVAILABLE, Hints, make_celery, task, vision_queue
+from shared.broker import JOB_AVAILABLE, HintConsumer, Hints, make_celery, vision_queue
+from shared.connections.redis_client import connect
 from shared.errors import StorageDown
-from shared.logs import configure_logs
-from shared.metrics import serve_metrics
+from shared.health import HealthServer
 from shared.models import model_id_of
-from shared.settings import Settings, SettingsError, read_settings
+from shared.process import run_process
+from shared.settings import VisionWorkerSettings
 from shared.storage import ObjectStorage, S3Storage, tokenizer_key
-from shared.store.client import Store, connect
+from shared.store.client import Store
+from shared.store.keys import server_time
 from workers.vision.attempt import InFlightJobs
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.deltas import DeltaWriter
@@ -40,12 +41,12 @@ log = structlog.get_logger("workers.vision")
 def main() -> int:
     """Run until SIGTERM or SIGINT; return the exit status."""
     signal.signal(signal.SIGTERM, _exit_on_signal)  # while loading; Celery takes it over
-    try:
-        settings = read_settings()
-    except SettingsError as error:
-        print(f"vision: {error}", file=sys.stderr)  # noqa: T201  # there are no logs yet
-        return 2
-    configure_logs(settings, "vision")
+    return run_process("vision", VisionWorkerSettings, start)
+
+
+def start(settings: VisionWorkerSettings) -> int:
+    """Load the model and serve it; return the exit status. Meanwhile the process is live and not ready."""
+    health = HealthServer(settings, ready={"model": _still_loading})
     try:
         served = load(settings)
         decoders = DecoderPool(settings.decoders, DecoderOptions.of(settings, served.side))
@@ -57,20 +58,20 @@ def main() -> int:
         return 1
     log.info("model resident", model=served.model.id, engine=settings.engine)
     with decoders:
-        return serve(settings, served, decoders)
+        return serve(settings, served, decoders, health)
 
 
-def load(settings: Settings) -> ServedModel:
+def load(settings: VisionWorkerSettings) -> ServedModel:
     """Load the model under the id that intake knows it by. Raises `CheckpointError`."""
     served = make_engine(settings, report=lambda line: log.info("loading", detail=line))
     return replace(served, model=replace(served.model, id=model_id_of(settings)))
 
 
-def serve(settings: Settings, served: ServedModel, decoders: DecoderPool) -> int:
+def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: DecoderPool, health: HealthServer) -> int:
     """Assemble the worker, consume hints until a signal, and take it apart again; return the exit status."""
     name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
     engine = served.engine
-    store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
+    store = Store(connect(settings.store_endpoint), settings.redis_prefix)
     objects = S3Storage(settings)
     app = make_celery(settings, vision_queue(served.model.id))
     jobs = InFlightJobs()
@@ -79,7 +80,7 @@ def serve(settings: Settings, served: ServedModel, decoders: DecoderPool) -> int
     registration = WorkerRegistration(store, served.model.id, name, card)
     kind = HeaderOnlyImages if settings.engine == "echo" and not settings.echo_tiles else ImagePipeline
     images = kind(objects, decoders, threads=slots + 2 * settings.decoders)
-    deltas = DeltaWriter(connect(settings.events, settings), settings.redis_prefix, settings.delta_interval)
+    deltas = DeltaWriter(connect(settings.events_endpoint), settings.redis_prefix, settings.delta_interval)
     heartbeat = Heartbeat(store, jobs, engine, registration, lease=settings.lease, interval=settings.cancel_interval)
     shutdown = GracefulShutdown(store, jobs, engine, settings.shutdown_grace)
     worker = Worker(
@@ -93,36 +94,16 @@ def serve(settings: Settings, served: ServedModel, decoders: DecoderPool) -> int
             thread.start()
         threading.Thread(target=publish_tokenizer, args=(served, objects, shutdown.stopping), daemon=True).start()
         REGISTRY.register(EngineCollector(engine))
-        serve_metrics(settings)  # last: a process whose /metrics answers counts as ready
-        return consume(app, worker, shutdown, slots)
-
-
-def consume(app: Celery, worker: Worker, shutdown: GracefulShutdown, slots: int) -> int:
-    """Run Celery's worker on the threads pool until a signal; return the exit status."""
-    task(app, JOB_AVAILABLE)(worker.handle_hint)
-
-    def keep_our_logs(**_: object) -> None:
-        """Celery configures no logging where this signal has a receiver."""
-
-    def stop(**_: object) -> None:
-        shutdown.request()
-
-    signals.setup_logging.connect(keep_our_logs)
-    signals.worker_shutting_down.connect(stop)
-    celery = app.Worker(
-        pool="threads",
-        concurrency=slots,
-        hostname=f"vision@{worker.name}",
-        without_mingle=True,
-        without_gossip=True,
-        without_heartbeat=True,
-        quiet=True,
-    )
-    celery.start()
-    if shutdown.stopping.is_set():
-        return 0
-    shutdown.request()  # Celery ended without a signal
-    return int(celery.exitcode or 1)
+        consumer = HintConsumer(
+            app,
+            JOB_AVAILABLE,
+            worker.handle_hint,
+            threads=slots,
+            on_stop=shutdown.request,
+            hostname=f"vision@{name}",
+        )
+        health.require({"broker": consumer.check, "store": lambda: store.run(server_time())})
+        return consumer.run()
 
 
 def publish_tokenizer(served: ServedModel, objects: ObjectStorage, stopping: threading.Event) -> None:
@@ -138,6 +119,10 @@ def publish_tokenizer(served: ServedModel, objects: ObjectStorage, stopping: thr
             stopping.wait(PUBLISH_RETRY_DELAY_S)
         else:
             return
+
+
+def _still_loading() -> None:
+    raise RuntimeError("the model is still loading")
 
 
 def _exit_on_signal(*_: object) -> NoReturn:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from shared.jobs import Job
 from shared.store.command import StoreArgument
@@ -24,11 +24,14 @@ AbortReason = Literal["cancel", "deadline_exceeded", "lease_lost", "release"]
 
 RUNNING = Gauge("tileq_vision_running_jobs", "Job attempts in flight in this worker")
 SECONDS = Histogram(
-    "tileq_vision_stage_seconds",
+    "tileq_vision_stage_duration_seconds",
     "Seconds of each stage of a job, and in all since it was submitted",
     ["stage"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
 )
+
+
+TOKENS = Counter("tileq_vision_tokens_total", "Tokens of answered jobs", ["kind"])
 
 
 class AttemptAborted(Exception):
@@ -86,6 +89,13 @@ class Attempt:
     def store_time(self) -> float:
         """The present by the store's clock, seconds since the epoch."""
         return self.job.claimed + time.monotonic() - self.claimed_at
+
+    def count_answered(self) -> None:
+        """Add the stages and tokens of an answered job to the metrics."""
+        for stage, seconds in self.timings.items():
+            SECONDS.labels(stage).observe(seconds)
+        for kind in ("prompt", "completion"):
+            TOKENS.labels(kind).inc(float(self.progress[f"{kind}_tokens"]))
 
     def unreported(self) -> dict[str, StoreArgument]:
         """Return the progress that the store has not been told."""

@@ -14,7 +14,7 @@ from redis import Redis
 from shared.events import STREAM_MAXLEN, STREAM_TTL_S, TextDelta, stream_key
 
 log = structlog.get_logger(__name__)
-LOST = Counter("tileq_vision_lost_deltas_total", "Deltas that the events Redis did not take; readers get a reset")
+LOST = Counter("tileq_vision_deltas_lost_total", "Deltas that the events Redis did not take; readers get a reset")
 
 
 class DeltaWriter(threading.Thread):

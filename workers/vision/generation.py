@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import structlog
@@ -28,13 +29,22 @@ from workers.vision.engine.factory import ServedModel
 from workers.vision.images.decoder_pool import TiledImage
 from workers.vision.watchdog import exit_now
 
+PrefixSharing = Literal["tenant", "all"]
 log = structlog.get_logger(__name__)
 
 
 def build_request(
-    served: ServedModel, attempt: Attempt, request: Request, tiled: Sequence[TiledImage]
+    served: ServedModel,
+    attempt: Attempt,
+    request: Request,
+    tiled: Sequence[TiledImage],
+    sharing: PrefixSharing = "tenant",
 ) -> EngineRequest:
-    """Write the prompt with as many image tokens as there are tiles, and join the tiles in its order."""
+    """Write the prompt with as many image tokens as there are tiles, and join the tiles in its order.
+
+    Under "tenant" only prompts of one tenant share keys and values: whoever could share with others would learn from
+    the time to the first token, and from `cached_tokens`, which images they ask about.
+    """
     counts = iter([len(image.tiles) for image in tiled])
     groups = request.groups or (1,) * len(tiled)
     tiles_per_block = [sum(next(counts) for _ in range(images)) for images in groups]
@@ -42,7 +52,14 @@ def build_request(
     attempt.progress.update(tiles=sum(tiles_per_block), prompt_tokens=len(prompt.ids))
     tiles = [image.tiles for image in tiled] or [np.empty((0, served.side, served.side, 3), np.uint8)]
     sampling = Sampling(**request.generation.model_dump())
-    return EngineRequest(attempt.key, prompt, tiles[0] if len(tiles) == 1 else np.concatenate(tiles), sampling)
+    return EngineRequest(
+        attempt.key,
+        prompt,
+        tiles[0] if len(tiles) == 1 else np.concatenate(tiles),
+        sampling,
+        priority=attempt.job.priority,
+        cache_salt=attempt.job.tenant if sharing == "tenant" else "",
+    )
 
 
 def run(engine: Engine, attempt: Attempt, request: EngineRequest, text: DeltaBuffer) -> Done:
@@ -76,7 +93,7 @@ def translate_errors(engine: Engine, attempt: Attempt) -> Iterator[None]:
         raise
     except Cancelled as error:
         attempt.check()
-        raise Transient("internal", "the engine dropped the job without a reason of the job's") from error
+        raise Transient("internal", "the worker's engine stopped before the job was answered") from error
     except OutOfMemory as error:
         message = "the device ran out of memory for this job beside the others; lower `tiles`, or submit it again later"
         raise Transient("out_of_memory", message) from error

@@ -9,18 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import Counter
-
-from shared.errors import Permanent, Transient
+from shared.errors import STORE_FAILURES, Permanent, Transient
 from shared.jobs import State
-from shared.results import JobOutput, StoredResult, TokenUsage
+from shared.records import JobError, JobOutput, StageTimings, TokenUsage
+from shared.results import StoredResult
 from shared.store import transitions
 from shared.store.command import StoreCommand, TransitionResult
 from shared.views import moment
-from workers.vision.attempt import SECONDS, AbortReason, Attempt
+from workers.vision.attempt import AbortReason, Attempt
 from workers.vision.engine.base import Done
-
-TOKENS = Counter("tileq_vision_tokens_total", "Tokens of answered jobs", ["kind"])
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def result_of(attempt: Attempt, done: Done) -> StoredResult:
             cached_tokens=done.cached_tokens,
             completion_tokens=done.completion_tokens,
         ),
-        timings={stage: round(seconds, 4) for stage, seconds in attempt.timings.items()},
+        timings=StageTimings(**{stage: round(seconds, 4) for stage, seconds in attempt.timings.items()}),
         attempt=attempt.job.attempt,
         ended_at=moment(attempt.store_time),
     )
@@ -69,7 +66,7 @@ def internal_error(attempt: Attempt) -> Outcome:
 
 def retry(attempt: Attempt, error: Transient, backoff: float) -> Outcome:
     """Another attempt may succeed; the store fails the job with `error` if this was the last one."""
-    record = _error(error.code, error.detail, retryable=True, image=error.image)
+    record = JobError(code=error.code, message=error.detail, retryable=True, image=error.image)
     return Outcome("retried", transitions.retry(attempt.job.id, attempt.job.attempt, record, backoff))
 
 
@@ -78,30 +75,19 @@ def aborted(attempt: Attempt, reason: AbortReason) -> Outcome:
     if reason == "cancel":
         return Outcome("cancelled", _finish(attempt, State.CANCELLED, {}))
     if reason == "deadline_exceeded":
-        message = "the job did not end within run_within, all attempts together; allow more time"
-        return Outcome("timed_out", _fail(attempt, "timed_out", message, retryable=True))
+        return Outcome("timed_out", _fail(attempt, "timed_out", STORE_FAILURES["timed_out"], retryable=True))
     if reason == "release":
         return Outcome("released", transitions.release(attempt.job.id, attempt.job.attempt))
     return Outcome("lease_lost", None)
 
 
-def count_answered(attempt: Attempt) -> None:
-    """Add an answered job to the metrics."""
-    for stage, seconds in attempt.timings.items():
-        SECONDS.labels(stage).observe(seconds)
-    for kind in ("prompt", "completion"):
-        TOKENS.labels(kind).inc(float(attempt.progress[f"{kind}_tokens"]))
-
-
 def _fail(
     attempt: Attempt, code: str, message: str, *, retryable: bool, image: int | None = None
 ) -> StoreCommand[TransitionResult[Any]]:
-    return _finish(attempt, State.FAILED, {"error": _error(code, message, retryable=retryable, image=image)})
+    return _finish(
+        attempt, State.FAILED, {"error": JobError(code=code, message=message, retryable=retryable, image=image)}
+    )
 
 
 def _finish(attempt: Attempt, state: State, fields: Mapping[str, Any]) -> StoreCommand[TransitionResult[Any]]:
     return transitions.finish(attempt.job.id, attempt.job.attempt, state, {**attempt.progress, **fields})
-
-
-def _error(code: str, message: str, *, retryable: bool, image: int | None) -> dict[str, Any]:
-    return {"code": code, "message": message, "retryable": retryable, "image": image}

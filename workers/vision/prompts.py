@@ -10,16 +10,21 @@ their ids and a speaker's text never becomes one, so a question may quote `<|im_
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 
-from shared.conversation import IMAGE, Message, placeholders
+from shared.conversation import (
+    IMAGE,
+    ConversationError,
+    Message,
+    check_turns,
+    placeholders,
+    split_at_images,
+    system_of,
+    without_system,
+)
 from shared.tokenization.tokenizer import Tokenizer
 
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
-
-
-class PromptError(ValueError):
-    """The messages can't be made into a prompt."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ TEMPLATES = {
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """What a model says about its prompts."""
+    """How prompts of one checkpoint are written."""
 
     tokenizer: Tokenizer
     template: Template
@@ -98,7 +103,7 @@ class ImageSpan:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids as the model takes them in, where its images are, and the same as text."""
+    """Token ids for the model, the places of its images among them, and the same as text."""
 
     ids: list[int]
     images: tuple[ImageSpan, ...]  #: in the order of the tiles
@@ -111,30 +116,33 @@ class Prompt:
         return sum(span.tokens for span in self.images)
 
 
-class Control(str):
-    """Text of the template, in which special tokens are tokens; any other text is a speaker's and stays text."""
+class ControlText(str):
+    """Text of the template, in which special tokens are tokens; a speaker's text is a plain `str` and stays text."""
 
     __slots__ = ()
 
 
-class Block(int):
-    """That many tiles, as one image block."""
+class ImageBlock(int):
+    """One image block, as the number of its tiles."""
 
     __slots__ = ()
 
 
-Part = Control | Block | str
+PromptPart = ControlText | ImageBlock | str
 
 
 def build(messages: Sequence[Message], tiles_per_image: Sequence[int], model: PromptFormat) -> Prompt:
-    """Write `messages` in the format of `model`, images where `<image>` stands, or all in one block at the top."""
+    """Return `messages` in the format of `model`, images where `<image>` stands, or all in one block at the top.
+
+    A system message takes the place of the model's own. Raises `ConversationError`.
+    """
     parts = list(_parts(messages, tiles_per_image, model.template, model.system))
     ids, images = _encode(parts, model)
     return Prompt(ids, images, _fold(parts, model.tokens_per_tile), _question(messages))
 
 
 def plain(messages: Sequence[Message], tiles_per_image: Sequence[int], tokens_per_tile: int) -> Prompt:
-    """A prompt for an engine without a tokenizer: one id for each byte, `tokens_per_tile` for each tile."""
+    """Return a prompt for an engine without a tokenizer: an id for each byte, `tokens_per_tile` for each tile."""
     text = "\n".join(message.content for message in messages)
     ids: list[int] = []
     images = []
@@ -145,50 +153,63 @@ def plain(messages: Sequence[Message], tiles_per_image: Sequence[int], tokens_pe
 
 
 def _question(messages: Sequence[Message]) -> str:
-    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+    """Return the last user text as it is said, marks included."""
+    texts = (message.content for message in reversed(messages) if message.role == "user")
+    return IMAGE.join(split_at_images(next(texts, "")))
 
 
 def _parts(
     messages: Sequence[Message], tiles_per_image: Sequence[int], template: Template, system: str
-) -> Iterator[Part]:
+) -> Iterator[PromptPart]:
     _check(messages, tiles_per_image)
-    yield from (Control(template.before_system), system, Control(template.after_system))
-    if tiles_per_image and not placeholders(messages):
-        images = iter([Block(sum(tiles_per_image))])  # several pictures without places are one block, as in the card
-        unplaced = True
-    else:
-        images = iter([Block(tiles) for tiles in tiles_per_image])
-        unplaced = False
-    for message in messages:
+    yield ControlText(template.before_system)
+    yield _system(messages, template, system)
+    yield ControlText(template.after_system)
+    unmarked = bool(tiles_per_image) and not placeholders(messages)
+    # Several images without marks are one block before the first user text, as in the card.
+    blocks = iter([ImageBlock(sum(tiles_per_image))] if unmarked else map(ImageBlock, tiles_per_image))
+    for number, message in enumerate(without_system(messages)):
         if message.role == "assistant":
-            # The original writes "role: text" here and "role:" before an answer that is yet to come.
-            space = " " if template.before_assistant.endswith(":") else ""
-            yield from (Control(template.before_assistant + space), message.content, Control(template.after_assistant))
+            yield from _answer(message.content, template)
             continue
-        yield Control(template.before_user)
-        if unplaced:
-            yield from (next(images), "\n")
-            unplaced = False
-        first, *rest = message.content.split(IMAGE)
+        yield ControlText(template.before_user)
+        if unmarked and number == 0:
+            yield from (next(blocks), "\n")
+        first, *rest = split_at_images(message.content)
         yield first
         for text in rest:
-            yield from (next(images), text)
-        yield Control(template.after_user)
-    yield Control(template.before_assistant)
+            yield from (next(blocks), text)
+        yield ControlText(template.after_user)
+    yield ControlText(template.before_assistant)
+
+
+def _answer(text: str, template: Template) -> Iterator[PromptPart]:
+    # The original writes "role: text" here and "role:" before an answer that is yet to come.
+    space = " " if template.before_assistant.endswith(":") else ""
+    yield ControlText(template.before_assistant + space)
+    yield text
+    yield ControlText(template.after_assistant)
+
+
+def _system(messages: Sequence[Message], template: Template, default: str) -> str:
+    asked = system_of(messages)
+    if asked is None:
+        return default
+    if not template.before_system:
+        raise ConversationError(f"the template {template.name} has no place for a system message")
+    return asked
 
 
 def _check(messages: Sequence[Message], tiles_per_image: Sequence[int]) -> None:
-    if not messages or messages[0].role != "user" or messages[-1].role != "user":
-        raise PromptError("a conversation begins and ends with a user message")
-    if any(first.role == second.role for first, second in pairwise(messages)):
-        raise PromptError("user and assistant messages take turns")
-    places = placeholders(messages)
-    if places and places != len(tiles_per_image):
-        raise PromptError(f"{places} {IMAGE} placeholders for {len(tiles_per_image)} images")
+    check_turns(messages)
+    marks = placeholders(messages)
+    if marks and marks != len(tiles_per_image):
+        raise ConversationError(f"{marks} {IMAGE} marks for {len(tiles_per_image)} images")
 
 
-def _encode(parts: Sequence[Part], model: PromptFormat) -> tuple[list[int], tuple[ImageSpan, ...]]:
-    """Neighbouring texts are tokenised together, as in the original, but a special token only where we put it."""
+def _encode(parts: Sequence[PromptPart], model: PromptFormat) -> tuple[list[int], tuple[ImageSpan, ...]]:
+    """Return ids and image spans. Neighbouring texts are tokenised together, as in the original; special tokens come
+    from the template alone."""
     tokenizer, rules = model.tokenizer, model.tokenizer.rules
     ids = [rules.bos_id] if rules.add_bos and rules.bos_id is not None else []
     images: list[ImageSpan] = []
@@ -196,7 +217,7 @@ def _encode(parts: Sequence[Part], model: PromptFormat) -> tuple[list[int], tupl
     for kind, group in groupby(_pieces(parts, tokenizer), key=type):
         if kind is str:
             ids += tokenizer.encode_text("".join(map(str, group)), at_start=at_start)
-        elif kind is Block:
+        elif kind is ImageBlock:
             for tiles in group:
                 ids.append(tokenizer.token_id(IMAGE_START))
                 images.append(ImageSpan(len(ids), int(tiles) * model.tokens_per_tile, int(tiles)))
@@ -208,18 +229,18 @@ def _encode(parts: Sequence[Part], model: PromptFormat) -> tuple[list[int], tupl
     return ids, tuple(images)
 
 
-def _pieces(parts: Sequence[Part], tokenizer: Tokenizer) -> Iterator[str | Block | int]:
+def _pieces(parts: Sequence[PromptPart], tokenizer: Tokenizer) -> Iterator[str | ImageBlock | int]:
     """Yield text to tokenise, image blocks, and the ids of special tokens."""
     for part in parts:
-        if isinstance(part, Control):
+        if isinstance(part, ControlText):
             yield from tokenizer.split_special(part)
-        elif isinstance(part, Block) or part:
+        elif isinstance(part, ImageBlock) or part:
             yield part
 
 
-def _fold(parts: Sequence[Part], tokens_per_tile: int) -> str:
-    """The prompt for people: an image block shows as `<img>…256 x 7…</img>`."""
+def _fold(parts: Sequence[PromptPart], tokens_per_tile: int) -> str:
+    """Return the prompt for people: an image block shows as `<img>…256 x 7…</img>`."""
     return "".join(
-        f"{IMAGE_START}…{tokens_per_tile} x {int(part)}…{IMAGE_END}" if isinstance(part, Block) else str(part)
+        f"{IMAGE_START}…{tokens_per_tile} x {int(part)}…{IMAGE_END}" if isinstance(part, ImageBlock) else str(part)
         for part in parts
     )

@@ -15,7 +15,10 @@ CHECK_INTERVAL_S = 1.0
 
 
 class Watchdog(threading.Thread):
-    """Ends the process when an engine step, or an aborted job that stays in the engine, takes longer than `stall`."""
+    """Ends the process when an engine step, or an aborted job that stays in the engine, takes too long.
+
+    The limit is `stall` seconds, or what the engine says that its step may take on this device if that is longer.
+    """
 
     def __init__(self, engine: Engine, jobs: InFlightJobs, stall: float) -> None:
         super().__init__(name="watchdog", daemon=True)
@@ -31,16 +34,17 @@ class Watchdog(threading.Thread):
         exit_now()
 
     def stalled(self) -> str | None:
-        """Say what takes longer than `stall` seconds, or return None."""
+        """Say what takes too long, or return None."""
         now = time.monotonic()
         try:
-            since = self._engine.stats().busy_since
+            stats = self._engine.stats()
         except Exception as error:  # a lost device fails in its own ways
             return f"the engine's statistics can't be read: {error}"
-        if since is not None and now - since > self._stall:
-            return f"an engine step has been in progress for {now - since:.0f} s"
+        limit = max(self._stall, stats.step_allowance)
+        if stats.busy_since is not None and now - stats.busy_since > limit:
+            return f"an engine step has been in progress for {now - stats.busy_since:.0f} s; allowed: {limit:.0f} s"
         for attempt in self._jobs.all():
-            if attempt.abort_reason and now - attempt.aborted_at > self._stall:
+            if attempt.abort_reason and now - attempt.aborted_at > limit:
                 return f"{attempt.job.id} was aborted ({attempt.abort_reason}) {now - attempt.aborted_at:.0f} s ago"
         return None
 

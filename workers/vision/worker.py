@@ -10,15 +10,17 @@ from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from prometheus_client import Counter
 
+from shared.broker import Publisher
+from shared.ended import write_ended_markers
 from shared.errors import Permanent, QueueUnavailable, StorageDown, Transient
 from shared.jobs import Job
 from shared.requests import Manifest, Request
-from shared.settings import Settings
+from shared.settings import VisionWorkerSettings
 from shared.storage import ObjectStorage, manifest_key, result_key
 from shared.store import transitions
 from shared.store.client import Store
@@ -30,6 +32,7 @@ from workers.vision.engine.base import Done
 from workers.vision.engine.factory import ServedModel
 from workers.vision.images.pipeline import ImagePipeline, fetch_object
 from workers.vision.outcomes import Outcome
+from workers.vision.shortage import shortage_of
 
 MAX_JOBS_PER_HINT = 50  #: so that the hint's message is acknowledged in time
 COMMIT_RETRY_DELAY_S = 0.5
@@ -42,25 +45,15 @@ ATTEMPTS = Counter("tileq_vision_attempts_total", "Attempts by outcome", ["outco
 IDLE_HINTS = Counter("tileq_vision_idle_hints_total", "Hints that led to no job, because another worker was faster")
 
 
-class HintPublisher(Protocol):
-    """Publishes hints; a lost one is repeated by the reconciler."""
-
-    def job(self, model: str, job: str) -> bool:
-        """Hint that `job` waits for a worker of `model`; False when the broker did not take it."""
-
-    def deliveries(self, *messages: str) -> bool:
-        """Hint that webhook messages are due; False when the broker did not take all of them."""
-
-
 @dataclass(frozen=True)
 class Worker:
     """Processes jobs of one model. Safe to call from as many threads as the engine has slots."""
 
     name: str
-    settings: Settings
+    settings: VisionWorkerSettings
     store: Store
     objects: ObjectStorage
-    hints: HintPublisher
+    hints: Publisher
     served: ServedModel
     images: ImagePipeline
     deltas: DeltaWriter
@@ -106,11 +99,16 @@ class Worker:
         except Permanent as error:
             return outcomes.failed(attempt, error)
         except Transient as error:
-            log.warning("attempt failed with a transient error", code=error.code, error=error.detail)
-            return outcomes.retry(attempt, error, self.settings.retry_backoff)
-        except Exception:
+            return self._retry(attempt, error)
+        except Exception as error:
+            if shortage := shortage_of(error):
+                return self._retry(attempt, shortage)
             log.exception("attempt failed with an unexpected error")
             return outcomes.internal_error(attempt)
+
+    def _retry(self, attempt: Attempt, error: Transient) -> Outcome:
+        log.warning("attempt failed with a transient error", code=error.code, error=error.detail)
+        return outcomes.retry(attempt, error, self.settings.retry_backoff)
 
     def _process(self, attempt: Attempt) -> Outcome:
         request = self._read(attempt.job)
@@ -120,7 +118,9 @@ class Worker:
             tiled = self.images.tile(attempt, request.images, data, request.thumbnail)
         previews = self.images.store_previews(attempt.job.id, tiled)
         text = self.deltas.buffer(attempt.job.id, attempt.job.attempt)
-        engine_request = generation.build_request(self.served, attempt, request, tiled)
+        engine_request = generation.build_request(
+            self.served, attempt, request, tiled, self.settings.prefix_cache_sharing
+        )
         done = generation.run(self.served.engine, attempt, engine_request, text)
         flushed = text.flush()
         outcome = self._store(attempt, done)
@@ -146,10 +146,19 @@ class Worker:
         name = (outcome.transition and self._commit(attempt, outcome.transition)) or outcome.name
         if name == "released":
             self.hints.job(self.served.model.id, attempt.job.id)
-        if name == "succeeded":
-            outcomes.count_answered(attempt)
+        elif name == "succeeded":
+            attempt.count_answered()
+        elif outcome.transition and name not in ("lease_lost", "abandoned"):
+            self._mark_ended(attempt.job.id)
         ATTEMPTS.labels(name).inc()
         log.info("attempt ended", outcome=name, seconds=round(attempt.age, 3))
+
+    def _mark_ended(self, id: str) -> None:
+        """Write the marker of a job that ended without a result; of one that is queued again there is none to write."""
+        try:
+            write_ended_markers(self.store, self.objects, [id])
+        except (QueueUnavailable, StorageDown) as error:
+            log.warning("ended marker not written, the reconciler will write it", error=error.detail)
 
     def _commit(self, attempt: Attempt, transition: StoreCommand[TransitionResult[Any]]) -> str | None:
         """Commit a transition, repeating it until the lease expires. Returns the outcome if it is another one."""

@@ -1,1 +1,1 @@
-"""Delivers signed webhooks; knows nothing of models."""
+"""Delivers signed webhooks."""

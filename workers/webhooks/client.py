@@ -1,8 +1,8 @@
-"""One POST to a stranger: to checked addresses only, within one deadline, reading little of what comes back.
+"""Sends one webhook POST to validated addresses only, within one deadline and a limit of bytes read.
 
-The receiver may be slow, endless, broken or an attack. So: one look-up whose every address must be permitted, a
-connection to those very addresses with the name's TLS, no redirects, no proxies, no reuse of connections, one deadline
-over resolving, connecting, sending and answering, and a limit on all bytes read.
+The receiver may be slow, endless, broken or hostile. So the host is resolved once and every address must be permitted
+(`shared.webhooks.ssrf`); the connection goes to those addresses with the TLS of the name; redirects, proxies of the
+environment and connection reuse are off; one deadline covers resolving, connecting, sending and the response.
 """
 
 import socket
@@ -16,22 +16,22 @@ import httpcore
 import httpx
 
 from shared.errors import WebhookRefused
-from shared.settings import Settings
+from shared.settings import WebhookSettings
 from shared.webhooks.ssrf import Address, Lookup, Target, check_url, refuse_unless_all_permitted, resolve
 
-#: Of the answer's body; the status decides, the body is only for the log.
-MOST_BODY = 4 << 10
-#: Of everything that comes back, interim answers and headers included (h11 takes headers of 100 KiB).
-MOST_READ = 192 << 10
-#: Seconds that the body of an answer is waited for.
-BODY_WITHIN = 2.0
+#: Of the response body. The status decides; the body is only for the log of attempts.
+MAX_BODY_BYTES = 4 << 10
+#: Of the whole response, interim responses and headers included (h11 accepts headers of 100 KiB).
+MAX_READ_BYTES = 192 << 10
+#: Waiting for the response body, once the status is known.
+BODY_TIMEOUT_S = 2.0
 
 Dial = Callable[[Address, int, float], socket.socket]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What an attempt saw: a status, or the `error` that came instead."""
+class DeliveryResponse:
+    """Result of an attempt: a status, or the `error` that prevented one."""
 
     status: int | None = None
     retry_after: str = ""
@@ -40,12 +40,12 @@ class Answer:
     seconds: float = 0
 
 
-class Client:
-    """Posts webhooks; safe to share between threads. `lookup`, `dial` and `tls` are the seams of its tests."""
+class WebhookClient:
+    """Posts webhooks; safe to share between threads. Tests replace `lookup`, `dial` and `tls`."""
 
     def __init__(
         self,
-        settings: Settings,
+        settings: WebhookSettings,
         *,
         lookup: Lookup | None = None,
         dial: Dial | None = None,
@@ -56,44 +56,46 @@ class Client:
         self._dial = dial or _dial
         self._tls = tls or httpx.create_ssl_context()
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str], *, keyless: bool) -> Answer:
-        """Send once and tell what came of it; never raises for what a receiver, its name or its network does."""
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], *, keyless: bool) -> DeliveryResponse:
+        """Send once and return the response, or the error of the receiver, its name or its network; raises neither."""
         begun = time.monotonic()
         deadline = _Deadline(begun + self._settings.webhook_timeout)
         try:
             target = check_url(url, self._settings, keyless)
-            answer = self._exchange(target, body, headers, _Network(self, target, keyless, deadline))
-        except WebhookRefused as refusal:
-            answer = Answer(error=refusal.detail)
+            answer = self._exchange(target, body, headers, _GuardedBackend(self, target, keyless, deadline))
+        except WebhookRefused as refused:
+            answer = DeliveryResponse(error=refused.detail)
         except (TimeoutError, httpcore.TimeoutException):
-            answer = Answer(error=f"no answer within {self._settings.webhook_timeout:g} s")
+            answer = DeliveryResponse(error=f"no response within {self._settings.webhook_timeout:g} s")
         except httpcore.ProtocolError as broken:
-            answer = Answer(error=f"HTTP: {broken}")
+            answer = DeliveryResponse(error=f"HTTP: {broken}")
         except ssl.SSLCertVerificationError as distrusted:
-            answer = Answer(error=f"TLS: {distrusted.verify_message}")
+            answer = DeliveryResponse(error=f"TLS: {distrusted.verify_message}")
         except ssl.SSLError as broken:
-            answer = Answer(error=f"TLS: {broken.reason or 'the handshake failed'}")
+            answer = DeliveryResponse(error=f"TLS: {broken.reason or 'the handshake failed'}")
         except (OSError, httpcore.NetworkError) as broken:
-            told = getattr(broken, "strerror", None) or str(broken) or type(broken).__name__
-            answer = Answer(error=f"the connection failed: {told}")
+            reason = getattr(broken, "strerror", None) or str(broken) or type(broken).__name__
+            answer = DeliveryResponse(error=f"the connection failed: {reason}")
         return replace(answer, seconds=time.monotonic() - begun)
 
-    def _exchange(self, target: Target, body: bytes, headers: Mapping[str, str], network: "_Network") -> Answer:
+    def _exchange(
+        self, target: Target, body: bytes, headers: Mapping[str, str], network: "_GuardedBackend"
+    ) -> DeliveryResponse:
         sent = {**headers, "host": _host_header(target), "connection": "close", "content-length": str(len(body))}
         url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
         request = httpcore.Request("POST", url, headers=list(sent.items()), content=body)
         with httpcore.HTTPConnection(url.origin, ssl_context=self._tls, network_backend=network) as connection:
             response = connection.handle_request(request)
             named = {name.lower(): value for name, value in response.headers}
-            network.deadline.shorten(BODY_WITHIN)
-            return Answer(
+            network.deadline.shorten(BODY_TIMEOUT_S)
+            return DeliveryResponse(
                 status=response.status,
                 retry_after=named.get(b"retry-after", b"").decode("latin-1"),
-                body=_start(response.iter_stream()),
+                body=_first_bytes(response.iter_stream()),
             )
 
     def connect(self, target: Target, keyless: bool, deadline: "_Deadline") -> socket.socket:
-        """Look the name up once, refuse unless all of it is permitted, connect to the first address that answers."""
+        """Resolve the host once, refuse unless every address is permitted, connect to the first one that accepts."""
         addresses = resolve(target.host, target.port, deadline.left(), self._lookup)
         refuse_unless_all_permitted(target, addresses, self._settings, keyless)
         for tries_left in range(len(addresses), 0, -1):
@@ -107,7 +109,7 @@ class Client:
 
 
 class _Deadline:
-    """A moment of the monotonic clock that every wait of an attempt ends at."""
+    """The end of an attempt on the monotonic clock, for every wait in it."""
 
     def __init__(self, moment: float) -> None:
         self._moment = moment
@@ -122,10 +124,10 @@ class _Deadline:
         self._moment = min(self._moment, time.monotonic() + seconds)
 
 
-class _Network(httpcore.NetworkBackend):
-    """What httpcore connects through: there is no way past the guard, whatever host it asks for."""
+class _GuardedBackend(httpcore.NetworkBackend):
+    """httpcore's network: connects to the checked target, whatever host httpcore asks for."""
 
-    def __init__(self, client: Client, target: Target, keyless: bool, deadline: _Deadline) -> None:
+    def __init__(self, client: WebhookClient, target: Target, keyless: bool, deadline: _Deadline) -> None:
         self._client = client
         self._target = target
         self._keyless = keyless
@@ -139,25 +141,25 @@ class _Network(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        del host, port, timeout, local_address, socket_options  # the target and its deadline say it all
-        return _Stream(self._client.connect(self._target, self._keyless, self.deadline), self.deadline)
+        del host, port, timeout, local_address, socket_options  # the target and the deadline decide
+        return _DeadlineStream(self._client.connect(self._target, self._keyless, self.deadline), self.deadline)
 
 
-class _Stream(httpcore.NetworkStream):
-    """A socket whose every wait ends at the deadline; httpcore's own timeouts begin anew with each byte."""
+class _DeadlineStream(httpcore.NetworkStream):
+    """A socket whose every wait ends at the deadline; httpcore's own timeouts restart with each byte."""
 
     def __init__(self, connection: socket.socket, deadline: _Deadline) -> None:
         self._socket = connection
         self._deadline = deadline
-        self._read = 0
+        self._received = 0
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         del timeout
-        if self._read >= MOST_READ:
-            raise httpcore.RemoteProtocolError(f"more than {MOST_READ >> 10} KiB before its body")
+        if self._received >= MAX_READ_BYTES:
+            raise httpcore.RemoteProtocolError(f"more than {MAX_READ_BYTES >> 10} KiB before its body")
         self._socket.settimeout(self._deadline.left())
-        data = self._socket.recv(min(max_bytes, MOST_BODY))
-        self._read += len(data)
+        data = self._socket.recv(min(max_bytes, MAX_BODY_BYTES))
+        self._received += len(data)
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -168,7 +170,7 @@ class _Stream(httpcore.NetworkStream):
                 self._socket.settimeout(self._deadline.left())
                 view = view[self._socket.send(view) :]
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise httpcore.WriteError from error  # httpcore then reads on: the receiver may have answered early
+            raise httpcore.WriteError from error  # httpcore then reads: the receiver may have answered early
 
     def close(self) -> None:
         self._socket.close()
@@ -198,18 +200,18 @@ def _dial(address: Address, port: int, timeout: float) -> socket.socket:
 
 
 def _host_header(target: Target) -> str:
-    usual = {"http": 80, "https": 443}[target.scheme] == target.port
-    return target.netloc.rpartition(":")[0] if usual else target.netloc
+    is_default = {"http": 80, "https": 443}[target.scheme] == target.port
+    return target.netloc.rpartition(":")[0] if is_default else target.netloc
 
 
-def _start(chunks: Iterable[bytes]) -> bytes:
-    """Return the first bytes of a body, or what of them came in time and order: the status is known already."""
-    start = b""
+def _first_bytes(chunks: Iterable[bytes]) -> bytes:
+    """Return the first bytes of a body, as far as they were received: the status is known already."""
+    received = b""
     try:
         for chunk in chunks:
-            start += chunk
-            if len(start) >= MOST_BODY:
+            received += chunk
+            if len(received) >= MAX_BODY_BYTES:
                 break
     except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException):
         pass
-    return start[:MOST_BODY]
+    return received[:MAX_BODY_BYTES]

@@ -1,6 +1,5 @@
-"""What a message says: the same bytes at every attempt, read from the record that no longer changes."""
+"""Builds webhook messages: the same bytes at every attempt, from a record that no longer changes."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +8,8 @@ from shared import views
 from shared.deliveries import Delivery
 from shared.errors import NotFound
 from shared.jobs import Job, State
-from shared.settings import Settings
+from shared.results import StoredResult
+from shared.settings import WebhookSettings
 from shared.storage import ObjectStorage
 from shared.store import batches, transitions
 from shared.store.client import Store
@@ -17,36 +17,40 @@ from shared.webhooks import signing
 
 
 @dataclass(frozen=True)
-class Message:
-    """A body, and the trace of the request that led to it ("" where there is none)."""
+class WebhookMessage:
+    """A body, and the traceparent of the request that led to it ("" where there is none)."""
 
     body: str
     trace: str = ""
 
 
-def read_message(delivery: Delivery, store: Store, objects: ObjectStorage, settings: Settings) -> Message:
-    """Build what `delivery` sends.
+def build_message(
+    delivery: Delivery, store: Store, objects: ObjectStorage, settings: WebhookSettings
+) -> WebhookMessage:
+    """Return the message of `delivery`.
 
-    Raises `NotFound` where its job or batch is gone, `ObjectMissing` where the result is, and `QueueUnavailable` or
-    `StorageDown` where neither can be told now.
+    Raises `NotFound` where its job or batch was deleted, `ObjectMissing` where the result was, and `QueueUnavailable`
+    or `StorageDown` where the store or the object storage does not answer.
     """
     data, trace = _READERS[delivery.type.partition(".")[0]](delivery, store, objects)
     moment = views.moment(delivery.created) or ""
-    return Message(signing.body(delivery.type, moment, data, delivery.payload, settings.webhook_full_bytes), trace)
+    return WebhookMessage(
+        signing.body(delivery.type, moment, data, delivery.payload, settings.webhook_full_bytes), trace
+    )
 
 
 def _job(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapping[str, Any], str]:
     job = store.run(transitions.read_job("", delivery.subject))
     if job is None:
         raise NotFound(f"{delivery.subject} is gone")
-    # What the delivery itself changes must not change what it says.
+    # The delivery's own progress must not change the body.
     job = replace(job, hook_state="pending", hook_attempts=0)
     if delivery.type == "job.started":
-        return views.job_view(_as_started(job)), job.trace
+        return views.job_body(_as_started(job)).model_dump(), job.trace
     output = None
     if job.state is State.SUCCEEDED and not job.output and job.result and delivery.payload == "full":
-        output = json.loads(objects.get(job.result))["output"]
-    return views.job_view(job, output), job.trace
+        output = StoredResult.from_bytes(objects.get(job.result)).output
+    return views.job_body(job, output).model_dump(), job.trace
 
 
 def _as_started(job: Job) -> Job:
@@ -74,7 +78,7 @@ def _batch(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Ma
     found = store.run(batches.get("", delivery.subject, 0, 0))
     if found is None:
         raise NotFound(f"{delivery.subject} is gone")
-    return views.batch_view(replace(found[0], hook_state="pending", hook_attempts=0)), ""
+    return views.batch_body(replace(found[0], hook_state="pending", hook_attempts=0)).model_dump(), ""
 
 
 def _test(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapping[str, Any], str]:

@@ -1,8 +1,8 @@
-"""What an answer means for the message: delivered, failed, or again and when. Pure; knows neither HTTP nor store.
+"""Decides after an attempt: delivered, failed, or again after a delay. Pure; knows neither HTTP nor store.
 
 2xx ────────────────────────────> delivered
 410, a test, schedule used up ──> failed
-anything else, or no answer ────> again, after the planned wait or what Retry-After asks, at most twice the plan
+anything else, or no response ──> again, after the planned wait or Retry-After, at most twice the planned wait
 """
 
 import email.utils
@@ -12,56 +12,58 @@ from dataclasses import dataclass
 
 from shared.deliveries import DeliveryOutcome
 
-#: Answers that say "slow down": like silence, they count towards the pause of a host. Any other answer comes from a
-#: host that is well, whatever it thinks of this one message; others may share the host.
-_STRAINED = (429, 502, 503, 504)
-#: Seconds that a due message may fairly wait for its turn: a host's longest pause (60), and as long for its neighbours.
-TURN = 120.0
+#: Statuses of an overloaded host: like no response, they count towards its circuit breaker. Any other status comes from
+#: a healthy host, even where it refuses this message; other tenants may share the host.
+OVERLOAD_STATUSES = (429, 502, 503, 504)
+#: Time that a due message may wait for other messages: the longest pause of a host (60 s), and as long for its queue.
+QUEUEING_ALLOWANCE_S = 120.0
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a message after an attempt."""
+    """What happens to a message after an attempt."""
 
     outcome: DeliveryOutcome
-    healthy: bool  #: the host answered as a host that is well does
-    delay: float = 0  #: until the next attempt, where there is one
+    healthy: bool  #: the host responded and is not overloaded
+    delay: float = 0  #: seconds until the next attempt, where there is one
 
 
 def decide(
     *,
-    tried: int,
+    attempts_in_schedule: int,
     age: float,
     status: int | None,
     retry_after: float,
-    once: bool,
+    single_shot: bool,
     schedule: Sequence[float],
     jitter: float,
 ) -> Decision:
-    """Decide after attempt `tried` + 1 of a message whose schedule began `age` seconds ago; `jitter` is in 0..1.
+    """Decide after the next attempt of a message whose schedule began `age` seconds ago.
 
-    A message that waited at a paused host past its whole window is not put off once more, so every message ends.
+    `attempts_in_schedule`: attempts before this one; `jitter`: 0..1, times a tenth of the planned wait.
+
+    A message older than its whole window, because its host was paused, is not delayed again: every message ends.
     """
-    healthy = status is not None and status not in _STRAINED
+    healthy = status is not None and status not in OVERLOAD_STATUSES
     if status is not None and 200 <= status < 300:
         return Decision("delivered", healthy)
-    if status == 410 or once or tried >= len(schedule) or age > window(schedule):
+    if status == 410 or single_shot or attempts_in_schedule >= len(schedule) or age > window(schedule):
         return Decision("failed", healthy)
-    planned = schedule[tried]
+    planned = schedule[attempts_in_schedule]
     wait = min(max(planned, retry_after), 2 * planned)
     return Decision("again", healthy, wait + 0.1 * planned * jitter)
 
 
 def window(schedule: Sequence[float]) -> float:
-    """Return how long attempts may go on: waits doubled by Retry-After, a tenth of jitter, and `TURN` for each."""
-    return 2.1 * sum(schedule) + TURN * (len(schedule) + 1)
+    """Return the seconds within which attempts are made: doubled waits, jitter, and an allowance for queueing."""
+    return 2.1 * sum(schedule) + QUEUEING_ALLOWANCE_S * (len(schedule) + 1)
 
 
-def wait_asked(header: str, now: float) -> float:
-    """Read Retry-After, seconds or a date, as seconds from `now` (epoch seconds); 0 where it is absent or garbage."""
+def parse_retry_after(header: str, now: float) -> float:
+    """Parse Retry-After (RFC 9110, 10.2.3) into seconds from `now` (epoch seconds); 0 where it is absent or invalid."""
     text = header.strip()
     if re.fullmatch(r"[0-9]+", text):
-        return float(text[:12])  # thirty thousand years are enough
+        return float(text[:12])  # 30,000 years
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
     except (ValueError, TypeError, IndexError, OverflowError):

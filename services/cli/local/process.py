@@ -24,7 +24,7 @@ class Program:
     argv: Sequence[str]
     env: Mapping[str, str | None] = field(default_factory=dict)  #: over the supervisor's own environment; None removes
     probe: Callable[[], str] = lambda: ""  #: returns "" once it is ready, otherwise what is missing
-    metrics_port: int = 0  #: of /metrics; 0: none
+    metrics_port: int = 0  #: of /metrics, /livez and /readyz; 0: none
     awaited: bool = True  #: its stage waits until it is ready; otherwise it may start later, or fail
     start_within: float = 60  #: seconds until the probe must be content
     stop_within: float = 10  #: seconds between SIGTERM and SIGKILL

@@ -95,7 +95,7 @@ def whole_service(
 
 
 def process(name: str, module: str, environment: Mapping[str, str], folder: Path, *, probe_url: str = "") -> Program:
-    """Return one of our processes for the service in `folder`, ready once `probe_url`, or else its /metrics, answers.
+    """Return one of our processes for the service in `folder`, ready once `probe_url`, or else its /readyz, answers.
 
     `environment` is the service's (`WholeService.environment`), with or without changes for this process.
     """
@@ -108,7 +108,7 @@ def process(name: str, module: str, environment: Mapping[str, str], folder: Path
     }
     # -P: a folder called `services` where the command is given must not stand in for ours.
     argv = [sys.executable, "-P", "-m", module]
-    return Program(name, argv, variables, answers(probe_url or f"http://127.0.0.1:{port}/metrics"), port)
+    return Program(name, argv, variables, answers(probe_url or f"http://127.0.0.1:{port}/readyz"), port)
 
 
 def answers(url: str) -> Callable[[], str]:

@@ -1,7 +1,7 @@
 """Several processes in one folder: started stage by stage, restarted when one dies, stopped in the opposite order.
 
     FOLDER/run/lock            held by the supervisor, its pid inside
-    FOLDER/run/NAME.pid        one of each process; NAME.metrics beside it is the port of its /metrics
+    FOLDER/run/NAME.pid        one of each process; NAME.metrics beside it holds its health port
     FOLDER/logs/NAME.log
 
 Everything happens in the one thread that calls `run`; `supervised` gives it a thread of its own.

@@ -3,5 +3,5 @@
 local j = job(ARGV[1])
 if j.attempt == ARGV[2] and j.state == ARGV[3] and not is_active(j.state) then return {1, {}} end
 if j.state ~= 'running' or j.attempt ~= ARGV[2] then return {0, {}} end
-for name, value in pairs(cjson.decode(ARGV[4])) do call('HSET', P .. 'job:' .. ARGV[1], name, value) end
+write(P .. 'job:' .. ARGV[1], cjson.decode(ARGV[4]))
 return {1, close(ARGV[1], j, ARGV[3])}

@@ -9,7 +9,7 @@ for i, entry in ipairs(cjson.decode(ARGV[2])) do
     local key, late = P .. 'job:' .. id, now > tonumber(j.run_by)
     if tonumber(ARGV[1]) > 0 and not late then call('ZADD', P .. 'leases', 'XX', stamp(now + tonumber(ARGV[1])), id) end
     local stage = call('HGET', key, 'stage')
-    for name, value in pairs(entry[3]) do call('HSET', key, name, value) end
+    write(key, entry[3])
     if entry[3].stage and entry[3].stage ~= stage then call('PUBLISH', P .. 'changes', id) end
     verdicts[i] = (j.cancel ~= '' and 'cancel') or (late and 'deadline_exceeded') or 'ok'
   end

@@ -9,6 +9,7 @@
 --   hosts               hosts by next due delivery  line:{host} deliveries queued for one host by when due
 --   host:{host}:busy    deliveries in flight        host:{host}:fails, :open      failures in a row, breaker open until
 --   idem:{t}:{key}      hash                        trash       ids whose objects are still to be deleted
+--   unmarked            ids of jobs that ended without a result by their end, until their ended.json is written
 -- FAILURES, put in front by shared/store/client.py, maps the code of a failure to its message (shared/errors.py).
 local P = KEYS[1]
 local call = redis.call
@@ -21,6 +22,16 @@ local function read(key, ...)
   local values, record = call('HMGET', key, ...), {}
   for i, name in ipairs({...}) do record[name] = values[i] or '' end
   return record
+end
+
+-- Set all `fields` of a hash in one call: 33 single ones a job took a fifth of the store's time.
+local function write(key, fields)
+  local flat = {}
+  for name, value in pairs(fields) do
+    flat[#flat + 1] = name
+    flat[#flat + 1] = value
+  end
+  if flat[1] then call('HSET', key, unpack(flat)) end
 end
 
 local function job(id)
@@ -156,6 +167,7 @@ local function close(id, j, to, error)
   if error then call('HSET', P .. 'job:' .. id, 'error', error) end
   call('HDEL', P .. 'job:' .. id, 'request', 'not_before', 'hints')
   call('ZADD', P .. 'expiry', stamp(expires), id)
+  if to ~= 'succeeded' then call('ZADD', P .. 'unmarked', stamp(now), id) end
   move(id, j, to)
   local due = {}
   due[#due + 1] = create_delivery(id, 'job', j.tenant, j.webhook, to)
@@ -193,6 +205,7 @@ local function remove(id, kind)
     call('ZREM', P .. 'jobs:' .. r.tenant .. ':' .. r.state, id)
     call('HINCRBY', P .. 'counts', r.state, -1)
     if r.batch ~= '' then call('ZREM', P .. 'batch:' .. r.batch .. ':jobs', id) end
+    call('ZREM', P .. 'unmarked', id)
     call('ZADD', P .. 'trash', stamp(now), id)
   end
   if r.idem ~= '' then call('DEL', P .. 'idem:' .. r.tenant .. ':' .. r.idem) end

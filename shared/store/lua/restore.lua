@@ -1,16 +1,17 @@
--- Restore a job whose record was lost. ARGV: JSON record, state (queued or succeeded), grace (s), JSON batch or ''.
+-- Restore a job whose record was lost. ARGV: JSON record, state (queued or a terminal one), grace (s), JSON batch or ''.
 -- Returns {1 or 0 (the record exists), deliveries now due}.
 local record = cjson.decode(ARGV[1])
 local key = P .. 'job:' .. record.id
 if call('EXISTS', key) == 1 then return {0, {}} end
 if ARGV[4] ~= '' and call('EXISTS', P .. 'batch:' .. record.batch) == 0 then
-  for name, value in pairs(cjson.decode(ARGV[4])) do call('HSET', P .. 'batch:' .. record.batch, name, value) end
+  write(P .. 'batch:' .. record.batch, cjson.decode(ARGV[4]))
   call('ZADD', P .. 'batches:' .. record.tenant, 0, record.batch)
 end
-record.state = nil
-for name, value in pairs(record) do call('HSET', key, name, value) end
 local start_by = now + tonumber(record.start_within)
-call('HSET', key, 'start_by', stamp(start_by), 'expires', stamp(now + tonumber(record.retain)))
+record.state = nil
+record.start_by = stamp(start_by)
+record.expires = stamp(now + tonumber(record.retain))
+write(key, record)
 if record.batch then call('ZADD', P .. 'batch:' .. record.batch .. ':jobs', record.created, record.id) end
 call('HINCRBY', P .. 'repairs', 'restored', 1)
 local j = job(record.id)
@@ -22,4 +23,6 @@ if ARGV[2] == 'queued' then
   return {1, {}}
 end
 move(record.id, j, 'running')
-return {1, close(record.id, j, ARGV[2])}
+local due = close(record.id, j, ARGV[2])
+if record.ended then call('HSET', key, 'ended', record.ended) end
+return {1, due}

@@ -15,19 +15,20 @@ end
 if order.batch ~= cjson.null then
   local key = P .. 'batch:' .. order.batch.id
   if call('EXISTS', key) == 0 then
-    for name, value in pairs(order.batch) do call('HSET', key, name, value) end
-    call('HSET', key, 'created', stamp(now))
+    order.batch.created = stamp(now)
+    write(key, order.batch)
     call('ZADD', P .. 'batches:' .. order.tenant, 0, order.batch.id)
   end
 end
 for i, record in ipairs(order.jobs) do
   local key = P .. 'job:' .. record.id
   if call('EXISTS', key) == 0 then
-    record.state = nil
-    for name, value in pairs(record) do call('HSET', key, name, value) end
     local start_by = now + tonumber(record.start_within)
-    local created = stamp(now + (i - 1) / 1000000) -- the jobs of a batch are served in its order
-    call('HSET', key, 'created', created, 'start_by', stamp(start_by), 'expires', stamp(now + tonumber(record.retain)))
+    record.state = nil
+    record.created = stamp(now + (i - 1) / 1000000) -- the jobs of a batch are served in its order
+    record.start_by = stamp(start_by)
+    record.expires = stamp(now + tonumber(record.retain))
+    write(key, record)
     if record.batch then call('ZADD', P .. 'batch:' .. record.batch .. ':jobs', i, record.id) end
     local j = job(record.id)
     enqueue(record.id, j)

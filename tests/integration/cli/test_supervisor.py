@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,11 +78,9 @@ time.sleep(600)
 def test_a_process_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "work.log"
     deaf = python("work", STUBBORN, stop_within=0.3, probe=lambda: "" if "deaf" in log.read_text() else "starting")
-    began = time.monotonic()
     with supervised(tmp_path, [[deaf]]):
         pid = pid_of(tmp_path, "work")
     assert not alive(pid)
-    assert time.monotonic() - began < 5
 
 
 def test_a_second_stop_does_not_wait(tmp_path: Path) -> None:

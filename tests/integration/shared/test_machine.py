@@ -10,6 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from shared.ids import new_id
 from shared.jobs import TRANSITIONS, Job, State
+from shared.records import JobError
 from shared.store import transitions
 from shared.store.client import memory_store
 
@@ -95,7 +96,8 @@ class Promise(RuleBasedStateMachine):
     def retry(self, worker: Worker) -> None:
         held = self.holds(worker)
         assert (
-            self.store.run(transitions.retry(worker.job, worker.attempt, {"code": "x"}, 0)).value is not None
+            self.store.run(transitions.retry(worker.job, worker.attempt, JobError(code="x", message="x"), 0)).value
+            is not None
         ) is held
 
     @rule(job=jobs)

@@ -5,6 +5,7 @@ import io
 import pytest
 
 from services.cli.local.seaweed import S3
+from shared import storage
 from shared.errors import ObjectMissing, StorageDown
 from shared.ids import new_id
 from shared.settings import Settings
@@ -65,6 +66,17 @@ def test_keys_are_listed_in_order_and_deleted_by_prefix(objects: ObjectStorage, 
     assert list(objects.keys(place)) == []
 
 
+@pytest.mark.parametrize("page_keys", [1, 2, 3, 5])
+def test_more_keys_than_one_page_holds_are_all_listed(
+    objects: ObjectStorage, place: str, page_keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "PAGE_KEYS", page_keys)
+    names = [f"{place}{name}" for name in ("a", "b/c", "b/d", "e")]
+    for name in names:
+        objects.put(name, b"x", "text/plain")
+    assert list(objects.keys(place)) == names
+
+
 def test_checking_makes_the_bucket_once(s3: S3) -> None:
     fresh = S3Storage(s3_settings(s3, s3_bucket=new_id("bucket").replace("_", "-")))
     fresh.check()
@@ -78,3 +90,5 @@ def test_a_wrong_key_or_a_dead_server_is_said_to_be_down(s3: S3) -> None:
         S3Storage(s3_settings(s3, s3_secret_key="wrong")).put("a", b"x", "text/plain")
     with pytest.raises(StorageDown, match="did not answer"):
         S3Storage(s3_settings(s3, s3_url="http://127.0.0.1:1")).get("a")
+    with pytest.raises(StorageDown, match="did not answer LIST"):
+        list(S3Storage(s3_settings(s3, s3_url="http://127.0.0.1:1")).keys("jobs/"))

@@ -8,18 +8,27 @@ from typing import Any
 import pytest
 import redis
 
+from shared.connections.redis_client import connect
 from shared.errors import QueueUnavailable
 from shared.ids import new_id
 from shared.jobs import TRANSITIONS, Job, State
+from shared.records import JobError, JobOutput, WebhookTarget
 from shared.settings import Settings
 from shared.store import batches, transitions
-from shared.store.client import Store, connect, durability, memory_store
+from shared.store.client import Store, durability, memory_store
 from shared.store.stats import StoreStats, get_stats
 from tests.waiting import eventually
 
 HOOK = {"url": "http://127.0.0.1:9/hook", "host": "127.0.0.1:9", "payload": "full"}
 ENDED = ["job.succeeded", "job.failed", "job.cancelled", "job.expired"]
 LONG = 60.0
+ERROR = JobError(code="storage_unavailable", message="no answer", retryable=True)
+
+
+def output(text: str) -> JobOutput:
+    return JobOutput(text=text, finish_reason="stop")
+
+
 GONE = 0.001  #: a lease or deadline that has passed by the next look
 
 
@@ -185,7 +194,7 @@ def test_the_last_lost_attempt_fails_with_worker_lost(store: Store) -> None:
         assert reap(store, job.id) is expected
     ended = read(store, job.id)
     assert ended.error is not None
-    assert (ended.error["code"], ended.error["retryable"], ended.hook_state) == ("worker_lost", True, "pending")
+    assert (ended.error.code, ended.error.retryable, ended.hook_state) == ("worker_lost", True, "pending")
     assert in_one_place(store)
 
 
@@ -194,21 +203,21 @@ def test_a_thawed_worker_can_neither_renew_nor_finish(store: Store) -> None:
     reap(store, frozen.id)
     winner = claimed(store)
     assert store.run(transitions.heartbeat([(frozen.id, frozen.attempt, {})], LONG)) == ["lease_lost"]
-    assert finish(store, frozen, output={"text": "late"}) is False
-    assert store.run(transitions.retry(frozen.id, frozen.attempt, {}, 0)).value is None
+    assert finish(store, frozen, output=output("late")) is False
+    assert store.run(transitions.retry(frozen.id, frozen.attempt, ERROR, 0)).value is None
     assert store.run(transitions.release(frozen.id, frozen.attempt)).value is False
-    assert finish(store, winner, output={"text": "right"}) is True
-    assert finish(store, frozen, output={"text": "late"}) is False
-    assert read(store, winner.id).output == {"text": "right"}
+    assert finish(store, winner, output=output("right")) is True
+    assert finish(store, frozen, output=output("late")) is False
+    assert read(store, winner.id).output == output("right")
 
 
 def test_finish_can_be_repeated_after_a_lost_answer(store: Store) -> None:
     job = running(store, webhook=HOOK | {"events": ENDED})
-    first = store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a"}, "result": "key"}))
+    first = store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": output("a"), "result": "key"}))
     assert (first.value, len(first.messages)) == (True, 1)
-    again = store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "b"}}))
+    again = store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": output("b")}))
     assert (again.value, again.messages) == (True, ())
-    assert read(store, job.id).output == {"text": "a"}
+    assert read(store, job.id).output == output("a")
     assert census(store).hooks == 1
 
 
@@ -286,13 +295,12 @@ def reap_after_losing(store: Store, job: Job) -> State:
 
 def test_a_passing_trouble_is_retried_after_its_backoff_and_then_fails(store: Store) -> None:
     job = running(store, max_attempts=2)
-    error = {"code": "storage_unavailable", "message": "no answer", "retryable": True, "image": None}
-    assert store.run(transitions.retry(job.id, 1, error, 0.2)).value is State.QUEUED
+    assert store.run(transitions.retry(job.id, 1, ERROR, 0.2)).value is State.QUEUED
     assert claim(store) is None  # the backoff has not passed
     assert in_one_place(store)
     again = claimed(store)
-    assert store.run(transitions.retry(job.id, again.attempt, error, 0.2)).value is State.FAILED
-    assert read(store, job.id).error == error
+    assert store.run(transitions.retry(job.id, again.attempt, ERROR, 0.2)).value is State.FAILED
+    assert read(store, job.id).error == ERROR
 
 
 def test_a_queued_job_is_cancelled_at_once(store: Store) -> None:
@@ -336,17 +344,17 @@ def test_a_claim_passes_over_and_expires_what_nobody_started_in_time(store: Stor
     assert claimed(store).id == timely.id
     ended = read(store, late.id)
     assert ended.error is not None
-    assert (ended.state, ended.error["code"]) == (State.EXPIRED, "not_started_in_time")
+    assert (ended.state, ended.error.code) == (State.EXPIRED, "not_started_in_time")
 
 
 def test_a_retry_past_run_within_fails_instead_of_running(store: Store) -> None:
     job = running(store, run_within=GONE)
     wait_until_late(store, job)
-    assert store.run(transitions.retry(job.id, 1, {}, 0)).value is State.QUEUED
+    assert store.run(transitions.retry(job.id, 1, ERROR, 0)).value is State.QUEUED
     assert claim(store) is None
     ended = read(store, job.id)
     assert ended.error is not None
-    assert (ended.state, ended.error["code"]) == (State.FAILED, "timed_out")
+    assert (ended.state, ended.error.code) == (State.FAILED, "timed_out")
 
 
 def test_a_late_job_is_told_and_its_lease_is_not_renewed(store: Store) -> None:
@@ -417,12 +425,12 @@ def test_an_ended_job_is_purged_after_its_retention_and_an_open_one_never(store:
 
 def test_an_idempotency_key_replays_the_job_and_refuses_another_request(store: Store) -> None:
     job = a_job(idem="k")
-    assert store.run(transitions.reserve("acme", "k", "print", "token", 60)) == ("reserved", "")
-    assert store.run(transitions.reserve("acme", "k", "print", "other", 60)) == ("in_progress", "")
+    assert store.run(transitions.reserve("acme", "k", "print", "token", 60))[:2] == ("reserved", "")
+    assert store.run(transitions.reserve("acme", "k", "print", "other", 60))[:2] == ("in_progress", "")
     assert submit(store, job, idem=("k", "token", job.id)) == "accepted"
-    assert store.run(transitions.reserve("acme", "k", "print", "other", 60)) == ("replay", job.id)
-    assert store.run(transitions.reserve("acme", "k", "different", "other", 60)) == ("mismatch", "")
-    assert store.run(transitions.reserve("mallory", "k", "different", "x", 60)) == ("reserved", "")
+    assert store.run(transitions.reserve("acme", "k", "print", "other", 60))[:2] == ("replay", job.id)
+    assert store.run(transitions.reserve("acme", "k", "different", "other", 60))[:2] == ("mismatch", "")
+    assert store.run(transitions.reserve("mallory", "k", "different", "x", 60))[:2] == ("reserved", "")
     assert submit(store, a_job(), idem=("k", "not mine", "job_x")) == "in_progress"
 
 
@@ -430,7 +438,7 @@ def test_a_refused_request_gives_its_idempotency_key_back(store: Store) -> None:
     store.run(transitions.reserve("acme", "k", "print", "token", 60))
     assert store.run(transitions.unreserve("acme", "k", "someone else's")) is False
     assert store.run(transitions.unreserve("acme", "k", "token")) is True
-    assert store.run(transitions.reserve("acme", "k", "different", "other", 60)) == ("reserved", "")
+    assert store.run(transitions.reserve("acme", "k", "different", "other", 60))[:2] == ("reserved", "")
 
 
 def test_a_batch_ends_with_its_last_job_and_owes_one_webhook(store: Store) -> None:
@@ -476,9 +484,11 @@ def test_a_lost_record_is_restored_once_and_ends(store: Store) -> None:
     assert store.run(transitions.restore(job, State.QUEUED, 0)).value is True
     assert store.run(transitions.restore(job, State.QUEUED, 0)).value is False
     assert claim(store) is not None
-    done = a_job(created=1.0, attempt=2, output={"text": "x"}, webhook=HOOK | {"events": ENDED})
+    done = a_job(
+        created=1.0, attempt=2, output=output("x"), webhook=WebhookTarget.model_validate(HOOK | {"events": ENDED})
+    )
     assert len(store.run(transitions.restore(done, State.SUCCEEDED, 0)).messages) == 1
-    assert read(store, done.id).output == {"text": "x"}
+    assert read(store, done.id).output == output("x")
     assert in_one_place(store)
 
 
@@ -493,7 +503,7 @@ def test_a_worker_is_alive_while_it_announces_itself(store: Store) -> None:
 
 def test_a_store_that_does_not_answer_is_named_with_the_step() -> None:
     with pytest.raises(QueueUnavailable, match="claim"):
-        claim(Store(connect("redis://127.0.0.1:1", Settings()), "t:"))
+        claim(Store(connect(Settings(redis_url="redis://127.0.0.1:1").store_endpoint), "t:"))
 
 
 @pytest.mark.parametrize(
@@ -508,3 +518,13 @@ def test_a_store_that_does_not_answer_is_named_with_the_step() -> None:
 )
 def test_how_a_server_keeps_writes_is_read_off_it(info: dict[str, Any], config: dict[str, str], kept: str) -> None:
     assert durability(info, config) == kept
+
+
+def test_a_reservation_lasts_as_long_as_it_is_extended(store: Store) -> None:
+    store.run(transitions.reserve("acme", "k", "print", "token", 60))
+    outcome, _, left = store.run(transitions.reserve("acme", "k", "print", "other", 60))
+    assert (outcome, 55 < left <= 60) == ("in_progress", True)
+    assert store.run(transitions.extend_reservation("acme", "k", "token", 600)) is True
+    assert store.run(transitions.reserve("acme", "k", "print", "other", 60))[2] > 500
+    assert store.run(transitions.extend_reservation("acme", "k", "other", 600)) is False
+    assert store.run(transitions.extend_reservation("acme", "none", "token", 600)) is False

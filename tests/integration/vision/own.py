@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,8 +25,10 @@ from workers.vision.checkpoint.checkpoint import open_checkpoint
 from workers.vision.engine.base import Done, EngineRequest, Sampling
 from workers.vision.engine.factory import make_engine
 from workers.vision.images.decoder_pool import DecoderPool
-from workers.vision.model.image_features import features, normalise
+from workers.vision.model.image_features import features
+from workers.vision.model.pixels import normalise
 
+EngineName = Literal["resident", "transformers"]
 FILE = Path(__file__).parents[2] / "fixtures" / "vision" / "own.json"
 
 TOWER_6B = {"norm_type": "rms_norm", "qkv_bias": False, "qk_normalization": True, "num_hidden_layers": 4}
@@ -77,10 +79,10 @@ def tiles(decoders: DecoderPool) -> Iterator[dict[str, Any]]:
         }
 
 
-def variant(name: str, folder: Path, decoders: DecoderPool) -> dict[str, Any]:
+def variant(name: str, folder: Path, decoders: DecoderPool, engine: EngineName = "transformers") -> dict[str, Any]:
     """What the checkpoint `name` computes: ids, features, and a conversation of two rounds on two pictures."""
     write_random(folder, 5, **VARIANTS[name])
-    settings = Settings(model=str(folder), device="cpu", dtype="float32")
+    settings = Settings(engine=engine, model=str(folder), device="cpu", dtype="float32")
     served = make_engine(settings, lambda _: None)
     pictures = [
         decoders.tile(

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from shared.conversation import Message
-from shared.settings import Settings
 from tests.integration.vision import cases
+from tests.integration.vision.engine.test_engines import ENGINES, make
 from workers.vision.engine.base import Delta, Done, EngineRequest, Sampling
-from workers.vision.engine.factory import ServedModel, make_engine
+from workers.vision.engine.factory import ServedModel
 from workers.vision.images.decoder_pool import DecoderPool
 from workers.vision.prompts import IMAGE_CONTEXT
 
@@ -18,10 +18,10 @@ pytestmark = cases.needs_folder
 CHAT = cases.read("chat")
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
+@pytest.fixture(scope="module", params=ENGINES)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
     folder = cases.checkpoint(tmp_path_factory.mktemp("parity"), "mini", CHAT["checkpoint_seed"])
-    made = make_engine(Settings(model=str(folder), device="cpu", dtype="float32"), lambda _: None)
+    made = make(folder, request.param)
     yield made
     made.engine.close()
 

@@ -26,6 +26,7 @@ from shared.events import TextDelta, stream_key
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.models import BY_ID, DEMO_MODEL_ID
+from shared.records import JobOutput
 from shared.requests import Generation, Manifest, Request, StoredImage
 from shared.settings import Settings
 from shared.storage import S3Storage, image_key, manifest_key, result_key, tokenizer_key, view_key
@@ -195,22 +196,22 @@ def test_a_submitted_job_is_answered_with_its_tiles_text_and_view(here: Here) ->
         job = here.ended(here.submit("What is this? 这是什么？", a_picture()))
     assert job.state is State.SUCCEEDED, here.log()
     assert (job.attempt, job.tiles, job.owner) == (1, 3, "one")
-    assert job.output == {"text": "echo: What is this? 这是什么？", "finish_reason": "stop"}
+    assert job.output == JobOutput(text="echo: What is this? 这是什么？", finish_reason="stop")
     entries: Any = here.store.client.xrange(stream_key(here.settings.redis_prefix, job.id))
-    assert "".join(TextDelta.from_entry(fields).text for _, fields in entries) == job.output["text"]
+    assert "".join(TextDelta.from_entry(fields).text for _, fields in entries) == job.output.text
     with Image.open(io.BytesIO(here.objects.get(view_key(job.id, 0)))) as view:
         assert view.format == "PNG"
 
 
 def test_a_model_answers_and_its_tokenizer_is_handed_to_intake(here: Here) -> None:
-    with here.worker(TILEQ_ENGINE="transformers", TILEQ_DEVICE="cpu", TILEQ_DTYPE="float32"):
+    with here.worker(TILEQ_ENGINE="resident", TILEQ_DEVICE="cpu", TILEQ_DTYPE="float32"):
         job = here.ended(here.submit("What is this?", a_picture(), max_new_tokens=8), within=120)
     assert job.state is State.SUCCEEDED, here.log()
     assert job.usage is not None
-    assert job.usage["completion_tokens"] <= 8
-    assert job.usage["image_tokens"] == 3 * BY_ID[DEMO_MODEL_ID].tokens_per_tile
+    assert job.usage.completion_tokens <= 8
+    assert job.usage.image_tokens == 3 * BY_ID[DEMO_MODEL_ID].tokens_per_tile
     assert job.timings is not None
-    assert all(job.timings[stage] > 0 for stage in ("vision", "prefill", "decode", "first_token", "total"))
+    assert all(getattr(job.timings, stage) > 0 for stage in ("vision", "prefill", "decode", "first_token", "total"))
     tokenizer = Tokenizer.from_json(here.objects.get(tokenizer_key(DEMO_MODEL_ID)).decode())
     assert tokenizer.count("What is this?") > 0
 
@@ -226,7 +227,7 @@ def test_a_picture_that_is_none_costs_its_job_and_no_other(here: Here) -> None:
         broken = here.ended(here.submit("?", b"\x89PNG\r\n\x1a\n and no more"))
         assert here.ended(here.submit("and now?", a_picture())).state is State.SUCCEEDED
     assert broken.error is not None
-    assert (broken.state, broken.error["code"], broken.error["image"]) == (State.FAILED, "undecodable_image", 0)
+    assert (broken.state, broken.error.code, broken.error.image) == (State.FAILED, "undecodable_image", 0)
 
 
 def test_a_running_job_is_cancelled_within_a_second(here: Here) -> None:
@@ -313,8 +314,8 @@ def test_an_idle_worker_goes_quickly_and_leaves_nothing_with_the_broker(here: He
 @pytest.mark.parametrize(
     ("env", "told"),
     [
-        ({"TILEQ_ENGINE": "transformers", "TILEQ_MODEL": "/nowhere/at/all"}, "/nowhere/at/all"),
-        ({"TILEQ_LEASE": "soon"}, "lease"),
+        ({"TILEQ_ENGINE": "resident", "TILEQ_MODEL": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"TILEQ_LEASE": "soon"}, "TILEQ_LEASE"),
     ],
 )
 def test_a_worker_that_can_not_work_says_why_and_consumes_nothing(here: Here, env: dict[str, str], told: str) -> None:

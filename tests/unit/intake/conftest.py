@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from tests.unit.intake.rooms import Room, room
+from tests.unit.intake.app_fixture import App, running_app
 
 
 @pytest.fixture
-def intake() -> Iterator[Room]:
+def intake() -> Iterator[App]:
     """A service with the settings of tests."""
-    with room() as opened:
+    with running_app() as opened:
         yield opened
 
 

@@ -7,7 +7,7 @@ import pytest
 from services.intake.auth import fixed_key
 from shared.keys import ApiKey, digest, new_key
 from shared.store import keys
-from tests.unit.intake.rooms import Room, problem, room
+from tests.unit.intake.app_fixture import App, problem, running_app
 
 KEY = "tq_secret"
 PATHS = ("", "/result", "/events", "/deliveries", "/images/0")
@@ -17,7 +17,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def make_key(intake: Room, tenant: str, **more: Any) -> str:
+def make_key(intake: App, tenant: str, **more: Any) -> str:
     key = new_key()
     intake.store.run(keys.put(digest(key), ApiKey(tenant, "test", 1.0, **more)))
     return key
@@ -26,41 +26,41 @@ def make_key(intake: Room, tenant: str, **more: Any) -> str:
 class TestWithoutKeys:
     """Only this machine, as itself."""
 
-    def test_whoever_sits_here_is_served(self, intake: Room) -> None:
+    def test_whoever_sits_here_is_served(self, intake: App) -> None:
         assert intake.http.get("/v1/jobs").status_code == 200
 
     @pytest.mark.parametrize("host", ["localhost:8000", "LOCALHOST", "127.0.0.1", "127.8.9.1:80", "[::1]:8000"])
-    def test_under_any_name_of_loopback(self, intake: Room, host: str) -> None:
+    def test_under_any_name_of_loopback(self, intake: App, host: str) -> None:
         assert intake.http.get("/v1/jobs", headers={"Host": host}).status_code == 200
 
     @pytest.mark.parametrize(
         "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "10.0.0.1", "[::2]", "[", ""]
     )
-    def test_a_name_rebound_to_loopback_is_not(self, intake: Room, host: str) -> None:
+    def test_a_name_rebound_to_loopback_is_not(self, intake: App, host: str) -> None:
         problem(intake.http.get("/v1/jobs", headers={"Host": host}), 401, "missing_key")
 
     @pytest.mark.parametrize("origin", ["https://evil.example", "null", "https://[", "http://127.0.0.1.evil.example"])
-    def test_a_foreign_page_is_not(self, intake: Room, origin: str) -> None:
+    def test_a_foreign_page_is_not(self, intake: App, origin: str) -> None:
         problem(intake.http.get("/v1/jobs", headers={"Origin": origin}), 401, "missing_key")
 
-    def test_a_page_of_this_machine_is(self, intake: Room) -> None:
+    def test_a_page_of_this_machine_is(self, intake: App) -> None:
         assert intake.http.get("/v1/jobs", headers={"Origin": "http://localhost:3000"}).status_code == 200
 
     @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
-    def test_what_came_through_a_proxy_is_not(self, intake: Room, header: str) -> None:
+    def test_what_came_through_a_proxy_is_not(self, intake: App, header: str) -> None:
         problem(intake.http.get("/v1/jobs", headers={header: "127.0.0.1"}), 401, "missing_key")
 
     @pytest.mark.parametrize("client", ["10.0.0.7", "192.168.1.4", "fe80::1"])
     def test_another_machine_is_not(self, client: str) -> None:
-        with room(client=client) as intake:
+        with running_app(client=client) as intake:
             assert "tileq keys create" in problem(intake.http.get("/v1/jobs"), 401, "missing_key")["detail"]
 
-    def test_the_first_key_ends_it(self, intake: Room) -> None:
+    def test_the_first_key_ends_it(self, intake: App) -> None:
         make_key(intake, "acme")
         problem(intake.http.get("/v1/jobs"), 401, "missing_key")
 
     def test_health_is_for_everybody(self) -> None:
-        with room(client="10.0.0.7") as intake:
+        with running_app(client="10.0.0.7") as intake:
             assert intake.http.get("/healthz").status_code == 200
             assert intake.http.get("/readyz").status_code == 200
 
@@ -68,13 +68,13 @@ class TestWithoutKeys:
 class TestWithKeys:
     """The key decides."""
 
-    def test_a_key_opens_its_tenant(self, intake: Room) -> None:
+    def test_a_key_opens_its_tenant(self, intake: App) -> None:
         acme, other = make_key(intake, "acme"), make_key(intake, "other")
         id = intake.submit("?", headers=bearer(acme)).json()["id"]
         assert intake.http.get(f"/v1/jobs/{id}", headers=bearer(acme)).status_code == 200
         assert intake.http.get("/v1/jobs", headers=bearer(other)).json()["data"] == []
 
-    def test_another_tenants_job_and_none_answer_alike(self, intake: Room) -> None:
+    def test_another_tenants_job_and_none_answer_alike(self, intake: App) -> None:
         acme, other = make_key(intake, "acme"), make_key(intake, "other")
         id = intake.submit("?", headers=bearer(acme)).json()["id"]
         foreign = bearer(other) | {"X-Request-Id": "same"}
@@ -91,18 +91,18 @@ class TestWithKeys:
         )
 
     def test_a_fixed_key_needs_no_store(self) -> None:
-        with room(api_keys=(f"acme={KEY}",)) as intake:
+        with running_app(api_keys=(f"acme={KEY}",)) as intake:
             assert intake.http.get("/v1/jobs", headers=bearer(KEY)).status_code == 200
             problem(intake.http.get("/v1/jobs"), 401, "missing_key")
             problem(intake.http.get("/v1/jobs", headers=bearer("tq_other")), 401, "invalid_key")
 
     @pytest.mark.parametrize("more", [{"revoked": 1.0}, {"expires": 2.0}])
-    def test_a_key_that_is_over_is_invalid(self, intake: Room, more: dict[str, float]) -> None:
+    def test_a_key_that_is_over_is_invalid(self, intake: App, more: dict[str, float]) -> None:
         key = make_key(intake, "acme", **more)
         problem(intake.http.get("/v1/jobs", headers=bearer(key)), 401, "invalid_key")
         problem(intake.http.get("/v1/jobs"), 401, "missing_key")
 
-    def test_a_revoked_key_is_believed_no_longer_than_it_is_cached(self, intake: Room) -> None:
+    def test_a_revoked_key_is_believed_no_longer_than_it_is_cached(self, intake: App) -> None:
         key = make_key(intake, "acme")
         assert intake.http.get("/v1/jobs", headers=bearer(key)).status_code == 200
         intake.store.run(keys.put(digest(key), ApiKey("acme", "test", 1.0, revoked=2.0)))
@@ -111,7 +111,7 @@ class TestWithKeys:
     @pytest.mark.parametrize(
         "header", ["Bearer", "Bearer ", "Basic dTpw", "tq_secret", "Bearer " + "x" * 8000, "Bearer é".encode()]
     )
-    def test_what_is_no_key_is_invalid(self, intake: Room, header: str | bytes) -> None:
+    def test_what_is_no_key_is_invalid(self, intake: App, header: str | bytes) -> None:
         make_key(intake, "acme")
         answer = intake.http.get(
             "/v1/jobs", headers=[(b"Authorization", header if isinstance(header, bytes) else header.encode())]
@@ -119,22 +119,22 @@ class TestWithKeys:
         problem(answer, 401, "invalid_key")
         assert answer.headers["www-authenticate"] == "Bearer"
 
-    def test_two_headers_are_one_too_many(self, intake: Room) -> None:
+    def test_two_headers_are_one_too_many(self, intake: App) -> None:
         key = make_key(intake, "acme")
         headers = [("Authorization", f"Bearer {key}"), ("Authorization", "Bearer tq_other")]
         problem(intake.http.get("/v1/jobs", headers=headers), 401, "invalid_key")
 
-    def test_a_key_in_the_query_opens_nothing(self, intake: Room) -> None:
+    def test_a_key_in_the_query_opens_nothing(self, intake: App) -> None:
         key = make_key(intake, "acme")
         problem(intake.http.get(f"/v1/jobs?key={key}"), 401, "missing_key")
 
-    def test_nothing_is_read_or_stored_for_a_stranger(self, intake: Room) -> None:
+    def test_nothing_is_read_or_stored_for_a_stranger(self, intake: App) -> None:
         make_key(intake, "acme")
         problem(intake.submit("?", b"no picture"), 401, "missing_key")
         assert list(intake.objects.keys("")) == []
 
 
-def test_nobody_is_let_in_while_the_store_is_down(intake: Room) -> None:
+def test_nobody_is_let_in_while_the_store_is_down(intake: App) -> None:
     intake.server.connected = False
     problem(intake.http.get("/v1/jobs"), 503, "queue_unavailable")
     problem(intake.http.get("/v1/jobs", headers=bearer("tq_any")), 503, "queue_unavailable")

@@ -11,7 +11,7 @@ import pytest
 from compose_spec import PyCompose
 
 from services.cli.local.seaweed import find_weed
-from services.intake.__main__ import GRACE
+from services.intake.__main__ import SHUTDOWN_TIMEOUT_S
 from shared.settings import Settings, read_settings
 from tests.unit.packaging.compose import RequiredVariableError, compose, example, filled, named
 from tests.unit.packaging.dockerfile import last, stages, variables
@@ -136,7 +136,7 @@ def test_every_container_says_how_it_is(name: str) -> None:
     own = environment(name)
     python, script, url = last("HEALTHCHECK", OURS[name]["build"]["target"], STAGES).argv
     assert (python, script) == ("python", "/opt/healthy.py")
-    port, path = (own["TILEQ_PORT"], "/healthz") if name == "intake" else (own["TILEQ_METRICS_PORT"], "/metrics")
+    port, path = (own["TILEQ_PORT"], "/healthz") if name == "intake" else (own["TILEQ_METRICS_PORT"], "/readyz")
     assert url == f"http://127.0.0.1:{port}{path}"
     assert SERVICES[name]["expose"] == [own["TILEQ_METRICS_PORT"]]
 
@@ -144,7 +144,7 @@ def test_every_container_says_how_it_is(name: str) -> None:
 def test_nobody_is_killed_before_its_own_grace_is_over() -> None:
     settings = Settings()
     wait = {name: seconds(service["stop_grace_period"]) for name, service in SERVICES.items()}
-    assert wait["intake"] > GRACE
+    assert wait["intake"] > SHUTDOWN_TIMEOUT_S
     assert wait["webhooks"] > settings.webhook_timeout
     assert wait["vision"] == wait["vision-gpu"] > settings.shutdown_grace
     assert wait["reconciler"] > settings.reconcile_period

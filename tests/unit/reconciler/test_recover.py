@@ -3,15 +3,22 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from shared.conversation import Message
-from shared.ids import new_id
+from shared.ended import write_ended_markers
+from shared.ids import message_id, new_id
 from shared.jobs import Job, State
+from shared.records import JobOutput
 from shared.requests import Manifest, Request
 from shared.settings import Settings
-from shared.storage import MemoryStorage, batch_key, image_key, manifest_key, result_key
+from shared.storage import MemoryStorage, batch_key, delete_job_objects, ended_key, image_key, manifest_key, result_key
 from shared.store import batches, transitions
 from shared.store.client import Store, memory_store
+from shared.store.stats import get_stats
+from tests.results import stored_result
 from tests.unit.reconciler.test_reconcile import HOOK, RecordedHints
+from tests.waiting import eventually
 from workers.reconciler.recover import recover, sweep
 
 ASKED = Request(model="m", messages=(Message(role="user", content="What?"),))
@@ -32,6 +39,10 @@ def read(store: Store, job: Job) -> Job:
     return found
 
 
+def counted(counts: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
+
+
 def test_a_job_with_a_result_is_restored_and_any_other_is_queued_again() -> None:
     store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
     waiting, done = (
@@ -39,12 +50,12 @@ def test_a_job_with_a_result_is_restored_and_any_other_is_queued_again() -> None
         stored(objects, webhook=HOOK | {"events": ["job.succeeded"]}),
     )
     for attempt, text in ((2, "old"), (10, "new")):
-        result = {"output": {"text": text}, "usage": {"prompt_tokens": 3}, "timings": {"total": 1.5}}
-        objects.put(result_key(done.id, attempt), json.dumps(result).encode(), "application/json")
-    assert recover(store, objects, hints) == {"known": 0, "queued": 1, "succeeded": 1, "unreadable": 0}
+        objects.put(result_key(done.id, attempt), stored_result(text, attempt).to_bytes(), "application/json")
+    assert counted(recover(store, objects, hints)) == {"queued": 1, "succeeded": 1}
     assert (read(store, waiting).state, read(store, waiting).metadata) == (State.QUEUED, {"order": "1"})
     restored = read(store, done)
-    assert (restored.state, restored.output, restored.attempt) == (State.SUCCEEDED, {"text": "new"}, 10)
+    assert (restored.state, restored.attempt) == (State.SUCCEEDED, 10)
+    assert restored.output == JobOutput(text="new", finish_reason="stop")
     assert restored.result == result_key(done.id, 10)
     assert ("vision.m", waiting.id) in hints.sent
     assert hints.sent[-1][0] == "webhooks" or hints.sent[0][0] == "webhooks"
@@ -55,8 +66,75 @@ def test_recovering_twice_or_beside_a_live_service_changes_nothing() -> None:
     job = stored(objects)
     recover(store, objects, hints)
     store.run(transitions.claim("m", "w", 60))
-    assert recover(store, objects, hints) == {"known": 1, "queued": 0, "succeeded": 0, "unreadable": 0}
+    assert counted(recover(store, objects, hints)) == {"known": 1}
     assert read(store, job).state is State.RUNNING
+
+
+def end(store: Store, job: Job, state: str) -> None:
+    """End a submitted job as a worker, intake or the reconciler would."""
+    if state == "failed":
+        store.run(transitions.claim("m", "w", 60))
+        error = {"code": "undecodable_image", "message": "it is torn", "retryable": False, "image": 0}
+        store.run(transitions.finish(job.id, 1, State.FAILED, {"error": error}))
+    elif state == "cancelled":
+        store.run(transitions.cancel("t", job.id))
+    else:
+        eventually(lambda: store.run(transitions.expire_due()).value)
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled", "expired"])
+def test_a_job_that_ended_without_a_result_is_restored_as_it_ended(state: str) -> None:
+    lost, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
+    webhook = HOOK | {"events": [f"job.{state}"]}
+    job = stored(objects, webhook=webhook, start_within=0.001 if state == "expired" else 60)
+    lost.run(transitions.submit("t", [job], max_queued=10, grace=0))
+    end(lost, job, state)
+    write_ended_markers(lost, objects)
+    ended = read(lost, job)
+
+    store = memory_store()
+    assert counted(recover(store, objects, hints)) == {state: 1}
+    found = read(store, job)
+    assert (found.state, found.error, found.attempt) == (ended.state, ended.error, ended.attempt)
+    assert found.ended == pytest.approx(ended.ended, abs=0.001)
+    assert hints.sent == [("webhooks", message_id(job.id, state))]
+    assert store.run(transitions.claim("m", "w", 60)).value is None
+    assert store.run(get_stats()).outbox == 0
+
+
+def test_the_end_of_a_job_stands_over_the_result_of_an_attempt_that_was_too_late() -> None:
+    lost, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
+    job = stored(objects)
+    lost.run(transitions.submit("t", [job], max_queued=10, grace=0))
+    end(lost, job, "failed")
+    objects.put(result_key(job.id, 1), stored_result("late", 1).to_bytes(), "application/json")
+    write_ended_markers(lost, objects)
+    assert counted(recover(memory_store(), objects, hints)) == {"failed": 1}
+
+
+def test_a_job_whose_marker_is_unreadable_is_not_run() -> None:
+    objects, hints = MemoryStorage(), RecordedHints()
+    job = stored(objects)
+    objects.put(ended_key(job.id), b'{"state": "succeeded"}', "application/json")
+    assert counted(recover(memory_store(), objects, hints)) == {"unreadable": 1}
+    assert hints.sent == []
+
+
+def test_a_job_that_was_deleted_in_part_is_not_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects, hints = MemoryStorage(), RecordedHints()
+    job = stored(objects)
+    delete = objects.delete
+
+    def delete_one(prefix: str) -> int:
+        deleted = delete(prefix)
+        monkeypatch.setattr(objects, "delete", lambda _: 1 / 0)  # the process dies here
+        return deleted
+
+    monkeypatch.setattr(objects, "delete", delete_one)
+    with pytest.raises(ZeroDivisionError):
+        delete_job_objects(objects, job.id)
+    assert list(objects.keys("jobs/")) == [image_key(job.id, 0)]
+    assert counted(recover(memory_store(), objects, hints)) == {}
 
 
 def test_a_batch_comes_back_with_its_jobs_and_ends() -> None:

@@ -1,9 +1,11 @@
 """The job record."""
 
+import json
 from dataclasses import replace
 
 from shared.ids import new_id
 from shared.jobs import TRANSITIONS, Job, State
+from shared.records import JobError, JobImage, JobOutput, StageTimings, TokenUsage, WebhookTarget
 
 JOB = Job(id=new_id("job"), tenant="acme", model="m")
 
@@ -16,13 +18,13 @@ def test_a_record_reads_back_as_the_same_job() -> None:
         attempt=3,
         cancel=True,
         created=1795000000.123456,
-        images=[{"grid": [4, 3]}],
-        webhook={"url": "https://example.org"},
+        images=[JobImage(media_type="image/png", bytes=9, width=4, height=3, sha256="ab", grid=[4, 3], tiles=13)],
+        webhook=WebhookTarget(url="https://example.org", host="example.org:443", events=["job.failed"]),
         metadata={"bestellung": "4711 – größer"},
-        output={"text": "“quoted”\n\u2028"},
-        usage={"prompt_tokens": 3365},
-        timings={"total": 1.77},
-        error={"code": "internal"},
+        output=JobOutput(text="“quoted”\n\u2028", finish_reason="stop"),
+        usage=TokenUsage(prompt_tokens=3365),
+        timings=StageTimings(total=1.77),
+        error=JobError(code="internal", message="größer"),
     )
     assert Job.from_hash(full.to_hash()) == full
     assert Job.from_hash(JOB.to_hash()) == JOB
@@ -30,6 +32,8 @@ def test_a_record_reads_back_as_the_same_job() -> None:
 
 def test_fields_of_a_newer_version_are_passed_over() -> None:
     assert Job.from_hash(JOB.to_hash() | {"from_the_future": "x"}) == JOB
+    usage = {"prompt_tokens": 1, "tokens_of_tomorrow": 2}
+    assert Job.from_hash(JOB.to_hash() | {"usage": json.dumps(usage)}).usage == TokenUsage(prompt_tokens=1)
 
 
 def test_a_released_claim_is_not_charged() -> None:

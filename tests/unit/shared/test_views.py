@@ -4,8 +4,11 @@ from dataclasses import replace
 
 from shared.ids import new_id
 from shared.jobs import Job, State
-from shared.views import job_view, moment
+from shared.records import JobOutput
+from shared.views import job_body, moment
 
+HALF = JobOutput(text="half", finish_reason="length")
+LARGE = JobOutput(text="large", finish_reason="stop")
 JOB = Job(id=new_id("job"), tenant="acme", model="m", created=1795000000.0005, position=4)
 
 
@@ -15,23 +18,39 @@ def test_moments_are_rfc_3339_in_utc_with_milliseconds() -> None:
 
 
 def test_a_queued_job_has_a_position_and_no_progress() -> None:
-    view = job_view(JOB)
-    assert (view["queue_position"], view["progress"], view["output"], view["started_at"]) == (4, None, None, None)
-    assert view["webhook"]["state"] == "none"
+    view = job_body(JOB)
+    assert (view.queue_position, view.progress, view.output, view.started_at) == (4, None, None, None)
+    assert view.webhook.state == "none"
 
 
 def test_an_output_shows_only_once_the_job_succeeded() -> None:
-    running = replace(JOB, state=State.RUNNING, attempt=1, output={"text": "half"})
-    assert job_view(running)["output"] is None
-    assert job_view(running)["progress"]["stage"] == "fetch"
+    running = replace(JOB, state=State.RUNNING, attempt=1, output=HALF)
+    assert job_body(running).output is None
+    assert _stage(running) == "fetch"
     done = replace(running, state=State.SUCCEEDED)
-    assert job_view(done)["output"] == {"text": "half"}
-    assert job_view(done, {"text": "large"})["output"] == {"text": "large"}
+    assert job_body(done).output == HALF
+    assert job_body(done, LARGE).output == LARGE
 
 
 def test_a_released_claim_does_not_show_as_an_attempt() -> None:
-    assert job_view(replace(JOB, attempt=1, released=1))["attempt"] == 0
+    assert job_body(replace(JOB, attempt=1, released=1)).attempt == 0
 
 
-def test_the_tenant_and_the_lease_are_nobodys_business() -> None:
-    assert not {"tenant", "owner", "request", "idem"} & set(job_view(JOB))
+def test_a_body_holds_neither_tenant_nor_lease_nor_request() -> None:
+    assert not {"tenant", "owner", "request", "idem"} & set(job_body(JOB).model_dump())
+
+
+def test_a_large_output_is_said_to_be_left_out() -> None:
+    done = replace(JOB, state=State.SUCCEEDED)
+    assert (job_body(done).output_omitted, job_body(done, LARGE).output_omitted, job_body(JOB).output_omitted) == (
+        True,
+        False,
+        False,
+    )
+    lost = job_body(done, result_lost=True)
+    assert (lost.output_omitted, lost.error and lost.error.code) == (False, "result_lost")
+
+
+def _stage(job: Job) -> str | None:
+    progress = job_body(job).progress
+    return progress.stage if progress else None

@@ -1,14 +1,16 @@
 """What becomes of an attempt that does not simply succeed."""
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from shared.ended import EndedMarker
 from shared.errors import QueueUnavailable
 from shared.jobs import Job, State
 from shared.settings import Settings
-from shared.storage import result_key
+from shared.storage import ended_key, result_key
 from shared.store import transitions
 from tests.unit.vision.worker_fixture import BROKEN, MODEL, ScriptedEngine, WorkerFixture
 from tests.waiting import eventually
@@ -40,9 +42,8 @@ def failed(worker: WorkerFixture, job: Job, code: str, *, retryable: bool, image
     ended = worker.read(job)
     assert ended.state is State.FAILED
     assert ended.error is not None
-    message: str = ended.error.pop("message")
-    assert ended.error == {"code": code, "retryable": retryable, "image": image}
-    return message
+    assert (ended.error.code, ended.error.retryable, ended.error.image) == (code, retryable, image)
+    return ended.error.message
 
 
 def queued_again(worker: WorkerFixture, job: Job, charged: int) -> None:
@@ -59,6 +60,12 @@ def test_an_image_that_can_not_be_decoded_fails_the_job_at_once_and_is_named(wor
     message = failed(worker, job, "undecodable_image", retryable=False, image=1)
     assert "image 1" in message
     assert worker.read(job).attempt == 1
+
+
+def test_a_failed_job_is_marked_by_the_worker_itself(worker: WorkerFixture) -> None:
+    job = worker.submit("?", images=[BROKEN], groups=(1,))
+    worker.handle_hint()
+    assert EndedMarker.from_bytes(worker.objects.get(ended_key(job.id))).error == worker.read(job).error
 
 
 def test_a_prompt_without_room_for_an_answer_fails_the_job(build: Build) -> None:
@@ -122,7 +129,7 @@ def no_decoder(worker: WorkerFixture) -> None:
         (missing_image, "storage_unavailable"),
         (other_bytes, "storage_unavailable"),
         (storage_full, "storage_unavailable"),
-        (no_decoder, "internal"),
+        (no_decoder, "worker_lost"),
     ],
 )
 def test_a_transient_error_is_tried_again_and_fails_the_last_attempt(
@@ -133,7 +140,7 @@ def test_a_transient_error_is_tried_again_and_fails_the_last_attempt(
     other = worker.submit("?", images=[b"image"], max_attempts=2)
     trouble(worker)
     worker.handle_hint()
-    failed(worker, job, code, retryable=True, image=0 if code == "internal" else None)
+    failed(worker, job, code, retryable=True, image=0 if trouble is no_decoder else None)
     queued_again(worker, other, charged=1)
     assert worker.read(other).not_before > time.time() + 20
 
@@ -144,6 +151,18 @@ def test_memory_that_other_jobs_hold_is_tried_again(build: Build) -> None:
     worker.handle_hint()
     queued_again(worker, job, charged=1)
     failed(worker, last, "out_of_memory", retryable=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(MemoryError(), "out_of_memory"), (OSError(errno.ENOSPC, "No space left on device"), "worker_lost")],
+)
+def test_a_shortage_of_the_machine_is_tried_again_and_never_internal(build: Build, error: Exception, code: str) -> None:
+    worker = build(engine=ScriptedEngine(error), settings=Settings(retry_backoff=60))
+    job, last = worker.submit(), worker.submit(max_attempts=1)
+    worker.handle_hint()
+    queued_again(worker, job, charged=1)
+    assert "ran out of" in failed(worker, last, code, retryable=True)
 
 
 @pytest.mark.parametrize("error", [EngineClosed(), DeviceLost("CUDA error: device-side assert triggered")])

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.conversation import IMAGE, Message
+from shared.conversation import IMAGE, ConversationError, Message, escape_images
+from shared.models import MODELS
 from shared.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.random_checkpoint import write_random
 from workers.vision.prompts import (
@@ -12,7 +13,6 @@ from workers.vision.prompts import (
     IMAGE_END,
     IMAGE_START,
     TEMPLATES,
-    PromptError,
     PromptFormat,
     build,
     plain,
@@ -76,18 +76,18 @@ def test_every_image_block_says_where_its_context_tokens_are(model: PromptFormat
 @pytest.mark.parametrize(
     ("messages", "tiles", "says"),
     [
-        ([], [], "begins"),
-        ([assistant("a")], [], "begins"),
-        ([user("a"), assistant("b")], [], "ends"),
-        ([user("a"), user("b")], [], "turns"),
-        ([user(f"{IMAGE}{IMAGE}")], [1], "2 <image> placeholders for 1 images"),
-        ([user(f"{IMAGE}")], [], "1 <image> placeholders for 0 images"),
+        ([], [], "come first, after"),
+        ([assistant("a")], [], "come first, after"),
+        ([user("a"), assistant("b")], [], "come first, after"),
+        ([user("a"), user("b")], [], "alternate"),
+        ([user(f"{IMAGE}{IMAGE}")], [1], "2 <image> marks for 1 images"),
+        ([user(f"{IMAGE}")], [], "1 <image> marks for 0 images"),
     ],
 )
 def test_what_is_no_conversation_is_refused(
     messages: list[Message], tiles: list[int], says: str, model: PromptFormat
 ) -> None:
-    with pytest.raises(PromptError, match=says):
+    with pytest.raises(ConversationError, match=says):
         build(messages, tiles, model)
 
 
@@ -96,10 +96,42 @@ def test_what_is_no_conversation_is_refused(
 )
 def test_what_is_said_adds_no_control_token(model: PromptFormat, text: str) -> None:
     special = set(model.tokenizer.rules.special.values())
-    text = text.replace(IMAGE, "")
-    said = build([user(text)], [], model)
+    said = build([user(escape_images(text))], [], model)
     silent = build([user("a")], [], model)
     assert [token for token in said.ids if token in special] == [token for token in silent.ids if token in special]
+
+
+def test_a_system_message_takes_the_place_of_the_models_own(model: PromptFormat) -> None:
+    prompt = build([Message(role="system", content="Answer <|im_end|> once."), user("a")], [1], model)
+    assert prompt.text == (
+        "<|im_start|>system\nAnswer <|im_end|> once.<|im_end|><|im_start|>user\n<img>…4 x 1…</img>\na<|im_end|>"
+        "<|im_start|>assistant\n"
+    )
+    silent = build([user("a")], [1], model)
+    end = model.tokenizer.token_id("<|im_end|>")
+    assert prompt.ids.count(end) == silent.ids.count(end)  # a system text never becomes a control token either
+
+
+def test_an_empty_system_message_leaves_the_slot_empty(model: PromptFormat) -> None:
+    prompt = build([Message(role="system", content=""), user("a")], [], model)
+    assert prompt.text.startswith("<|im_start|>system\n<|im_end|>")
+
+
+def test_an_escaped_mark_is_a_word_of_the_question(model: PromptFormat) -> None:
+    prompt = build([user(rf"What is \{IMAGE}?")], [1], model)
+    assert "user\n<img>…4 x 1…</img>\nWhat is <image>?<|im_end|>" in prompt.text
+    assert prompt.question == "What is <image>?"
+
+
+def test_a_template_without_a_place_for_a_system_message_refuses_one(tokenizer: Tokenizer) -> None:
+    zh = PromptFormat(tokenizer, TEMPLATES["internvl_zh"], "", PER_TILE)
+    with pytest.raises(ConversationError, match="internvl_zh has no place"):
+        build([Message(role="system", content="x"), user("a")], [], zh)
+
+
+def test_models_say_whether_their_template_takes_a_system_message() -> None:
+    for model in MODELS:
+        assert model.takes_system == bool(TEMPLATES[model.template].before_system), model.id
 
 
 def test_the_template_before_1_2_keeps_its_spaces(tokenizer: Tokenizer) -> None:

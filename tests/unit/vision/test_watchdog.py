@@ -25,6 +25,15 @@ def test_a_step_that_takes_too_long_is_noticed() -> None:
     assert "step" in (watchdog.stalled() or "")
 
 
+def test_a_step_may_take_as_long_as_the_engine_allows_it_on_this_device() -> None:
+    engine = ScriptedEngine()
+    watchdog = Watchdog(engine, InFlightJobs(), stall=5)
+    engine.busy_since, engine.step_allowance = time.monotonic() - 60, 100
+    assert watchdog.stalled() is None
+    engine.step_allowance = 50
+    assert "allowed: 50 s" in (watchdog.stalled() or "")
+
+
 def test_an_aborted_job_that_does_not_leave_the_engine_is_noticed(build: Build) -> None:
     worker = build(engine=EchoEngine(0.3))
     job = worker.submit("word " * 20)

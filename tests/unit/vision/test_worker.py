@@ -8,6 +8,7 @@ import structlog
 from PIL import Image
 
 from shared.jobs import State
+from shared.records import JobOutput, StageTimings, TokenUsage
 from shared.requests import Generation
 from shared.results import MAX_INLINE_OUTPUT_BYTES
 from shared.storage import result_key, view_key
@@ -26,14 +27,11 @@ def test_a_job_is_answered(worker: WorkerFixture) -> None:
     assert worker.handle_hint() == 1
     ended = worker.read(job)
     assert (ended.state, ended.attempt, ended.stage, ended.tiles) == (State.SUCCEEDED, 1, "decode", 3)
-    assert ended.output == {"text": "echo: What is this?", "finish_reason": "stop"}
+    assert ended.output == JobOutput(text="echo: What is this?", finish_reason="stop")
     prompt_tokens = 3 * PER_TILE + len("What is this?")
-    assert ended.usage == {
-        "prompt_tokens": prompt_tokens,
-        "image_tokens": 3 * PER_TILE,
-        "cached_tokens": 0,
-        "completion_tokens": 4,
-    }
+    assert ended.usage == TokenUsage(
+        prompt_tokens=prompt_tokens, image_tokens=3 * PER_TILE, cached_tokens=0, completion_tokens=4
+    )
     assert (ended.prompt_tokens, ended.completion_tokens) == (prompt_tokens, 4)
     assert ended.result == result_key(job.id, 1)
 
@@ -54,7 +52,7 @@ def test_the_result_object_holds_what_recovery_and_readers_need(build: Build) ->
     assert (timings["vision"], timings["prefill"], timings["decode"]) == (0.1, 0.2, 0.3)
     assert timings["queue"] <= timings["first_token"] <= timings["total"]
     assert result["ended_at"].endswith("Z")
-    assert worker.read(job).timings == timings
+    assert worker.read(job).timings == StageTimings.model_validate(timings)
 
 
 def test_a_large_output_stays_out_of_the_record(build: Build) -> None:

@@ -119,6 +119,7 @@ class ScriptedEngine:
         self.asked: list[EngineRequest] = []
         self.cancelled: list[str] = []
         self.busy_since: float | None = None
+        self.step_allowance = 0.0
         self.stats_calls = 0
 
     def submit(self, request: EngineRequest) -> Iterator[Event]:
@@ -133,7 +134,7 @@ class ScriptedEngine:
 
     def stats(self) -> EngineStats:
         self.stats_calls += 1
-        return EngineStats(busy_since=self.busy_since)
+        return EngineStats(busy_since=self.busy_since, step_allowance=self.step_allowance)
 
     def close(self) -> None:
         pass

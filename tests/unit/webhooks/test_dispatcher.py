@@ -14,6 +14,7 @@ from shared.errors import QueueUnavailable, StorageDown
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
 from shared.keys import KEYLESS, ApiKey
+from shared.records import WebhookTarget
 from shared.settings import Settings
 from shared.storage import MemoryStorage
 from shared.store import deliveries, keys, transitions
@@ -21,9 +22,10 @@ from shared.store import secrets as webhook_secrets
 from shared.store.client import Store, memory_store
 from shared.store.command import StoreCommand
 from shared.webhooks import signing
+from tests.results import stored_result
 from tests.waiting import eventually
 from workers.webhooks import dispatcher as module
-from workers.webhooks.client import Answer, Client
+from workers.webhooks.client import DeliveryResponse, WebhookClient
 from workers.webhooks.dispatcher import WebhookDispatcher
 
 EVENTS = ["job.started", "job.succeeded", "job.failed", "job.cancelled", "job.expired"]
@@ -31,15 +33,15 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 QUICK = Settings(webhook_schedule=(0.01, 0.01))
 
 
-class Scripted(Client):
+class Scripted(WebhookClient):
     """Gives one answer after another, the last one for ever, and keeps what was posted."""
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: DeliveryResponse) -> None:
         super().__init__(QUICK)
-        self.answers = list(answers) or [Answer(status=204, seconds=0.1)]
+        self.answers = list(answers) or [DeliveryResponse(status=204, seconds=0.1)]
         self.posted: list[tuple[str, str, dict[str, str], bool]] = []
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str], *, keyless: bool) -> Answer:
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], *, keyless: bool) -> DeliveryResponse:
         self.posted.append((url, body.decode(), dict(headers), keyless))
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
@@ -59,7 +61,7 @@ def objects() -> MemoryStorage:
 
 
 def make_dispatcher(
-    store: Store, objects: MemoryStorage, *answers: Answer, settings: Settings = QUICK
+    store: Store, objects: MemoryStorage, *answers: DeliveryResponse, settings: Settings = QUICK
 ) -> WebhookDispatcher:
     return WebhookDispatcher(store, objects, Scripted(*answers), settings)
 
@@ -70,7 +72,7 @@ def sent(dispatcher: WebhookDispatcher) -> Scripted:
 
 
 def running(store: Store, **changes: Any) -> Job:
-    hook = {"url": "https://example.org/hook", "host": "example.org:443", "payload": "full", "events": EVENTS}
+    hook = WebhookTarget(url="https://example.org/hook", host="example.org:443", events=list(EVENTS))
     job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=60)
     job = replace(job, webhook=hook, metadata={"order": "4711"}, trace=TRACE, **changes)
     store.run(transitions.submit(job.tenant, [job], max_queued=10, grace=0))
@@ -103,7 +105,7 @@ def deliver_until(dispatcher: WebhookDispatcher, msg: str, state: str) -> Delive
 
 
 def test_one_hint_delivers_whatever_is_due(store: Store, objects: MemoryStorage) -> None:
-    messages = [finished(store, output={"text": str(n)}) for n in range(3)]
+    messages = [finished(store, output={"text": str(n), "finish_reason": "stop"}) for n in range(3)]
     dispatcher = make_dispatcher(store, objects)
     assert dispatcher.deliver_due(messages[0]) == 6  # started and succeeded of each
     assert dispatcher.deliver_due(messages[0]) == 0
@@ -184,12 +186,12 @@ def test_word_of_the_start_tells_of_the_start_however_late_it_comes(store: Store
 @pytest.mark.parametrize("event", ["started", "succeeded"])
 def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, objects: MemoryStorage, event: str) -> None:
     job = running(store)
-    dispatcher = make_dispatcher(store, objects, Answer(status=500))
+    dispatcher = make_dispatcher(store, objects, DeliveryResponse(status=500))
     msg = message_id(job.id, event)
     if event == "started":
         dispatcher.deliver_due(msg)  # while it runs
         store.run(transitions.heartbeat([(job.id, 1, {"stage": "decode", "tiles": 13, "completion_tokens": 9})], 60))
-    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a"}}))
+    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a", "finish_reason": "stop"}}))
     deliver_until(dispatcher, msg, "failed")
     attempts = [body for _, body, headers, _ in sent(dispatcher).posted if headers["webhook-id"] == msg]
     assert len(attempts) == 3
@@ -197,10 +199,10 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, obje
 
 
 def test_a_large_output_is_read_from_the_result(store: Store, objects: MemoryStorage) -> None:
-    objects.put("result", json.dumps({"output": {"text": "long"}}).encode(), "application/json")
+    objects.put("result", stored_result("long").to_bytes(), "application/json")
     dispatcher = make_dispatcher(store, objects)
     dispatcher.deliver_due(finished(store, result="result"))
-    assert sent(dispatcher).bodies[1]["data"]["output"] == {"text": "long"}
+    assert sent(dispatcher).bodies[1]["data"]["output"] == {"text": "long", "finish_reason": "stop"}
 
 
 def test_a_result_that_is_gone_fails_the_message_and_says_so(store: Store, objects: MemoryStorage) -> None:
@@ -217,13 +219,13 @@ def test_a_storage_that_is_down_costs_a_message_no_attempt(store: Store, monkeyp
         def get(self, key: str) -> bytes:
             raise StorageDown("down")
 
-    monkeypatch.setattr(module, "PUT_BACK", 0.01)
+    monkeypatch.setattr(module, "RELEASE_DELAY_S", 0.01)
     msg = finished(store, result="result")
     down = make_dispatcher(store, Down())
     down.deliver_due(msg)
     assert (read(store, msg).state, read(store, msg).attempts) == ("pending", 0)
     up = MemoryStorage()
-    up.put("result", b'{"output": {"text": "x"}}', "application/json")
+    up.put("result", stored_result().to_bytes(), "application/json")
     assert deliver_until(make_dispatcher(store, up), msg, "delivered").attempts == 1
 
 
@@ -240,7 +242,7 @@ def test_a_message_read_too_late_is_not_sent_beside_another_dispatcher(
 ) -> None:
     msg = finished(store)
     dispatcher = make_dispatcher(store, objects)
-    monkeypatch.setattr(module, "READ_WITHIN", -1.0)
+    monkeypatch.setattr(module, "BUILD_TIMEOUT_S", -1.0)
     dispatcher.deliver_due(msg)
     assert sent(dispatcher).posted == []
     assert read(store, msg).attempts == 0
@@ -251,26 +253,26 @@ def test_attempts_are_written_down_as_the_api_shows_them(store: Store, objects: 
     dispatcher = make_dispatcher(
         store,
         objects,
-        Answer(status=204),  # started
-        Answer(error="no answer within 1 s", seconds=1.00049),
-        Answer(status=302, body=b"\x00\xffmoved\n" + b"x" * 5000, seconds=0.5),
-        Answer(status=410),
+        DeliveryResponse(status=204),  # started
+        DeliveryResponse(error="no response within 1 s", seconds=1.00049),
+        DeliveryResponse(status=302, body=b"\x00\xffmoved\n" + b"x" * 5000, seconds=0.5),
+        DeliveryResponse(status=410),
     )
     delivery = deliver_until(dispatcher, msg, "failed")
     silent, moved, gone = delivery.log
-    assert (silent["status"], silent["seconds"], silent["error"]) == (None, 1.0, "no answer within 1 s")
+    assert (silent["status"], silent["seconds"], silent["error"]) == (None, 1.0, "no response within 1 s")
     assert (moved["status"], moved["error"]) == (302, "answered 302; redirects are not followed")
     assert moved["body"].startswith(" \ufffdmoved xxx")
     assert len(moved["body"]) == 512
     assert silent["at"] <= silent["next_at"] <= moved["at"]
-    assert (gone["error"], gone["next_at"]) == ("answered 410; the receiver wants no more of it", None)
+    assert (gone["error"], gone["next_at"]) == ("answered 410; no further attempt is made", None)
     job = store.run(transitions.read_job("", delivery.subject))
     assert job is not None
     assert (job.hook_state, job.hook_attempts) == ("failed", 3)
 
 
 def test_a_thin_message_reads_no_result(store: Store, objects: MemoryStorage) -> None:
-    hook = {"url": "https://example.org/", "host": "example.org:443", "payload": "thin", "events": ["job.succeeded"]}
+    hook = WebhookTarget(url="https://example.org/", host="example.org:443", payload="thin", events=["job.succeeded"])
     job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=60, webhook=hook)
     store.run(transitions.submit("acme", [job], max_queued=10, grace=0))
     store.run(transitions.claim("m", "worker", 60))

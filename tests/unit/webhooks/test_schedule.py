@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from shared.settings import WEBHOOK_SCHEDULE
-from workers.webhooks.schedule import Decision, decide, wait_asked, window
+from workers.webhooks.schedule import Decision, decide, parse_retry_after, window
 
 NOW = 1_795_000_000.0
 
 
 def decision(**changes: Any) -> Decision:
-    facts = {"tried": 0, "age": 0, "status": 500, "retry_after": 0, "once": False, "jitter": 0}
+    facts = {"attempts_in_schedule": 0, "age": 0, "status": 500, "retry_after": 0, "single_shot": False, "jitter": 0}
     return decide(**{**facts, "schedule": WEBHOOK_SCHEDULE, **changes})
 
 
@@ -33,15 +33,15 @@ def test_410_stops() -> None:
 
 
 def test_a_test_is_tried_once() -> None:
-    assert decision(status=500, once=True).outcome == "failed"
-    assert decision(status=204, once=True).outcome == "delivered"
+    assert decision(status=500, single_shot=True).outcome == "failed"
+    assert decision(status=204, single_shot=True).outcome == "delivered"
 
 
 def test_attempts_follow_the_schedule_and_then_end() -> None:
-    waits = [decision(tried=tried).delay for tried in range(len(WEBHOOK_SCHEDULE))]
+    waits = [decision(attempts_in_schedule=tried).delay for tried in range(len(WEBHOOK_SCHEDULE))]
     assert tuple(waits) == WEBHOOK_SCHEDULE
-    assert decision(tried=len(WEBHOOK_SCHEDULE)) == Decision("failed", healthy=True)
-    assert decision(tried=10_000).outcome == "failed"
+    assert decision(attempts_in_schedule=len(WEBHOOK_SCHEDULE)) == Decision("failed", healthy=True)
+    assert decision(attempts_in_schedule=10_000).outcome == "failed"
 
 
 def test_a_message_that_waited_past_its_window_is_not_put_off_once_more() -> None:
@@ -54,12 +54,12 @@ def test_a_message_that_waited_past_its_window_is_not_put_off_once_more() -> Non
     ("asked", "waited"), [(0, 300), (299, 300), (300, 300), (450, 450), (600, 600), (601, 600), (10**9, 600)]
 )
 def test_retry_after_may_double_the_plan_and_never_shortens_it(asked: float, waited: float) -> None:
-    assert decision(tried=1, status=429, retry_after=asked).delay == waited
+    assert decision(attempts_in_schedule=1, status=429, retry_after=asked).delay == waited
 
 
 def test_jitter_adds_at_most_a_tenth_of_the_plan() -> None:
-    assert decision(tried=1, jitter=1).delay == 330
-    assert decision(tried=1, jitter=1, retry_after=10**9).delay <= 2.1 * 300
+    assert decision(attempts_in_schedule=1, jitter=1).delay == 330
+    assert decision(attempts_in_schedule=1, jitter=1, retry_after=10**9).delay <= 2.1 * 300
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_silence_and_strain_count_against_a_host_and_other_refusals_do_not(statu
     ],
 )
 def test_retry_after_is_seconds_or_a_date_and_garbage_is_nothing(header: str, seconds: float) -> None:
-    assert wait_asked(header, NOW) == pytest.approx(seconds, rel=0.1)
+    assert parse_retry_after(header, NOW) == pytest.approx(seconds, rel=0.1)
 
 
 def test_a_retry_after_of_many_digits_is_only_long() -> None:
-    assert wait_asked("9" * 5000, NOW) > 10**9
+    assert parse_retry_after("9" * 5000, NOW) > 10**9

@@ -7,6 +7,7 @@ from shared.models import BY_ID, DYNAMIC_TILES, SINGLE_TILE, Model, find_model
 from shared.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from workers.vision.checkpoint.config import Config, read_config
 from workers.vision.checkpoint.fields import CheckpointError
+from workers.vision.checkpoint.system_message import SystemMessage, is_internvl2, system_message_of
 from workers.vision.checkpoint.weight_files import WeightFiles, check_weights, find_weight_files
 from workers.vision.checkpoint.weight_map import count_parameters, released_tensors
 from workers.vision.prompts import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TEMPLATES, PromptFormat
@@ -24,23 +25,29 @@ class Checkpoint:
     tokenizer: Tokenizer
     files: WeightFiles
     model: Model  #: the registry's entry, with the figures of these files
+    system: SystemMessage
 
     @property
     def prompt_format(self) -> PromptFormat:
         """How this model's prompts are written."""
         config = self.config
-        return PromptFormat(self.tokenizer, TEMPLATES[config.template], config.system, config.tokens_per_tile)
+        return PromptFormat(self.tokenizer, TEMPLATES[config.template], self.system.text, config.tokens_per_tile)
 
 
-def open_checkpoint(folder: Path, source: str = "") -> Checkpoint:
-    """Read and check all but the weights' values. `source` is how the user named it. Raises `CheckpointError`."""
+def open_checkpoint(folder: Path, source: str = "", system_message: str = "") -> Checkpoint:
+    """Read and check all but the weights' values. Raises `CheckpointError`.
+
+    `source` is how the user named it, `system_message` replaces the one that it was trained with.
+    """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     config = read_config(folder)
     tokenizer = read_tokenizer(folder, config)
     files = find_weight_files(folder)
     check_weights(files, released_tensors(config), folder)
-    return Checkpoint(folder, config, tokenizer, files, describe(config, source or str(folder)))
+    source = source or str(folder)
+    system = system_message_of(folder, config, source, system_message)
+    return Checkpoint(folder, config, tokenizer, files, describe(config, source), system)
 
 
 def read_tokenizer(folder: Path, config: Config) -> Tokenizer:
@@ -62,8 +69,9 @@ def read_tokenizer(folder: Path, config: Config) -> Tokenizer:
 
 def describe(config: Config, source: str) -> Model:
     """The registry's entry of these files, by name or else by shape; a stranger gets one of its own."""
-    known = find_model(config.name) or find_model(source) or _of_shape(config)
-    title = Path(source.split("@", 1)[0]).name or "model"
+    named = next((name for name in (source, config.name) if is_internvl2(name)), "")
+    known = None if named else find_model(config.name) or find_model(source) or _of_shape(config)
+    title = Path((named or source).split("@", 1)[0]).name or "model"
     base = known or replace(BY_ID["tileq-demo"], id=title.lower(), title=title, languages=())
     return replace(
         base,

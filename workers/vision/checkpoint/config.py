@@ -1,10 +1,10 @@
-"""The original `config.json`, read field by field: what is promised is checked, what is executed is ours.
+"""The released `config.json`, read and checked field by field. Nothing that it names is executed.
 
     InternVLChatModel ── vision_config  InternVisionModel
                       └─ llm_config     InternLM2ForCausalLM | LlamaForCausalLM
 
 `auto_map` and everything else that points at code is ignored. Fields that a release left out have the defaults of the
-original's configuration classes; widths and depths have none.
+release's configuration classes (configuration_internvl_chat.py and its neighbours); widths and depths have none.
 """
 
 import json
@@ -67,19 +67,19 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A checkpoint's promise."""
+    """What a checkpoint says of its model."""
 
     vision: VisionConfig
     decoder: DecoderConfig
     template: Template
-    system: str
+    system: str  #: "" where the file has none
     downsample: float
     select_layer: int
     transposed: bool  #: ps_version v1: the grid of tokens lies column by column
     tiles: bool  #: images are cut into tiles
     thumbnail: bool
-    dtype: str  #: in which the weights were released
-    name: str  #: what the file calls itself, "" if it doesn't
+    dtype: str  #: of the released weights
+    name: str  #: `_name_or_path`; "" if there is none
 
     @property
     def used_layers(self) -> int:
@@ -98,7 +98,7 @@ class Config:
 
     @property
     def context(self) -> int:
-        """Tokens of prompt and answer together. Dynamic RoPE scaling would begin here; nothing is served past it."""
+        """Tokens of prompt and answer together. Dynamic RoPE scaling would begin here; no request goes past it."""
         return self.decoder.positions
 
 
@@ -121,7 +121,7 @@ def read_config(folder: Path) -> Config:
         vision=vision,
         decoder=decoder,
         template=template,
-        system=top.text("system_message", None) if top.values.get("system_message") else TEMPLATES[template].system,
+        system=top.text("system_message", None) if top.values.get("system_message") else "",
         downsample=downsample,
         select_layer=_select_layer(top, vision.layers),
         transposed=top.one_of("ps_version", ("v1", "v2"), "v1") == "v1",
@@ -212,7 +212,7 @@ def _decoder(fields: Fields) -> DecoderConfig:
 
 
 def _rope_factor(fields: Fields) -> float:
-    """`dynamic` scaling does nothing below max_position_embeddings, past which nothing is served."""
+    """Return the linear factor; `dynamic` scaling changes nothing within max_position_embeddings."""
     if fields.values.get("rope_scaling") is None:
         return 1.0
     scaling = fields.inner("rope_scaling")

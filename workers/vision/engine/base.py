@@ -12,8 +12,8 @@ EngineError
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Literal, Protocol
@@ -23,7 +23,12 @@ from numpy.typing import NDArray
 
 from workers.vision.prompts import ImageSpan, Prompt
 
+#: Takes the ids generated so far, returns (vocab,) of those that may come next.
+TokenMask = Callable[[Sequence[int]], NDArray[np.bool_]]
 Tiles = NDArray[np.uint8]  #: (T, side, side, 3), row by row, the thumbnail last; (0, …) for a request without images
+
+
+MIN_TEMPERATURE = 1e-3  #: below it logits divided by it may leave float32, and the draw is the most likely token anyway
 
 
 class EngineError(Exception):
@@ -85,6 +90,11 @@ class Sampling:
             if not holds:
                 raise ValueError(message)
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is taken: at temperature 0, and where dividing by it would overflow."""
+        return self.temperature < MIN_TEMPERATURE
+
 
 @dataclass(frozen=True)
 class EngineRequest:
@@ -97,6 +107,9 @@ class EngineRequest:
     prompt: Prompt
     tiles: Tiles
     sampling: Sampling
+    priority: int = 1  #: as a job's: the smaller is served first
+    cache_salt: str = ""  #: only requests of one salt share the keys and values of equal prompts
+    token_mask: TokenMask | None = None
 
     def __post_init__(self) -> None:
         places = sum(span.tiles for span in self.prompt.images)
@@ -157,7 +170,19 @@ class EngineStats:
     finished: int = 0
     generated_tokens: int = 0
     busy_since: float | None = None  #: `time.monotonic()` at which the step in progress began; None: idle
+    step_allowance: float = 0.0  #: seconds that this step may take at the device's measured speed; 0: not told
     memory_bytes: int | None = None  #: held on the device; None where it can't be told
+    pages: int = 0  #: of keys and values; this and what follows is of the resident engine
+    used_pages: int = 0  #: by requests
+    shared_pages: int = 0  #: whose content other requests can find
+    feature_bytes: int = 0  #: of image features kept
+    encoded_tiles: int = 0
+    feature_hits: int = 0  #: tiles whose features were kept
+    prompt_tokens: int = 0  #: of finished requests
+    cached_tokens: int = 0  #: of these, found in the cache
+    preemptions: int = 0  #: requests that had to begin again for want of pages
+    steps: int = 0
+    step_s: Mapping[str, float] = field(default_factory=dict)  #: seconds spent in all steps, by part
 
 
 class Engine(Protocol):

@@ -1,4 +1,4 @@
-"""An engine that answers at once with what it was asked: for tests, and to measure everything around a model."""
+"""An engine that answers at once with the question: for tests, and to measure everything around a model."""
 
 import threading
 import time
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from workers.vision.engine.base import Cancelled, Delta, Done, EngineRequest, EngineStats, Event, Stage
 
-LONGEST = 200  #: characters of the question that come back
+MAX_QUESTION_CHARACTERS = 200  #: of the question that come back
 
 
 class EchoEngine:
-    """Says `echo: ` and the question, a word for a token."""
+    """Answers `echo: ` and the question, one word a token, each after `seconds_per_token`."""
 
     slots = 32
 
@@ -39,7 +39,7 @@ class EchoEngine:
             event.set()
 
     def stats(self) -> EngineStats:
-        """Requests in it and words said."""
+        """Return the requests in it and the words generated."""
         with self._lock:
             return EngineStats(running=len(self._running), finished=self._finished, generated_tokens=self._tokens)
 
@@ -55,7 +55,7 @@ class EchoEngine:
             yield Stage("vision")
         yield Stage("prefill")
         yield Stage("decode")
-        words = _words(f"echo: {request.prompt.question[:LONGEST]}".strip())
+        words = _words(f"echo: {request.prompt.question[:MAX_QUESTION_CHARACTERS]}".strip())
         said = words[: request.sampling.max_new_tokens]
         for count, word in enumerate(said, 1):
             if cancelled.wait(self._seconds) if self._seconds else cancelled.is_set():

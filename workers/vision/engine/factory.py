@@ -10,12 +10,13 @@ from pathlib import Path
 
 from shared.conversation import Message
 from shared.models import BY_ID, DEMO_MODEL_ID, Model
-from shared.settings import Settings
+from shared.settings import VisionWorkerSettings
 from shared.storage import S3Storage
 from shared.tiling import TILE
 from shared.tokenization.tokenizer import Tokenizer
+from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from workers.vision.checkpoint.fetch import Report, Storage, default_cache, locate
+from workers.vision.checkpoint.fetch import locate
 from workers.vision.engine.base import Engine
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.prompts import Prompt, PromptFormat, build, plain
@@ -38,19 +39,20 @@ class ServedModel:
         return self.prompt_format.tokenizer if self.prompt_format else None
 
     def prompt(self, messages: Sequence[Message], tiles_per_image: Sequence[int]) -> Prompt:
-        """The prompt as this model takes it. Raises `PromptError`."""
+        """The prompt as this model takes it. Raises `ConversationError`."""
         if self.prompt_format:
             return build(messages, tiles_per_image, self.prompt_format)
         return plain(messages, tiles_per_image, self.model.tokens_per_tile)
 
 
-def make_engine(settings: Settings, report: Report | None = None) -> ServedModel:
+def make_engine(settings: VisionWorkerSettings, report: Report | None = None) -> ServedModel:
     """Find, check and load what the settings name. Raises `CheckpointError`, before which nothing was consumed."""
     if settings.engine == "echo":
         base = BY_ID.get(settings.model_id or DEMO_MODEL_ID, BY_ID[DEMO_MODEL_ID])
         return ServedModel(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
     say = report or _to_stderr
     checkpoint = find_checkpoint(settings, say)
+    say(f"system message: {checkpoint.system.text!r}, from {checkpoint.system.origin}")
     return ServedModel(
         _computing(checkpoint, settings, say),
         _renamed(checkpoint.model, settings),
@@ -59,24 +61,33 @@ def make_engine(settings: Settings, report: Report | None = None) -> ServedModel
     )
 
 
-def find_checkpoint(settings: Settings, report: Report) -> Checkpoint:
+def find_checkpoint(settings: VisionWorkerSettings, report: Report) -> Checkpoint:
     """The checkpoint that the settings name, or the bundled one. Raises `CheckpointError`."""
     if not settings.model:
-        return open_checkpoint(BUNDLED, DEMO_MODEL_ID)
-    storage = Storage(S3Storage(settings).client, default_cache()) if settings.model.startswith("s3://") else None
-    return open_checkpoint(locate(settings.model, storage, report), settings.model)
+        return open_checkpoint(BUNDLED, DEMO_MODEL_ID, settings.system_message)
+    client = S3Storage(settings).client if settings.model.startswith("s3://") else None
+    return open_checkpoint(locate(settings.model, client, report=report), settings.model, settings.system_message)
 
 
-def _computing(checkpoint: Checkpoint, settings: Settings, report: Report) -> Engine:
+def _computing(checkpoint: Checkpoint, settings: VisionWorkerSettings, report: Report) -> Engine:
+    from workers.vision.engine.assembly import resident_engine  # noqa: PLC0415
     from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415
-    from workers.vision.model.loader import LoadOptions, load  # noqa: PLC0415 - brings torch
+    from workers.vision.model.device import choose_device  # noqa: PLC0415
+    from workers.vision.model.loader import LoadOptions, load, load_packed  # noqa: PLC0415 - brings torch
 
     quantised = None if settings.quantise == "none" else settings.quantise
     options = LoadOptions(settings.device, settings.dtype, quantised, settings.model_sha256)
+    if settings.engine == "resident" and quantised and choose_device(settings.device) != "cpu":
+        report(f"{quantised} on a GPU is bitsandbytes' and runs in the transformers engine, one job at a time")
+    elif settings.engine == "resident":
+        model = load_packed(checkpoint, options, report)
+        return resident_engine(
+            model, checkpoint.config, checkpoint.tokenizer, slots=settings.slots, kv_bytes=settings.kv_cache_bytes
+        )
     return TransformersEngine(Loaded(load(checkpoint, options, report), checkpoint.config, checkpoint.tokenizer))
 
 
-def _renamed(model: Model, settings: Settings) -> Model:
+def _renamed(model: Model, settings: VisionWorkerSettings) -> Model:
     return replace(model, id=settings.model_id) if settings.model_id else model
 
 

@@ -2,24 +2,26 @@
 
     submit ──> queue ──> one thread: vision ─> prefill ─> a step for each token ─> Done
 
-The thread owns the device. Between two steps it hands out text and looks whether the request is still wanted.
+The thread owns the device. After every layer it reports progress and drops a cancelled request, after every token it
+reports text.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.logits_process import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
+from workers.vision.engine import logits
 from workers.vision.engine.base import (
     ContextExceeded,
     Done,
@@ -31,12 +33,11 @@ from workers.vision.engine.base import (
 )
 from workers.vision.engine.detokenize import IncrementalDetokenizer
 from workers.vision.engine.handle import RequestHandle
+from workers.vision.engine.step_allowance import StepAllowance, measure_seconds_per_operation
 from workers.vision.engine.torch_errors import translate
 from workers.vision.model.hf_model import StockModel
-from workers.vision.model.image_features import embed, feature_batches
+from workers.vision.model.image_features import MAX_BATCH_TILES, embed, feature_batches
 from workers.vision.prompts import IMAGE_CONTEXT, TEMPLATES
-
-TOP_K = 50  # what generation under the card's code falls back to when it samples
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,21 @@ class Loaded:
     config: Config
     tokenizer: Tokenizer
 
+    @property
+    def device(self) -> torch.device:
+        """Where the prompt's embeddings are computed."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the model computes."""
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
+
 
 class TransformersEngine:
-    """See `Engine`. Requests wait in order; waiting ones are cancelled at once, the running one within a step."""
+    """See `Engine`. Requests run in order; a waiting one is cancelled at once, the running one within a layer."""
 
     slots = 1
 
@@ -58,9 +71,17 @@ class TransformersEngine:
         self._lock = threading.Lock()
         self._handles: dict[str, RequestHandle] = {}
         self._waiting: queue.SimpleQueue[RequestHandle | None] = queue.SimpleQueue()
-        self._running = self._finished = self._tokens = 0
+        self._current: RequestHandle | None = None
+        self._finished = self._tokens = 0
         self._busy_since: float | None = None
         self._closed = False
+        on_cpu = loaded.device.type == "cpu"
+        self._allowance = StepAllowance(
+            loaded.config,
+            measure_seconds_per_operation(loaded.dtype, loaded.device),
+            layers_per_step=1 if on_cpu else loaded.config.vision.layers + loaded.config.decoder.layers,
+        )
+        _call_after_each_layer(loaded.model, self._layer_done)
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
 
@@ -75,7 +96,7 @@ class TransformersEngine:
         return handle.events()
 
     def cancel(self, request_id: str) -> None:
-        """Make the request leave."""
+        """Make the request raise `Cancelled`."""
         with self._lock:
             handle = self._handles.get(request_id)
         if handle:
@@ -84,12 +105,14 @@ class TransformersEngine:
     def stats(self) -> EngineStats:
         """The figures of this moment."""
         with self._lock:
+            running = int(self._current is not None)
             return EngineStats(
-                running=self._running,
-                waiting=len(self._handles) - self._running,
+                running=running,
+                waiting=len(self._handles) - running,
                 finished=self._finished,
                 generated_tokens=self._tokens,
                 busy_since=self._busy_since,
+                step_allowance=self._allowance.seconds,
                 memory_bytes=torch.cuda.memory_allocated() if torch.cuda.is_available() else None,
             )
 
@@ -106,10 +129,10 @@ class TransformersEngine:
     def _serve(self) -> None:
         while handle := self._waiting.get():
             with self._lock:
-                self._running = 1
+                self._current = handle
             outcome = self._outcome(handle)
             with self._lock:  # before the reader hears of it, so that an ended request is in no figure
-                self._running, self._busy_since = 0, None
+                self._current, self._busy_since = None, None
                 # An id given twice: the later one stays cancellable.
                 if self._handles.get(handle.request.id) is handle:
                     del self._handles[handle.request.id]
@@ -128,32 +151,35 @@ class TransformersEngine:
     @torch.inference_mode()
     def _answer(self, handle: RequestHandle) -> Done:
         request, loaded = handle.request, self._loaded
-        room = loaded.config.context - len(request.prompt.ids)
-        if room < 1:
+        available = loaded.config.context - len(request.prompt.ids)
+        if available < 1:
             raise ContextExceeded(
                 f"the prompt has {len(request.prompt.ids)} tokens and the context of the model holds "
                 f"{loaded.config.context}; send fewer tiles or less text"
             )
-        self._step()
+        self._step_begins()
         embeddings = self._embed(handle)
         handle.stage("prefill")
-        follower = _Follower(self, handle, loaded)
-        output = loaded.model.generate(
-            inputs_embeds=embeddings,
-            attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
-            generation_config=_generation(request.sampling, min(room, request.sampling.max_new_tokens), follower.end),
-            stopping_criteria=StoppingCriteriaList([follower]),
-            logits_processor=_penalty(request.sampling),
-        )
+        self._allowance.prefill(embeddings.shape[1] * request.sampling.num_beams)
+        callback = _TokenCallback(handle, loaded, self._token_done)
+        config = _generation_config(request.sampling, min(available, request.sampling.max_new_tokens), callback.end)
+        with _global_seed(request.sampling, loaded.device):
+            output = loaded.model.generate(
+                inputs_embeds=embeddings,
+                attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
+                generation_config=config,
+                stopping_criteria=StoppingCriteriaList([callback]),
+                logits_processor=logits.processors(request.sampling, loaded.dtype, embeddings.device),
+            )
         handle.check()
-        follower.finish(output[0])
+        callback.finish(output[0])
         return Done(
-            text=follower.text,
-            finish_reason="stop" if follower.stopped else "length",
+            text=callback.text,
+            finish_reason="stop" if callback.stopped else "length",
             prompt_tokens=len(request.prompt.ids),
             image_tokens=request.prompt.image_tokens,
             cached_tokens=0,
-            completion_tokens=follower.count,
+            completion_tokens=callback.count,
             timings=handle.timer.stop(),
         )
 
@@ -162,30 +188,42 @@ class TransformersEngine:
         found: list[Tensor] = []
         if len(request.tiles):
             handle.stage("vision")
-            for batch in feature_batches(
-                model, config, torch.from_numpy(np.require(request.tiles, requirements=["C", "W"]))
-            ):
+            self._allowance.vision(min(MAX_BATCH_TILES, len(request.tiles)))
+            tiles = torch.from_numpy(np.require(request.tiles, requirements=["C", "W"]))
+            for batch in feature_batches(model, config, tiles):
                 found.append(batch)
-                handle.check()
-                self._step()
-        ids = torch.tensor([request.prompt.ids], device=model.get_input_embeddings().weight.device)
+                self._step_begins()
+        ids = torch.tensor([request.prompt.ids], device=self._loaded.device)
         return embed(model, ids, self._loaded.tokenizer.token_id(IMAGE_CONTEXT), found)
 
-    def _step(self) -> None:
-        """A step begins: a watchdog that finds this moment too long ago knows that the device hangs."""
+    def _layer_done(self) -> None:
+        """A layer has been computed, or on a GPU asked for. Raises `Cancelled`."""
+        if self._current is None:  # the model is used by others too, who compare it
+            return
+        if self._busy_since is not None:
+            self._allowance.layer_done(time.monotonic() - self._busy_since)
+        self._step_begins()
+        self._current.check()
+
+    def _token_done(self) -> None:
+        self._allowance.decode()
+        self._step_begins()
+
+    def _step_begins(self) -> None:
+        """Note the moment, for the watchdog."""
         with self._lock:
             self._busy_since = time.monotonic()
 
 
-class _Follower(StoppingCriteria):
-    """Called after every step of `generate`: hands out text, and says when to stop."""
+class _TokenCallback(StoppingCriteria):
+    """Called by `generate` after every token: reports text, and says when to stop."""
 
-    def __init__(self, engine: TransformersEngine, handle: RequestHandle, loaded: Loaded) -> None:
+    def __init__(self, handle: RequestHandle, loaded: Loaded, token_done: Callable[[], None]) -> None:
         stop = TEMPLATES[loaded.config.template].stop
-        self._engine = engine
         self._handle = handle
+        self._token_done = token_done
         self._beams = handle.request.sampling.num_beams > 1
-        self._stream = IncrementalDetokenizer(loaded.tokenizer, (stop, *handle.request.sampling.stop))
+        self._detokenizer = IncrementalDetokenizer(loaded.tokenizer, (stop, *handle.request.sampling.stop))
         self.end = loaded.tokenizer.token_id(stop)
         self.count = 0
         self.stopped = False
@@ -193,11 +231,11 @@ class _Follower(StoppingCriteria):
     @property
     def text(self) -> str:
         """The text so far."""
-        return self._stream.text
+        return self._detokenizer.text
 
     def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Any:
-        """Look at the newest token. Beams change until the end, so their text comes at once, with `finish`."""
-        self._engine._step()
+        """Take the newest token. Beams change until the end, so their text comes at once, with `finish`."""
+        self._token_done()
         if not self.count:
             self._handle.stage("decode")
         if self._beams:
@@ -207,37 +245,33 @@ class _Follower(StoppingCriteria):
         return torch.full((len(input_ids),), self._handle.cancelled or self.stopped, device=input_ids.device)
 
     def finish(self, output: Tensor) -> None:
-        """The loop has ended with `output`: hand out what is left."""
+        """Report the text that is left of `output` (N,)."""
         if self._beams:
             self.count = 0
             for token in output.tolist():
                 self._take(token)
                 if self.stopped:
                     break
-        self._handle.delta(self._stream.finish(), self.count)
+        self._handle.delta(self._detokenizer.finish(), self.count)
 
     def _take(self, token: int) -> None:
         self.count += 1
         if token == self.end:
             self.stopped = True
             return
-        self._handle.delta(self._stream.push(token), self.count)
-        self.stopped = self._stream.stopped
+        self._handle.delta(self._detokenizer.push(token), self.count)
+        self.stopped = self._detokenizer.stopped
 
 
-def _generation(sampling: Sampling, max_new_tokens: int, end: int) -> GenerationConfig:
+def _generation_config(sampling: Sampling, max_new_tokens: int, end: int) -> GenerationConfig:
     make: Any = GenerationConfig
-    options: dict[str, Any] = {"do_sample": False}
-    if sampling.temperature > 0:
-        if sampling.seed is None:
-            torch.seed()
-        else:
-            torch.manual_seed(sampling.seed)
+    options: dict[str, Any] = {"do_sample": False}  # a single sequence is drawn by its last processor, see `logits`
+    if sampling.num_beams > 1 and not sampling.greedy:
         options = {
             "do_sample": True,
             "temperature": sampling.temperature,
             "top_p": 1.0 if sampling.top_p is None else sampling.top_p,
-            "top_k": TOP_K if sampling.top_k is None else sampling.top_k,
+            "top_k": logits.DEFAULT_TOP_K if sampling.top_k is None else sampling.top_k,
         }
     config: GenerationConfig = make(
         max_new_tokens=max_new_tokens, num_beams=sampling.num_beams, eos_token_id=end, pad_token_id=end, **options
@@ -245,7 +279,26 @@ def _generation(sampling: Sampling, max_new_tokens: int, end: int) -> Generation
     return config
 
 
-def _penalty(sampling: Sampling) -> LogitsProcessorList:
-    """Given by hand: through the configuration it would come with a warning that it leaves the prompt alone."""
-    penalty = sampling.repetition_penalty
-    return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty)] if penalty not in (None, 1.0) else [])
+@contextmanager
+def _global_seed(sampling: Sampling, device: torch.device) -> Iterator[None]:
+    """Seed the global generator for as long as beams are drawn: stock beam search draws from no other."""
+    if sampling.num_beams == 1 or sampling.greedy:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if sampling.seed is None:
+            torch.seed()
+        else:
+            torch.manual_seed(sampling.seed)
+        yield
+
+
+def _call_after_each_layer(model: StockModel, callback: Callable[[], None]) -> None:
+    """Call `callback` after each layer of tower and decoder."""
+
+    def hook(*_: object) -> None:
+        callback()
+
+    for layers in (module for module in model.modules() if isinstance(module, nn.ModuleList)):
+        for layer in layers:
+            layer.register_forward_hook(hook)

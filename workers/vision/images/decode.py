@@ -22,6 +22,10 @@ WHITE = (255, 255, 255, 255)
 MAX_REASON_CHARACTERS = 300  #: of Pillow's own message
 
 
+class MemoryShortage(Exception):
+    """The process may not have the memory that this image needs; the image is not at fault."""
+
+
 class DecodeError(Exception):
     """The image is at fault and no retry will decode it; `code` is that of the job's error."""
 
@@ -59,10 +63,12 @@ def decode(data: bytes, limits: ImageLimits) -> Image.Image:
         reason = f"it has more than {limits.max_pixels} pixels ({error})"
         raise DecodeError(reason, "image_too_many_pixels") from error
     except MemoryError as error:
-        raise DecodeError("decoding it takes more memory than an image is given") from error
+        raise MemoryShortage("decoding") from error
     except UnidentifiedImageError as error:
         raise DecodeError(f"it is not a complete {ACCEPTED} image") from error
     except Exception as error:
+        if "out of memory" in str(error).lower():  # how Pillow reports a failed malloc of a codec
+            raise MemoryShortage("decoding") from error
         raise DecodeError(f"it is broken: {error or type(error).__name__}"[:MAX_REASON_CHARACTERS]) from error
 
 

@@ -2,8 +2,11 @@
 
     DecoderPool.tile(bytes) ──shared file──> decoder_process.main (Pillow, limits) ──shared file──> TiledImage
 
-The shared files are unlinked before they are used, so a process that dies leaves nothing behind. The processes are
-started afresh (no fork of a process that holds a GPU), with an empty environment: they know no credentials.
+The shared files have no name, so a process that dies leaves nothing behind. The processes are started afresh (no fork
+of a process that holds a GPU), with an empty environment: they know no credentials.
+
+Only what the image itself does is held against it (`DecodeError`): its content, and the processor time it takes. A
+lost process, memory, space and time on the clock are the worker's (`DecoderUnavailable`): the job is tried again.
 """
 
 import json
@@ -11,35 +14,51 @@ import logging
 import os
 import queue
 import select
+import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import Counter
 
 from shared.images import ImageLimits
-from shared.settings import Settings
+from shared.settings import VisionWorkerSettings
 from shared.tiling import TILE
 from workers.vision.images.decode import DecodeError
+from workers.vision.images.shared_file import allocate
 
 START_TIMEOUT_S = 60.0  # importing Pillow and numpy takes 0.3 s, on a machine that pages far longer
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - files made there are unlinked at once
+MAX_WALL_FACTOR = 3  #: times the limit of processor time; beyond, the machine is too busy
 INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT")
+#: numpy's libraries start a thread for each core, and map 41 MB of address space for each.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+#: SIGKILL is what the kernel sends when memory runs out, SIGBUS when a shared page has no room.
+OUT_OF_MEMORY_EXITS = (-signal.SIGKILL, -signal.SIGBUS)
 
 logger = logging.getLogger(__name__)
+LOST_DECODERS = Counter("tileq_vision_decoders_lost_total", "Decoder processes that ended or ran short of memory")
 
 
 class DecoderUnavailable(Exception):
-    """No decoder process could work on the image: the machine or the worker is at fault, not the image."""
+    """The image could not be decoded for a reason that lies in this worker or its machine; `code` is the job's."""
+
+    def __init__(self, reason: str, code: str = "worker_lost") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+
+
+class DecoderLost(DecoderUnavailable):
+    """The process ended or ran short of memory; a new one may do better."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +66,12 @@ class DecoderOptions:
     """How decoder processes are started and what they allow."""
 
     limits: ImageLimits
-    timeout_s: float = 20  #: wall time of one image
-    memory_bytes: int = 2 << 30  #: address space of one process
+    timeout_s: float = 20  #: processor time of one image
+    memory_bytes: int = 2 << 30  #: address space of one process, beyond what it has when it starts
     tile_side: int = TILE  #: pixels
 
     @classmethod
-    def of(cls, settings: Settings, tile_side: int = TILE) -> "DecoderOptions":
+    def of(cls, settings: VisionWorkerSettings, tile_side: int = TILE) -> "DecoderOptions":
         """Return the options that the settings name."""
         return cls(ImageLimits.of(settings), settings.decode_timeout, settings.decode_memory, tile_side)
 
@@ -89,7 +108,13 @@ class DecoderPool:
         try:
             if decoder is None or not decoder.alive:
                 decoder = self._replace(decoder)
-            return decoder.tile(image, max_tiles, thumbnail)
+            try:
+                return decoder.tile(image, max_tiles, thumbnail)
+            except DecoderLost as error:
+                LOST_DECODERS.inc()
+                logger.warning("an image is decoded again in a new process: %s", error.reason)
+                decoder = self._replace(decoder)
+                return decoder.tile(image, max_tiles, thumbnail)
         finally:
             self._idle.put(decoder)
 
@@ -125,23 +150,15 @@ class Decoder:
 
     def __init__(self, options: DecoderOptions) -> None:
         self._options = options
-        self._socket, theirs = socket.socketpair()
-        self._input, self._output = _shared_file(), _shared_file()
         self._received = b""
         self._ended = False
-        descriptors = {"socket": theirs.fileno(), "input": self._input, "output": self._output}
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [
-                    sys.executable,
-                    "-m",
-                    "workers.vision.images.decoder_process",
-                    json.dumps(asdict(options) | descriptors),
-                ],
-                pass_fds=tuple(descriptors.values()),
-                stdin=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ},
-            )
+        self._socket, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = _start(options, theirs)
+        except OSError as error:
+            self._socket.close()
+            raise DecoderUnavailable(f"a decoder process could not be started: {error}") from error
 
     @property
     def alive(self) -> bool:
@@ -152,39 +169,50 @@ class Decoder:
         """Wait until the process has its limits in place. Raises `DecoderUnavailable`."""
         if not self._receive(START_TIMEOUT_S):
             self.end()
-            raise DecoderUnavailable(f"a decoder process did not start ({self._exit_reason()})")
+            raise DecoderUnavailable(f"a decoder process did not start: {self._exit_reason()}")
 
     def tile(self, image: bytes, max_tiles: int, thumbnail: bool) -> TiledImage:
-        """Send `image` and wait; a process that does not reply in time is killed."""
-        os.ftruncate(self._input, 0)
-        _write(self._input, image)
-        request = {"bytes": len(image), "max_tiles": max_tiles, "thumbnail": thumbnail}
-        with suppress(OSError):  # it died this moment: no reply will come, and its exit status says why
-            self._socket.sendall(json.dumps(request).encode() + b"\n")
-        began = time.monotonic()
-        reply = self._receive(self._options.timeout_s)
-        if reply is None:
-            slow = time.monotonic() - began >= self._options.timeout_s
-            self.end()
-            reason = f"decoding took longer than {self._options.timeout_s:g} s" if slow else self._exit_reason()
-            logger.warning("a decoder process was lost: %s", reason)
-            raise DecodeError(reason)
-        if "error" in reply:
-            raise DecodeError(reply["error"], reply["code"])
-        return self._read_tiles(reply, max_tiles)
+        """Send `image` and wait; a process that does not reply in time is killed.
+
+        Raises `DecodeError`, `DecoderLost` or `DecoderUnavailable`.
+        """
+        side = self._options.tile_side
+        try:
+            with _shared_file(len(image)) as source, _shared_file((max_tiles + 1) * side * side * 3) as target:
+                _write(source, image)
+                request = {"bytes": len(image), "max_tiles": max_tiles, "thumbnail": thumbnail}
+                return self._read_tiles(self._ask(request, source, target), target, max_tiles)
+        except (MemoryError, OSError) as error:
+            raise DecoderUnavailable(str(error) or "no memory for the tiles", "out_of_memory") from error
 
     def end(self) -> None:
-        """Kill the process and release what was shared; a second call does nothing."""
+        """Kill the process; a second call does nothing."""
         if self._ended:
             return
         self._ended = True
         self._process.kill()
         self._process.wait()
         self._socket.close()
-        os.close(self._input)
-        os.close(self._output)
 
-    def _read_tiles(self, reply: dict[str, Any], max_tiles: int) -> TiledImage:
+    def _ask(self, request: dict[str, Any], source: int, target: int) -> dict[str, Any]:
+        """Return the reply that brings tiles."""
+        with suppress(OSError):  # it died this moment: no reply will come, and its exit status says why
+            socket.send_fds(self._socket, [json.dumps(request).encode() + b"\n"], [source, target])
+        wall_s = MAX_WALL_FACTOR * self._options.timeout_s
+        until = time.monotonic() + wall_s
+        reply = self._receive(wall_s)
+        if reply is None:
+            late = time.monotonic() >= until
+            self.end()
+            raise self._too_slow(wall_s) if late else self._lost()
+        if "error" in reply:
+            raise DecodeError(reply["error"], reply["code"])
+        if "shortage" in reply:
+            limit = f"TILEQ_DECODE_MEMORY={self._options.memory_bytes} allows"
+            raise DecoderLost(f"{reply['shortage']} it takes more memory than {limit}", "out_of_memory")
+        return reply
+
+    def _read_tiles(self, reply: dict[str, Any], target: int, max_tiles: int) -> TiledImage:
         """Copy the tiles out of the shared file; nothing that the process says is trusted unchecked."""
         try:
             count, columns, rows = (int(number) for number in (reply["tiles"], *reply["grid"]))
@@ -192,13 +220,12 @@ class Decoder:
             if not 0 < count <= max_tiles + 1:
                 raise ValueError(count)
             tiles = np.empty((count, side, side, 3), np.uint8)
-            if os.preadv(self._output, [tiles.data], 0) != tiles.nbytes:
+            if os.preadv(target, [tiles.data], 0) != tiles.nbytes:
                 raise ValueError("tiles are missing")
-            os.ftruncate(self._output, 0)
             return TiledImage(tiles, (columns, rows), int(reply["width"]), int(reply["height"]))
         except (ValueError, KeyError, TypeError) as error:
             self.end()
-            raise DecodeError("the decoder process replied with something else than tiles") from error
+            raise DecoderLost("the decoder process replied with something else than tiles") from error
 
     def _receive(self, timeout_s: float) -> dict[str, Any] | None:
         """One line from the process; None if it ended or took too long."""
@@ -219,19 +246,46 @@ class Decoder:
             return None
         return message if isinstance(message, dict) else None
 
+    def _too_slow(self, wall_s: float) -> DecoderUnavailable:
+        return DecoderUnavailable(
+            f"decoding did not end within {wall_s:g} s, while it used less than {self._options.timeout_s:g} s of "
+            "processor time: this machine is overloaded; see TILEQ_DECODE_TIMEOUT and TILEQ_DECODERS"
+        )
+
+    def _lost(self) -> Exception:
+        """The error for a process that closed its connection. Exceeding the CPU limit is the image's own doing."""
+        reason = self._exit_reason()
+        if self._process.returncode == -signal.SIGXCPU:
+            return DecodeError(f"decoding takes more than {self._options.timeout_s:g} s of processor time")
+        code = "out_of_memory" if self._process.returncode in OUT_OF_MEMORY_EXITS else "worker_lost"
+        return DecoderLost(reason, code)
+
     def _exit_reason(self) -> str:
         try:
             status = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
             return "the decoder process closed its connection"
-        return f"the decoder process ended with {'signal' if status < 0 else 'status'} {abs(status)}"
+        name = f"signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"status {status}"
+        return f"the decoder process ended with {name}"
 
 
-def _shared_file() -> int:
-    """A file without a name, in memory where the system has such a place."""
-    folder = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return os.dup(file.fileno())
+def _start(options: DecoderOptions, connection: socket.socket) -> "subprocess.Popen[bytes]":
+    arguments = json.dumps(asdict(options) | {"socket": connection.fileno()})
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-m", "workers.vision.images.decoder_process", arguments],
+        pass_fds=[connection.fileno()],
+        stdin=subprocess.DEVNULL,
+        env={name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ} | ONE_THREAD,
+    )
+
+
+@contextmanager
+def _shared_file(size: int) -> Iterator[int]:
+    descriptor = allocate(size)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _write(descriptor: int, data: bytes) -> None:

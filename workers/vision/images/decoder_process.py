@@ -1,9 +1,12 @@
-"""A decoder process: decodes one image at a time, under limits, without torch.
+"""A decoder process: decodes one image at a time, under limits, in one thread, without torch.
 
-`images.decoder_pool` starts it with two shared files and a socket; requests and replies are lines of JSON:
+`images.decoder_pool` starts it with a socket. Requests and replies are lines of JSON; with each request come the
+descriptors of two files, which hold the image and take the tiles:
 
     {"bytes": 214013, "max_tiles": 12, "thumbnail": true}
-    {"tiles": 13, "grid": [4, 3], "width": 1920, "height": 1440}   or   {"error": "…", "code": "undecodable_image"}
+    {"tiles": 13, "grid": [4, 3], "width": 1920, "height": 1440}
+    {"error": "…", "code": "undecodable_image"}        the image is at fault
+    {"shortage": "decoding"}                           the memory limit was reached
 """
 
 import json
@@ -14,62 +17,93 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from shared.images import ImageLimits
-from workers.vision.images.decode import DecodeError, configure_pillow, decode, plan_tiles, write_tiles
+from workers.vision.images.decode import (
+    DecodeError,
+    MemoryShortage,
+    configure_pillow,
+    decode,
+    plan_tiles,
+    write_tiles,
+)
+
+MAX_REQUEST_BYTES = 4096
 
 
 def main(arguments: str) -> None:
     """Serve until the pool closes its end of the socket."""
     options = json.loads(arguments)
     limits = ImageLimits(**options["limits"])
-    limit_resources(options["memory_bytes"])
     configure_pillow(limits)
-    with socket.socket(fileno=options["socket"]) as connection, connection.makefile("rwb") as stream:
-        _send(stream, {"ready": True})
-        for request in stream:
+    limit_resources(options["memory_bytes"])
+    with socket.socket(fileno=options["socket"]) as connection:
+        _send(connection, {"ready": True})
+        for request, source, target in _requests(connection):
             limit_cpu(options["timeout_s"])
-            _send(stream, reply(json.loads(request), limits, options))
+            try:
+                _send(connection, reply(request, limits, options["tile_side"], source, target))
+            finally:
+                os.close(source)
+                os.close(target)
 
 
 def limit_resources(memory_bytes: int) -> None:
-    """Bound what a decoder gone wrong can take."""
+    """Bound what a decoder gone wrong can take, beyond what the process has mapped by now."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends this process
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    limit = _mapped_bytes() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def limit_cpu(timeout_s: float) -> None:
-    """Set the CPU limit for the next image; the kernel counts from the start of the process."""
+    """Set the CPU limit for the next image; the kernel counts from the start of the process, in whole seconds."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    limit = math.ceil(used.ru_utime + used.ru_stime + timeout_s) + 1
+    limit = math.ceil(used.ru_utime + used.ru_stime + timeout_s)
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
 
 
-def reply(request: dict[str, Any], limits: ImageLimits, options: dict[str, Any]) -> dict[str, Any]:
-    """Decode and tile one image; the tiles are in the output file when the reply is sent."""
-    side = options["tile_side"]
+def reply(request: dict[str, Any], limits: ImageLimits, side: int, source: int, target: int) -> dict[str, Any]:
+    """Decode and tile one image; the tiles are in `target` when the reply is sent."""
     try:
-        image = decode(os.pread(options["input"], request["bytes"], 0), limits)
+        image = decode(os.pread(source, request["bytes"], 0), limits)
         plan = plan_tiles(image, request["max_tiles"], request["thumbnail"], side)
-        write_tiles(plan, side, lambda size: _allocate(options["output"], size))
+        write_tiles(plan, side, lambda size: memoryview(mmap.mmap(target, size)))
     except DecodeError as error:
         return {"error": error.reason, "code": error.code}
-    except MemoryError:
-        return {"error": "tiling it takes more memory than an image is given", "code": "undecodable_image"}
+    except MemoryShortage as error:
+        return {"shortage": str(error)}
+    except (MemoryError, OSError):  # mmap says ENOMEM by an OSError
+        return {"shortage": "tiling"}
     width, height = image.size
     return {"tiles": plan.tiles, "grid": plan.grid, "width": width, "height": height}
 
 
-def _allocate(descriptor: int, size: int) -> memoryview:
-    os.ftruncate(descriptor, size)
-    return memoryview(mmap.mmap(descriptor, size))
+def _requests(connection: socket.socket) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """Yield each request with its two descriptors; the pool sends the next one after the reply."""
+    received, descriptors = b"", list[int]()
+    while True:
+        data, new, _, _ = socket.recv_fds(connection, MAX_REQUEST_BYTES, 2)
+        if not data:
+            return
+        received += data
+        descriptors += new
+        if received.endswith(b"\n"):
+            source, target = descriptors
+            yield json.loads(received), source, target
+            received, descriptors = b"", []
 
 
-def _send(stream: Any, message: dict[str, Any]) -> None:
-    stream.write(json.dumps(message).encode() + b"\n")
-    stream.flush()
+def _send(connection: socket.socket, message: dict[str, Any]) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _mapped_bytes() -> int:
+    """Address space of this process: libraries, and more of it on machines with many cores."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
 
 
 if __name__ == "__main__":

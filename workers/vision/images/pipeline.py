@@ -90,7 +90,10 @@ class ImagePipeline:
                 future.cancel()
 
     def _fetch(self, image: StoredImage) -> bytes:
-        data = fetch_object(self._storage, image.key)
+        try:
+            data = fetch_object(self._storage, image.key)
+        except MemoryError as error:
+            raise Transient("out_of_memory", f"no memory on this worker for an image of {image.bytes} bytes") from error
         if hashlib.sha256(data).hexdigest() != image.sha256:
             raise Transient("storage_unavailable", f"{image.key} came with other bytes than were stored")
         return data
@@ -101,13 +104,14 @@ class ImagePipeline:
         except DecodeError as error:
             raise Permanent(error.code, f"image {n}: {error.reason}", image=n) from error
         except DecoderUnavailable as error:
-            raise Transient("internal", f"image {n} could not be decoded on this worker", image=n) from error
+            message = f"image {n} could not be decoded on this worker: {error.reason}"
+            raise Transient(error.code, message, image=n) from error
 
     def _store_preview(self, job: str, n: int, image: TiledImage) -> None:
         try:
             self._storage.put(view_key(job, n), preview(image), "image/png")
-        except StorageDown as error:
-            log.warning("preview not stored", job=job, image=n, error=error.detail)
+        except (StorageDown, MemoryError) as error:
+            log.warning("preview not stored", job=job, image=n, error=str(error) or "out of memory")
 
 
 class HeaderOnlyImages(ImagePipeline):

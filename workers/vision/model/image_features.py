@@ -7,18 +7,9 @@ from torch import Tensor
 
 from workers.vision.checkpoint.config import Config
 from workers.vision.model.hf_model import StockModel
+from workers.vision.model.pixels import normalise
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as the card's code
 MAX_BATCH_TILES = 8  # tiles at once through the tower: enough to fill a device, little beside the weights
-
-
-def normalise(tiles: Tensor) -> Tensor:
-    """(T, side, side, 3) uint8 to (T, 3, side, side) float32, bit for bit ToTensor and Normalize of torchvision.
-
-    On the device of `tiles`: folding the constants or doing it in bf16 would change the last bits.
-    """
-    mean, std = (torch.tensor(values, device=tiles.device).view(3, 1, 1) for values in (MEAN, STD))
-    return tiles.permute(0, 3, 1, 2).float().div(255).sub_(mean).div_(std)
 
 
 def features(model: StockModel, config: Config, pixels: Tensor) -> Tensor:

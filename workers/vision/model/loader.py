@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as ProgressBar
 
+from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.checkpoint import Checkpoint
-from workers.vision.checkpoint.checksums import make_manifest, verify
+from workers.vision.checkpoint.checksums import compute_checksums, verify
 from workers.vision.checkpoint.config import Quantised
-from workers.vision.checkpoint.fetch import Report
+from workers.vision.model.cpu_linear import cpu_linears
 from workers.vision.model.device import choose_device, choose_dtype
+from workers.vision.model.fused import fuse
 from workers.vision.model.hf_model import StockModel, assemble
 from workers.vision.model.placement import (
     Placement,
@@ -28,6 +30,7 @@ from workers.vision.model.placement import (
     weight_bytes,
 )
 from workers.vision.model.quantise import Quantiser
+from workers.vision.model.vision_language_model import VisionLanguageModel, build_model
 from workers.vision.model.weights import Weight, read_weights
 
 
@@ -38,7 +41,7 @@ class LoadOptions:
     device: str = "auto"
     dtype: str = "auto"
     quantised: Quantised | None = None
-    pinned: str = ""  #: sha256 of the checkpoint, or the path of a manifest
+    pinned: str = ""  #: sha256 of the checkpoint, or the path of a file of checksums
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions, report: Report) -> StockModel:
@@ -47,16 +50,39 @@ def load(checkpoint: Checkpoint, options: LoadOptions, report: Report) -> StockM
     dtype = choose_dtype(options.dtype, device)
     placement = _place(checkpoint, device, dtype, options.quantised)
     quantiser = Quantiser(options.quantised, dtype) if options.quantised else None
-    began = time.perf_counter()
-    with reading(checkpoint, options.pinned, report) as weights:
-        model = assemble(checkpoint.config, weights, dtype, placement, quantiser)
-    if placement.split:
-        connect(model, placement)
-    size, seconds = f"{checkpoint.files.size / 1e6:.1f} MB", f"{time.perf_counter() - began:.1f} s"
-    kind = options.quantised or str(dtype).removeprefix("torch.")
-    devices = ", ".join(dict.fromkeys(map(str, placement.blocks)))
-    report(f"loaded {checkpoint.model.id}: {size} in {seconds}, {kind} on {devices}")
+    with _timed(checkpoint, options.quantised or dtype, placement, report):
+        with reading(checkpoint, options.pinned, report) as weights:
+            model = assemble(checkpoint.config, weights, dtype, placement, quantiser)
+        if placement.split:
+            connect(model, placement)
     return model
+
+
+def load_packed(checkpoint: Checkpoint, options: LoadOptions, report: Report) -> VisionLanguageModel:
+    """Return the packed model of `checkpoint` on its devices; a CPU's decoder may be quantised.
+
+    Raises `CheckpointError`.
+    """
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    placement = _place(checkpoint, device, dtype, None)
+    makers = cpu_linears(dtype, options.quantised, report) if device == "cpu" else ()
+    with _timed(checkpoint, options.quantised or dtype, placement, report):
+        with reading(checkpoint, options.pinned, report) as weights:
+            fused = fuse(weights, checkpoint.config, dtype, placement)
+        return build_model(checkpoint.config, fused, *makers)
+
+
+@contextmanager
+def _timed(
+    checkpoint: Checkpoint, kind: Quantised | torch.dtype, placement: Placement, report: Report
+) -> Iterator[None]:
+    """Report what was loaded, as what, where and how fast."""
+    began = time.perf_counter()
+    yield
+    size, seconds = f"{checkpoint.files.size / 1e6:.1f} MB", f"{time.perf_counter() - began:.1f} s"
+    devices = ", ".join(dict.fromkeys(map(str, placement.blocks)))
+    report(f"loaded {checkpoint.model.id}: {size} in {seconds}, {str(kind).removeprefix('torch.')} on {devices}")
 
 
 @contextmanager
@@ -66,13 +92,13 @@ def reading(checkpoint: Checkpoint, pinned: str, report: Report) -> Iterator[Ite
     On leaving, the hashes are reported and held against `pinned`. Raises `CheckpointError`.
     """
     with ThreadPoolExecutor(1, "checksums") as pool:
-        hashing = pool.submit(make_manifest, checkpoint.folder)
+        hashing = pool.submit(compute_checksums, checkpoint.folder)
         with _progress_bar(checkpoint.files.size) as advance:
             yield read_weights(checkpoint.files, checkpoint.config, advance)
-        manifest = hashing.result()
-    report(f"{manifest.text}{manifest.digest}  (all of it, for TILEQ_MODEL_SHA256)")
+        checksums = hashing.result()
+    report(f"{checksums.text}{checksums.digest}  (all of it, for TILEQ_MODEL_SHA256)")
     if pinned:
-        verify(manifest, pinned)
+        verify(checksums, pinned)
 
 
 def _place(checkpoint: Checkpoint, device: str, dtype: torch.dtype, quantised: Quantised | None) -> Placement:

@@ -9,12 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from shared.settings import read_settings
+from shared.settings import SettingsError, read_settings
 from workers.vision.checkpoint.checkpoint import Checkpoint
-from workers.vision.checkpoint.checksums import make_manifest
+from workers.vision.checkpoint.checksums import compute_checksums
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.engine.factory import find_checkpoint
 
@@ -26,26 +24,26 @@ def main() -> int:
     parser.add_argument("--manifest", action="store_true", help="also hash every file, for TILEQ_MODEL_SHA256")
     chosen = parser.parse_args()
     console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
-    settings = read_settings().model_copy(update={"model": chosen.model})
     try:
+        settings = read_settings().model_copy(update={"model": chosen.model})
         checkpoint = find_checkpoint(settings, lambda line: errors.print(line, highlight=False))
-    except CheckpointError as error:
+    except (CheckpointError, SettingsError) as error:
         errors.print(str(error), markup=False, highlight=False)
         return 1
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in facts(checkpoint):
-        table.add_row(name, escape(value))
-    console.print(table)
+    lines = list(facts(checkpoint))
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        console.print(f"{name:{width}}  {value}", markup=False, highlight=False)
     for remark in unusual(checkpoint):
         console.print(f"! {remark}", markup=False, highlight=False)
     if chosen.manifest:
-        manifest = make_manifest(checkpoint.folder)
-        console.print(f"{manifest.text}{manifest.digest}  (all of it)", markup=False, highlight=False)
+        checksums = compute_checksums(checkpoint.folder)
+        console.print(f"{checksums.text}{checksums.digest}  (all of it)", markup=False, highlight=False)
     return 0
 
 
 def facts(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
-    """What it is."""
+    """Yield names and values of what the files say."""
     config, model = checkpoint.config, checkpoint.model
     vision, decoder = config.vision, config.decoder
     yield "model", f"{model.id} ({model.title})"
@@ -71,12 +69,13 @@ def facts(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     low, high = model.tiles
     yield "tiles", f"{low} to {high} an image{', and a thumbnail' if model.thumbnail else ''}" if high > 1 else "one"
     yield "template", config.template
-    yield "system message", config.system or "none"
+    yield "system message", checkpoint.system.text or "none"
+    yield "system message from", checkpoint.system.origin
     yield "stop token", checkpoint.prompt_format.template.stop
 
 
 def unusual(checkpoint: Checkpoint) -> Iterator[str]:
-    """What other software may trip over, or what differs from the usual."""
+    """Yield what differs from the other checkpoints of the family."""
     config = checkpoint.config
     if config.transposed:
         yield "ps_version v1: the image tokens of a tile lie column by column"
@@ -85,15 +84,15 @@ def unusual(checkpoint: Checkpoint) -> Iterator[str]:
         yield f"select_layer {config.select_layer}: the last {idle} vision layers are idle and not loaded"
     if config.decoder.rope_factor != 1:
         yield f"positions are scaled linearly by {config.decoder.rope_factor:g}"
-    if config.system != checkpoint.prompt_format.template.system:
-        yield "the config has a system message of its own"
+    if not checkpoint.system.certain:
+        yield "no file says which release this is: set TILEQ_SYSTEM_MESSAGE if it was trained with another one"
     if checkpoint.tokenizer.size != config.decoder.vocab:
         yield f"the vocabulary is padded by {config.decoder.vocab - checkpoint.tokenizer.size}"
     if config.tokens_per_tile != 256:
         yield "a tile is not 256 tokens, as in all released models"
     code = sorted(path.name for path in checkpoint.folder.glob("*.py"))
     if code:
-        yield f"{', '.join(code)}: code, neither read nor run"
+        yield f"{', '.join(code)}: code, never run"
 
 
 if __name__ == "__main__":

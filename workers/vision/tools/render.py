@@ -8,14 +8,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from shared.conversation import Message
-from shared.settings import Settings, read_settings
+from shared.conversation import ConversationError, Message
+from shared.settings import Settings, SettingsError, read_settings
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.engine.factory import find_checkpoint
 from workers.vision.images.decode import DecodeError
 from workers.vision.images.decoder_pool import DecoderOptions, DecoderPool, DecoderUnavailable, TiledImage
 from workers.vision.images.preview import draw_tiles
-from workers.vision.prompts import PromptError, PromptFormat, build
+from workers.vision.prompts import PromptFormat, build
 
 
 def main() -> int:
@@ -30,8 +30,8 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.prompt is None and not (chosen.output and len(chosen.images) == 1):
         parser.error("give one IMAGE and -o out.png, or --prompt TEXT")
-    settings = read_settings()
     try:
+        settings = read_settings()
         if chosen.prompt is not None:
             settings = settings.model_copy(update={"model": chosen.model or settings.model})
             checkpoint = find_checkpoint(settings, lambda line: print(line, file=sys.stderr))  # noqa: T201
@@ -42,7 +42,7 @@ def main() -> int:
         else:
             (only,) = _tile(chosen.images, chosen.tiles, chosen.thumbnail, settings)
             chosen.output.write_bytes(draw_tiles(only.tiles, only.grid))
-    except (CheckpointError, PromptError, DecodeError, DecoderUnavailable, OSError) as error:
+    except (SettingsError, CheckpointError, ConversationError, DecodeError, DecoderUnavailable, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     return 0

@@ -1,194 +1,124 @@
-"""The stock model behind the engine's interface, on a small checkpoint of our own."""
+"""What the stock model's engine does beyond what every engine does."""
 
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
 
-from shared.conversation import Message
-from shared.settings import Settings
+from shared.models import DEMO_MODEL_ID
+from tests.integration.vision.engine.test_engines import answer, asked
 from tests.random_checkpoint import write_random
-from workers.vision.engine.base import (
-    Cancelled,
-    ContextExceeded,
-    Delta,
-    Done,
-    EngineClosed,
-    EngineRequest,
-    Sampling,
-    Stage,
-)
-from workers.vision.engine.factory import ServedModel, make_engine
+from tests.waiting import eventually
+from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from workers.vision.engine.base import Cancelled, NonFiniteLogits
+from workers.vision.engine.factory import ServedModel
+from workers.vision.engine.transformers import Loaded, TransformersEngine
+from workers.vision.model.hf_model import StockModel
+from workers.vision.model.loader import LoadOptions, load
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
-    folder = write_random(tmp_path_factory.mktemp("model") / "tileq-demo")
-    made = make_engine(Settings(model=str(folder), device="cpu", dtype="float32"), lambda _: None)
-    yield made
-    made.engine.close()
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return open_checkpoint(write_random(tmp_path_factory.mktemp("model") / "tileq-demo"), DEMO_MODEL_ID)
 
 
-def asked(
-    served: ServedModel, name: str = "job", tiles: int = 1, text: str = "What is this?", **sampling: Any
-) -> EngineRequest:
-    prompt = served.prompt([Message(role="user", content=text)], [tiles] if tiles else [])
-    pixels = np.random.default_rng(1).integers(0, 256, (tiles, served.side, served.side, 3), np.uint8)
-    return EngineRequest(name, prompt, pixels, Sampling(**{"max_new_tokens": 24, **sampling}))
+@pytest.fixture(scope="module")
+def model(checkpoint: Checkpoint) -> StockModel:
+    return load(checkpoint, LoadOptions("cpu", "float32"), lambda _: None)
 
 
-def answer(served: ServedModel, **sampling: Any) -> Done:
-    *_, done = served.engine.submit(asked(served, **sampling))
-    assert isinstance(done, Done)
-    return done
+@pytest.fixture(scope="module")
+def served(checkpoint: Checkpoint, model: StockModel) -> Iterator[ServedModel]:
+    engine = TransformersEngine(Loaded(model, checkpoint.config, checkpoint.tokenizer))
+    yield ServedModel(engine, checkpoint.model, checkpoint.config.vision.image, checkpoint.prompt_format)
+    engine.close()
 
 
-def test_events_come_in_order_and_deltas_join(served: ServedModel) -> None:
-    events = list(served.engine.submit(asked(served, tiles=3)))
-    done = events[-1]
-    assert isinstance(done, Done)
-    assert [event.name for event in events if isinstance(event, Stage)] == ["vision", "prefill", "decode"]
-    deltas = [event for event in events if isinstance(event, Delta)]
-    assert "".join(delta.text for delta in deltas) == done.text
-    assert [delta.completion_tokens for delta in deltas] == sorted(delta.completion_tokens for delta in deltas)
-    assert done.image_tokens == 3 * 196
-    assert done.prompt_tokens > done.image_tokens
-    assert set(done.timings) == {"vision", "prefill", "decode", "first_token"}
-    assert done.timings["first_token"] >= done.timings["vision"] > 0
+def test_a_watchdog_can_see_every_layer_of_a_prefill(served: ServedModel, model: StockModel) -> None:
+    began: list[float | None] = []
+    allowed: list[float] = []
+
+    def look(*_: object) -> None:
+        stats = served.engine.stats()
+        began.append(stats.busy_since)
+        allowed.append(stats.step_allowance)
+
+    layers = model.model.language_model.layers
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    answer(served, max_new_tokens=1)
+    for hook in hooks:
+        hook.remove()
+    assert len(began) == len(layers) > 1
+    assert None not in began
+    assert len(set(began)) == len(layers)  # every layer is a step of its own
+    assert min(allowed) > 0
+    assert served.engine.stats().busy_since is None
 
 
-def test_text_alone_needs_no_picture(served: ServedModel) -> None:
-    events = list(served.engine.submit(asked(served, tiles=0)))
-    assert [event.name for event in events if isinstance(event, Stage)] == ["prefill", "decode"]
+def test_a_cancelled_request_leaves_in_the_middle_of_its_prefill(served: ServedModel, model: StockModel) -> None:
+    computed: list[int] = []
 
+    def cancel(*_: object) -> None:
+        computed.append(0)
+        served.engine.cancel("job")
 
-def test_greedy_answers_are_the_same_each_time(served: ServedModel) -> None:
-    assert answer(served).text == answer(served).text
-
-
-def test_a_picture_matters(served: ServedModel) -> None:
-    dark = asked(served)
-    dark.tiles[:] = 0
-    *_, done = served.engine.submit(dark)
-    assert isinstance(done, Done)
-    assert done.text != answer(served).text
-
-
-def test_the_same_seed_gives_the_same_text(served: ServedModel) -> None:
-    drawn = [answer(served, temperature=1.5, seed=seed).text for seed in (1, 1, 2)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert answer(served, temperature=1.5).text != answer(served, temperature=1.5).text
-
-
-def test_narrow_sampling_is_greedy(served: ServedModel) -> None:
-    greedy = answer(served).text
-    assert answer(served, temperature=1.5, top_k=1).text == greedy
-    assert answer(served, temperature=1.5, top_p=1e-6).text == greedy
-
-
-def test_a_repetition_penalty_changes_a_text_that_repeats(served: ServedModel) -> None:
-    assert answer(served, max_new_tokens=60, repetition_penalty=5.0).text != answer(served, max_new_tokens=60).text
-
-
-def test_beams_answer_in_one_piece(served: ServedModel) -> None:
-    events = list(served.engine.submit(asked(served, num_beams=3)))
-    done = events[-1]
-    assert isinstance(done, Done)
-    assert "".join(event.text for event in events if isinstance(event, Delta)) == done.text
-    assert 0 < done.completion_tokens <= 24
-
-
-def test_a_stop_string_ends_the_answer_before_it(served: ServedModel) -> None:
-    whole = answer(served)
-    stop = whole.text[3:5]
-    cut = answer(served, stop=(stop,))
-    assert (cut.text, cut.finish_reason) == (whole.text[: whole.text.index(stop)].rstrip(), "stop")
-    assert cut.completion_tokens < whole.completion_tokens
-
-
-def test_max_new_tokens_is_a_limit(served: ServedModel) -> None:
-    done = answer(served, max_new_tokens=3)
-    assert (done.completion_tokens, done.finish_reason) == (3, "length")
-
-
-def test_the_context_bounds_prompt_and_answer(served: ServedModel) -> None:
-    with pytest.raises(ContextExceeded, match="the context of the model holds 32768"):
-        list(served.engine.submit(asked(served, tiles=0, text="x" * 33_000)))
-    nearly = answer(served, tiles=0, text="x" * 32_660, max_new_tokens=500)
-    assert nearly.prompt_tokens + nearly.completion_tokens <= 32768
-
-
-def test_a_running_request_leaves_within_a_step(served: ServedModel) -> None:
-    events = served.engine.submit(asked(served, "long", max_new_tokens=20_000))
-    for event in events:
-        if isinstance(event, Delta):
-            break
-    served.engine.cancel("long")
+    layers = model.model.language_model.layers
+    hooks = [
+        layers[0].register_forward_pre_hook(cancel),
+        layers[-1].register_forward_pre_hook(lambda *_: computed.append(1)),
+    ]
     with pytest.raises(Cancelled):
-        list(events)
-    began = time.monotonic()
-    assert answer(served, max_new_tokens=1).completion_tokens == 1
-    assert time.monotonic() - began < 2
+        list(served.engine.submit(asked(served)))
+    eventually(lambda: served.engine.stats().running == 0)
+    for hook in hooks:
+        hook.remove()
+    assert computed == [0]
 
 
-def test_a_waiting_request_leaves_at_once(served: ServedModel) -> None:
-    running = served.engine.submit(asked(served, "first", max_new_tokens=20_000))
-    next(running)
-    waiting = served.engine.submit(asked(served, "second"))
-    served.engine.cancel("second")
-    began = time.monotonic()
-    with pytest.raises(Cancelled):
-        next(waiting)
-    assert time.monotonic() - began < 0.5
-    served.engine.cancel("first")
-    with pytest.raises(Cancelled):
-        list(running)
+@contextmanager
+def broken_output(model: StockModel, value: float) -> Iterator[None]:
+    """Have the model compute `value` as the logit of token 5."""
+
+    def spoil(_: object, __: object, output: torch.Tensor) -> torch.Tensor:
+        output[..., 5] = value
+        return output
+
+    hook = model.lm_head.register_forward_hook(spoil)
+    yield
+    hook.remove()
 
 
-def test_a_reader_that_goes_away_frees_the_engine(served: ServedModel) -> None:
-    events = served.engine.submit(asked(served, "left", max_new_tokens=20_000))
-    next(events)
-    events.close()  # type: ignore[attr-defined]
-    assert answer(served, max_new_tokens=1).completion_tokens == 1
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0}, {"num_beams": 2}, {"num_beams": 2, "temperature": 1.0}])
+def test_logits_that_are_not_finite_fail_their_request_only(
+    served: ServedModel, model: StockModel, value: float, sampling: dict[str, Any]
+) -> None:
+    with broken_output(model, value), pytest.raises(NonFiniteLogits, match="NaN or infinity in float32"):
+        answer(served, **sampling)
+    assert answer(served, max_new_tokens=2).completion_tokens == 2
 
 
-def test_many_threads_may_ask(served: ServedModel) -> None:
-    alone = answer(served).text
-
-    def ask(number: int) -> str:
-        *_, done = served.engine.submit(asked(served, f"job-{number}"))
-        assert isinstance(done, Done)
-        return done.text
-
-    with ThreadPoolExecutor(8) as threads:
-        assert set(threads.map(ask, range(16))) == {alone}
-    stats = served.engine.stats()
-    assert (stats.running, stats.waiting, stats.busy_since) == (0, 0, None)
+@pytest.mark.parametrize("sampling", [{"repetition_penalty": 1e-42}, {"repetition_penalty": 1e-42, "temperature": 1.0}])
+def test_a_penalty_that_overflows_is_named(served: ServedModel, sampling: dict[str, Any]) -> None:
+    with pytest.raises(NonFiniteLogits, match="repetition_penalty of 1e-42"):
+        answer(served, **sampling)
 
 
-def test_a_watchdog_can_see_how_long_a_step_takes(served: ServedModel) -> None:
-    events = served.engine.submit(asked(served, "busy", max_new_tokens=20_000))
-    next(events)
-    busy = served.engine.stats()
-    assert busy.busy_since is not None
-    assert time.monotonic() - busy.busy_since < 30
-    assert busy.running == 1
-    served.engine.cancel("busy")
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-38, 1e-4])
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_a_temperature_too_small_to_divide_by_is_greedy(
+    served: ServedModel, temperature: float, num_beams: int
+) -> None:
+    assert answer(served, temperature=temperature, num_beams=num_beams).text == answer(served, num_beams=num_beams).text
 
 
-def test_a_closed_engine_takes_nothing(tmp_path: Path) -> None:
-    folder = write_random(tmp_path / "model")
-    made = make_engine(Settings(model=str(folder), device="cpu", dtype="float32"), lambda _: None)
-    running = made.engine.submit(asked(made, max_new_tokens=20_000))
-    next(running)
-    made.engine.close()
-    with pytest.raises(Cancelled):
-        list(running)
-    with pytest.raises(EngineClosed):
-        made.engine.submit(asked(made))
-    assert not [thread for thread in threading.enumerate() if thread.name == "engine" and not thread.daemon]
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_a_seed_belongs_to_its_request_and_leaves_the_global_generator_alone(
+    served: ServedModel, num_beams: int
+) -> None:
+    before = torch.get_rng_state()
+    first, second = (answer(served, temperature=1.5, seed=1, num_beams=num_beams).text for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.get_rng_state(), before)

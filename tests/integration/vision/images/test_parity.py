@@ -12,7 +12,7 @@ from shared.images import ImageMode
 from tests.encoded import encoded
 from tests.integration.vision import cases
 from workers.vision.images.decoder_pool import DecoderPool
-from workers.vision.model.image_features import normalise
+from workers.vision.model.pixels import normalise
 
 pytestmark = cases.needs_folder
 

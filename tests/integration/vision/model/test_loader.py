@@ -13,7 +13,7 @@ from shared.settings import Settings
 from tests.integration.vision import cases
 from tests.random_checkpoint import write_random
 from workers.vision.checkpoint.checkpoint import open_checkpoint
-from workers.vision.checkpoint.checksums import make_manifest
+from workers.vision.checkpoint.checksums import compute_checksums
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.engine.base import Done, EngineRequest, Sampling
 from workers.vision.engine.factory import make_engine
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pinned_files_load_and_others_do_not(folder: Path) -> None:
-    digest, said = make_manifest(folder).digest, list[str]()
+    digest, said = compute_checksums(folder).digest, list[str]()
     settings = Settings(model=str(folder), device="cpu", model_sha256=digest)
     make_engine(settings, said.append).engine.close()
     assert digest in said[0]

@@ -35,7 +35,16 @@ def test_inspect_tells_what_the_files_hold(folder: Path) -> None:
     (folder / "modeling.py").write_text("raise SystemExit")
     done = run("inspect", str(folder), "--manifest")
     assert done.returncode == 0, done.stderr
-    for part in ("tileq-demo", "internlm2-chat", "196", "F32", "patches of 16", "modeling.py: code", "all of it"):
+    for part in (
+        "tileq-demo",
+        "internlm2-chat",
+        "196",
+        "F32",
+        "patches of 16",
+        "modeling.py: code",
+        "by the name tileq-demo",
+        "all of it",
+    ):
         assert part in done.stdout
 
 

@@ -38,8 +38,8 @@ def test_tokens_of_a_tile_come_from_the_patches(tmp_path: Path) -> None:
     assert read_config(written(tmp_path, changed("vision_config.patch_size", 14))).tokens_per_tile == 256
 
 
-def test_a_system_message_of_the_config_wins(tmp_path: Path) -> None:
-    assert read_config(written(tmp_path, GOOD)).system.startswith("You are an AI assistant whose name is InternLM")
+def test_a_system_message_of_the_config_is_read(tmp_path: Path) -> None:
+    assert read_config(written(tmp_path, GOOD)).system == ""
     assert read_config(written(tmp_path, changed("system_message", "Be kind."))).system == "Be kind."
 
 

@@ -27,7 +27,7 @@ def scrape(stats: EngineStats | Exception) -> str:
 
 
 def test_every_figure_is_exported() -> None:
-    text = scrape(EngineStats(2, 3, 5, 70, time.monotonic() - 1, 1 << 30))
+    text = scrape(EngineStats(2, 3, 5, 70, time.monotonic() - 1, memory_bytes=1 << 30))
     for line in (
         'tileq_engine_requests{state="running"} 2.0',
         'tileq_engine_requests{state="waiting"} 3.0',
@@ -38,6 +38,19 @@ def test_every_figure_is_exported() -> None:
         assert line in text
     (step,) = [line for line in text.splitlines() if line.startswith("tileq_engine_step_seconds")]
     assert float(step.split()[1]) >= 1
+
+
+def test_the_figures_of_the_resident_engine_are_exported_where_it_serves() -> None:
+    text = scrape(EngineStats(pages=100, used_pages=7, shared_pages=3, cached_tokens=42, step_s={"decode": 1.5}))
+    for line in (
+        'tileq_engine_pages{use="total"} 100.0',
+        'tileq_engine_pages{use="requests"} 7.0',
+        'tileq_engine_pages{use="shared"} 3.0',
+        "tileq_engine_cached_tokens_total 42.0",
+        'tileq_engine_step_part_seconds_total{part="decode"} 1.5',
+    ):
+        assert line in text
+    assert "pages" not in scrape(EngineStats())
 
 
 def test_an_idle_engine_on_a_cpu_has_no_step_and_no_device_memory() -> None:

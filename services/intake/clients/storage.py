@@ -1,0 +1,101 @@
+"""Object storage for the event loop: the blocking client in threads of its own, each wait bounded."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import structlog
+
+from services.intake.metrics import LOST_RESULTS
+from services.intake.uploads import Upload
+from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavailable
+from shared.jobs import Job
+from shared.records import JobOutput
+from shared.results import StoredResult
+from shared.storage import ObjectStorage, delete_job_objects
+
+T = TypeVar("T")
+
+THREADS = 32
+BASE_TIMEOUT_S = 5.0  #: of one operation
+MIN_BYTES_PER_S = 4 << 20  #: a large object is allowed more time at this rate
+GET_BYTES = 32 << 20  #: size that the time-out of a read allows for
+RETRY_AFTER_S = 2.0
+log = structlog.get_logger(__name__)
+
+
+class Storage:
+    """The objects of `shared.storage`, awaited. Raises `StorageUnavailable`; `ObjectMissing` passes through."""
+
+    def __init__(self, objects: ObjectStorage) -> None:
+        self._objects = objects
+        # A pool of its own: threads that hang on a dead server are at most this many, and block nothing else.
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
+
+    async def put(self, key: str, data: bytes, media_type: str) -> None:
+        """Store an object."""
+        await self._do(lambda: self._objects.put(key, data, media_type), len(data))
+
+    async def put_upload(self, key: str, upload: Upload, media_type: str) -> None:
+        """Store an image as it was sent."""
+
+        def send() -> None:
+            with upload.lock:  # several jobs of a batch may store the same file, which has one position
+                self._objects.put(key, upload.file, media_type, upload.size)
+
+        await self._do(send, upload.size)
+
+    async def get(self, key: str) -> bytes:
+        """Return an object."""
+        return await self._do(lambda: self._objects.get(key), GET_BYTES)
+
+    async def output(self, job: Job) -> JobOutput:
+        """Return the output of a job that succeeded: the record's copy, or the result object's. Raises `ResultLost`."""
+        if job.output is not None:
+            return job.output
+        if not job.result:
+            raise ResultLost
+        try:
+            return StoredResult.from_bytes(await self.get(job.result)).output
+        except (ObjectMissing, ValueError) as error:
+            LOST_RESULTS.inc()
+            log.error("result object missing or unreadable", job=job.id, key=job.result, error=str(error))
+            raise ResultLost from error
+
+    async def copy(self, source: str, target: str, size: int) -> None:
+        """Copy an object."""
+        await self._do(lambda: self._objects.copy(source, target), 2 * size)
+
+    async def delete(self, prefix: str) -> None:
+        """Delete everything under `prefix`."""
+        await self._do(lambda: self._objects.delete(prefix), 0)
+
+    async def delete_job(self, id: str) -> None:
+        """Delete the objects of a job."""
+        await self._do(lambda: delete_job_objects(self._objects, id), 0)
+
+    async def check(self) -> None:
+        """Make the bucket if it is absent."""
+        await self._do(self._objects.check, 0)
+
+    async def discard(self, prefixes: Iterable[str]) -> None:
+        """Delete what a refused request left; the reconciler sweeps what fails here."""
+        for prefix in prefixes:
+            try:
+                await self.delete(prefix)
+            except StorageUnavailable as error:
+                log.warning("objects of a refused request left to the reconciler", prefix=prefix, error=error.detail)
+
+    def close(self) -> None:
+        """Start no further operation."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _do(self, act: Callable[[], T], size: int) -> T:
+        timeout_s = BASE_TIMEOUT_S + size / MIN_BYTES_PER_S
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.get_running_loop().run_in_executor(self._pool, act)
+        except (StorageDown, TimeoutError) as error:
+            log.warning("object storage operation failed", error=str(error) or f"no answer in {timeout_s:.0f} s")
+            raise StorageUnavailable(retry_after=RETRY_AFTER_S) from error

@@ -1,0 +1,38 @@
+"""Which webhook URLs are accepted. The webhook worker checks again before every attempt."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from services.intake.ttl_cache import TtlCache
+from shared.errors import WebhookRefused
+from shared.settings import IntakeSettings
+from shared.webhooks.ssrf import Target, check_url, refuse_unless_all_permitted, resolve
+
+RESOLVE_TIMEOUT_S = 2.0  #: a name that does not resolve today may resolve tomorrow
+CACHE_TTL_S = 30.0  #: for which a URL that was accepted is not resolved again
+
+
+class WebhookUrlPolicy:
+    """Judges webhook URLs; `has_no_keys` tells whether the service has none, which permits loopback."""
+
+    def __init__(self, has_no_keys: Callable[[], Awaitable[bool]], settings: IntakeSettings) -> None:
+        self._has_no_keys = has_no_keys
+        self._settings = settings
+        self._accepted: TtlCache[tuple[str, bool], str] = TtlCache(CACHE_TTL_S)
+
+    async def host(self, url: str) -> str:
+        """Return the host and port that deliveries to `url` are counted by. Raises `WebhookRefused`."""
+        keyless = await self._has_no_keys()
+        return await self._accepted.load((url, keyless), lambda: self._check(url, keyless))
+
+    async def _check(self, url: str, keyless: bool) -> str:
+        target = check_url(url, self._settings, keyless)
+        await asyncio.to_thread(self._refuse, target, keyless)
+        return target.netloc
+
+    def _refuse(self, target: Target, keyless: bool) -> None:
+        try:
+            addresses = resolve(target.host, target.port, RESOLVE_TIMEOUT_S)
+        except WebhookRefused:
+            return
+        refuse_unless_all_permitted(target, addresses, self._settings, keyless)

@@ -1,0 +1,35 @@
+"""The caller of a request: which tenant, by which key, with which rights and limits."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shared.settings import IntakeSettings
+
+
+class Scope(StrEnum):
+    """What a key may do."""
+
+    JOBS = "jobs"  #: Submit, read, cancel and delete jobs and batches.
+    WEBHOOKS = "webhooks"  #: Test webhooks and rotate their secret.
+
+
+@dataclass(frozen=True)
+class PrincipalLimits:
+    """What one caller may use. Every caller has the limits of the service until keys carry their own."""
+
+    max_queued: int  #: queued jobs of the service above which a submission is refused
+
+    @classmethod
+    def of(cls, settings: IntakeSettings) -> "PrincipalLimits":
+        """Return the limits that the settings name."""
+        return cls(max_queued=settings.max_queued)
+
+
+@dataclass(frozen=True)
+class Principal:
+    """An authenticated caller."""
+
+    tenant: str
+    limits: PrincipalLimits
+    key_id: str = ""  #: beginning of the key's SHA-256; "" on a service without keys
+    scopes: frozenset[Scope] = frozenset(Scope)

@@ -1,0 +1,229 @@
+"""`/v1/jobs`: submit, read, wait, cancel, retry, delete."""
+
+import time
+from collections.abc import Mapping
+from typing import Annotated
+
+from fastapi import Header, Path, Query, Request
+from fastapi.responses import Response, StreamingResponse
+
+from services.intake.clients.ended_markers import write_ended_marker
+from services.intake.context import AppContext, Caller, Context
+from services.intake.metrics import ACCEPT
+from services.intake.native import native_router
+from services.intake.openapi import (
+    FORM_OR_JSON,
+    JOB_ACCEPTED,
+    PREFERENCES,
+    SUBMIT_ERRORS,
+    errors,
+    returns,
+    returns_stream,
+)
+from services.intake.rendering import json_response
+from services.intake.routes.sse import EVENT_SCHEMA, encoded, parse_event_id
+from services.intake.schemas.responses import CancelBody, JobPage, ResultBody
+from services.intake.submission.headers import read_headers
+from services.intake.submission.model import RequestHeaders
+from services.intake.submission.parse import parse_submission
+from services.intake.submission.service import AcceptedJob
+from shared.errors import (
+    IdempotencyInProgress,
+    IdempotencyMismatch,
+    InvalidField,
+    JobFailed,
+    JobNotEnded,
+    Malformed,
+    NotFound,
+    Overloaded,
+    RequestError,
+    ResultLost,
+    StorageUnavailable,
+)
+from shared.ids import is_id
+from shared.jobs import Job, State
+from shared.records import JobError
+from shared.store import transitions
+from shared.views import JobBody, StateName, job_body
+
+router = native_router("jobs")
+
+Id = Annotated[str, Path(description="`job_…`")]
+Wait = Annotated[
+    float | None,
+    Query(ge=0, le=60, allow_inf_nan=False, description="seconds to wait for the end of the job before answering"),
+]
+Limit = Annotated[int, Query(ge=1, le=100)]
+_FILTERS = ("state", "batch", "limit", "after")
+MAX_RETRY_AFTER_S = 30
+
+
+@router.post("/v1/jobs", status_code=202, responses=JOB_ACCEPTED | errors(*SUBMIT_ERRORS), openapi_extra=FORM_OR_JSON)
+async def submit(request: Request, context: Context, caller: Caller) -> Response:
+    """Submit a question. 202 means that the job will end, once, and say how."""
+    headers = read_headers(request)
+    submission = await parse_submission(request, context.settings)
+    accepted = await context.submissions.submit(caller, submission, headers)
+    if not accepted.replayed:
+        ACCEPT.observe(time.monotonic() - request.state.began)
+    return await _respond(context, accepted, headers)
+
+
+@router.get("/v1/jobs", responses=returns(JobPage) | errors(InvalidField))
+async def list_jobs(  # noqa: PLR0917  # FastAPI reads the query from it
+    request: Request,
+    context: Context,
+    caller: Caller,
+    state: Annotated[StateName | None, Query()] = None,
+    batch: Annotated[str | None, Query(description="`batch_…`")] = None,
+    limit: Limit = 20,
+    after: Annotated[str | None, Query(description="`next` of the previous page")] = None,
+) -> Response:
+    """Jobs, newest first, without large outputs. `metadata.KEY=VALUE` keeps those that have it; it may be repeated."""
+    metadata = _metadata_filter(request)
+    for field, kind, id in (("batch", "batch", batch), ("after", "job", after)):
+        if id is not None and not is_id(kind, id):
+            raise InvalidField(f"`{field}` is not a {kind} id", field=field)
+    found, following = await context.queries.list_jobs(
+        caller.tenant, state=state or "", batch=batch or "", after=after or "", limit=limit, metadata=metadata
+    )
+    return json_response(JobPage(data=[job_body(job) for job in found], next=following or None))
+
+
+@router.get(
+    "/v1/jobs/{id}", responses=returns(JobBody) | errors(NotFound, InvalidField, ResultLost, StorageUnavailable)
+)
+async def read(context: Context, caller: Caller, id: Id, wait: Wait = None) -> Response:
+    """A job as it is; with `wait`, as it is at its end or after that many seconds."""
+    queries = context.queries
+    job = await (queries.wait_until_ended(caller.tenant, id, wait) if wait else queries.get(caller.tenant, id))
+    return json_response(await queries.body(job), headers=_retry_after(job))
+
+
+@router.delete("/v1/jobs/{id}", status_code=204, responses=errors(NotFound, JobNotEnded))
+async def delete(context: Context, caller: Caller, id: Id) -> Response:
+    """Delete an ended job: its record, images and output."""
+    await context.queries.get(caller.tenant, id)
+    outcome = await context.store.run(transitions.delete(caller.tenant, id))
+    if outcome == "not_found":
+        raise NotFound
+    if outcome == "not_ended":
+        raise JobNotEnded("the job has not ended; cancel it first")
+    await context.deltas.delete(id)
+    try:
+        await context.storage.delete_job(id)
+        await context.store.run(transitions.purge_done([id]))
+    except RequestError:  # its id is in the trash, which the reconciler empties
+        pass
+    return Response(status_code=204)
+
+
+@router.post("/v1/jobs/{id}/cancel", responses=returns(CancelBody) | errors(NotFound))
+async def cancel(context: Context, caller: Caller, id: Id) -> Response:
+    """Cancel: a queued job ends at once, a running one within about a second, an ended one stays as it is."""
+    await context.queries.get(caller.tenant, id)
+    moved = await context.store.run(transitions.cancel(caller.tenant, id))
+    if not moved.value:
+        raise NotFound
+    context.publisher.deliveries(*moved.messages)
+    if moved.value == "cancelled":
+        await write_ended_marker(context.store, context.storage, id)
+    job = await context.queries.get(caller.tenant, id)
+    return json_response(CancelBody.model_validate({"outcome": moved.value, "job": job_body(job)}))
+
+
+@router.post(
+    "/v1/jobs/{id}/retry",
+    status_code=202,
+    responses=JOB_ACCEPTED
+    | errors(
+        NotFound,
+        JobNotEnded,
+        Malformed,
+        IdempotencyMismatch,
+        IdempotencyInProgress,
+        Overloaded,
+        ResultLost,
+        StorageUnavailable,
+    ),
+    openapi_extra={"parameters": PREFERENCES},
+)
+async def retry(request: Request, context: Context, caller: Caller, id: Id) -> Response:
+    """Ask the same again, as a new job with `retry_of`."""
+    headers = read_headers(request)
+    return await _respond(context, await context.submissions.retry(caller, id, headers), headers)
+
+
+@router.get(
+    "/v1/jobs/{id}/result",
+    responses=returns(ResultBody) | errors(NotFound, JobNotEnded, JobFailed, ResultLost, StorageUnavailable),
+)
+async def result(context: Context, caller: Caller, id: Id) -> Response:
+    """The output alone, once there is one."""
+    job = await context.queries.get(caller.tenant, id)
+    if not job.state.terminal:
+        raise JobNotEnded(retry_after=float(_retry_after(job)["Retry-After"]))
+    if job.state is not State.SUCCEEDED:
+        raise _failed(job)
+    output = await context.storage.output(job)
+    return json_response(ResultBody(text=output.text, finish_reason=output.finish_reason, usage=job.usage))
+
+
+@router.get(
+    "/v1/jobs/{id}/events",
+    response_class=StreamingResponse,
+    responses=returns_stream("text/event-stream", "server-sent events", EVENT_SCHEMA)
+    | {204: {"description": "`Last-Event-ID` is that of `end`: there is nothing more, and clients stop asking"}}
+    | errors(NotFound, InvalidField, Overloaded),
+)
+async def events(
+    context: Context, caller: Caller, id: Id, last_event_id: Annotated[str | None, Header(max_length=100)] = None
+) -> Response:
+    """The job as it happens: `state`, `delta`, `reset`, `end`. `Last-Event-ID` resumes."""
+    job = await context.queries.get(caller.tenant, id)
+    position, was_end = parse_event_id(last_event_id or "")
+    if was_end and job.state.terminal:
+        return Response(status_code=204)
+    context.streams.refuse_if_full()
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    stream = encoded(context.streams.stream(job, position))
+    return StreamingResponse(stream, headers=headers, media_type="text/event-stream")
+
+
+async def _respond(context: AppContext, accepted: AcceptedJob, headers: RequestHeaders) -> Response:
+    job, wait = accepted.job, headers.wait_s
+    if wait and not job.state.terminal:
+        job = await context.queries.wait_until_ended(job.tenant, job.id, wait)
+    ended = job.state.terminal and (accepted.replayed or bool(wait))  # a quick worker makes no 200 of a plain 202
+    sent = {"Location": f"/v1/jobs/{job.id}"} | ({} if ended else {"Retry-After": "1"} | _retry_after(job))
+    if wait is not None:
+        sent["Preference-Applied"] = f"wait={wait:g}"
+    if accepted.replayed:
+        sent["Idempotent-Replayed"] = "true"
+    return json_response(await context.queries.body(job), 200 if ended else 202, sent)
+
+
+def _failed(job: Job) -> JobFailed:
+    if job.state is State.CANCELLED:
+        return JobFailed("the job was cancelled", errors=[{"code": job.state.value, "message": "it was cancelled"}])
+    error = job.error or JobError(code=job.state.value, message="no reason was recorded")
+    detail = f"the job has {'expired' if job.state is State.EXPIRED else 'failed'}: {error.message}"
+    return JobFailed(detail, image=error.image, errors=[error.model_dump()])
+
+
+def _retry_after(job: Job) -> dict[str, str]:
+    """Return the header that says when to ask again; none for an ended job."""
+    if job.state.terminal:
+        return {}
+    return {"Retry-After": str(min(MAX_RETRY_AFTER_S, 1 + max(0, job.position) // 4))}
+
+
+def _metadata_filter(request: Request) -> Mapping[str, str]:
+    wanted: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name.startswith("metadata.") and len(name) > len("metadata."):
+            wanted[name.removeprefix("metadata.")] = value
+        elif name not in _FILTERS:
+            known = ", ".join(_FILTERS)
+            raise InvalidField(f"unknown query parameter {name[:80]!r}; use {known} or metadata.KEY", field=name)
+    return wanted

@@ -1,0 +1,51 @@
+"""`/v1/models`, `/healthz` and `/readyz`: what is served, and how the service is."""
+
+from fastapi.responses import Response
+
+from services.intake.context import Caller, Context
+from services.intake.native import native_router
+from services.intake.openapi import errors, returns
+from services.intake.rendering import json_response
+from services.intake.schemas.responses import Alive, ModelBody, ModelList, Ready
+
+router = native_router("system")
+
+
+@router.get("/v1/models", tags=["models"], responses=returns(ModelList) | errors())
+async def list_models(context: Context, caller: Caller) -> Response:
+    """Every model this service knows, with its limits, the workers alive and the jobs queued."""
+    del caller  # any tenant may ask
+    stats = await context.models.stats()
+    data = []
+    for id, model in (await context.models.models()).items():
+        counted = stats.models.get(id)
+        data.append(
+            ModelBody(
+                id=id,
+                title=model.title,
+                default=id == context.models.default,
+                parameters=model.parameters,
+                context=model.context,
+                tiles=list(model.tiles),
+                tokens_per_tile=model.tokens_per_tile,
+                languages=list(model.languages),
+                workers=counted.workers if counted else 0,
+                queued=counted.queued if counted else 0,
+            )
+        )
+    return json_response(ModelList(data=data))
+
+
+@router.get("/healthz", tags=["health"], responses=returns(Alive))
+async def healthz() -> Response:
+    """The process answers."""
+    return json_response(Alive())
+
+
+@router.get(
+    "/readyz", tags=["health"], responses=returns(Ready) | {503: {"model": Ready, "description": "something is down"}}
+)
+async def readyz(context: Context) -> Response:
+    """Each dependency, up or down with the reason."""
+    report = await context.readiness.check()
+    return json_response(report, 200 if report.status == "ready" else 503)

@@ -1,0 +1,176 @@
+"""Requests as clients write them."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from shared.conversation import Message
+from shared.requests import Generation
+
+JobEvent = Literal["job.started", "job.succeeded", "job.failed", "job.cancelled", "job.expired"]
+Payload = Literal["full", "thin"]
+Tiles = Annotated[int, Field(ge=1, le=40)]
+OneOrEach = Annotated[
+    Annotated[Tiles, Tag("number")] | Annotated[list[Tiles], Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, list) else "number"),
+]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16, description="returned with the job everywhere"),
+]
+Url = Annotated[
+    str,
+    Field(min_length=1, max_length=2048, examples=["https://example.org/hook"], json_schema_extra={"format": "uri"}),
+]
+DataUri = Annotated[
+    str,
+    Field(
+        description="`data:image/jpeg;base64,…`; the content decides, not the type it names",
+        pattern="^data:[^,;]{0,100};base64,",
+    ),
+]
+
+
+class StrictModel(BaseModel):
+    """A request body: unknown fields and wrong types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Webhook(StrictModel):
+    """The webhook of a job."""
+
+    url: Url
+    events: Annotated[list[JobEvent], Field(min_length=1, max_length=5)] | None = None
+    payload: Payload = "full"
+
+
+class BatchWebhook(StrictModel):
+    """The webhook of a batch."""
+
+    url: Url
+    events: Annotated[list[Literal["batch.ended"]], Field(min_length=1, max_length=1)] | None = None
+    payload: Payload = "full"
+
+
+class PartRef(StrictModel):
+    """A file part of the same multipart body."""
+
+    part: Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class _Question(StrictModel):
+    model: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    prompt: Annotated[str, Field(description="the text of a single turn")] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
+    parent: Annotated[str, Field(max_length=100)] | None = None
+    tiles: OneOrEach | None = Field(None, description="most tiles of each image; one number, or one for each")
+    thumbnail: bool = True
+    generation: Generation = Generation()
+    webhook: Webhook | None = None
+    metadata: Metadata = {}
+    start_within: Seconds | None = None
+    run_within: Seconds | None = None
+    priority: Literal["high", "normal", "low"] = "normal"
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("send either `prompt` or `messages`, and only one of them")
+        return self
+
+    def turns(self) -> tuple[Message, ...]:
+        """The messages of the conversation, also where `prompt` holds the only one."""
+        return tuple(self.messages or [Message(role="user", content=self.prompt or "")])
+
+
+class JobRequest(_Question):
+    """One question. In a multipart body its images are file parts."""
+
+
+class JobJson(_Question):
+    """One question, images included."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "What is a tile?"}]})
+
+    images: list[DataUri] = []
+
+
+class BatchJob(JobRequest):
+    """One question of a batch."""
+
+    custom_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+
+
+class BatchJobJson(BatchJob):
+    """One question of a batch, images included."""
+
+    images: list[DataUri | PartRef] = []
+
+
+class Defaults(StrictModel):
+    """Fields of every job of a batch that does not set them itself; `generation` field by field."""
+
+    model: str | None = None
+    tiles: Tiles | None = None
+    thumbnail: bool | None = None
+    generation: dict[str, Any] | None = None
+    webhook: Webhook | None = None
+    metadata: Metadata | None = None
+    start_within: Seconds | None = None
+    run_within: Seconds | None = None
+    priority: Literal["high", "normal", "low"] | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = None
+
+
+class BatchRequest(StrictModel):
+    """Many questions, accepted together or not at all. Each of `jobs` is read by itself, so that all are judged."""
+
+    jobs: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    defaults: Defaults = Defaults()
+    webhook: BatchWebhook | None = None
+    metadata: Metadata = {}
+
+
+class BatchJson(BatchRequest):
+    """Many questions, images included."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"jobs": [{"custom_id": "a", "prompt": "What is a tile?"}]}]}
+    )
+
+    jobs: Annotated[list[BatchJobJson], Field(min_length=1)]  # type: ignore[assignment]  # for the document only
+
+
+class JobForm(BaseModel):
+    """The form fields of a job."""
+
+    image: list[Annotated[bytes, Field(json_schema_extra={"format": "binary"})]] = []
+    prompt: str | None = None
+    model: str | None = None
+    tiles: Tiles | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    webhook: Url | None = None
+    request: JobRequest | None = Field(None, description="instead of the fields above: the JSON, without `images`")
+
+
+class BatchForm(BaseModel):
+    """`request`, and any number of file parts that its jobs refer to."""
+
+    model_config = ConfigDict(extra="allow")
+
+    request: BatchJson
+
+
+class WebhookTestRequest(StrictModel):
+    """The URL to send a test to."""
+
+    url: Url
+
+
+class RotateRequest(StrictModel):
+    """Seconds for which the previous secret also signs."""
+
+    overlap: Annotated[float, Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = 86_400

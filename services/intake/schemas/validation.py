@@ -1,0 +1,44 @@
+"""JSON values read as a schema; what pydantic finds becomes one `InvalidField`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from shared.errors import InvalidField
+
+M = TypeVar("M", bound=BaseModel)
+
+MAX_LISTED_ERRORS = 20
+
+
+def read(schema: type[M], value: Mapping[str, Any]) -> M:
+    """Return `value` as a `schema`. Raises `InvalidField`. Strictly, as JSON, since only so strict lists are lists."""
+    try:
+        return schema.model_validate_json(json.dumps(value, ensure_ascii=False), strict=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise invalid_fields(found) from error
+
+
+def invalid_fields(found: Sequence[Any], skip: int = 0) -> InvalidField:
+    """Return one error for what pydantic found; `skip` leading parts of each location are not the client's."""
+    errors = [{"field": _path(one["loc"][skip:]), "detail": _detail(one)} for one in found[:MAX_LISTED_ERRORS]]
+    first = errors[0]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    place = f"`{first['field']}`: " if first["field"] else ""
+    return InvalidField(f"{place}{first['detail']}{more}", field=first["field"] or None, errors=errors)
+
+
+def _path(parts: Sequence[str | int]) -> str:
+    if parts[:2] in (("tiles", "number"), ("tiles", "list")):  # pydantic's names for the two ways to write it
+        parts = ("tiles", *parts[2:])
+    return ".".join(map(str, parts))
+
+
+def _detail(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown field"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]

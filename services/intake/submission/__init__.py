@@ -1,0 +1,1 @@
+"""From the bytes of a request to a durable job, in the order the data flows."""

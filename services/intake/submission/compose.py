@@ -1,0 +1,176 @@
+"""What a client asked becomes what a worker does: turns, images, marks and tiles. Refuses what can't succeed."""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.intake.schemas.requests import JobRequest
+from services.intake.submission.image_headers import ImageInfo
+from services.intake.submission.size_errors import too_many_images
+from services.intake.uploads import Upload
+from shared.conversation import (
+    IMAGE,
+    ConversationError,
+    Message,
+    check_turns,
+    placeholders,
+    system_of,
+    without_system,
+)
+from shared.errors import ImageCountMismatch, InvalidField, TooManyTiles
+from shared.models import Model
+from shared.requests import Request, StoredImage
+from shared.settings import IntakeSettings
+from shared.storage import image_key
+from shared.tiling import grid, tile_count
+
+DEFAULT_TILES = 12  #: of an image whose request names no number
+
+
+@dataclass(frozen=True)
+class InspectedImage:
+    """An image that came with the request, and what its header says."""
+
+    upload: Upload
+    info: ImageInfo
+
+
+@dataclass(frozen=True)
+class ParentContext:
+    """The turns and images of a job's parent, those of the parent's own parents included."""
+
+    messages: tuple[Message, ...] = ()
+    images: tuple[StoredImage, ...] = ()
+    groups: tuple[int, ...] = ()
+
+
+def compose(
+    id: str,
+    asked: JobRequest,
+    new: Sequence[InspectedImage],
+    parent: ParentContext,
+    *,
+    model: Model,
+    settings: IntakeSettings,
+) -> Request:
+    """Return the whole question of job `id`; its images get the keys under which that job's are stored."""
+    turns = asked.turns()
+    _check_turns(turns, parent, model)
+    _check_limits(asked, settings)
+    if len(parent.images) + len(new) > settings.max_images:
+        raise too_many_images(len(parent.images) + len(new), settings.max_images)
+    most = _tiles_each(asked, len(new), model)
+    turns, groups = _placed(turns, len(new))
+    images = tuple(
+        _with_tiles(image, image_key(id, n), min(image.max_tiles, model.tiles[1]), asked.thumbnail)
+        for n, image in enumerate((*parent.images, *map(_stored, new, most)))
+    )
+    _check_tiles(images, settings.max_tiles)
+    return Request(
+        model=model.id,
+        messages=parent.messages + turns,
+        images=images,
+        groups=parent.groups + groups,
+        thumbnail=asked.thumbnail,
+        generation=asked.generation,
+    )
+
+
+def _check_turns(turns: Sequence[Message], parent: ParentContext, model: Model) -> None:
+    try:
+        check_turns(turns)
+    except ConversationError as error:
+        raise InvalidField(f"in `messages`, {error}", field="messages") from None
+    if system_of(turns) is not None:
+        _check_system(parent, model)
+    for n, message in enumerate(turns):
+        if message.role == "user" and blank(message.content):
+            field = "prompt" if len(turns) == 1 else f"messages.{n}.content"
+            raise InvalidField(f"the text of `{field}` is empty", field=field)
+
+
+def _check_system(parent: ParentContext, model: Model) -> None:
+    if parent.messages:
+        detail = "a `system` message opens a conversation; one that continues a `parent` keeps the parent's"
+        raise InvalidField(detail, field="messages.0.role")
+    if not model.takes_system:
+        detail = f"the prompt template of {model.id} has no place for a `system` message"
+        raise InvalidField(detail, field="messages.0.role")
+
+
+def blank(text: str) -> bool:
+    """Tell whether `text` is only white space and control characters."""
+    return all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)
+
+
+def _check_limits(asked: JobRequest, settings: IntakeSettings) -> None:
+    limits = (
+        ("generation.max_new_tokens", asked.generation.max_new_tokens, settings.max_new_tokens),
+        ("start_within", asked.start_within or 0, settings.max_start_within),
+        ("run_within", asked.run_within or 0, settings.max_run_within),
+    )
+    for field, value, most in limits:
+        if value > most:
+            raise InvalidField(f"`{field}` is {value:g}; at most {most:g} is allowed", field=field)
+
+
+def _tiles_each(asked: JobRequest, images: int, model: Model) -> Sequence[int]:
+    least, most = model.tiles
+    if isinstance(asked.tiles, list):
+        if len(asked.tiles) != images:
+            detail = f"`tiles` lists {len(asked.tiles)} numbers for {images} images; give one for each new image"
+            raise InvalidField(detail, field="tiles")
+        each = asked.tiles
+    else:
+        each = [asked.tiles or min(DEFAULT_TILES, most)] * images
+    asked_for = [*each, asked.tiles] if isinstance(asked.tiles, int) else each
+    if any(not least <= tiles <= most for tiles in asked_for):
+        raise TooManyTiles(f"{model.id} accepts {least} to {most} tiles of one image", field="tiles")
+    return each
+
+
+def _placed(turns: tuple[Message, ...], images: int) -> tuple[tuple[Message, ...], tuple[int, ...]]:
+    """Return the turns with a mark for every group of images, and the sizes of the groups.
+
+    Without marks all images form one block at the top of the first user text, as the model card's code does.
+    """
+    marks = placeholders(turns)
+    if marks == 0 and images:
+        opening = len(turns) - len(without_system(turns))
+        first = Message(role="user", content=f"{IMAGE}\n{turns[opening].content}")
+        return (*turns[:opening], first, *turns[opening + 1 :]), (images,)
+    if marks != images:
+        raise ImageCountMismatch(
+            f"the user texts have {marks} `{IMAGE}` marks for {images} images; send one for each, or none, and write "
+            f"`\\{IMAGE}` for the word itself"
+        )
+    return turns, (1,) * images
+
+
+def _stored(image: InspectedImage, max_tiles: int) -> StoredImage:
+    info = image.info
+    return StoredImage(
+        key="",
+        media_type=info.media_type,
+        bytes=image.upload.size,
+        width=info.width,
+        height=info.height,
+        sha256=image.upload.sha256,
+        max_tiles=max_tiles,
+        grid=(1, 1),
+        tiles=1,
+    )
+
+
+def _with_tiles(image: StoredImage, key: str, max_tiles: int, thumbnail: bool) -> StoredImage:
+    chosen = grid(image.width, image.height, max_tiles)
+    tiles = tile_count(chosen, thumbnail)
+    return image.model_copy(update={"key": key, "max_tiles": max_tiles, "grid": chosen, "tiles": tiles})
+
+
+def _check_tiles(images: Sequence[StoredImage], most: int) -> None:
+    tiles = sum(image.tiles for image in images)
+    if tiles > most:
+        worst = max(range(len(images)), key=lambda n: images[n].tiles)
+        detail = f"the images make {tiles} tiles, thumbnails included; at most {most} are allowed: lower `tiles`"
+        raise TooManyTiles(detail, image=worst, field="tiles")

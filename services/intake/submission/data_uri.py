@@ -1,0 +1,51 @@
+"""Images as data URIs, read as leniently as encoders write them (WHATWG's forgiving base64)."""
+
+import base64
+import binascii
+import re
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from services.intake.submission.size_errors import image_too_large
+from services.intake.uploads import Upload
+from shared.errors import InvalidField, UndecodableImage
+
+_HEAD = re.compile(r"\s*data:[^,]{0,300}?;\s*base64\s*,", re.ASCII | re.IGNORECASE)
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_WHITE_SPACE = b" \t\r\n\f"
+
+
+def read_data_uri(uri: Any, image: int, max_bytes: int) -> Upload:
+    """Return the bytes of image number `image`. Raises `InvalidField`, `UndecodableImage` or `ImageTooLarge`.
+
+    Scheme and `base64` may be in any case; line breaks, spaces, missing padding, the URL-safe alphabet and percent
+    escapes are accepted.
+    """
+    field = f"images.{image}"
+    if not isinstance(uri, str):
+        detail = f"image {image} must be a string, the data URI `data:image/…;base64,…`"
+        raise InvalidField(detail, field=field, image=image)
+    head = _HEAD.match(uri)
+    if head is None:
+        raise InvalidField(f"image {image} {_why(uri)}", field=field, image=image)
+    try:
+        encoded = uri[head.end() :].encode("ascii")
+        if b"%" in encoded:
+            encoded = unquote_to_bytes(encoded)
+        encoded = encoded.translate(_URL_SAFE, _WHITE_SPACE).rstrip(b"=")
+        if len(encoded) * 3 // 4 > max_bytes:
+            raise image_too_large(image, max_bytes)
+        data = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        detail = f"the base64 of image {image} is broken: it holds other characters than base64's, or was cut"
+        raise UndecodableImage(detail, image=image, field=field) from error
+    return Upload.of(field, data)
+
+
+def _why(uri: str) -> str:
+    start = uri[:40].strip().lower()
+    if start.startswith("data:"):
+        return "is a data URI without `;base64,`; encode its bytes in base64"
+    if re.match(r"[a-z][a-z0-9+.-]*://", start):
+        return "is a URL, and this service fetches nothing: send its bytes as `data:image/…;base64,…`"
+    return "is not `data:image/…;base64,…`; put that in front of the base64 of its bytes"

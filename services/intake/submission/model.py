@@ -1,0 +1,122 @@
+"""What a caller asks for, read and checked for form only."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.intake.schemas.requests import BatchJob, BatchRequest, Defaults, JobRequest
+from services.intake.schemas.validation import read
+from services.intake.submission import generation
+from services.intake.submission.data_uri import read_data_uri
+from services.intake.uploads import Upload
+from shared.errors import InvalidField, RequestError
+from shared.requests import Generation
+from shared.settings import IntakeSettings
+
+
+@dataclass(frozen=True)
+class RequestHeaders:
+    """What the headers of one request ask for."""
+
+    idempotency_key: str | None = None  #: SHA-256 of the key, which the store knows it by
+    wait_s: float | None = None  #: `Prefer: wait=N`
+    traceparent: str = ""  #: W3C trace context
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One question as it was asked."""
+
+    question: JobRequest
+    uploads: Sequence[Upload] = ()
+    custom_id: str = ""
+
+    def fingerprint(self) -> str:
+        """Return what tells this request from another under the same Idempotency-Key; images count by content."""
+        return _digest(self.question.model_dump(mode="json"), [upload.sha256 for upload in self.uploads], "job")
+
+
+@dataclass(frozen=True)
+class RejectedItem:
+    """A job of a batch that could not be read."""
+
+    index: int
+    custom_id: str | None
+    error: RequestError
+
+
+@dataclass(frozen=True)
+class BatchSubmission:
+    """A batch as it was asked. Its jobs are read one at a time, so that every bad one can be listed."""
+
+    request: BatchRequest
+    parts: Mapping[str, Upload]
+    settings: IntakeSettings
+
+    def fingerprint(self) -> str:
+        """Return what tells this request from another under the same Idempotency-Key."""
+        parts = sorted((name, upload.sha256) for name, upload in self.parts.items())
+        return _digest("batch", self.request.model_dump(mode="json"), parts)
+
+    def items(self) -> Iterator[Submission | RejectedItem]:
+        """Yield each job in order, or why it can't be read."""
+        seen: set[str] = set()
+        for index, job in enumerate(self.request.jobs):
+            try:
+                item = self._item(job)
+                if item.custom_id in seen:
+                    raise InvalidField(f"duplicate custom_id {item.custom_id!r}", field="custom_id")
+                seen |= {item.custom_id} - {""}
+                yield item
+            except RequestError as error:
+                yield RejectedItem(index, custom_id_of(job), error)
+
+    def _item(self, job: dict[str, Any]) -> Submission:
+        own = {name: value for name, value in job.items() if name != "images"}
+        question = read(BatchJob, translated(_merge(self.request.defaults, own)))
+        images = job.get("images", [])
+        if not isinstance(images, list):
+            raise InvalidField("`images` must be a list", field="images")
+        uploads = [self._image(image, n) for n, image in enumerate(images)]
+        return Submission(question, uploads, question.custom_id or "")
+
+    def _image(self, image: Any, n: int) -> Upload:
+        if not isinstance(image, dict):
+            return read_data_uri(image, n, self.settings.max_image_bytes)
+        name, field = image.get("part"), f"images.{n}"
+        if set(image) != {"part"} or not isinstance(name, str):
+            raise InvalidField(f'image {n} must be a data URI or {{"part": "name"}}', field=field, image=n)
+        if name not in self.parts:
+            raise InvalidField(f"image {n} names the part {name[:80]!r}, which was not sent", field=field, image=n)
+        return self.parts[name]
+
+
+def custom_id_of(job: Mapping[str, Any]) -> str | None:
+    """Return the `custom_id` of a job of a batch as far as it can be shown, or None."""
+    name = job.get("custom_id")
+    return name[:128] if isinstance(name, str) else None
+
+
+def translated(body: dict[str, Any]) -> dict[str, Any]:
+    """Return `body` with its generation in tileq's fields; a field of generation that stands beside it is named."""
+    for name in body:
+        if name in Generation.model_fields or name in ("max_tokens", "do_sample"):
+            raise InvalidField(f"unknown field `{name}`; it goes into `generation`", field=name)
+    return body | {"generation": generation.translate(body["generation"])} if "generation" in body else body
+
+
+def _merge(defaults: Defaults, job: dict[str, Any]) -> dict[str, Any]:
+    """Return `job` with the fields that it leaves to the defaults of its batch."""
+    base = defaults.model_dump(mode="json", exclude_none=True)
+    if "prompt" in job or "messages" in job:
+        base = {name: value for name, value in base.items() if name not in ("prompt", "messages")}
+    merged = base | job
+    if isinstance(job.get("generation"), dict):
+        merged["generation"] = base.get("generation", {}) | job["generation"]
+    return merged
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

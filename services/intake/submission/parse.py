@@ -1,0 +1,131 @@
+"""A request body becomes a `Submission`: the question and the files that came with it, checked for form only.
+
+`parse_submission` reads both forms of a job, `parse_batch` both forms of a batch.
+"""
+
+import re
+from typing import Any
+
+from fastapi import Request
+
+from services.intake.schemas.requests import BatchRequest, JobRequest
+from services.intake.schemas.validation import read
+from services.intake.submission import generation
+from services.intake.submission.body import CHARSET_FIELD, FORM, Form, MultipartLimits, media_type, read_form, read_json
+from services.intake.submission.data_uri import read_data_uri
+from services.intake.submission.json_strict import parse_object
+from services.intake.submission.model import BatchSubmission, Submission, translated
+from services.intake.submission.size_errors import too_many_images
+from services.intake.uploads import Upload
+from shared.errors import InvalidField
+from shared.requests import Generation
+from shared.settings import IntakeSettings
+
+PLAIN_FIELDS = ("prompt", "model", "tiles", "max_new_tokens", "webhook")
+#: Names that clients give the parts of images.
+IMAGE_PARTS = ("image", "image[]", "images", "images[]")
+FILES_PER_JOB = 4  #: file parts of a batch, for each job that the service allows
+_INTEGER = re.compile(r"[+-]?[0-9]{1,12}")
+
+
+async def parse_submission(request: Request, settings: IntakeSettings) -> Submission:
+    """Return the job that the body of `request` asks for. Raises `RequestError`."""
+    if media_type(request) == FORM:
+        return await _parse_form(request, settings)
+    body = await read_json(request, settings)
+    images = body.pop("images", [])
+    return Submission(read(JobRequest, translated(body)), _read_images(images, settings))
+
+
+async def parse_batch(request: Request, settings: IntakeSettings) -> BatchSubmission:
+    """Return the batch that the body of `request` asks for. Raises `RequestError`."""
+    if media_type(request) != FORM:
+        return BatchSubmission(_batch_request(await read_json(request, settings), settings), {}, settings)
+    max_files = settings.max_batch_jobs * FILES_PER_JOB
+    limits = MultipartLimits(lambda name: name not in ("request", CHARSET_FIELD), max_files, max_fields=2)
+    form = await read_form(request, settings, limits)
+    if "request" not in form.fields:
+        raise InvalidField("a multipart batch needs a part `request` with the JSON", field="request")
+    parts: dict[str, Upload] = {}
+    for upload in form.files:
+        if upload.name in parts:
+            raise InvalidField(f"duplicate part {upload.name[:80]!r}", field=upload.name[:80])
+        parts[upload.name] = upload
+    return BatchSubmission(_batch_request(parse_object(form.text("request")), settings), parts, settings)
+
+
+async def _parse_form(request: Request, settings: IntakeSettings) -> Submission:
+    most = settings.max_images
+    limits = MultipartLimits(
+        IMAGE_PARTS.__contains__,
+        most,
+        too_many_files=lambda: too_many_images(most + 1, most),
+        check_field=_check_form_field,
+    )
+    form = await read_form(request, settings, limits)
+    return Submission(read(JobRequest, translated(_form_request(form))), form.files)
+
+
+def _check_form_field(name: str) -> None:
+    if name in (*PLAIN_FIELDS, "request", CHARSET_FIELD):
+        return
+    known = ", ".join(f"`{field}`" for field in PLAIN_FIELDS)
+    if name in JobRequest.model_fields or name in Generation.model_fields:
+        hint = "send it in the JSON of a part named `request`, which then holds all fields"
+    elif name.lower().startswith(("image", "file", "photo", "picture", "upload")):
+        hint = "name the parts of images `image`"
+    else:
+        hint = f"fields are {known}; everything else goes into the JSON of a part named `request`"
+    raise InvalidField(f"unknown form field {name[:80]!r}: {hint}", field=name)
+
+
+def _form_request(form: Form) -> dict[str, Any]:
+    """Return the JSON that the fields of a form stand for; empty fields count as absent."""
+    for name in form.fields:
+        _check_form_field(name)
+    sent = [name for name in form.fields if name != CHARSET_FIELD and (form.has(name) or name == "prompt")]
+    if "request" in sent:
+        if len(sent) > 1:
+            raise InvalidField("send either the part `request` or plain fields, not both", field="request")
+        asked = parse_object(form.text("request"))
+        if "images" in asked:
+            raise InvalidField("in a multipart body images are parts named `image`", field="images")
+        return asked
+    asked = {name: form.text(name) for name in ("prompt", "model") if name in sent}
+    if "tiles" in sent:
+        asked["tiles"] = _integer(form, "tiles")
+    if "max_new_tokens" in sent:
+        asked["generation"] = {"max_new_tokens": _integer(form, "max_new_tokens")}
+    if "webhook" in sent:
+        asked["webhook"] = {"url": form.text("webhook")}
+    return asked
+
+
+def _integer(form: Form, name: str) -> int:
+    text = form.text(name).strip()
+    if not _INTEGER.fullmatch(text):
+        more = "; a list goes into the JSON of a part named `request`" if "," in text else ""
+        raise InvalidField(f"`{name}` must be an integer, not {text[:40]!r}{more}", field=name)
+    return int(text)
+
+
+def _read_images(images: Any, settings: IntakeSettings) -> list[Upload]:
+    if not isinstance(images, list):
+        raise InvalidField("`images` must be a list of data URIs", field="images")
+    if len(images) > settings.max_images:
+        raise too_many_images(len(images), settings.max_images)
+    return [read_data_uri(uri, n, settings.max_image_bytes) for n, uri in enumerate(images)]
+
+
+def _batch_request(body: dict[str, Any], settings: IntakeSettings) -> BatchRequest:
+    """Read everything but the jobs, which are large and judged one by one."""
+    jobs = body.pop("jobs", None)
+    if not isinstance(jobs, list) or not jobs or not all(isinstance(job, dict) for job in jobs):
+        raise InvalidField("`jobs` must be a list of at least one request", field="jobs")
+    if len(jobs) > settings.max_batch_jobs:
+        detail = f"the batch has {len(jobs)} jobs; at most {settings.max_batch_jobs} are allowed"
+        raise InvalidField(detail, field="jobs")
+    if isinstance(defaults := body.get("defaults"), dict) and "generation" in defaults:
+        translated = generation.translate(defaults["generation"], "defaults.generation")
+        body = body | {"defaults": defaults | {"generation": translated}}
+    return read(BatchRequest, {**body, "jobs": [{}]}).model_copy(update={"jobs": jobs})

@@ -1,0 +1,163 @@
+"""A `Submission` becomes a `PreparedJob`: model, images, parent, prompt and webhook are checked, nothing is stored."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from services.intake.clients.model_registry import ModelRegistry
+from services.intake.clients.storage import Storage
+from services.intake.clients.webhook_urls import WebhookUrlPolicy
+from services.intake.queries import JobQueries
+from services.intake.schemas.requests import BatchWebhook, Webhook
+from services.intake.submission.compose import InspectedImage, ParentContext, compose
+from services.intake.submission.image_headers import ImageInfo, inspect
+from services.intake.submission.model import Submission
+from services.intake.submission.prompt_length import PromptLengthCheck
+from services.intake.uploads import Upload
+from shared.conversation import Message
+from shared.errors import NotFound, ObjectMissing, ResultLost, UnknownParent
+from shared.ids import new_id
+from shared.images import ImageLimits
+from shared.jobs import PRIORITIES, Job, State
+from shared.records import WebhookTarget
+from shared.requests import Manifest, Request
+from shared.settings import IntakeSettings
+from shared.storage import image_key, manifest_key
+from shared.store.transitions import SubmitResult
+from shared.webhooks.signing import DEFAULT_EVENTS
+
+MAX_INLINE_BYTES = 8 << 10  #: of a request that its record keeps a copy of
+MAX_INSPECT_INLINE_BYTES = 256 << 10  #: of an image whose header is read on the event loop
+#: Fields that a retried job has in common with the first one.
+_CLONED = ("tenant", "model", "priority", "start_within", "run_within", "images", "webhook", "metadata", "parent")
+
+
+@dataclass(frozen=True)
+class PreparedJob:
+    """A job that is ready to be committed."""
+
+    job: Job
+    request: Request
+    uploads: Sequence[Upload] = ()  #: the last images of the request; those before them are copied
+    copies: Sequence[str] = ()  #: keys that the first images are copied from
+
+    @property
+    def manifest(self) -> bytes:
+        """What is stored beside the images."""
+        record = replace(self.job, request="").to_hash()
+        return Manifest(record=record, request=self.request).model_dump_json().encode()
+
+    def as_accepted(self, submitted: SubmitResult) -> Job:
+        """Return the job as the store has it after `submitted`."""
+        at = submitted.at
+        return replace(self.job, created=at, expires=at + self.job.retain, position=submitted.position)
+
+
+class Preparation:
+    """Checks submissions. `inspected` of its methods holds images whose headers are known, by hash."""
+
+    def __init__(
+        self,
+        *,
+        queries: JobQueries,
+        storage: Storage,
+        models: ModelRegistry,
+        prompt_length: PromptLengthCheck,
+        webhook_urls: WebhookUrlPolicy,
+        settings: IntakeSettings,
+    ) -> None:
+        self._queries = queries
+        self._storage = storage
+        self._models = models
+        self._prompt_length = prompt_length
+        self._webhook_urls = webhook_urls
+        self._settings = settings
+        self._limits = ImageLimits.of(settings)
+
+    async def prepare(
+        self, tenant: str, submission: Submission, inspected: dict[str, ImageInfo], *, trace: str, batch: str = ""
+    ) -> PreparedJob:
+        """Return the job that `submission` asks for. Raises `RequestError`."""
+        id, asked, settings = new_id("job"), submission.question, self._settings
+        model = await self._models.get(asked.model)
+        images = [await self._inspect(upload, n, inspected) for n, upload in enumerate(submission.uploads)]
+        parent = await self._parent(tenant, asked.parent) if asked.parent is not None else ParentContext()
+        request = compose(id, asked, images, parent, model=model, settings=settings)
+        await self._prompt_length.refuse_too_long(request, model)
+        job = Job(
+            id=id,
+            tenant=tenant,
+            model=model.id,
+            priority=PRIORITIES.index(asked.priority),
+            max_attempts=settings.max_attempts,
+            retain=settings.retain_for,
+            start_within=asked.start_within or settings.start_within,
+            run_within=asked.run_within or settings.run_within,
+            images=[image.view() for image in request.images],
+            webhook=await self.webhook(asked.webhook, DEFAULT_EVENTS),
+            metadata=asked.metadata,
+            parent=asked.parent or "",
+            request=_inline(request),
+            custom_id=submission.custom_id,
+            batch=batch,
+            trace=trace,
+        )
+        return PreparedJob(job, request, submission.uploads, [image.key for image in parent.images])
+
+    async def clone(self, old: Job, *, trace: str) -> PreparedJob:
+        """Return a new job that asks what `old` was asked. Raises `NotFound` where that is no longer stored."""
+        id = new_id("job")
+        try:
+            asked = await self._stored_request(old.id)
+        except ObjectMissing as error:
+            raise NotFound("the request of this job is no longer stored, so it can't be retried") from error
+        images = tuple(image.model_copy(update={"key": image_key(id, n)}) for n, image in enumerate(asked.images))
+        request = asked.model_copy(update={"images": images})
+        job = Job(
+            id=id,
+            **{name: getattr(old, name) for name in _CLONED},
+            max_attempts=self._settings.max_attempts,
+            retain=self._settings.retain_for,
+            retry_of=old.id,
+            trace=trace,
+            request=_inline(request),
+        )
+        return PreparedJob(job, request, copies=[image.key for image in asked.images])
+
+    async def webhook(self, asked: Webhook | BatchWebhook | None, events: Sequence[str]) -> WebhookTarget | None:
+        """Return the `webhook` of a record, with `events` where none are named. Raises `WebhookRefused`."""
+        if asked is None:
+            return None
+        host = await self._webhook_urls.host(asked.url)
+        return WebhookTarget(url=asked.url, host=host, events=list(asked.events or events), payload=asked.payload)
+
+    async def _inspect(self, upload: Upload, n: int, inspected: dict[str, ImageInfo]) -> InspectedImage:
+        info = inspected.get(upload.sha256)
+        if info is None:
+            if upload.size <= MAX_INSPECT_INLINE_BYTES:
+                info = inspect(upload.file, upload.size, self._limits, n)
+            else:
+                info = await asyncio.to_thread(inspect, upload.file, upload.size, self._limits, n)
+            inspected[upload.sha256] = info
+        return InspectedImage(upload, info)
+
+    async def _parent(self, tenant: str, parent: str) -> ParentContext:
+        try:
+            job = await self._queries.get(tenant, parent)
+            if job.state is not State.SUCCEEDED:
+                raise UnknownParent(field="parent")
+            output = await self._storage.output(job)
+            request = await self._stored_request(parent)
+        except (NotFound, ObjectMissing, ResultLost) as error:
+            raise UnknownParent(field="parent") from error
+        answer = Message(role="assistant", content=output.text)
+        return ParentContext((*request.messages, answer), request.images, request.groups)
+
+    async def _stored_request(self, id: str) -> Request:
+        return Manifest.model_validate_json(await self._storage.get(manifest_key(id))).request
+
+
+def _inline(request: Request) -> str:
+    """Return the copy of `request` that its record keeps, "" for a large one."""
+    text = request.model_dump_json()
+    return text if len(text.encode()) <= MAX_INLINE_BYTES else ""

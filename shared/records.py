@@ -1,0 +1,73 @@
+"""The typed values inside a job's record, which the API shows as they are.
+
+The store keeps each as JSON. An unknown field is ignored: a newer version wrote it.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RecordValue(BaseModel):
+    """A JSON object of a record."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class JobImage(RecordValue):
+    """One image of a job, and the tiles that the model sees of it. Sides are pixels."""
+
+    media_type: str
+    bytes: int
+    width: int
+    height: int
+    sha256: str
+    grid: Annotated[list[int], Field(min_length=2, max_length=2, description="columns, rows")]
+    tiles: Annotated[int, Field(description="tiles of the grid and the thumbnail")]
+
+
+class WebhookTarget(RecordValue):
+    """Where the webhooks of a job or batch go, and which events they report."""
+
+    url: str
+    host: str  #: host and port: concurrency and circuit breaker count by it
+    events: list[str]
+    payload: Literal["full", "thin"] = "full"
+
+
+class JobOutput(RecordValue):
+    """The generated text and why it ends."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+
+
+class JobError(RecordValue):
+    """Why a job has no output."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    image: Annotated[int | None, Field(description="index of the image that is at fault")] = None
+
+
+class TokenUsage(RecordValue):
+    """Tokens of a job."""
+
+    prompt_tokens: int = 0  #: those of the images included
+    image_tokens: int = 0
+    cached_tokens: int = 0  #: of the prompt, taken from the prefix cache
+    completion_tokens: int = 0
+
+
+class StageTimings(RecordValue):
+    """Seconds of each stage; `first_token` and `total` count from the claim."""
+
+    queue: float | None = None
+    fetch: float | None = None
+    tile: float | None = None
+    vision: float | None = None
+    prefill: float | None = None
+    decode: float | None = None
+    first_token: float | None = None
+    total: float | None = None

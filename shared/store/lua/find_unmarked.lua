@@ -1,0 +1,10 @@
+-- Add ended jobs of former releases, which wrote no markers, to the index. ARGV: offset and number of ended ids to read.
+-- Returns how many were read.
+local ids = call('ZRANGE', P .. 'expiry', ARGV[1], ARGV[1] + ARGV[2] - 1)
+for _, id in ipairs(ids) do
+  local j = read(P .. 'job:' .. id, 'state', 'marked', 'ended')
+  if j.marked == '' and (j.state == 'failed' or j.state == 'cancelled' or j.state == 'expired') then
+    call('ZADD', P .. 'unmarked', j.ended, id)
+  end
+end
+return #ids

@@ -1,0 +1,1 @@
+"""The reconciler as a process, against real servers."""

@@ -1,0 +1,171 @@
+"""What a step computes, decided without a device."""
+
+import itertools
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import torch
+
+from workers.vision.engine.base import EngineRequest, Sampling
+from workers.vision.engine.feature_cache import FeatureCache
+from workers.vision.engine.handle import RequestHandle
+from workers.vision.engine.page_pool import PagePool
+from workers.vision.engine.scheduler import Limits, Schedule, Scheduler
+from workers.vision.engine.sequence import Sequence, tile_spans
+from workers.vision.engine.step_budget import StepBudget
+from workers.vision.model.packed_batch import PAGE_TOKENS
+from workers.vision.prompts import ImageSpan, Prompt
+
+TILE_TOKENS = 32
+FEATURES = torch.zeros(TILE_TOKENS, 4)
+arrivals = itertools.count()
+
+
+def sequence(text: int = 40, tiles: int = 0, image: int = 0, first: int = 100, **more: Any) -> Sequence:
+    """`tiles` tiles of an image, then `text` tokens counted up from `first`."""
+    ids = [7] * (tiles * TILE_TOKENS) + list(range(first, first + text))
+    spans = (ImageSpan(0, tiles * TILE_TOKENS, tiles),) if tiles else ()
+    pixels = np.random.default_rng(image).integers(0, 256, (tiles, 2, 2, 3), np.uint8)
+    request = EngineRequest("job", Prompt(ids, spans, ""), pixels, Sampling(), **more)
+    return Sequence(RequestHandle(request), tile_spans(request, TILE_TOKENS), Mock(), 100, next(arrivals))
+
+
+def scheduler(pages: int = 100, rows: int = 64, tiles: int = 2, sequences: int = 8, held: int = 100) -> Scheduler:
+    budget = StepBudget(rows, tiles, pause_s=1.0, longest_s=1.0, row_s=1e-9, tile_s=1e-9)
+    return Scheduler(PagePool(pages), FeatureCache(1 << 20), budget, Limits(sequences, held))
+
+
+def run(scheduler: Scheduler) -> Schedule:
+    """One step over a model that says token 1 for ever."""
+    schedule = scheduler.schedule()
+    for work in schedule.tiles:
+        work.sequence.features[work.tile] = FEATURES
+        scheduler._features.put(work.key, FEATURES)
+    for chunk in schedule.chunks:
+        scheduler.computed(chunk)
+        if not chunk.branch.missing:
+            chunk.branch.tokens.append(1)
+            chunk.sequence.count += 1
+    return schedule
+
+
+def rows(schedule: Schedule) -> list[int]:
+    return [chunk.rows for chunk in schedule.chunks]
+
+
+def test_a_prompt_comes_in_chunks_and_then_a_row_a_step() -> None:
+    chosen = scheduler(rows=16)
+    chosen.add(sequence(text=40))
+    assert [rows(run(chosen)) for _ in range(5)] == [[16], [16], [8], [1], [1]]
+
+
+def test_running_answers_are_in_every_step() -> None:
+    chosen = scheduler(rows=16)
+    chosen.add(sequence(text=10))
+    run(chosen)
+    chosen.add(sequence(text=50, first=500))
+    assert [rows(run(chosen)) for _ in range(4)] == [[1, 16], [1, 16], [1, 16], [1, 2]]
+
+
+def test_a_long_prompt_leaves_half_of_the_rows_to_those_behind_it() -> None:
+    chosen = scheduler(rows=32)
+    chosen.add(sequence(text=900, first=1000))
+    chosen.add(sequence(text=20, first=500))
+    assert [rows(run(chosen)) for _ in range(3)] == [[16, 16], [16, 4], [1, 32]]
+
+
+def test_tiles_of_several_sequences_share_a_step_and_prefill_waits_for_them() -> None:
+    chosen = scheduler(tiles=2)
+    chosen.add(sequence(tiles=1, image=1))
+    chosen.add(sequence(tiles=2, image=2))
+    first, second, third = run(chosen), run(chosen), run(chosen)
+    assert [(len(step.tiles), len(step.chunks)) for step in (first, second, third)] == [(2, 0), (1, 1), (0, 2)]
+
+
+def test_equal_tiles_are_encoded_once() -> None:
+    chosen = scheduler(tiles=8)
+    for _ in range(3):
+        chosen.add(sequence(tiles=2, image=1))
+    assert len(run(chosen).tiles) == 2
+    assert not run(chosen).tiles
+
+
+def test_features_that_wait_for_their_prefill_are_bounded() -> None:
+    chosen = scheduler(tiles=8, held=3)
+    chosen.add(sequence(tiles=4, image=1))  # the first in order may have more
+    chosen.add(sequence(tiles=2, image=2))
+    assert [work.sequence.tiles.keys[0] for work in run(chosen).tiles] == [chosen.running[0].tiles.keys[0]] * 4
+
+
+def test_what_a_neighbour_computed_meanwhile_is_taken_over() -> None:
+    chosen = scheduler(rows=64, pages=40)
+    early, late = sequence(text=100), sequence(text=100)
+    chosen.add(early)
+    chosen.add(late)
+    run(chosen)
+    assert (early.branch.computed, late.branch.computed) == (32, 32)
+    run(chosen)
+    assert late.cached_tokens == 0  # side by side they have nothing to give to one another
+    third = sequence(text=100)
+    chosen.add(third)
+    run(chosen)
+    assert third.cached_tokens >= 4 * PAGE_TOKENS
+
+
+def test_admission_waits_for_pages() -> None:
+    chosen = scheduler(pages=5)
+    chosen.add(sequence(text=40))
+    chosen.add(sequence(text=40, first=500))
+    run(chosen)
+    assert (len(chosen.running), len(chosen.waiting)) == (1, 1)
+    chosen.remove(chosen.running[0])
+    run(chosen)
+    assert (len(chosen.running), len(chosen.waiting)) == (1, 0)
+
+
+def test_the_last_in_order_begins_again_when_no_page_is_left() -> None:
+    chosen = scheduler(pages=7)
+    first, second = sequence(text=40), sequence(text=40, first=500)
+    chosen.add(first)
+    chosen.add(second)
+    while not chosen.preemptions:
+        run(chosen)
+    assert (chosen.running, chosen.waiting) == ([first], [second])
+    assert second.branch.tokens[40:]  # what it said is kept
+    assert not second.branch.pages
+    chosen.remove(first)
+    run(chosen)
+    assert second.branch.computed > 0
+
+
+def test_the_urgent_is_admitted_before_the_older() -> None:
+    chosen = scheduler(sequences=1)
+    low, high = sequence(priority=2), sequence(first=500, priority=0)
+    chosen.add(low)
+    chosen.add(high)
+    run(chosen)
+    assert chosen.running == [high]
+
+
+def test_a_forked_branch_shares_full_pages_and_copies_the_last() -> None:
+    chosen = scheduler()
+    parent = sequence(text=40)
+    chosen.add(parent)
+    run(chosen)
+    branch, copied = chosen.fork(parent.branch, 5)
+    assert branch.pages[:2] == parent.branch.pages[:2]
+    assert copied == (parent.branch.pages[2], branch.pages[2])
+    assert branch.tokens[-1] == 5
+    chosen.release(branch)
+    assert chosen._pool.used == len(parent.branch.pages)
+
+
+def test_digests_tell_images_texts_and_salts_apart_and_chain() -> None:
+    base = sequence(tiles=1, image=1).digests(4)
+    assert base == sequence(tiles=1, image=1).digests(4)
+    assert not set(base) & set(sequence(tiles=1, image=2).digests(4))
+    assert not set(base) & set(sequence(tiles=1, image=1, cache_salt="other").digests(4))
+    other = sequence(tiles=1, image=1, first=101).digests(4)
+    assert base[:2] == other[:2]
+    assert not set(base[2:]) & set(other)

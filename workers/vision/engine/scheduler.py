@@ -1,0 +1,231 @@
+"""What the next step computes: which tiles, which rows of which sequences. Plain Python, knows no device.
+
+    add ──> waiting ──admit──> running: tiles ─> prompt in chunks ─> a row a step ──> remove
+               ^                  │
+               └──────preempt─────┘   no page is free: the last in order starts again, its published pages may survive
+
+Every step first gives each running answer its row, then fills up with prompts, so prompts hold up no answer.
+"""
+
+from bisect import insort
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from workers.vision.engine.feature_cache import FeatureCache
+from workers.vision.engine.page_pool import OutOfPages, PagePool
+from workers.vision.engine.sequence import Branch, Sequence
+from workers.vision.engine.step_budget import StepBudget
+from workers.vision.model.packed_batch import PAGE_TOKENS
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The next `rows` tokens of a branch."""
+
+    sequence: Sequence
+    branch: Branch
+    rows: int
+
+    @property
+    def completes(self) -> bool:
+        """Whether it reaches the last token, so that the next one can be chosen."""
+        return self.rows == self.branch.missing
+
+
+@dataclass(frozen=True)
+class TileWork:
+    """A tile to encode."""
+
+    sequence: Sequence
+    tile: int
+
+    @property
+    def key(self) -> bytes:
+        """What identifies its pixels."""
+        return self.sequence.tiles.keys[self.tile]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One step."""
+
+    tiles: tuple[TileWork, ...]
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to do."""
+        return not (self.tiles or self.chunks)
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Whom the step is for."""
+        work: tuple[TileWork | Chunk, ...] = (*self.tiles, *self.chunks)
+        return list(dict.fromkeys(one.sequence for one in work))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be inside at once."""
+
+    sequences: int
+    held_tiles: int  #: features waiting for their prefill; one sequence may have more
+
+
+class Scheduler:
+    """Used by the engine's thread only."""
+
+    def __init__(self, pool: PagePool, features: FeatureCache, budget: StepBudget, limits: Limits) -> None:
+        self._pool = pool
+        self._features = features
+        self._budget = budget
+        self._limits = limits
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence by priority, then age."""
+        insort(self.waiting, sequence, key=lambda waiting: waiting.order)
+
+    def remove(self, sequence: Sequence, *, forget: bool = False) -> None:
+        """Let go of a sequence, wherever it is; `forget`: what it computed is not to be shared."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._release(sequence, forget=forget)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Make a running sequence wait again and give its pages to others."""
+        self.preemptions += 1
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.restart()
+        self.add(sequence)
+
+    def schedule(self) -> Schedule:
+        """Admit, then choose tiles and rows."""
+        self._admit()
+        decodes = self._decodes()
+        return Schedule(tuple(self._tiles(bool(decodes))), (*decodes, *self._prefills(bool(decodes))))
+
+    def computed(self, chunk: Chunk) -> None:
+        """The chunk's keys and values are in its pages: let others find those that are full."""
+        chunk.branch.computed += chunk.rows
+        for page, digest in chunk.sequence.publishable():
+            self._pool.publish(page, digest)
+
+    def fork(self, parent: Branch, token: int) -> tuple[Branch, tuple[int, int] | None]:
+        """A branch that goes on from `parent` with `token`, and the page whose content has to be copied, from and to.
+
+        Full pages are shared. Raises `OutOfPages`.
+        """
+        full = parent.computed // PAGE_TOKENS
+        pages, copied = parent.pages[:full], None
+        if parent.computed % PAGE_TOKENS:
+            (page,) = self._pool.allocate(1)
+            copied = parent.pages[full], page
+            self._pool.acquire(pages)
+            pages = [*pages, page]
+        else:
+            self._pool.acquire(pages)
+        return Branch([*parent.tokens, token], pages, parent.computed), copied
+
+    def release(self, branch: Branch) -> None:
+        """Let go of a branch's pages."""
+        self._pool.release(branch.pages)
+        branch.pages = []
+
+    def _release(self, sequence: Sequence, *, forget: bool = False) -> None:
+        for branch in sequence.branches:
+            self._pool.release(branch.pages, forget=forget)
+            branch.pages = []
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.running) < self._limits.sequences:
+            sequence = self.waiting[0]
+            branch = sequence.branch
+            shared = self._pool.find(sequence.digests((len(branch.tokens) - 1) // PAGE_TOKENS))
+            needed = pages_for(len(branch.tokens) + 1) - len(shared)
+            spare = len(self.running)  # one page for each answer that may grow meanwhile
+            if self.running and needed + self._pool.idle_among(shared) + spare > self._pool.available:
+                return
+            self._pool.acquire(shared)
+            branch.pages = shared + self._pool.allocate(needed, after=shared[-1] if shared else None)
+            branch.computed = len(shared) * PAGE_TOKENS
+            if not sequence.admitted:
+                sequence.admitted, sequence.cached_tokens = True, branch.computed
+            insort(self.running, self.waiting.pop(0), key=lambda running: running.order)
+
+    def _decodes(self) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        for sequence in list(self.running):
+            if sequence in self.running and not sequence.prefilling and self._grow(sequence):
+                chunks += [Chunk(sequence, branch, 1) for branch in sequence.branches]
+        return chunks
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """Give each branch the page for its next row, if need be that of the last in order; False: it was the last."""
+        for branch in sequence.branches:
+            while len(branch.pages) < pages_for(len(branch.tokens)):
+                try:
+                    branch.pages += self._pool.allocate(1, after=branch.pages[-1])
+                except OutOfPages:
+                    victim = self.running[-1]
+                    self.preempt(victim)
+                    if victim is sequence:
+                        return False
+        return True
+
+    def _tiles(self, decoding: bool) -> Iterator[TileWork]:
+        """The next tiles in order of sequences; equal tiles once, known ones not at all."""
+        left = self._budget.tiles(decoding)
+        held = sum(len(sequence.features) for sequence in self.running)
+        chosen: set[bytes] = set()
+        for sequence in self.running:
+            for tile in sequence.needed_tiles():
+                work = TileWork(sequence, tile)
+                if work.key in chosen:
+                    continue
+                if (known := self._features.get(work.key)) is not None:
+                    sequence.features[tile] = known
+                elif left and (held < self._limits.held_tiles or sequence is self.running[0]):
+                    left, held = left - 1, held + 1
+                    chosen.add(work.key)
+                    yield work
+
+    def _prefills(self, decoding: bool) -> Iterator[Chunk]:
+        """Prompts in order, but no more than half of the rows to one of them while another waits."""
+        left = self._budget.rows(decoding)
+        ready = [sequence for sequence in self.running if sequence.prefilling and self._ready(sequence)]
+        most = left if len(ready) < 2 else left // 2
+        for sequence in ready:
+            rows = min(sequence.branch.missing, most, left)
+            if rows:
+                left -= rows
+                yield Chunk(sequence, sequence.branch, rows)
+
+    def _ready(self, sequence: Sequence) -> bool:
+        """Whether its tiles are encoded; what a neighbour has computed meanwhile is taken over first."""
+        self._take_over(sequence)
+        return not sequence.needed_tiles()
+
+    def _take_over(self, sequence: Sequence) -> None:
+        branch = sequence.branch
+        while branch.computed % PAGE_TOKENS == 0 and branch.missing > PAGE_TOKENS:
+            index = branch.computed // PAGE_TOKENS
+            found = self._pool.find(sequence.digests(index + 1)[index:])
+            if not found:
+                return
+            self._pool.acquire(found)
+            self._pool.release([branch.pages[index]])
+            branch.pages[index] = found[0]
+            branch.computed += PAGE_TOKENS
+            if not sequence.count:
+                sequence.cached_tokens += PAGE_TOKENS
+
+
+def pages_for(tokens: int) -> int:
+    """Pages that hold so many tokens."""
+    return -(-tokens // PAGE_TOKENS)

@@ -1,0 +1,151 @@
+"""A request inside the resident engine: its tokens, the pages that hold their keys and values, what it has said."""
+
+import hashlib
+import random
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from workers.vision.engine.base import EngineRequest
+from workers.vision.engine.beam_search import BeamSearch
+from workers.vision.engine.detokenize import IncrementalDetokenizer
+from workers.vision.engine.handle import RequestHandle, StageName
+from workers.vision.engine.sampler import Row
+from workers.vision.model.packed_batch import PAGE_TOKENS
+
+STAGES: tuple[StageName, ...] = ("vision", "prefill", "decode")
+
+
+@dataclass(eq=False)
+class Branch:
+    """One continuation of a prompt. A sequence has one; in beam search it has several, which share pages."""
+
+    tokens: list[int]  #: prompt and answer
+    pages: list[int] = field(default_factory=list)
+    computed: int = 0  #: tokens whose keys and values are in `pages`
+
+    @property
+    def missing(self) -> int:
+        """Tokens that are still to be computed."""
+        return len(self.tokens) - self.computed
+
+
+class Sequence:
+    """Where a request stands. Made by the caller's thread, then touched by the engine's only."""
+
+    def __init__(
+        self, handle: RequestHandle, tiles: "TileSpans", text: IncrementalDetokenizer, limit: int, arrival: int
+    ) -> None:
+        request = handle.request
+        self.handle = handle
+        self.tiles = tiles
+        self.text = text
+        self.limit = limit  #: of new tokens
+        self.order = (request.priority, arrival)  #: the smallest is served first
+        self.prompt_length = len(request.prompt.ids)
+        self.branches = [Branch(list(request.prompt.ids))]
+        self.features: dict[int, Tensor] = {}  #: of the tiles that prefill still needs, by tile
+        self.cached_tokens = 0
+        self.count = 0  #: tokens generated
+        self.admitted = False  #: at least once
+        self.random = random.Random(request.sampling.seed)
+        self.beams: BeamSearch | None = None
+        self._stage = 0
+        self._published = 0
+        self._digests: list[bytes] = []
+
+    @property
+    def request(self) -> EngineRequest:
+        """What was asked."""
+        return self.handle.request
+
+    @property
+    def branch(self) -> Branch:
+        """The only continuation, or the best one."""
+        return self.branches[0]
+
+    @property
+    def prefilling(self) -> bool:
+        """More than the newest token is still to be computed."""
+        return self.branch.missing > 1 or not self.count
+
+    def answer(self, branch: Branch) -> list[int]:
+        """Ids generated on a branch."""
+        return branch.tokens[self.prompt_length :]
+
+    def row(self, branch: Branch) -> Row:
+        """What the choice of the branch's next token depends on."""
+        return Row(self.request, self.answer(branch), self.random)
+
+    def enter(self, stage: StageName) -> None:
+        """Report a stage once, however often the sequence comes by it."""
+        if STAGES.index(stage) >= self._stage:
+            self._stage = STAGES.index(stage) + 1
+            self.handle.stage(stage)
+
+    def digests(self, pages: int) -> list[bytes]:
+        """Digests of the first `pages` full pages, each over all that came before it.
+
+        A digest covers token ids, the content of every tile that has tokens in the page, and the request's salt.
+        """
+        tokens = self.branch.tokens
+        while len(self._digests) < pages:
+            start = len(self._digests) * PAGE_TOKENS
+            before = self._digests[-1] if self._digests else self.request.cache_salt.encode()
+            ids = np.asarray(tokens[start : start + PAGE_TOKENS], dtype=np.int64).tobytes()
+            content = hashlib.sha256(before + ids + self.tiles.content(start, start + PAGE_TOKENS))
+            self._digests.append(content.digest())
+        return self._digests[:pages]
+
+    def publishable(self) -> list[tuple[int, bytes]]:
+        """Pages that became full since the last call, with their digests."""
+        if len(self.branches) > 1:
+            return []
+        start, self._published = self._published, self.branch.computed // PAGE_TOKENS
+        digests = self.digests(self._published)
+        return list(zip(self.branch.pages[start : self._published], digests[start:], strict=True))
+
+    def needed_tiles(self) -> list[int]:
+        """Tiles that have tokens which are still to be computed and whose features are not here."""
+        return [tile for tile in self.tiles.after(self.branch.computed) if tile not in self.features]
+
+    def restart(self) -> None:
+        """Forget all that was computed, and keep what was said. Beams have said nothing and begin anew."""
+        if self.beams:
+            self.beams.restart()
+            self.branches, self.count = [Branch(list(self.request.prompt.ids))], 0
+        self.branch.pages, self.branch.computed, self._published = [], 0, 0
+        self.features.clear()
+
+
+@dataclass(frozen=True)
+class TileSpans:
+    """Where each tile's tokens stand in the prompt, and what the tile holds."""
+
+    starts: list[int]
+    tokens: int  #: of one tile
+    keys: list[bytes]  #: sha256 of the tile's pixels
+
+    def after(self, position: int) -> range:
+        """The tiles with a token at `position` or later."""
+        return range(bisect_right(self.starts, position - self.tokens), len(self.starts))
+
+    def overlapping(self, start: int, stop: int) -> list[int]:
+        """The tiles with a token from `start` up to `stop`."""
+        return [tile for tile in self.after(start) if self.starts[tile] < stop]
+
+    def content(self, start: int, stop: int) -> bytes:
+        """What the pixels say about the positions from `start` up to `stop`."""
+        return b"".join(
+            self.keys[tile] + (start - self.starts[tile]).to_bytes(8, "little", signed=True)
+            for tile in self.overlapping(start, stop)
+        )
+
+
+def tile_spans(request: EngineRequest, tokens_per_tile: int) -> TileSpans:
+    """Find each tile's tokens, and hash its pixels (about 1 ms a tile)."""
+    starts = [span.offset + tile * tokens_per_tile for span in request.prompt.images for tile in range(span.tiles)]
+    keys = [hashlib.sha256(np.ascontiguousarray(tile).data).digest() for tile in request.tiles]
+    return TileSpans(starts, tokens_per_tile, keys)

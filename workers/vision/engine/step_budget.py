@@ -1,0 +1,49 @@
+"""How much one step may do, from how long the steps before took on this very device."""
+
+from dataclasses import dataclass
+
+SMOOTHING = 0.3  # weight of the newest measurement
+LEAST_ROWS = 32  # below this a step reads all weights for next to nothing
+
+
+@dataclass
+class StepBudget:
+    """Rows of prompts and tiles of images a step, few enough that running answers are not held up long."""
+
+    most_rows: int
+    most_tiles: int
+    pause_s: float  #: that running answers may have to wait for a prompt or an image of others
+    longest_s: float  #: of any step: a watchdog waits for the end of one
+    row_s: float  #: seconds of a row and of a tile: at first estimated, then measured
+    tile_s: float
+
+    def rows(self, decoding: bool) -> int:
+        """Prompt tokens that this step may compute."""
+        return _within(self.most_rows, self.pause_s if decoding else self.longest_s, self.row_s, LEAST_ROWS)
+
+    def tiles(self, decoding: bool) -> int:
+        """Tiles that this step may encode."""
+        return _within(self.most_tiles, self.pause_s if decoding else self.longest_s, self.tile_s, 1)
+
+    def took_rows(self, rows: int, seconds: float) -> None:
+        """A forward pass of mostly prompt rows took this long."""
+        self.row_s = _smooth(self.row_s, seconds / rows)
+
+    def took_tiles(self, tiles: int, seconds: float) -> None:
+        """The encoder took this long."""
+        self.tile_s = _smooth(self.tile_s, seconds / tiles)
+
+    def halve(self) -> bool:
+        """The device had too little memory for a step of this size; False if steps can't get smaller."""
+        before = self.most_rows, self.most_tiles
+        self.most_rows = min(self.most_rows, max(LEAST_ROWS, self.most_rows // 2))
+        self.most_tiles = max(1, self.most_tiles // 2)
+        return before != (self.most_rows, self.most_tiles)
+
+
+def _within(most: int, seconds: float, each: float, least: int) -> int:
+    return max(min(least, most), min(most, int(seconds / each)))
+
+
+def _smooth(old: float, new: float) -> float:
+    return old + SMOOTHING * (new - old)

@@ -1,0 +1,52 @@
+"""The memory of keys and values: one pool of pages a layer, addressed by slot = page * PAGE_TOKENS + offset."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from workers.vision.checkpoint.config import DecoderConfig
+from workers.vision.model.packed_batch import PAGE_TOKENS, Segment
+
+
+class KVPages:
+    """Keys and values of `pages` pages for every layer; the system commits the memory as it is written."""
+
+    def __init__(self, config: DecoderConfig, pages: int, dtype: torch.dtype, devices: Sequence[torch.device]) -> None:
+        shape = (pages * PAGE_TOKENS, config.kv_heads, config.head)
+        self.keys = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
+        self.values = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store (N, kv_heads, head) at `slots` (N,)."""
+        self.keys[layer].index_copy_(0, slots, keys)
+        self.values[layer].index_copy_(0, slots, values)
+
+    def read(self, layer: int, segment: Segment) -> tuple[Tensor, Tensor]:
+        """Keys and values of a segment's whole context, each (context, kv_heads, head).
+
+        A run of neighbouring pages is a view; only scattered pages are copied.
+        """
+        return _read(self.keys[layer], segment), _read(self.values[layer], segment)
+
+    def gather(self, layer: int, tables: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values behind page tables (B, pages), each (B, pages * PAGE_TOKENS, kv_heads, head)."""
+        keys, values = (_by_page(pool[layer])[tables].flatten(1, 2) for pool in (self.keys, self.values))
+        return keys, values
+
+
+def _read(pool: Tensor, segment: Segment) -> Tensor:
+    if segment.is_run:
+        first = segment.pages[0] * PAGE_TOKENS
+        return pool[first : first + segment.context]
+    table = segment.table.to(pool.device)
+    return _by_page(pool).index_select(0, table).flatten(0, 1)[: segment.context]
+
+
+def _by_page(pool: Tensor) -> Tensor:
+    return pool.view(-1, PAGE_TOKENS, *pool.shape[1:])
+
+
+def page_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
+    """Bytes of one page in all layers, keys and values together."""
+    return 2 * config.layers * PAGE_TOKENS * config.kv_heads * config.head * dtype.itemsize

@@ -1,0 +1,87 @@
+"""The rows of one forward pass: tokens of several sequences, one after the other, without padding."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+PAGE_TOKENS = 16  #: small enough that prompts which part ways early still share; a tile of 256 tokens is 16 pages
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive rows of one sequence; the last of them is its position `context - 1`."""
+
+    start: int  #: first row in the batch
+    rows: int
+    context: int  #: positions that the last row sees, itself included
+    pages: tuple[int, ...]  #: the sequence's page table up to `context`
+
+    @cached_property
+    def is_run(self) -> bool:
+        """Whether its pages lie one after the other, so that a view reads them."""
+        return self.pages[-1] - self.pages[0] == len(self.pages) - 1 and all(
+            page == self.pages[0] + place for place, page in enumerate(self.pages)
+        )
+
+    @cached_property
+    def table(self) -> Tensor:
+        """The page table as (pages,) int64."""
+        return torch.tensor(self.pages)
+
+
+@dataclass(frozen=True)
+class DecodeTables:
+    """The segments of one row, together."""
+
+    rows: Tensor  #: (B,) int64, their rows in the batch
+    pages: Tensor  #: (B, longest) int64, padded with the page 0
+    mask: Tensor  #: (B, longest * PAGE_TOKENS) bool, the positions that are theirs
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """What a forward pass computes. All tensors lie on one device."""
+
+    ids: Tensor  #: (N,) int64
+    positions: Tensor  #: (N,) int64
+    slots: Tensor  #: (N,) int64, where each row's keys and values go in the cache
+    segments: tuple[Segment, ...]
+    wanted: Tensor  #: (M,) int64, the rows whose logits are wanted
+    features: tuple[tuple[int, Tensor], ...] = ()  #: (first row, (rows, hidden)): image features in place of ids
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """The batch on `device`."""
+        if self.ids.device == device:
+            return self
+        return replace(
+            self,
+            ids=self.ids.to(device, non_blocking=True),
+            positions=self.positions.to(device, non_blocking=True),
+            slots=self.slots.to(device, non_blocking=True),
+            wanted=self.wanted.to(device, non_blocking=True),
+        )
+
+    @cached_property
+    def decodes(self) -> list[Segment]:
+        """The segments of one row."""
+        return [segment for segment in self.segments if segment.rows == 1]
+
+    @cached_property
+    def prefills(self) -> list[Segment]:
+        """The segments of several rows."""
+        return [segment for segment in self.segments if segment.rows > 1]
+
+    @cached_property
+    def decode_tables(self) -> DecodeTables:
+        """The tables of `decodes`."""
+        longest = max(len(segment.pages) for segment in self.decodes)
+        padded = [segment.pages + (0,) * (longest - len(segment.pages)) for segment in self.decodes]
+        contexts = torch.tensor([[segment.context] for segment in self.decodes])
+        device = self.ids.device
+        return DecodeTables(
+            rows=torch.tensor([segment.start for segment in self.decodes]).to(device),
+            pages=torch.tensor(padded).to(device),
+            mask=(torch.arange(longest * PAGE_TOKENS) < contexts).to(device),
+        )

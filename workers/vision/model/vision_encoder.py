@@ -1,0 +1,135 @@
+"""InternViT with its projector: uint8 tiles in, the embeddings that stand for them in the prompt out.
+
+    tiles ─ normalise ─ patches, class token, positions ─ [ norm ─ attention ─ + ─ norm ─ MLP ─ + ] x layers
+          ─ without class token ─ pixel shuffle ─ norm ─ linear ─ GELU ─ linear
+
+One class for both towers: InternViT-300M (LayerNorm) and InternViT-6B (RMSNorm, q/k norm over the full width).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from workers.vision.checkpoint.config import Config, VisionConfig
+from workers.vision.model.linear import Linear, MakeLinear
+from workers.vision.model.norm import rms_norm
+from workers.vision.model.pixels import normalise
+
+PROJECTOR_EPS = 1e-5  # nn.LayerNorm's default, which mlp1 is built with
+
+
+@dataclass(frozen=True)
+class Norm:
+    """LayerNorm where there is a bias, else RMSNorm."""
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        if self.bias is None:
+            return rms_norm(x, self.weight, self.eps)
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
+class EncoderLayer:
+    """Weights of one layer, q|k|v in one."""
+
+    norm: Norm
+    qkv: Linear
+    q_norm: Norm | None  #: over all heads together
+    k_norm: Norm | None
+    out: Linear
+    scale: Tensor
+    mlp_norm: Norm
+    fc1: Linear
+    fc2: Linear
+    mlp_scale: Tensor
+
+
+class VisionEncoder:
+    """See the module."""
+
+    def __init__(self, config: Config, weights: dict[str, Tensor], make_linear: MakeLinear) -> None:
+        """Take the encoder's and the projector's entries out of `weights` (names of `fused.py`)."""
+        take = weights.pop
+        self._config = config
+        self._class_token = take("vision.embeddings.class_token")
+        self._positions = take("vision.embeddings.position")
+        self._patch = take("vision.embeddings.patch.weight"), take("vision.embeddings.patch.bias")
+        self._layers = [_layer(config.vision, index, weights, make_linear) for index in range(config.used_layers)]
+        self._projector_norm = Norm(take("projector.norm.weight"), take("projector.norm.bias"), PROJECTOR_EPS)
+        self._projector = [
+            make_linear(take(f"projector.{name}.weight"), take(f"projector.{name}.bias"))
+            for name in ("linear_1", "linear_2")
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._class_token.device
+
+    def encode(self, tiles: Tensor) -> Tensor:
+        """(T, side, side, 3) uint8 to (T, tokens of a tile, hidden)."""
+        return self.features(normalise(tiles.to(self.device, non_blocking=True)))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(T, 3, side, side) normalised pixels to (T, tokens of a tile, hidden)."""
+        hidden = self._embed(pixels)
+        for layer in self._layers:
+            hidden = hidden + self._attention(layer, layer.norm(hidden)) * layer.scale
+            hidden = hidden + layer.fc2(functional.gelu(layer.fc1(layer.mlp_norm(hidden)))) * layer.mlp_scale
+        first, second = self._projector
+        return second(functional.gelu(first(self._projector_norm(self._shuffle(hidden[:, 1:])))))
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        weight, bias = self._patch
+        patches = functional.conv2d(pixels.to(weight), weight, bias, stride=self._config.vision.patch)
+        tokens = patches.flatten(2).transpose(1, 2)
+        return torch.cat((self._class_token.expand(len(tokens), -1, -1), tokens), dim=1) + self._positions
+
+    def _attention(self, layer: EncoderLayer, x: Tensor) -> Tensor:
+        queries, keys, values = layer.qkv(x).chunk(3, dim=-1)
+        if layer.q_norm and layer.k_norm:
+            queries, keys = layer.q_norm(queries), layer.k_norm(keys)
+        shape = (*x.shape[:-1], self._config.vision.heads, -1)
+        queries, keys, values = (part.reshape(shape).transpose(1, 2) for part in (queries, keys, values))
+        attended = functional.scaled_dot_product_attention(queries, keys, values)
+        return layer.out(attended.transpose(1, 2).flatten(2))
+
+    def _shuffle(self, patches: Tensor) -> Tensor:
+        """(T, patches, C) to (T, patches / 4, 4C): each token is four neighbours, (row, column) parity outermost.
+
+        ps_version v1 (V1.1, V1.2) leaves the grid of tokens column by column; v2 writes it row by row.
+        """
+        side = self._config.token_grid
+        grid = patches.view(len(patches), side, 2, side, 2, -1)  # (T, row, parity, column, parity, C)
+        order = (0, 3, 1, 2, 4, 5) if self._config.transposed else (0, 1, 3, 2, 4, 5)
+        return grid.permute(*order).reshape(len(patches), side * side, -1)
+
+
+def _layer(config: VisionConfig, index: int, weights: dict[str, Tensor], make_linear: MakeLinear) -> EncoderLayer:
+    at = f"vision.layers.{index}"
+
+    def linear(name: str) -> Linear:
+        return make_linear(weights.pop(f"{at}.{name}.weight"), weights.pop(f"{at}.{name}.bias", None))
+
+    def norm(name: str) -> Norm:
+        return Norm(weights.pop(f"{at}.{name}.weight"), weights.pop(f"{at}.{name}.bias", None), config.eps)
+
+    return EncoderLayer(
+        norm=norm("attention_norm"),
+        qkv=linear("attention.qkv"),
+        q_norm=norm("attention.q_norm") if config.qk_norm else None,
+        k_norm=norm("attention.k_norm") if config.qk_norm else None,
+        out=linear("attention.output"),
+        scale=weights.pop(f"{at}.attention_scale"),
+        mlp_norm=norm("mlp_norm"),
+        fc1=linear("mlp.up"),
+        fc2=linear("mlp.down"),
+        mlp_scale=weights.pop(f"{at}.mlp_scale"),
+    )
