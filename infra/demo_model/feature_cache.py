@@ -91,7 +91,7 @@ def add_tiles(cache: FeatureCache, model: ChatModel, rng: Rng, counts: TileCount
         for scene in scenes:
             targets = dense_targets(scene)
             occupied = torch.from_numpy((targets.tokens != BACKGROUND).any(-1).flatten())
-            scene.image = scene.image[:0]  # thousands of images would fill the memory
+            scene.image = scene.image[:0].copy()  # a view would keep the pixels: 0.6 MB for each of 8,700 tiles
             queue.append(CachedTile(scene, next(features), occupied, token_classes(targets)))
 
 

@@ -21,3 +21,11 @@ def test_new_drawings_repeat_shapes_as_often_as_asked(model: ChatModel) -> None:
     add_tiles(repeated, model, seeds.check(42), TileCounts(9, 0, 0, 0), repeated_share=1.0)
     assert any(t.scene.number for t in independent.drawings)
     assert not any(t.scene.number for t in repeated.drawings)
+
+
+def test_a_cached_tile_holds_no_pixels(model: ChatModel) -> None:
+    cache = FeatureCache()
+    add_tiles(cache, model, seeds.check(43), TileCounts(1, 1, 1, 1))
+    for queue in (cache.drawings, cache.print_tiles, cache.blank_tiles, cache.thumbnails):
+        assert queue[0].scene.image.size == 0
+        assert queue[0].scene.image.base is None
