@@ -37,6 +37,7 @@ class Fault:
     ended: float = 0
     evidence: str = ""  #: what shows that it really happened; empty: it did not
     costs_attempts: bool = False  #: it may make a worker lose an attempt
+    outage: bool = False  #: it may cost one job every attempt
     loses_keys: bool = False  #: Idempotency-Keys taken before it may be forgotten
 
 
@@ -66,6 +67,7 @@ class Facts:
     deaths: list[str]  #: processes that died without a fault
     residue: dict[str, int]  #: what is left in outbox, leases, hooks and the broker's queues
     listed: dict[int, list[str]] = field(default_factory=dict)  #: ids of each request's jobs, as the service lists them
+    refused: list[int] = field(default_factory=list)  #: requests that were not accepted even after the last fault
     stranded: int = 0  #: messages in the broker's `unacked`
     stranded_allowed: int = 0  #: how many the injected hard kills explain
 
@@ -117,10 +119,10 @@ class Ledger:
 
     @contextmanager
     def fault(
-        self, name: str, target: str, *, costs_attempts: bool = False, loses_keys: bool = False
+        self, name: str, target: str, *, costs_attempts: bool = False, outage: bool = False, loses_keys: bool = False
     ) -> Iterator[Fault]:
         """Write down a fault for as long as the block lasts; the block sets its `evidence`."""
-        fault = Fault(name, target, time.time(), costs_attempts=costs_attempts, loses_keys=loses_keys)
+        fault = Fault(name, target, time.time(), 0, "", costs_attempts or outage, outage, loses_keys)
         with self._lock:
             self.faults.append(fault)
         try:

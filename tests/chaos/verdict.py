@@ -86,6 +86,8 @@ def _one_terminal_state(facts: Facts, verdict: Verdict) -> Iterator[str]:
 
 
 def _one_job_per_key(facts: Facts, verdict: Verdict) -> Iterator[str]:
+    for number in facts.refused:
+        yield f"never accepted: request {number} was refused even after the last fault"
     for one in facts.submissions:
         forgotten = any(fault.loses_keys and one.begun <= fault.ended for fault in facts.faults)
         ids = {*one.ids, *facts.listed.get(one.number, ())}
@@ -117,9 +119,11 @@ def _right_answer(facts: Facts, one: Submission, job: Json) -> Iterator[str]:
 
 
 def _excused(facts: Facts, job: Json) -> bool:
-    """Tell whether a job that failed met a costly fault for each of its attempts."""
-    retryable = bool((job.get("error") or {}).get("retryable"))
-    return retryable and len(_met(facts, job)) >= job["max_attempts"]
+    """Tell whether a job that failed met an outage of storage, or a costly fault for each of its attempts."""
+    error, met = job.get("error") or {}, _met(facts, job)
+    if error.get("code") == "storage_unavailable" and any(fault.outage for fault in met):
+        return True
+    return bool(error.get("retryable")) and len(met) >= job["max_attempts"]
 
 
 def _webhooks(facts: Facts, verdict: Verdict) -> Iterator[str]:

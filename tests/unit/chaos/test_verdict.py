@@ -69,6 +69,10 @@ def two_jobs_for_a_key() -> Facts:
     return facts(listed={1: ["job_1", "job_2"]})
 
 
+def a_request_refused_for_ever() -> Facts:
+    return facts(refused=[1])
+
+
 def a_wrong_answer() -> Facts:
     return facts(final={"job_1": job(output={"text": "echo: Job 2"})})
 
@@ -140,6 +144,7 @@ def stranded_hints() -> Facts:
         (two_ends_by_webhook, "duplicate terminal: job_1"),
         (two_answers, "duplicate terminal: job_1 answered"),
         (two_jobs_for_a_key, "two jobs for one Idempotency-Key: request 1"),
+        (a_request_refused_for_ever, "never accepted: request 1"),
         (a_wrong_answer, "wrong answer: job_1"),
         (the_result_of_a_lost_attempt, "not the winner's result: job_1"),
         (an_unexplained_failure, "not answered: job_1"),
@@ -177,3 +182,12 @@ def test_a_fault_that_cannot_cost_an_attempt_explains_none() -> None:
 def test_two_jobs_for_a_key_are_forgiven_where_the_keys_were_lost_with_the_store() -> None:
     flush = Fault("lose_store", "valkey", BEGAN, ENDED, "flushed", loses_keys=True)
     assert judge(facts(listed={1: ["job_1", "job_2"]}, faults=[flush])).violations == []
+
+
+def test_an_outage_of_storage_explains_that_a_job_failed_for_want_of_it() -> None:
+    error = {"code": "storage_unavailable", "retryable": True}
+    failed = job(state="failed", output=None, attempt=3, error=error)
+    outage = Fault("s3_down", "seaweedfs", BEGAN, ENDED, "refused 9", costs_attempts=True, outage=True)
+    whole = {"final": {"job_1": failed}, "seen": {}, "arrivals": [arrival("job.failed")]}
+    assert judge(facts(**whole, faults=[outage])).violations == []
+    assert judge(facts(**whole, faults=[FAULT])).violations
