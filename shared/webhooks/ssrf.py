@@ -99,7 +99,7 @@ def check_url(url: str, settings: WebhookSettings, keyless: bool) -> Target:
             "TILEQ_WEBHOOK_HTTP=true",
         )
     if parsed.userinfo:
-        raise _refused(url, "holds a user name or password; the webhook's signature is what authenticates it")
+        raise _refused(url, "holds a user name or password; send them as an Authorization header in `webhook.headers`")
     if parsed.fragment:
         raise _refused(url, "has a fragment (#…), which HTTP does not send")
     host = parsed.raw_host.decode("ascii").lower()

@@ -20,7 +20,7 @@ from shared.store.client import Store
 from shared.webhooks import signing
 from workers.webhooks.attempt import attempt_record
 from workers.webhooks.client import DeliveryResponse, WebhookClient
-from workers.webhooks.payload import WebhookMessage, build_message
+from workers.webhooks.payload import Superseded, WebhookMessage, build_message
 from workers.webhooks.schedule import Decision, decide, parse_retry_after
 
 #: Added to the attempt's timeout for a lease: time to build the message before it and to record it after.
@@ -87,11 +87,10 @@ class WebhookDispatcher:
             message = build_message(delivery, self.store, self.objects, self.settings)
             headers = self._headers(delivery, message, at)
             keyless = self._keyless(delivery.tenant)
-        except (NotFound, ObjectMissing) as missing:
-            log.error("webhook not deliverable: its subject is gone", error=missing.detail)
-            self._record(
-                delivery, DeliveryResponse(error=missing.detail), Decision("failed", healthy=True), at, claimed
-            )
+        except (NotFound, ObjectMissing, Superseded) as undeliverable:
+            log.warning("webhook not sent", error=undeliverable.detail)
+            response = DeliveryResponse(error=undeliverable.detail)
+            self._record(delivery, response, Decision("failed", healthy=True), at, claimed)
             return
         except (StorageDown, QueueUnavailable) as error:
             self._release(delivery, error.detail, RELEASE_DELAY_S)
@@ -127,6 +126,7 @@ class WebhookDispatcher:
         fixed = self.settings.webhook_secret.get_secret_value() if delivery.tenant == KEYLESS else ""
         secrets = self.store.run(webhook_secrets.active_secrets(delivery.tenant, fixed))
         headers = {
+            **delivery.headers,
             "content-type": "application/json",
             "user-agent": self._agent,
             **signing.headers(delivery.msg, message.body, secrets, now),
@@ -144,7 +144,7 @@ class WebhookDispatcher:
         self, delivery: Delivery, response: DeliveryResponse, decision: Decision, at: float, claimed: float
     ) -> None:
         """Record the attempt, retrying until the lease ends: an attempt that is not recorded is sent twice."""
-        attempt = attempt_record(response, decision, at)
+        attempt = attempt_record(delivery, response, decision, at)
         call = deliveries.finish(
             delivery.msg,
             delivery.fence,

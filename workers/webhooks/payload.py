@@ -6,7 +6,7 @@ from typing import Any
 
 from shared import views
 from shared.deliveries import Delivery
-from shared.errors import NotFound
+from shared.errors import NotFound, TileqError
 from shared.jobs import Job, State
 from shared.results import StoredResult
 from shared.settings import WebhookSettings
@@ -14,6 +14,13 @@ from shared.storage import ObjectStorage
 from shared.store import batches, transitions
 from shared.store.client import Store
 from shared.webhooks import signing
+
+#: `job.started` is sent after the job's end only in a first attempt, and only if it is not older than this.
+STARTED_MAX_AGE_S = 10.0
+
+
+class Superseded(TileqError):
+    """The job has ended, so job.started is not delivered any more."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,9 @@ def build_message(
 ) -> WebhookMessage:
     """Return the message of `delivery`.
 
-    Raises `NotFound` where its job or batch was deleted, `ObjectMissing` where the result was, and `QueueUnavailable`
-    or `StorageDown` where the store or the object storage does not answer.
+    Raises `NotFound` where its job or batch was deleted, `ObjectMissing` where the result was, `Superseded` for a
+    `job.started` that comes too late, and `QueueUnavailable` or `StorageDown` where the store or the object storage
+    does not answer.
     """
     data, trace = _READERS[delivery.type.partition(".")[0]](delivery, store, objects)
     moment = views.moment(delivery.created) or ""
@@ -46,11 +54,17 @@ def _job(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapp
     # The delivery's own progress must not change the body.
     job = replace(job, hook_state="pending", hook_attempts=0)
     if delivery.type == "job.started":
+        if job.state.terminal and _is_late(delivery):
+            raise Superseded
         return views.job_body(_as_started(job)).model_dump(), job.trace
     output = None
     if job.state is State.SUCCEEDED and not job.output and job.result and delivery.payload == "full":
         output = StoredResult.from_bytes(objects.get(job.result)).output
     return views.job_body(job, output).model_dump(), job.trace
+
+
+def _is_late(delivery: Delivery) -> bool:
+    return delivery.attempts_in_schedule > 0 or delivery.claimed - delivery.since > STARTED_MAX_AGE_S
 
 
 def _as_started(job: Job) -> Job:

@@ -152,6 +152,7 @@ local function create_delivery(subject, kind, tenant, webhook, event)
   if call('HSETNX', key, 'msg', msg) == 0 then return nil end
   call('HSET', key, 'subject', subject, 'tenant', tenant, 'type', type, 'url', hook.url, 'host', hook.host,
     'payload', hook.payload, 'state', 'pending', 'attempts', 0, 'base', 0, 'turn', 0, 'created', stamp(now))
+  if hook.headers and next(hook.headers) then call('HSET', key, 'headers', cjson.encode(hook.headers)) end
   schedule(msg, hook.host, now)
   call('RPUSH', P .. kind .. ':' .. subject .. ':hooks', msg)
   call('HSET', P .. kind .. ':' .. subject, 'hook_state', 'pending')
