@@ -21,7 +21,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos lint bench-accept bench-answer parity evaluate constraints clean
+.PHONY: help env demo test chaos mutants lint bench-accept bench-answer bench-engine parity evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -35,6 +35,9 @@ test: $(STAMP)  ## every test, against real servers
 chaos: $(STAMP)  ## faults for MINUTES after a schedule drawn from SEED; the last line is the verdict
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
+mutants: $(STAMP)  ## bugs put in by hand, each of which the tests must notice
+	@$(BIN)/python -m tests.chaos.mutants $(ARGS)
+
 lint: $(STAMP)  ## style, types, who may import whom, the Dockerfile
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -47,6 +50,9 @@ bench-accept: $(STAMP)  ## what accepting a job costs beside the same work done 
 
 bench-answer: $(STAMP)  ## how long a question about 13 tiles takes on a CPU, demo model, whole service
 	@$(BIN)/python -m tests.bench.answer $(ARGS)
+
+bench-engine: $(STAMP)  ## vision, prefill, decoding, many jobs and second rounds in Mini's shapes, both engines in turn
+	@$(BIN)/python -m tests.bench.engine $(ARGS)
 
 parity: $(STAMP)  ## the cases of $TILEQ_PARITY (default ../shared/parity): prompts, tiles, logits and answers
 	@$(BIN)/python -m pytest -m parity tests $(ARGS)

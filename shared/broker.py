@@ -12,6 +12,8 @@ from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 from prometheus_client import Counter
 
+from shared.connections.broker_transport import EndpointTransport
+from shared.connections.redis_client import HEALTH_CHECK_S
 from shared.settings import BrokerSettings
 
 JOB_AVAILABLE = "tileq.look"  #: (job id) a job of this queue's model waits
@@ -35,9 +37,11 @@ def queue(name: str) -> Queue:
 def make_celery(settings: BrokerSettings, *queues: str) -> Celery:
     """Return an app that can publish hints, and consume `queues` when run as a worker. Nothing connects yet."""
     app = Celery("tileq", set_as_current=False)
+    endpoint = settings.broker_endpoint
     visibility = int(4 * settings.max_run_within)
     app.conf.update(
-        broker_url=settings.broker,
+        broker_url=endpoint.address,  # shown in logs, read by nobody
+        broker_transport=EndpointTransport,
         result_backend=None,
         task_ignore_result=True,
         task_serializer="json",
@@ -53,11 +57,8 @@ def make_celery(settings: BrokerSettings, *queues: str) -> Celery:
         broker_transport_options={
             "visibility_timeout": visibility,
             "global_keyprefix": settings.redis_prefix + "mq:",
-            "socket_timeout": 30,
-            "socket_connect_timeout": settings.redis_timeout,
-            "socket_keepalive": True,
-            "health_check_interval": 15,
-            "retry_on_timeout": False,
+            "endpoint": endpoint,
+            "health_check_interval": HEALTH_CHECK_S,
             "unacked_restore_interval": 5,
             "deadletter_queue": "undeliverable",
             "max_retries": 0,  # of connecting in order to publish (kombu's default: 4 s of waits for each hint)

@@ -27,11 +27,14 @@ class EndedMarker(RecordValue):
     state: Literal[State.FAILED, State.CANCELLED, State.EXPIRED]
     error: JobError | None
     ended_at: str
+    attempt: int = 0  #: claims until then
 
     @classmethod
     def of(cls, job: Job) -> Self:
         """Return the marker of an ended job."""
-        return cls.model_validate({"state": job.state, "error": job.error, "ended_at": moment(job.ended)})
+        return cls.model_validate(
+            {"state": job.state, "error": job.error, "ended_at": moment(job.ended), "attempt": job.attempt}
+        )
 
     def to_bytes(self) -> bytes:
         """Return the object's content, JSON in UTF-8."""

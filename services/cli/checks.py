@@ -17,6 +17,7 @@ import redis
 from packaging.requirements import Requirement
 
 from shared.broker import WEBHOOK_QUEUE, Hints, make_celery
+from shared.connections.redis_client import connect
 from shared.errors import TileqError
 from shared.settings import Settings
 from shared.storage import S3Storage
@@ -73,13 +74,8 @@ def packages() -> Iterator[Finding]:
 
 def store(settings: Settings) -> Iterator[Finding]:
     """Check the Redis or Valkey that holds the job records."""
-    where = _without_password(settings.redis_url)
-    client = redis.Redis.from_url(
-        settings.redis_url,
-        decode_responses=True,
-        socket_timeout=settings.redis_timeout,
-        socket_connect_timeout=settings.redis_timeout,
-    )
+    where = settings.store_endpoint.address
+    client = connect(settings.store_endpoint)
     try:
         with client:
             info = client.info()
@@ -110,7 +106,7 @@ def store(settings: Settings) -> Iterator[Finding]:
 
 def broker(settings: Settings) -> Iterator[Finding]:
     """Check the broker of Celery's messages."""
-    where = _without_password(settings.broker)
+    where = settings.broker_endpoint.address
     try:
         waiting = Hints(make_celery(settings)).depth(WEBHOOK_QUEUE)
     except Exception as error:  # kombu's, redis' or the OS' error: any of them is the finding
@@ -233,8 +229,3 @@ def _output(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _without_password(url: str) -> str:
-    front, at, rest = url.rpartition("@")
-    return f"{front.partition('://')[0]}://…@{rest}" if at else url

@@ -106,11 +106,12 @@ def _state(key: ApiKey, now: float) -> str:
 
 @contextmanager
 def _store(data: Data) -> Iterator["Store"]:
-    from shared.store.client import Store, connect  # noqa: PLC0415  # see local_commands.py
+    from shared.connections.redis_client import connect  # noqa: PLC0415  # see local_commands.py
+    from shared.store.client import Store  # noqa: PLC0415
 
     use_local_service(data)
     found = settings()
-    client = connect(found.redis_url, found)
+    client = connect(found.store_endpoint)
     try:
         yield Store(client, found.redis_prefix)
     except QueueUnavailable as error:

@@ -16,12 +16,13 @@ from services.intake.app import build_app, build_context
 from services.intake.auth import is_loopback
 from services.intake.context import AppContext
 from shared.broker import Hints, make_celery
+from shared.connections.redis_client import connect_async
 from shared.errors import QueueUnavailable
 from shared.health import HealthServer
 from shared.process import run_process
 from shared.settings import IntakeSettings, SettingsError
 from shared.storage import S3Storage
-from shared.store.client import AsyncStore, connect_async
+from shared.store.client import AsyncStore
 
 SHUTDOWN_TIMEOUT_S = 10  #: for requests to end after SIGTERM
 READY_TIMEOUT_S = 30  #: for the checks behind /readyz of the health port; each has a shorter one of its own
@@ -66,9 +67,9 @@ def _check_ready(context: AppContext, loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _context(settings: IntakeSettings) -> AppContext:
-    client = connect_async(settings.redis_url, settings)
+    client = connect_async(settings.store_endpoint)
     store = AsyncStore(client, settings.redis_prefix, timeout_s=settings.redis_timeout)
-    events = connect_async(settings.events, settings)
+    events = connect_async(settings.events_endpoint)
     return build_context(settings, store, S3Storage(settings), Hints(make_celery(settings)), events=events)
 
 

@@ -13,12 +13,9 @@ from typing import Any, TypeVar
 import redis
 import redis.asyncio
 import structlog
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
-from redis.retry import Retry
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from shared.errors import STORE_FAILURES, QueueUnavailable, StoreRejected
-from shared.settings import RedisSettings
 from shared.store.command import StoreCommand
 
 T = TypeVar("T")
@@ -36,31 +33,6 @@ def source(script: str) -> str:
     failures = ", ".join(f"{code} = '{message}'" for code, message in STORE_FAILURES.items())
     texts = [(folder / f"{name}.lua").read_text() for name in ("prelude", script)]
     return "\n".join((f"local FAILURES = {{{failures}}}", *texts))
-
-
-def connect(url: str, settings: RedisSettings) -> "redis.Redis":
-    """Return a synchronous client with bounded waits; nothing is sent yet."""
-    return redis.Redis.from_url(url, **_options(settings), retry=Retry(ExponentialWithJitterBackoff(cap=0.5), 2))
-
-
-def connect_async(url: str, settings: RedisSettings, connections: int = 64) -> "redis.asyncio.Redis":
-    """Return an asynchronous client with bounded waits; nothing is sent yet. Beyond `connections`, commands wait."""
-    retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(cap=0.5), 2)
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url, **_options(settings), retry=retry, max_connections=connections, timeout=settings.redis_timeout
-    )
-    return redis.asyncio.Redis.from_pool(pool)
-
-
-def _options(settings: RedisSettings) -> dict[str, Any]:
-    return {
-        "decode_responses": True,
-        "socket_timeout": settings.redis_timeout,
-        "socket_connect_timeout": settings.redis_timeout,
-        "socket_keepalive": True,
-        "health_check_interval": 15,
-        "retry_on_error": [ReadOnlyError],  # after a failover: the connection leads to a replica, a new one does not
-    }
 
 
 class Store:

@@ -172,14 +172,12 @@ def purge_done(ids: Sequence[str]) -> StoreCommand[int]:
 
 
 def list_unmarked(ids: Sequence[str] = (), limit: int = 100) -> StoreCommand[list[Job]]:
-    """Jobs whose ended.json is not written yet, with id, state, error and end alone: those of `ids`, or the oldest."""
+    """Jobs whose ended.json is not written yet, with id, state, error, end and attempt alone: `ids`, or the oldest."""
 
     def parse(flat: Sequence[str]) -> list[Job]:
-        fields = zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
-        return [
-            Job.from_hash({"id": id, "tenant": "", "model": "", "state": state, "error": error, "ended": ended})
-            for id, state, error, ended in fields
-        ]
+        names = ("id", "state", "error", "ended", "attempt")
+        rows = [flat[start : start + len(names)] for start in range(0, len(flat), len(names))]
+        return [Job.from_hash({"tenant": "", "model": "", **dict(zip(names, row, strict=True))}) for row in rows]
 
     return StoreCommand("list_unmarked", (limit, *ids), parse)
 

@@ -26,7 +26,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from shared.store.client import Store, connect
+from shared.connections.redis_client import connect
+from shared.store.client import Store
 from shared.store.stats import get_stats
 from tests.bench.bare import Bare
 from tests.service import Service, service, started
@@ -134,7 +135,7 @@ class Bench:
         self.manifest = json.dumps(manifest).encode().ljust(900)
         self.bare = [Bare(here.settings) for _ in range(clients)]
         self.http = [Client(here.url, self.image) for _ in range(clients)]
-        self.store = Store(connect(here.settings.redis_url, here.settings), here.settings.redis_prefix)
+        self.store = Store(connect(here.settings.store_endpoint), here.settings.redis_prefix)
         self._ids = (f"{os.getpid()}-{n}" for n in itertools.count())
         self._lock = threading.Lock()
 

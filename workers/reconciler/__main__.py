@@ -11,12 +11,13 @@ import structlog
 from prometheus_client import REGISTRY
 
 from shared.broker import Hints, make_celery
+from shared.connections.redis_client import connect
 from shared.errors import QueueUnavailable, StorageDown
 from shared.health import HealthServer
 from shared.process import run_process
 from shared.settings import ReconcilerSettings
 from shared.storage import S3Storage
-from shared.store.client import Store, connect
+from shared.store.client import Store
 from shared.store.keys import server_time
 from workers.reconciler.collector import StoreCollector
 from workers.reconciler.reconcile import Reconciler
@@ -63,7 +64,7 @@ def serve(settings: ReconcilerSettings) -> int:
 
 def assemble(settings: ReconcilerSettings) -> Reconciler:
     """Return a reconciler with the clients that the settings name; nothing connects yet."""
-    store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
+    store = Store(connect(settings.store_endpoint), settings.redis_prefix)
     return Reconciler(store, S3Storage(settings), Hints(make_celery(settings)), settings)
 
 

@@ -88,7 +88,7 @@ def _end(id: str, objects: ObjectStorage) -> tuple[State, dict[str, Any]]:
     keys = list(objects.keys(job_prefix(id)))
     if ended_key(id) in keys:
         marker = EndedMarker.from_bytes(objects.get(ended_key(id)))
-        return marker.state, {"error": marker.error, "ended": marker.ended}
+        return marker.state, {"error": marker.error, "ended": marker.ended, "attempt": marker.attempt}
     prefix = f"{job_prefix(id)}result-"
     attempts = sorted(int(key.removeprefix(prefix).removesuffix(".json")) for key in keys if key.startswith(prefix))
     if not attempts:

@@ -13,13 +13,14 @@ import structlog
 from prometheus_client import REGISTRY
 
 from shared.broker import JOB_AVAILABLE, HintConsumer, Hints, make_celery, vision_queue
+from shared.connections.redis_client import connect
 from shared.errors import StorageDown
 from shared.health import HealthServer
 from shared.models import model_id_of
 from shared.process import run_process
 from shared.settings import VisionWorkerSettings
 from shared.storage import ObjectStorage, S3Storage, tokenizer_key
-from shared.store.client import Store, connect
+from shared.store.client import Store
 from shared.store.keys import server_time
 from workers.vision.attempt import InFlightJobs
 from workers.vision.checkpoint.fields import CheckpointError
@@ -70,7 +71,7 @@ def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: Decoder
     """Assemble the worker, consume hints until a signal, and take it apart again; return the exit status."""
     name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
     engine = served.engine
-    store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
+    store = Store(connect(settings.store_endpoint), settings.redis_prefix)
     objects = S3Storage(settings)
     app = make_celery(settings, vision_queue(served.model.id))
     jobs = InFlightJobs()
@@ -79,7 +80,7 @@ def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: Decoder
     registration = WorkerRegistration(store, served.model.id, name, card)
     kind = HeaderOnlyImages if settings.engine == "echo" and not settings.echo_tiles else ImagePipeline
     images = kind(objects, decoders, threads=slots + 2 * settings.decoders)
-    deltas = DeltaWriter(connect(settings.events, settings), settings.redis_prefix, settings.delta_interval)
+    deltas = DeltaWriter(connect(settings.events_endpoint), settings.redis_prefix, settings.delta_interval)
     heartbeat = Heartbeat(store, jobs, engine, registration, lease=settings.lease, interval=settings.cancel_interval)
     shutdown = GracefulShutdown(store, jobs, engine, settings.shutdown_grace)
     worker = Worker(

@@ -6,11 +6,12 @@ import threading
 import structlog
 
 from shared.broker import DELIVERY_DUE, WEBHOOK_QUEUE, HintConsumer, make_celery
+from shared.connections.redis_client import connect
 from shared.health import HealthServer
 from shared.process import run_process
 from shared.settings import SettingsError, WebhooksSettings
 from shared.storage import S3Storage
-from shared.store.client import Store, connect
+from shared.store.client import Store
 from shared.store.keys import server_time
 from shared.webhooks.signing import secret_problem
 from workers.webhooks.client import WebhookClient
@@ -28,7 +29,7 @@ def serve(settings: WebhooksSettings) -> int:
     """Consume hints until a signal; return the exit status. Raises `SettingsError` for a malformed secret."""
     refuse_malformed_secret(settings)
     stop = threading.Event()
-    store = Store(connect(settings.redis_url, settings), settings.redis_prefix)
+    store = Store(connect(settings.store_endpoint), settings.redis_prefix)
     dispatcher = WebhookDispatcher(store, S3Storage(settings), WebhookClient(settings), settings, stop.is_set)
     consumer = HintConsumer(
         make_celery(settings, WEBHOOK_QUEUE),

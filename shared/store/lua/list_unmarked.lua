@@ -1,5 +1,5 @@
 -- Ended jobs without a result whose marker (ended.json) is not written yet, oldest first. ARGV: limit, then ids or none
--- for any job. Returns {id, state, error, ended, …}.
+-- for any job. Returns {id, state, error, ended, attempt, …}.
 local ids = {}
 if ARGV[2] then
   for i = 2, #ARGV do
@@ -10,7 +10,7 @@ else
 end
 local found = {}
 for _, id in ipairs(ids) do
-  local j = read(P .. 'job:' .. id, 'state', 'error', 'ended')
-  for _, value in ipairs({id, j.state, j.error, j.ended}) do found[#found + 1] = value end
+  local j = read(P .. 'job:' .. id, 'state', 'error', 'ended', 'attempt')
+  for _, value in ipairs({id, j.state, j.error, j.ended, j.attempt}) do found[#found + 1] = value end
 end
 return found

@@ -16,8 +16,9 @@ import pytest
 
 from services.cli.local.ports import free_ports
 from services.cli.local.seaweed import S3
+from shared.connections.redis_client import connect
 from shared.settings import Settings
-from shared.store.client import Store, connect
+from shared.store.client import Store
 
 
 @dataclass
@@ -76,7 +77,7 @@ def started(environment: Mapping[str, str], folder: Path, *, ready: str = "/read
     with log.open("wb") as output:
         popen = subprocess.Popen([sys.executable, "-m", "services.intake"], env=variables, stdout=output, stderr=output)
     settings = Settings(redis_url=variables["TILEQ_REDIS_URL"])
-    store = Store(connect(settings.redis_url, settings), variables["TILEQ_REDIS_PREFIX"])
+    store = Store(connect(settings.store_endpoint), variables["TILEQ_REDIS_PREFIX"])
     try:
         _await(f"http://127.0.0.1:{port}{ready}", popen, log)
         yield Process(popen, port, log, store)

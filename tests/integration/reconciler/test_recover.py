@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.local.seaweed import S3
+from shared.connections.redis_client import connect
 from shared.conversation import Message
 from shared.ids import new_id
 from shared.jobs import Job, State
@@ -21,7 +22,7 @@ from shared.requests import Manifest, Request
 from shared.settings import Settings
 from shared.storage import S3Storage, ended_key, manifest_key
 from shared.store import transitions
-from shared.store.client import Store, connect
+from shared.store.client import Store
 from shared.store.stats import get_stats
 from tests.waiting import eventually
 
@@ -91,7 +92,7 @@ def fixture(valkey_url: str, prefix: str, s3: S3, tmp_path: Path) -> Iterator[Fi
     objects = S3Storage(settings)
     objects.check()
     with ExitStack() as stack:
-        client = connect(valkey_url, settings)
+        client = connect(Settings(redis_url=valkey_url).store_endpoint)
         stack.callback(client.close)
         yield Fixture(env, tmp_path, Store(client, prefix), objects, stack)
 

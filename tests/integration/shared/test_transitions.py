@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import redis
 
+from shared.connections.redis_client import connect
 from shared.errors import QueueUnavailable
 from shared.ids import new_id
 from shared.jobs import TRANSITIONS, Job, State
 from shared.records import JobError, JobOutput, WebhookTarget
 from shared.settings import Settings
 from shared.store import batches, transitions
-from shared.store.client import Store, connect, durability, memory_store
+from shared.store.client import Store, durability, memory_store
 from shared.store.stats import StoreStats, get_stats
 from tests.waiting import eventually
 
@@ -502,7 +503,7 @@ def test_a_worker_is_alive_while_it_announces_itself(store: Store) -> None:
 
 def test_a_store_that_does_not_answer_is_named_with_the_step() -> None:
     with pytest.raises(QueueUnavailable, match="claim"):
-        claim(Store(connect("redis://127.0.0.1:1", Settings()), "t:"))
+        claim(Store(connect(Settings(redis_url="redis://127.0.0.1:1").store_endpoint), "t:"))
 
 
 @pytest.mark.parametrize(

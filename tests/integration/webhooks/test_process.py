@@ -20,6 +20,7 @@ from services.cli.local.ports import free_ports
 from services.cli.local.supervisor import supervised
 from services.cli.local.valkey import valkey
 from shared.broker import Hints, make_celery
+from shared.connections.redis_client import connect
 from shared.deliveries import Delivery
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
@@ -27,7 +28,7 @@ from shared.records import WebhookTarget
 from shared.settings import Settings
 from shared.store import deliveries, transitions
 from shared.store import secrets as webhook_secrets
-from shared.store.client import Store, connect
+from shared.store.client import Store
 from tests.receiver import Receiver, receiver
 from tests.waiting import eventually
 
@@ -107,7 +108,7 @@ def fixture_for(url: str, prefix: str, folder: Path) -> Iterator[Fixture]:
         "TILEQ_WEBHOOK_TIMEOUT": "5",
     }
     settings = Settings(redis_url=url, redis_prefix=prefix)
-    client = connect(url, settings)
+    client = connect(settings.store_endpoint)
     with ExitStack() as stack:
         stack.callback(client.close)
         yield Fixture(env, folder, Store(client, prefix), Hints(make_celery(settings)), stack)

@@ -11,7 +11,19 @@ import pytest
 
 from tests.unit.packaging.tree import ROOT
 
-TARGETS = ("demo", "test", "chaos", "lint", "bench-accept", "parity", "evaluate", "constraints", "clean", "help")
+TARGETS = (
+    "demo",
+    "test",
+    "chaos",
+    "mutants",
+    "lint",
+    "bench-accept",
+    "parity",
+    "evaluate",
+    "constraints",
+    "clean",
+    "help",
+)
 
 
 def make(*arguments: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":

@@ -95,7 +95,7 @@ def test_a_job_that_ended_without_a_result_is_restored_as_it_ended(state: str) -
     store = memory_store()
     assert counted(recover(store, objects, hints)) == {state: 1}
     found = read(store, job)
-    assert (found.state, found.error) == (ended.state, ended.error)
+    assert (found.state, found.error, found.attempt) == (ended.state, ended.error, ended.attempt)
     assert found.ended == pytest.approx(ended.ended, abs=0.001)
     assert hints.sent == [("webhooks", message_id(job.id, state))]
     assert store.run(transitions.claim("m", "w", 60)).value is None

@@ -125,8 +125,9 @@ def test_results_must_outlive_the_webhook_retries() -> None:
 
 
 def test_broker_and_events_use_the_store_unless_set() -> None:
-    settings = Settings(redis_url="redis://a", events_url="redis://b")
-    assert (settings.broker, settings.events) == ("redis://a", "redis://b")
+    settings = Settings(redis_url="redis://a", events_url="redis://b", redis_timeout=3)
+    assert (settings.broker_endpoint.host, settings.events_endpoint.host) == ("a", "b")
+    assert settings.broker_endpoint.timeout_s == 3
 
 
 def test_every_setting_has_a_description_and_a_group() -> None:

@@ -11,8 +11,14 @@ from workers.vision.engine.core import Parts
 from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.resident import ResidentEngine
 from workers.vision.engine.scheduler import Limits
+from workers.vision.engine.step_allowance import (
+    decoder_layer_operations,
+    measure_seconds_per_operation,
+    vision_layer_operations,
+)
 from workers.vision.engine.step_budget import StepBudget
-from workers.vision.model.kv_pages import PAGE_TOKENS, KVPages, page_bytes
+from workers.vision.model.kv_pages import KVPages, page_bytes
+from workers.vision.model.packed_batch import PAGE_TOKENS
 from workers.vision.model.vision_language_model import VisionLanguageModel
 
 CPU_SHARE, CPU_MOST = 8, 4 << 30  # an eighth of the memory, and no more bytes than this, for keys and values
@@ -39,7 +45,7 @@ def resident_engine(
             pages=pages,
             feature_bytes=budget // FEATURE_SHARE,
             limits=Limits(sequences=slots or default_slots(device), held_tiles=256),
-            budget=step_budget(device),
+            budget=step_budget(config, dtype, device),
         )
     )
 
@@ -49,11 +55,14 @@ def default_slots(device: torch.device) -> int:
     return 64 if device.type == "cuda" else 16
 
 
-def step_budget(device: torch.device) -> StepBudget:
+def step_budget(config: Config, dtype: torch.dtype, device: torch.device) -> StepBudget:
     """What a step may do; on a CPU a tile takes seconds, on a GPU milliseconds."""
+    each = measure_seconds_per_operation(dtype, device)
+    row_s = each * config.decoder.layers * decoder_layer_operations(config, 1)
+    tile_s = each * config.used_layers * vision_layer_operations(config, 1)
     if device.type == "cuda":
-        return StepBudget(most_rows=4096, most_tiles=16, pause_s=0.1, longest_s=5.0)
-    return StepBudget(most_rows=512, most_tiles=8, pause_s=1.0, longest_s=5.0)
+        return StepBudget(4096, 16, pause_s=0.1, longest_s=5.0, row_s=row_s, tile_s=tile_s)
+    return StepBudget(512, 8, pause_s=1.0, longest_s=5.0, row_s=row_s, tile_s=tile_s)
 
 
 def kv_budget(device: torch.device) -> int:

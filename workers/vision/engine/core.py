@@ -29,9 +29,10 @@ from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.page_pool import OutOfPages, PagePool
 from workers.vision.engine.scheduler import Limits, Schedule, Scheduler, TileWork
 from workers.vision.engine.sequence import Branch, Sequence, tile_spans
+from workers.vision.engine.step_allowance import SLACK
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.engine.torch_errors import translate
-from workers.vision.model.kv_pages import PAGE_TOKENS
+from workers.vision.model.packed_batch import PAGE_TOKENS
 from workers.vision.prompts import TEMPLATES
 
 log = structlog.get_logger(__name__)
@@ -67,6 +68,7 @@ class EngineCore:
         self._end = self._tokenizer.token_id(self._stop)
         self._leave = leave
         self._progress = progress
+        self._expected_s = 0.0  # of the part of the step that is in progress
         self._counts: Counter[str] = Counter()
         self._seconds = {"vision": 0.0, "prefill": 0.0, "decode": 0.0, "host": 0.0}
 
@@ -122,6 +124,7 @@ class EngineCore:
         parts["host"] = max(0.0, parts["host"] - sum(seconds for part, seconds in parts.items() if part != "host"))
         return EngineStats(
             running=len(self._scheduler.running),
+            step_allowance=SLACK * self._expected_s,
             finished=self._counts["finished"],
             generated_tokens=self._counts["tokens"],
             memory_bytes=torch.cuda.memory_allocated() if torch.cuda.is_available() else None,
@@ -145,6 +148,7 @@ class EngineCore:
             work.sequence.enter("vision")
         began = time.perf_counter()
         if schedule.tiles:
+            self._expected_s = len(schedule.tiles) * self._budget.tile_s
             features = self._runner.encode(list(schedule.tiles))
             self._budget.took_tiles(len(schedule.tiles), self._took("vision", began))
         for chunk in schedule.chunks:
@@ -152,6 +156,7 @@ class EngineCore:
         if not schedule.chunks:
             return features, None
         began, rows = time.perf_counter(), sum(chunk.rows for chunk in schedule.chunks)
+        self._expected_s = rows * self._budget.row_s
         logits = self._runner.forward(list(schedule.chunks))
         prompts = any(chunk.rows > 1 for chunk in schedule.chunks)
         seconds = self._took("prefill" if prompts else "decode", began)

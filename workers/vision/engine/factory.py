@@ -72,11 +72,14 @@ def find_checkpoint(settings: VisionWorkerSettings, report: Report) -> Checkpoin
 def _computing(checkpoint: Checkpoint, settings: VisionWorkerSettings, report: Report) -> Engine:
     from workers.vision.engine.assembly import resident_engine  # noqa: PLC0415
     from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415
+    from workers.vision.model.device import choose_device  # noqa: PLC0415
     from workers.vision.model.loader import LoadOptions, load, load_packed  # noqa: PLC0415 - brings torch
 
     quantised = None if settings.quantise == "none" else settings.quantise
     options = LoadOptions(settings.device, settings.dtype, quantised, settings.model_sha256)
-    if settings.engine == "resident":
+    if settings.engine == "resident" and quantised and choose_device(settings.device) != "cpu":
+        report(f"{quantised} on a GPU is bitsandbytes' and runs in the transformers engine, one job at a time")
+    elif settings.engine == "resident":
         model = load_packed(checkpoint, options, report)
         return resident_engine(
             model, checkpoint.config, checkpoint.tokenizer, slots=settings.slots, kv_bytes=settings.kv_cache_bytes

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from workers.vision.engine.scheduler import Chunk, TileWork
-from workers.vision.model.kv_pages import PAGE_TOKENS, KVPages
-from workers.vision.model.packed_batch import PackedBatch, Segment
+from workers.vision.model.kv_pages import KVPages
+from workers.vision.model.packed_batch import PAGE_TOKENS, PackedBatch, Segment
 from workers.vision.model.vision_language_model import VisionLanguageModel
 
 

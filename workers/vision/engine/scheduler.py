@@ -15,7 +15,7 @@ from workers.vision.engine.feature_cache import FeatureCache
 from workers.vision.engine.page_pool import OutOfPages, PagePool
 from workers.vision.engine.sequence import Branch, Sequence
 from workers.vision.engine.step_budget import StepBudget
-from workers.vision.model.kv_pages import PAGE_TOKENS
+from workers.vision.model.packed_batch import PAGE_TOKENS
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from workers.vision.engine.beam_search import BeamSearch
 from workers.vision.engine.detokenize import IncrementalDetokenizer
 from workers.vision.engine.handle import RequestHandle, StageName
 from workers.vision.engine.sampler import Row
-from workers.vision.model.kv_pages import PAGE_TOKENS
+from workers.vision.model.packed_batch import PAGE_TOKENS
 
 STAGES: tuple[StageName, ...] = ("vision", "prefill", "decode")
 

@@ -14,8 +14,8 @@ class StepBudget:
     most_tiles: int
     pause_s: float  #: that running answers may have to wait for a prompt or an image of others
     longest_s: float  #: of any step: a watchdog waits for the end of one
-    row_s: float = 0.0  #: measured; 0: not yet
-    tile_s: float = 0.0
+    row_s: float  #: seconds of a row and of a tile: at first estimated, then measured
+    tile_s: float
 
     def rows(self, decoding: bool) -> int:
         """Prompt tokens that this step may compute."""
@@ -42,8 +42,8 @@ class StepBudget:
 
 
 def _within(most: int, seconds: float, each: float, least: int) -> int:
-    return most if not each else max(min(least, most), min(most, int(seconds / each)))
+    return max(min(least, most), min(most, int(seconds / each)))
 
 
 def _smooth(old: float, new: float) -> float:
-    return new if not old else old + SMOOTHING * (new - old)
+    return old + SMOOTHING * (new - old)

@@ -38,14 +38,16 @@ class DecoderLayer:
 class Decoder:
     """See the module. Holds no state between calls: keys and values live in `KVPages`."""
 
-    def __init__(self, config: DecoderConfig, weights: dict[str, Tensor], make_linear: MakeLinear) -> None:
+    def __init__(
+        self, config: DecoderConfig, weights: dict[str, Tensor], make_linear: MakeLinear, make_head: MakeLinear
+    ) -> None:
         """Take the decoder's entries out of `weights` (names of `fused.py`)."""
         take = weights.pop
         self.config = config
         self.embedding = take("decoder.embedding.weight")
         self.layers = [_layer(index, weights, make_linear) for index in range(config.layers)]
         self.norm = take("decoder.norm.weight")
-        self.head = make_linear(take("decoder.output.weight"), None)
+        self.head = make_head(take("decoder.output.weight"), None)
         self._tables = {
             device: rotary_table(config, self.embedding.dtype, device) for device in dict.fromkeys(self.devices)
         }

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from workers.vision.checkpoint.config import DecoderConfig
-from workers.vision.model.packed_batch import Segment
-
-PAGE_TOKENS = 16  #: small enough that prompts which part ways early still share; a tile of 256 tokens is 16 pages
+from workers.vision.model.packed_batch import PAGE_TOKENS, Segment
 
 
 class KVPages:
@@ -31,14 +29,22 @@ class KVPages:
         """
         return _read(self.keys[layer], segment), _read(self.values[layer], segment)
 
+    def gather(self, layer: int, tables: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values behind page tables (B, pages), each (B, pages * PAGE_TOKENS, kv_heads, head)."""
+        keys, values = (_by_page(pool[layer])[tables].flatten(1, 2) for pool in (self.keys, self.values))
+        return keys, values
+
 
 def _read(pool: Tensor, segment: Segment) -> Tensor:
     if segment.is_run:
         first = segment.pages[0] * PAGE_TOKENS
         return pool[first : first + segment.context]
     table = segment.table.to(pool.device)
-    by_page = pool.view(-1, PAGE_TOKENS, *pool.shape[1:])
-    return by_page.index_select(0, table).flatten(0, 1)[: segment.context]
+    return _by_page(pool).index_select(0, table).flatten(0, 1)[: segment.context]
+
+
+def _by_page(pool: Tensor) -> Tensor:
+    return pool.view(-1, PAGE_TOKENS, *pool.shape[1:])
 
 
 def page_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:

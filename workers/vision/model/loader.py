@@ -16,6 +16,7 @@ from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.checkpoint import Checkpoint
 from workers.vision.checkpoint.checksums import compute_checksums, verify
 from workers.vision.checkpoint.config import Quantised
+from workers.vision.model.cpu_linear import cpu_linears
 from workers.vision.model.device import choose_device, choose_dtype
 from workers.vision.model.fused import fuse
 from workers.vision.model.hf_model import StockModel, assemble
@@ -58,14 +59,18 @@ def load(checkpoint: Checkpoint, options: LoadOptions, report: Report) -> StockM
 
 
 def load_packed(checkpoint: Checkpoint, options: LoadOptions, report: Report) -> VisionLanguageModel:
-    """Return the packed model of `checkpoint` on its devices. Raises `CheckpointError`."""
+    """Return the packed model of `checkpoint` on its devices; a CPU's decoder may be quantised.
+
+    Raises `CheckpointError`.
+    """
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
     placement = _place(checkpoint, device, dtype, None)
-    with _timed(checkpoint, dtype, placement, report):
+    makers = cpu_linears(dtype, options.quantised, report) if device == "cpu" else ()
+    with _timed(checkpoint, options.quantised or dtype, placement, report):
         with reading(checkpoint, options.pinned, report) as weights:
             fused = fuse(weights, checkpoint.config, dtype, placement)
-        return build_model(checkpoint.config, fused)
+        return build_model(checkpoint.config, fused, *makers)
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+PAGE_TOKENS = 16  #: small enough that prompts which part ways early still share; a tile of 256 tokens is 16 pages
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -30,6 +32,15 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class DecodeTables:
+    """The segments of one row, together."""
+
+    rows: Tensor  #: (B,) int64, their rows in the batch
+    pages: Tensor  #: (B, longest) int64, padded with the page 0
+    mask: Tensor  #: (B, longest * PAGE_TOKENS) bool, the positions that are theirs
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """What a forward pass computes. All tensors lie on one device."""
 
@@ -50,4 +61,27 @@ class PackedBatch:
             positions=self.positions.to(device, non_blocking=True),
             slots=self.slots.to(device, non_blocking=True),
             wanted=self.wanted.to(device, non_blocking=True),
+        )
+
+    @cached_property
+    def decodes(self) -> list[Segment]:
+        """The segments of one row."""
+        return [segment for segment in self.segments if segment.rows == 1]
+
+    @cached_property
+    def prefills(self) -> list[Segment]:
+        """The segments of several rows."""
+        return [segment for segment in self.segments if segment.rows > 1]
+
+    @cached_property
+    def decode_tables(self) -> DecodeTables:
+        """The tables of `decodes`."""
+        longest = max(len(segment.pages) for segment in self.decodes)
+        padded = [segment.pages + (0,) * (longest - len(segment.pages)) for segment in self.decodes]
+        contexts = torch.tensor([[segment.context] for segment in self.decodes])
+        device = self.ids.device
+        return DecodeTables(
+            rows=torch.tensor([segment.start for segment in self.decodes]).to(device),
+            pages=torch.tensor(padded).to(device),
+            mask=(torch.arange(longest * PAGE_TOKENS) < contexts).to(device),
         )

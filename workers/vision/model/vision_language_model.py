@@ -21,13 +21,15 @@ class VisionLanguageModel:
 def build_model(
     config: Config,
     weights: dict[str, Tensor],
-    make_encoder_linear: MakeLinear = PlainLinear,
-    make_decoder_linear: MakeLinear = PlainLinear,
+    make_linear: MakeLinear = PlainLinear,
+    make_head: MakeLinear = PlainLinear,
 ) -> VisionLanguageModel:
-    """Build the model; `weights` is emptied on the way, so that a repacked weight does not stay beside its source."""
-    model = VisionLanguageModel(
-        VisionEncoder(config, weights, make_encoder_linear), Decoder(config.decoder, weights, make_decoder_linear)
-    )
+    """Build the model with the decoder's linear layers as the makers have them.
+
+    `weights` is emptied on the way, so that a repacked weight does not stay beside its source.
+    """
+    encoder = VisionEncoder(config, weights, PlainLinear)
+    model = VisionLanguageModel(encoder, Decoder(config.decoder, weights, make_linear, make_head))
     if weights:
         raise ValueError(f"no place for {next(iter(weights))} and {len(weights) - 1} more weights")
     return model

@@ -20,8 +20,9 @@ from workers.vision.engine.assembly import resident_engine
 from workers.vision.engine.base import Delta, Done, EngineRequest, NonFiniteLogits, OutOfMemory, Sampling, Stage
 from workers.vision.engine.factory import ServedModel
 from workers.vision.engine.resident import ResidentEngine
-from workers.vision.model.kv_pages import PAGE_TOKENS, page_bytes
+from workers.vision.model.kv_pages import page_bytes
 from workers.vision.model.loader import LoadOptions, load_packed
+from workers.vision.model.packed_batch import PAGE_TOKENS
 
 NEIGHBOURS = 16
 
@@ -299,3 +300,28 @@ def test_a_second_round_finds_the_first_ones_keys_and_values(start: Callable[...
     prompt = served.prompt(rounds, [4])
     second = finished(served, replace(asked(served, tiles=4), prompt=prompt))
     assert second.cached_tokens >= first.prompt_tokens - 2 * PAGE_TOKENS
+
+
+def test_a_watchdog_knows_what_the_part_in_progress_may_take(
+    start: Callable[..., ServedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = start()
+    assert isinstance(served.engine, ResidentEngine)
+    engine, runner = served.engine, served.engine._core._runner
+    seen: list[tuple[float | None, float]] = []
+
+    def watched(compute: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def call(work: Any) -> Any:
+            stats = engine.stats()
+            seen.append((stats.busy_since, stats.step_allowance))
+            return compute(work)
+
+        return call
+
+    monkeypatch.setattr(runner, "encode", watched(runner.encode))
+    monkeypatch.setattr(runner, "forward", watched(runner.forward))
+    finished(served, asked(served, tiles=2, max_new_tokens=3))
+    times = [since for since, _ in seen]
+    assert None not in times
+    assert len(set(times)) == len(times)  # each part is a step of its own to the watchdog
+    assert min(allowance for _, allowance in seen) > 0

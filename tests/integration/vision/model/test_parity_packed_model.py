@@ -12,8 +12,8 @@ from tests.integration.vision import cases
 from workers.vision.checkpoint.config import read_config
 from workers.vision.checkpoint.weight_files import find_weight_files
 from workers.vision.model.fused import fuse
-from workers.vision.model.kv_pages import PAGE_TOKENS, KVPages
-from workers.vision.model.packed_batch import PackedBatch, Segment
+from workers.vision.model.kv_pages import KVPages
+from workers.vision.model.packed_batch import PAGE_TOKENS, PackedBatch, Segment
 from workers.vision.model.vision_language_model import VisionLanguageModel, build_model
 from workers.vision.model.weights import read_weights
 

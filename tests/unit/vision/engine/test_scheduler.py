@@ -14,7 +14,7 @@ from workers.vision.engine.page_pool import PagePool
 from workers.vision.engine.scheduler import Limits, Schedule, Scheduler
 from workers.vision.engine.sequence import Sequence, tile_spans
 from workers.vision.engine.step_budget import StepBudget
-from workers.vision.model.kv_pages import PAGE_TOKENS
+from workers.vision.model.packed_batch import PAGE_TOKENS
 from workers.vision.prompts import ImageSpan, Prompt
 
 TILE_TOKENS = 32
@@ -32,7 +32,7 @@ def sequence(text: int = 40, tiles: int = 0, image: int = 0, first: int = 100, *
 
 
 def scheduler(pages: int = 100, rows: int = 64, tiles: int = 2, sequences: int = 8, held: int = 100) -> Scheduler:
-    budget = StepBudget(rows, tiles, pause_s=1.0, longest_s=1.0)
+    budget = StepBudget(rows, tiles, pause_s=1.0, longest_s=1.0, row_s=1e-9, tile_s=1e-9)
     return Scheduler(PagePool(pages), FeatureCache(1 << 20), budget, Limits(sequences, held))
 
 

@@ -1,0 +1,85 @@
+"""Models of real sizes with random weights, made in memory: speed depends on shapes, not on what they say."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from shared.tokenization.sentencepiece import write_vocabulary
+from shared.tokenization.tokenizer import Tokenizer, load_tokenizer
+from tests.random_checkpoint import CONFIG, DECODER, VISION, tokenizer_config, vocabulary
+from workers.vision.checkpoint.config import Config, Quantised, read_config
+from workers.vision.checkpoint.weight_map import WHOLE, weight_shapes
+from workers.vision.engine.assembly import resident_engine
+from workers.vision.engine.base import Engine
+from workers.vision.engine.transformers import Loaded, TransformersEngine
+from workers.vision.model.cpu_linear import cpu_linears
+from workers.vision.model.fused import fuse
+from workers.vision.model.hf_model import assemble
+from workers.vision.model.placement import on_one_device
+from workers.vision.model.vision_language_model import build_model
+from workers.vision.model.weights import Weight
+
+Kind = Literal["resident", "transformers"]
+NOISE = 1 << 24  # numbers drawn; larger weights repeat them
+
+#: Mini-InternVL-Chat-V1.5, 2.2 B parameters.
+MINI: dict[str, Any] = {
+    "vision_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+        "qk_normalization": False,
+    },
+    "llm_config": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "vocab_size": 92553,
+    },
+}
+
+
+def shapes(sizes: dict[str, Any]) -> tuple[Config, Tokenizer]:
+    """The configuration of `sizes` and a small tokenizer, whose ids are a few of the vocabulary's."""
+    with TemporaryDirectory() as name:
+        folder, pieces = Path(name), vocabulary()
+        (folder / "tokenizer.model").write_bytes(write_vocabulary(pieces))
+        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(len(pieces.pieces))))
+        inner = {"vision_config": VISION | sizes["vision_config"], "llm_config": DECODER | sizes["llm_config"]}
+        (folder / "config.json").write_text(json.dumps(CONFIG | inner))
+        return read_config(folder), load_tokenizer(folder)
+
+
+def make_engine(
+    kind: Kind, sizes: dict[str, Any], device: torch.device, dtype: torch.dtype, quantised: Quantised | None = None
+) -> Engine:
+    """An engine over random weights, the same for every kind."""
+    config, tokenizer = shapes(sizes)
+    placement = on_one_device(config, device)
+    if kind == "transformers":
+        return TransformersEngine(Loaded(assemble(config, weights(config), dtype, placement), config, tokenizer))
+    makers = cpu_linears(dtype, quantised, print) if device.type == "cpu" else ()
+    model = build_model(config, fuse(weights(config), config, dtype, placement), *makers)
+    return resident_engine(model, config, tokenizer)
+
+
+def weights(config: Config) -> Iterator[Weight]:
+    """Every logical weight, small numbers around 0 or, for norms, around 1."""
+    noise = torch.randn(NOISE, generator=torch.Generator().manual_seed(0), dtype=torch.bfloat16).mul_(0.02)
+    for name, shape in weight_shapes(config).items():
+        yield Weight(name, shape, _drawn(noise, name, shape), WHOLE, lambda: None)
+
+
+def _drawn(noise: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    count = torch.Size(shape).numel()
+    drawn = noise.repeat(-(-count // NOISE))[:count].view(shape)
+    return 1 + drawn if name.endswith("norm.weight") else drawn

@@ -1,0 +1,206 @@
+"""The mutation check: bugs put in by hand, one after the other, each of which the tests must notice.
+
+`make mutants` copies the tree, changes one place in it, and runs the tests that are to fail there (`--whole`: all of
+them; `--chaos`: also those mutants that the chaos harness must notice). It exits 1 when a mutant survives.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LUA = "shared/store/lua"
+STORE = "tests/integration/shared/test_transitions.py"
+MODEL = "tests/integration/shared/test_protocol.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One bug: in `file`, `old` (found exactly once) becomes `new`; `tests` are pytest's arguments."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    chaos: tuple[str, ...] = ()  #: faults under which the service with this bug breaks its promise
+
+
+FENCE = "if j.state == 'running' and j.attempt == attempt then return j end"
+FINISH = "if j.state ~= 'running' or j.attempt ~= ARGV[2] then return {0, {}} end"
+REARM = "call('ZADD', P .. 'outbox', stamp(now + math.min(60, tonumber(ARGV[1]) * 2 ^ (hints - 1))), id)"
+
+MUTANTS = (
+    Mutant(
+        "no fencing of heartbeats",
+        f"{LUA}/prelude.lua",
+        FENCE,
+        FENCE.replace(" and j.attempt == attempt", ""),
+        (STORE,),
+    ),
+    Mutant(
+        "no fencing of finish",
+        f"{LUA}/finish.lua",
+        FINISH,
+        "if j.state ~= 'running' then return {0, {}} end",
+        (STORE,),
+        ("freeze_worker", "cut_worker"),
+    ),
+    Mutant(
+        "no re-arming of the outbox",
+        f"{LUA}/dispatch.lua",
+        REARM,
+        "call('ZREM', P .. 'outbox', id)",
+        (STORE,),
+        ("lose_hints", "kill_reconciler", "restart_store"),
+    ),
+    Mutant("heartbeats past the deadline", f"{LUA}/heartbeat.lua", " and not late then", " then", (STORE,)),
+    Mutant(
+        "hints acknowledged before the end",
+        "shared/broker.py",
+        "task_acks_late=True",
+        "task_acks_late=False",
+        ("tests/integration/shared/test_broker.py",),
+    ),
+    Mutant(
+        "addresses judged by is_global alone",
+        "shared/webhooks/ssrf.py",
+        "return address.is_global and not address.is_multicast and not _listed(address, _DENIED)",
+        "return address.is_global",
+        ("tests/unit/shared/webhooks",),
+    ),
+    Mutant(
+        "truncated images are decoded",
+        "workers/vision/images/decode.py",
+        "ImageFile.LOAD_TRUNCATED_IMAGES = False",
+        "ImageFile.LOAD_TRUNCATED_IMAGES = True",
+        ("tests/integration/vision/images", "tests/unit/vision/images"),
+    ),
+    Mutant(
+        "lost attempts are not counted",
+        f"{LUA}/reap.lua",
+        "charged(j) >= tonumber(j.max_attempts)",
+        "false",
+        (STORE,),
+        ("poison",),
+    ),
+    Mutant(
+        "results overwrite one another",
+        "shared/storage.py",
+        'return f"jobs/{job}/result-{attempt}.json"',
+        'return f"jobs/{job}/result-1.json"',
+        ("tests/unit/vision", "tests/unit/reconciler"),
+    ),
+    Mutant(
+        "ended jobs are cancelled again",
+        f"{LUA}/cancel.lua",
+        "if not is_active(j.state) then return {'already_ended', {}} end\n",
+        "",
+        (STORE,),
+    ),
+    Mutant(
+        "an Idempotency-Key is anybody's",
+        f"{LUA}/submit.lua",
+        "if r.token ~= order.idem.token then return {'in_progress'} end",
+        "",
+        (STORE,),
+    ),
+    Mutant(
+        "a demoted primary is asked for ever",
+        "shared/connections/redis_client.py",
+        "isinstance(error, ReadOnlyError | MasterDownError |",
+        "isinstance(error, MasterDownError |",
+        ("tests/integration/shared/test_failover.py",),
+        ("fail_over",),
+    ),
+)
+
+
+@contextmanager
+def mutated(mutant: Mutant | None) -> Iterator[Path]:
+    """A copy of the tree with the bug in it; None: with no bug."""
+    with tempfile.TemporaryDirectory(prefix="tileq-mutant-") as name:
+        copy = Path(name) / "tree"
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for path in filter(None, listed.split("\0")):
+            if (ROOT / path).is_file():
+                (copy / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / path, copy / path)
+        make_environment(copy)
+        if mutant:
+            file = copy / mutant.file
+            file.write_text(changed(file.read_text(), mutant))
+        yield copy
+
+
+def make_environment(copy: Path) -> None:
+    """Make an environment for the copy: what is installed here, but the project's packages are those of the copy."""
+    venv.create(copy / ".venv", with_pip=False)
+    (site,) = (copy / ".venv" / "lib").glob("python*/site-packages")
+    (site / "copy.pth").write_text(f"{copy}\n{sysconfig.get_path('purelib')}\n")
+
+
+def changed(text: str, mutant: Mutant) -> str:
+    """Return the text of the mutant's file with the bug in it. `ValueError`: the place is not there exactly once."""
+    if text.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.name}: {mutant.file} has {mutant.old!r} {text.count(mutant.old)} times, not once")
+    return text.replace(mutant.old, mutant.new)
+
+
+def killed(copy: Path, command: Sequence[str]) -> bool:
+    """Run Python with the arguments `command` on the copy and tell whether it failed as tests fail: exit status 1."""
+    environment = {**os.environ, "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"}  # weed is there
+    python = str(copy / ".venv" / "bin" / "python")
+    done = subprocess.run([python, *command], cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"{' '.join(command)} could not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 1
+
+
+def commands(mutant: Mutant, *, whole: bool, chaos: bool) -> Iterator[tuple[str, list[str]]]:
+    """What must fail, and the command."""
+    yield "tests", command_of(["tests/unit", "tests/integration"] if whole else mutant.tests)
+    if chaos and mutant.chaos:
+        yield "chaos", ["-m", "tests.chaos", "--minutes", "0.5", "--only", *mutant.chaos]
+
+
+def command_of(tests: Iterable[str]) -> list[str]:
+    """Return the arguments that run `tests` until one fails."""
+    return ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *sorted(tests)]
+
+
+def main() -> int:
+    """Try every mutant; return 1 if one survives."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--whole", action="store_true", help="run the unit and integration tests whole")
+    parser.add_argument("--chaos", action="store_true", help="let the chaos harness judge too where it can")
+    parser.add_argument("--only", help="mutants whose name has this in it")
+    arguments = parser.parse_args()
+    survivors = []
+    with mutated(None) as copy:
+        if killed(copy, command_of({path for mutant in MUTANTS for path in mutant.tests})):
+            print("mutants: the tests fail without any bug put in")
+            return 1
+    for mutant in MUTANTS:
+        if arguments.only and arguments.only not in mutant.name:
+            continue
+        with mutated(mutant) as copy:
+            for judge, command in commands(mutant, whole=arguments.whole, chaos=arguments.chaos):
+                noticed = killed(copy, command)
+                print(f"{'killed  ' if noticed else 'SURVIVED'} {mutant.name} ({judge})", flush=True)
+                survivors += [] if noticed else [mutant.name]
+    print(f"mutants: {len(survivors)} survived{': ' + ', '.join(survivors) if survivors else ''}")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Every way of holding a weight computes what the plain one does, as near as its format allows."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from workers.vision.model.cpu_linear import cpu_linears, measure
+from workers.vision.model.linear import NF4, CpuLinear, Int4Linear, Int8Linear, PlainLinear
+from workers.vision.model.small_batch import FLAGS, SOURCE, KernelsUnavailable, SmallBatchKernels
+
+ROWS = (1, 2, 3, 4, 5, 8, 16, 33)
+
+
+@pytest.fixture(scope="module")
+def kernels() -> SmallBatchKernels:
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler here")
+    return SmallBatchKernels()
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def near(found: Tensor, expected: Tensor, share: float = 0.02) -> bool:
+    return float((found.float() - expected.float()).abs().max()) <= share * float(expected.float().abs().max())
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("shape", [(8, 32), (64, 128), (99, 256)])
+def test_the_kernel_computes_what_torch_does(
+    kernels: SmallBatchKernels, rows: int, biased: bool, shape: tuple[int, int]
+) -> None:
+    weight, x = drawn(*shape).bfloat16(), drawn(rows, shape[1], seed=1).bfloat16()
+    bias = drawn(shape[0], seed=2).bfloat16() if biased else None
+    expected = functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    assert near(CpuLinear(weight, bias, kernels, 64)(x), expected)
+    assert near(CpuLinear(weight, bias, kernels, 0)(x), expected)
+
+
+@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("biased", [False, True])
+def test_quantised_kernels_compute_what_their_expanded_weight_does(
+    kernels: SmallBatchKernels, kind: type[Int8Linear] | type[Int4Linear], rows: int, biased: bool
+) -> None:
+    weight, x = drawn(64, 256).bfloat16(), drawn(rows, 256, seed=1).bfloat16()
+    bias = drawn(64, seed=2).bfloat16() if biased else None
+    fast, twin = kind(weight, bias, kernels, 64), kind(weight, bias, None)
+    expanded = twin.expanded(torch.float32)
+    expected = functional.linear(x.float(), expanded, None if bias is None else bias.float())
+    assert near(fast(x), expected)
+    assert near(twin(x), expected)
+    assert torch.equal(fast.expanded(torch.bfloat16), twin.expanded(torch.bfloat16))
+
+
+@pytest.mark.parametrize(("kind", "share"), [(Int8Linear, 0.006), (Int4Linear, 0.11)])
+def test_quantising_keeps_a_normal_weight_within_its_steps(
+    kind: type[Int8Linear] | type[Int4Linear], share: float
+) -> None:
+    weight = drawn(64, 512)
+    error = (kind(weight, None, None).expanded(torch.float32) - weight).square().mean().sqrt()
+    assert 0 < float(error / weight.square().mean().sqrt()) < share * 1.5
+
+
+def test_the_4_bit_values_come_back_as_they_are() -> None:
+    weight = torch.tensor(NF4).repeat(4, 8)
+    assert torch.allclose(Int4Linear(weight, None, None).expanded(torch.float32), weight, atol=0.004)
+
+
+def test_the_portable_loops_compute_the_same(
+    kernels: SmallBatchKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processors without AVX512-BF16 take other lines of the source."""
+    flags = [*(flag for flag in FLAGS if not flag.startswith("-march")), "-mno-avx512f"]
+    subprocess.run(["cc", *flags, str(SOURCE), "-o", str(tmp_path / "k.so")], check=True)
+    monkeypatch.setattr("workers.vision.model.small_batch.FLAGS", tuple(flags))
+    portable = SmallBatchKernels()
+    weight, x = drawn(64, 256).bfloat16(), drawn(5, 256, seed=1).bfloat16()
+    for kind in (CpuLinear, Int8Linear, Int4Linear):
+        assert near(kind(weight, None, portable, 64)(x), kind(weight, None, kernels, 64)(x))
+
+
+def test_without_a_compiler_torch_computes_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    with pytest.raises(KernelsUnavailable, match="/no/such/compiler"):
+        SmallBatchKernels()
+    said: list[str] = []
+    made = cpu_linears(torch.bfloat16, None, said.append)[0](drawn(8, 32).bfloat16(), None)
+    assert isinstance(made, PlainLinear)
+    assert "/no/such/compiler" in said[0]
+    quantised = cpu_linears(torch.bfloat16, "int8", said.append)[0](drawn(8, 32).bfloat16(), None)
+    assert quantised(drawn(1, 32).bfloat16()).shape == (1, 8)
+
+
+def test_a_wrong_kernel_is_not_used(kernels: SmallBatchKernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = kernels.linear_bf16
+    monkeypatch.setattr(kernels, "linear_bf16", lambda *inputs: right(*inputs) * 1.1)
+    assert measure(kernels, None)[0] == 0
+
+
+def test_float32_stays_torchs() -> None:
+    assert cpu_linears(torch.float32, None, lambda _: None) == (PlainLinear, PlainLinear)

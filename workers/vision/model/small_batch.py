@@ -1,0 +1,84 @@
+"""`small_batch.c`, compiled for this machine when a model is loaded, and called through ctypes.
+
+Compiling takes two seconds and needs a C compiler (`cc`, or what CC names). Nothing is kept between starts, so there is
+no file that another user could have put there.
+"""
+
+import ctypes
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_suffix(".c")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+COMPILE_TIMEOUT_S = 60
+TILE_INPUTS, LEAST_OUTPUTS = 32, 4  # `in` is a multiple of the first, `out` no less than the second
+
+
+class KernelsUnavailable(Exception):
+    """The kernels can't be compiled or loaded here; the message says why."""
+
+
+class SmallBatchKernels:
+    """Linear layers for a few bfloat16 rows. Each method takes contiguous tensors of the shapes it names."""
+
+    def __init__(self) -> None:
+        """Compile and load. Raises `KernelsUnavailable`."""
+        pointer, size = ctypes.c_void_p, ctypes.c_long
+        self._library = _compiled()
+        self._library.linear_bf16.argtypes = [pointer] * 4 + [size] * 3
+        self._library.linear_int8.argtypes = [pointer] * 5 + [size] * 3
+        self._library.linear_int4.argtypes = [pointer] * 6 + [size] * 3
+        self._library.expand_int4.argtypes = [pointer] * 4 + [size] * 2
+
+    def linear_bf16(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`weight` (out, in) bfloat16."""
+        y = _output(x, len(weight))
+        self._library.linear_bf16(_at(weight), _at(x), _at(bias), _at(y), *weight.shape, len(x))
+        return y
+
+    def linear_int8(self, x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+        """`codes` (out, in) int8, `scales` (out,) float32."""
+        y = _output(x, len(codes))
+        self._library.linear_int8(_at(codes), _at(scales), _at(x), _at(bias), _at(y), *codes.shape, len(x))
+        return y
+
+    def linear_int4(self, x: Tensor, words: Tensor, scales: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+        """`words` (out, in / 4) int16, `scales` (out, in / 64) and `values` (32,) bfloat16."""
+        y = _output(x, len(words))
+        sizes = len(words), 4 * words.shape[1], len(x)
+        self._library.linear_int4(_at(words), _at(scales), _at(values), _at(x), _at(bias), _at(y), *sizes)
+        return y
+
+    def expand_int4(self, words: Tensor, scales: Tensor, values: Tensor) -> Tensor:
+        """(out, in) bfloat16 of what `linear_int4` takes."""
+        y = torch.empty(len(words), 4 * words.shape[1], dtype=torch.bfloat16)
+        self._library.expand_int4(_at(words), _at(scales), _at(values), _at(y), *y.shape)
+        return y
+
+
+def _compiled() -> ctypes.CDLL:
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    with TemporaryDirectory(prefix="tileq-kernels-") as folder:
+        library = Path(folder) / "small_batch.so"
+        command = [*compiler, *FLAGS, str(SOURCE), "-o", str(library)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S)  # noqa: S603
+            return ctypes.CDLL(str(library))
+        except subprocess.CalledProcessError as error:
+            raise KernelsUnavailable(error.stderr.decode(errors="replace").partition("\n")[0]) from error
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise KernelsUnavailable(str(error)) from error
+
+
+def _output(x: Tensor, columns: int) -> Tensor:
+    return torch.empty(len(x), columns, dtype=torch.bfloat16)
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
