@@ -121,11 +121,11 @@ def check_url(url: str, settings: WebhookSettings, keyless: bool) -> Target:
 def permitted(address: Address, networks: Sequence[Network]) -> bool:
     """Return whether a webhook may be sent to `address`: it is public, or one of `networks` has it."""
     address = embedded_ipv4(address)
-    if _listed(address, networks):
+    if is_listed(address, networks):
         return True
     if isinstance(address, IPv6Address) and address not in _GLOBAL_V6:
         return False
-    return address.is_global and not address.is_multicast and not _listed(address, _DENIED)
+    return address.is_global and not address.is_multicast and not is_listed(address, _DENIED)
 
 
 def resolve(host: str, port: int, timeout: float, lookup: Lookup | None = None) -> list[Address]:
@@ -179,7 +179,7 @@ def _refusal(
     target: Target, address: Address, networks: Sequence[Network], settings: WebhookSettings
 ) -> WebhookRefused | None:
     judged = embedded_ipv4(address)
-    if _listed(judged, networks):
+    if is_listed(judged, networks):
         return None
     if not permitted(judged, networks):
         return _may_not_call(target.host)
@@ -225,8 +225,10 @@ def _port_allowed(port: int, ports: Sequence[int]) -> bool:
     return port in (80, 443) or (1024 <= port <= 65535 and port not in _DENIED_PORTS)
 
 
-def _listed(address: Address, networks: Sequence[Network]) -> bool:
-    return any(address in network for network in networks)
+def is_listed(address: Address, networks: Sequence[Network]) -> bool:
+    """Return whether one of `networks` holds `address`, or the IPv4 address inside it."""
+    judged = embedded_ipv4(address)
+    return any(judged in network for network in networks)
 
 
 def _is_ours(address: Address) -> bool:
