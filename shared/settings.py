@@ -158,7 +158,18 @@ class HttpSettings(KeySettings):
         5, ge=0, description="an API key is cached for this long; a revoked one is refused by then"
     )
     body_timeout: float = Field(30, gt=0, description="longest pause while a request body is read")
+    keep_alive: int = Field(
+        75, ge=1, description="an idle connection is kept open for this long; more than a load balancer's own value"
+    )
+    root_path: str = Field("", description="path under which a reverse proxy serves the API, such as `/vision`")
     max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
+
+    @field_validator("root_path")
+    @classmethod
+    def _path_prefix(cls, value: str) -> str:
+        if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+            raise ValueError("must be a path such as /vision, without a slash at its end")
+        return value
 
 
 class ImageSettings(ProcessSettings):

@@ -107,7 +107,7 @@ class _Server(uvicorn.Server):
                 proxy_headers=False,  # anybody can send X-Forwarded-For
                 server_header=False,
                 ws="none",
-                timeout_keep_alive=75,
+                timeout_keep_alive=settings.keep_alive,
                 timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
             )
         )

@@ -107,7 +107,7 @@ def build_app(context: AppContext) -> FastAPI:
         app.router.routes.extend(router.routes)  # flat, so that a 405 can name all methods of a path
     install_handlers(app, NATIVE)
     install_document(app)
-    app.add_middleware(RequestMiddleware, default=NATIVE)
+    app.add_middleware(RequestMiddleware, default=NATIVE, root_path=context.settings.root_path)
     return app
 
 

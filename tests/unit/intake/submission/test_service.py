@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from redis.exceptions import NoPermissionError
 
 from shared.errors import StorageDown
 from shared.jobs import State
@@ -168,6 +169,11 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         for value in (0, -1, 10**9, 1.0, 1.5, True, "5", None)
     ),
     *(({"generation": {"temperature": value}}, "generation.temperature") for value in (-0.1, 2.1, "1", True)),
+    *(({"generation": {"temperature": value}}, "generation.temperature") for value in (1e-38, 1e-300, 0.0009)),
+    *(
+        ({"generation": {"temperature": 1, "repetition_penalty": value}}, "generation.repetition_penalty")
+        for value in (1e-38, 0.09, 0, 2.1)
+    ),
     ({"generation": {"top_p": 1.1}}, "generation.top_p"),
     ({"generation": {"top_p": 0}}, "generation.top_p"),
     ({"generation": {"stop": ["a"] * 9}}, "generation.stop"),
@@ -417,6 +423,19 @@ class TestTrouble:
         for method, path in (("GET", ""), ("POST", "/cancel"), ("DELETE", "")):
             answer = intake.http.request(method, f"/v1/jobs/{id}{path}")
             assert "accepted" not in problem(answer, 503, "queue_unavailable")["detail"]
+
+    def test_a_store_that_may_not_be_asked_whether_it_keeps_jobs_takes_none(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def denied(*_: Any, **__: Any) -> Any:
+            raise NoPermissionError("this user has no permissions to run the 'info' command")
+
+        monkeypatch.setattr("tests.unit.intake.app_fixture.Emulated.info", denied)
+        with running_app() as intake:
+            assert "+info" in problem(intake.submit("?"), 503, "queue_unavailable")["detail"]
+            assert list(intake.objects.keys("")) == []
+        with running_app(require_aof=False) as intake:
+            assert intake.submit("?").status_code == 202
 
     def test_a_store_without_aof_takes_no_job(self) -> None:
         with running_app(aof=False) as intake:
