@@ -230,7 +230,9 @@ class ImageSettings(ProcessSettings):
 
     max_image_pixels: int = Field(50_000_000, description="width x height of one image, from its header")
     max_image_side: int = Field(32_768, description="longest side of one image, pixels")
-    max_image_frames: int = Field(1_000, description="frames of an animated image (the first one is used)")
+    max_missing_rows: float = Field(
+        0.1, ge=0, le=1, description="share of rows that a truncated image may lack; it gets a `warning`; 0: refused"
+    )
     image_mode: Literal["natural", "original"] = Field(
         "natural", description="`natural`: EXIF turned, white under transparency, 16 bit scaled; `original`: the card's"
     )

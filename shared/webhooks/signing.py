@@ -44,23 +44,18 @@ def headers(msg: str, body: str, secrets: Sequence[str], now: float) -> dict[str
     }
 
 
-def sequence(type: str) -> int:
-    """Return the place of an event among those of its job or batch: a receiver ignores a lower one after a higher one.
+def body(type: str, timestamp: str, data: Mapping[str, Any], payload: str, limit: int, *, sequence: int = 0) -> str:
+    """Return the JSON to send: `data` full or thin; a full body above `limit` bytes becomes thin with `truncated`.
 
-    Deliveries run side by side and are retried, so events arrive in any order; a job starts once and ends once.
+    `sequence` orders the messages of one job or batch, which may arrive in another order; 0 leaves it out.
     """
-    return 2 if type in DEFAULT_EVENTS else 1
-
-
-def body(type: str, timestamp: str, data: Mapping[str, Any], payload: str, limit: int) -> str:
-    """Return the JSON to send: `data` full or thin; a full body above `limit` bytes becomes thin with `truncated`."""
-    head = {"type": type, "timestamp": timestamp, "sequence": sequence(type)}
+    head: dict[str, Any] = {"type": type, "timestamp": timestamp} | ({"sequence": sequence} if sequence else {})
     if payload == "full":
-        whole = _dump({**head, "data": data})
+        whole = _dump(head | {"data": data})
         if len(whole.encode()) <= limit:
             return whole
-        return _dump({**head, "data": _thin(data) | {"truncated": True}})
-    return _dump({**head, "data": _thin(data)})
+        return _dump(head | {"data": _thin(data) | {"truncated": True}})
+    return _dump(head | {"data": _thin(data)})
 
 
 def _thin(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from shared import views
 from shared.deliveries import Delivery
-from shared.errors import NotFound, TileqError
+from shared.errors import NotFound
 from shared.jobs import Job, State
 from shared.results import StoredResult
 from shared.settings import WebhookSettings
@@ -15,13 +15,6 @@ from shared.store import batches, transitions
 from shared.store.client import Store
 from shared.webhooks import signing
 
-#: `job.started` is sent after the job's end only in a first attempt, and only if it is not older than this.
-STARTED_MAX_AGE_S = 10.0
-
-
-class Superseded(TileqError):
-    """The job has ended, so job.started is not delivered any more."""
-
 
 @dataclass(frozen=True)
 class WebhookMessage:
@@ -29,6 +22,7 @@ class WebhookMessage:
 
     body: str
     trace: str = ""
+    superseded: bool = False  #: it announces a state that its job has left for good
 
 
 def build_message(
@@ -36,35 +30,40 @@ def build_message(
 ) -> WebhookMessage:
     """Return the message of `delivery`.
 
-    Raises `NotFound` where its job or batch was deleted, `ObjectMissing` where the result was, `Superseded` for a
-    `job.started` that comes too late, and `QueueUnavailable` or `StorageDown` where the store or the object storage
-    does not answer.
+    Raises `NotFound` where its job or batch was deleted, `ObjectMissing` where the result was, and `QueueUnavailable`
+    or `StorageDown` where the store or the object storage does not answer.
     """
-    data, trace = _READERS[delivery.type.partition(".")[0]](delivery, store, objects)
-    moment = views.moment(delivery.created) or ""
-    return WebhookMessage(
-        signing.body(delivery.type, moment, data, delivery.payload, settings.webhook_full_bytes), trace
+    source = _READERS[delivery.type.partition(".")[0]](delivery, store, objects)
+    body = signing.body(
+        delivery.type,
+        views.moment(delivery.created) or "",
+        source.data,
+        delivery.payload,
+        settings.webhook_full_bytes,
+        sequence=delivery.sequence,
     )
+    return WebhookMessage(body, source.trace, source.superseded)
 
 
-def _job(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapping[str, Any], str]:
+@dataclass(frozen=True)
+class _Source:
+    data: Mapping[str, Any]
+    trace: str = ""
+    superseded: bool = False
+
+
+def _job(delivery: Delivery, store: Store, objects: ObjectStorage) -> _Source:
     job = store.run(transitions.read_job("", delivery.subject))
     if job is None:
         raise NotFound(f"{delivery.subject} is gone")
     # The delivery's own progress must not change the body.
     job = replace(job, hook_state="pending", hook_attempts=0)
     if delivery.type == "job.started":
-        if job.state.terminal and _is_late(delivery):
-            raise Superseded
-        return views.job_body(_as_started(job)).model_dump(), job.trace
+        return _Source(views.job_body(_as_started(job)).model_dump(), job.trace, job.state.terminal)
     output = None
     if job.state is State.SUCCEEDED and not job.output and job.result and delivery.payload == "full":
         output = StoredResult.from_bytes(objects.get(job.result)).output
-    return views.job_body(job, output).model_dump(), job.trace
-
-
-def _is_late(delivery: Delivery) -> bool:
-    return delivery.attempts_in_schedule > 0 or delivery.claimed - delivery.since > STARTED_MAX_AGE_S
+    return _Source(views.job_body(job, output).model_dump(), job.trace)
 
 
 def _as_started(job: Job) -> Job:
@@ -87,17 +86,17 @@ def _as_started(job: Job) -> Job:
     )
 
 
-def _batch(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapping[str, Any], str]:
+def _batch(delivery: Delivery, store: Store, objects: ObjectStorage) -> _Source:
     del objects
     found = store.run(batches.get("", delivery.subject, 0, 0))
     if found is None:
         raise NotFound(f"{delivery.subject} is gone")
-    return views.batch_body(replace(found[0], hook_state="pending", hook_attempts=0)).model_dump(), ""
+    return _Source(views.batch_body(replace(found[0], hook_state="pending", hook_attempts=0)).model_dump())
 
 
-def _test(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapping[str, Any], str]:
+def _test(delivery: Delivery, store: Store, objects: ObjectStorage) -> _Source:
     del store, objects
-    return {"id": delivery.msg, "object": "test"}, ""
+    return _Source({"id": delivery.msg, "object": "test"})
 
 
 _READERS = {"job": _job, "batch": _batch, "webhook": _test}

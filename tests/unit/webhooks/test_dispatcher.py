@@ -26,7 +26,6 @@ from shared.webhooks import signing
 from tests.results import stored_result
 from tests.waiting import eventually
 from workers.webhooks import dispatcher as module
-from workers.webhooks import payload
 from workers.webhooks.client import DeliveryResponse, WebhookClient
 from workers.webhooks.dispatcher import WebhookDispatcher
 
@@ -213,33 +212,10 @@ def test_word_of_the_start_tells_of_the_start_however_late_it_comes(store: Store
     assert data["started_at"] is not None
 
 
-def test_events_carry_a_sequence_by_which_a_receiver_orders_them(store: Store, objects: MemoryStorage) -> None:
-    dispatcher = make_dispatcher(store, objects)
-    dispatcher.deliver_due(finished(store))
-    assert {body["type"]: body["sequence"] for body in sent(dispatcher).bodies} == {
-        "job.started": 1,
-        "job.succeeded": 2,
-    }
-
-
-def test_the_start_is_not_tried_again_once_the_job_has_ended(store: Store, objects: MemoryStorage) -> None:
-    dispatcher = make_dispatcher(store, objects, DeliveryResponse(status=500), DeliveryResponse(status=204))
-    job = running(store)
-    dispatcher.deliver_due("")
-    store.run(transitions.finish(job.id, job.attempt, State.SUCCEEDED, {}))
-    deliver_until(dispatcher, message_id(job.id, "succeeded"), "delivered")
-    started = deliver_until(dispatcher, message_id(job.id, "started"), "failed")
-    assert [body["type"] for body in sent(dispatcher).bodies] == ["job.started", "job.succeeded"]
-    assert started.log[-1]["error"] == "The job has ended, so job.started is not delivered any more."
-    found = store.run(transitions.read_job("", job.id))
-    assert found is not None
-    assert found.hook_state == "delivered"
-
-
 def test_a_start_that_waited_until_long_after_the_end_is_not_sent(
     store: Store, objects: MemoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(payload, "STARTED_MAX_AGE_S", -1)
+    monkeypatch.setattr(module, "SUPERSEDED_MAX_AGE_S", -1)
     dispatcher = make_dispatcher(store, objects)
     dispatcher.deliver_due(finished(store))
     assert [body["type"] for body in sent(dispatcher).bodies] == ["job.succeeded"]
@@ -268,6 +244,27 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, obje
     attempts = [body for _, body, headers, _ in sent(dispatcher).posted if headers["webhook-id"] == msg]
     assert len(attempts) == 3
     assert len(set(attempts)) == 1
+
+
+def test_the_start_is_not_announced_again_once_the_job_has_ended(store: Store, objects: MemoryStorage) -> None:
+    job = running(store)
+    dispatcher = make_dispatcher(store, objects, DeliveryResponse(status=500), DeliveryResponse(status=200))
+    started, ended = message_id(job.id, "started"), message_id(job.id, "succeeded")
+    dispatcher.deliver_due(started)
+    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a", "finish_reason": "stop"}}))
+    deliver_until(dispatcher, ended, "delivered")
+    delivery = deliver_until(dispatcher, started, "failed")
+    assert [body["type"] for body in sent(dispatcher).bodies] == ["job.started", "job.succeeded"]
+    assert delivery.log[-1]["error"] == "not sent: the job has ended since"
+
+
+def test_messages_of_one_job_carry_their_order(store: Store, objects: MemoryStorage) -> None:
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due(finished(store, output={"text": "a", "finish_reason": "stop"}))
+    assert [(body["type"], body["sequence"]) for body in sent(dispatcher).bodies] == [
+        ("job.started", 1),
+        ("job.succeeded", 2),
+    ]
 
 
 def test_a_large_output_is_read_from_the_result(store: Store, objects: MemoryStorage) -> None:
