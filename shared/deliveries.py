@@ -33,6 +33,7 @@ class Delivery:
     since: float  #: when the current schedule began: creation, or the latest redelivery
     claimed: float = 0
     next: float = 0  #: the next attempt
+    sequence: int = 0  #: 1, 2, … among the messages of its job or batch; 0 if created by an earlier version
     log: list[dict[str, Any]] = field(default_factory=list)  #: one entry per attempt, oldest first
 
     @property
@@ -61,5 +62,6 @@ class Delivery:
             since=float(record.get("since") or record["created"]),
             claimed=float(record.get("claimed", 0)),
             next=float(record.get("next", 0)),
+            sequence=int(record.get("sequence", 0)),
             log=[json.loads(line) for line in log],
         )

@@ -24,6 +24,7 @@ class JobImage(RecordValue):
     sha256: str
     grid: Annotated[list[int], Field(min_length=2, max_length=2, description="columns, rows")]
     tiles: Annotated[int, Field(description="tiles of the grid and the thumbnail")]
+    warning: Annotated[str | None, Field(description="what is missing of it: its file is truncated")] = None
 
 
 class WebhookTarget(RecordValue):

@@ -101,6 +101,11 @@ class WebhookDispatcher:
             decision = replace(self._decide(delivery, DeliveryResponse()), healthy=True)
             self._record(delivery, DeliveryResponse(error="tileq could not build the message"), decision, at, claimed)
             return
+        if message.superseded and delivery.attempts_in_schedule:
+            # The first attempt may come late, but a retry would announce a start after the end that was announced.
+            response = DeliveryResponse(error="not sent again: the job has ended since")
+            self._record(delivery, response, Decision("failed", healthy=True), at, claimed)
+            return
         if time.monotonic() - claimed > BUILD_TIMEOUT_S:
             self._release(delivery, f"building it took more than {BUILD_TIMEOUT_S:g} s", 0)
             return

@@ -189,13 +189,35 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, obje
     dispatcher = make_dispatcher(store, objects, DeliveryResponse(status=500))
     msg = message_id(job.id, event)
     if event == "started":
-        dispatcher.deliver_due(msg)  # while it runs
+        dispatcher.deliver_due(msg)
         store.run(transitions.heartbeat([(job.id, 1, {"stage": "decode", "tiles": 13, "completion_tokens": 9})], 60))
-    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a", "finish_reason": "stop"}}))
+    else:
+        store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a", "finish_reason": "stop"}}))
     deliver_until(dispatcher, msg, "failed")
     attempts = [body for _, body, headers, _ in sent(dispatcher).posted if headers["webhook-id"] == msg]
     assert len(attempts) == 3
     assert len(set(attempts)) == 1
+
+
+def test_the_start_is_not_announced_again_once_the_job_has_ended(store: Store, objects: MemoryStorage) -> None:
+    job = running(store)
+    dispatcher = make_dispatcher(store, objects, DeliveryResponse(status=500), DeliveryResponse(status=200))
+    started, ended = message_id(job.id, "started"), message_id(job.id, "succeeded")
+    dispatcher.deliver_due(started)
+    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a", "finish_reason": "stop"}}))
+    deliver_until(dispatcher, ended, "delivered")
+    delivery = deliver_until(dispatcher, started, "failed")
+    assert [body["type"] for body in sent(dispatcher).bodies] == ["job.started", "job.succeeded"]
+    assert delivery.log[-1]["error"] == "not sent again: the job has ended since"
+
+
+def test_messages_of_one_job_carry_their_order(store: Store, objects: MemoryStorage) -> None:
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due(finished(store, output={"text": "a", "finish_reason": "stop"}))
+    assert [(body["type"], body["sequence"]) for body in sent(dispatcher).bodies] == [
+        ("job.started", 1),
+        ("job.succeeded", 2),
+    ]
 
 
 def test_a_large_output_is_read_from_the_result(store: Store, objects: MemoryStorage) -> None:
