@@ -346,7 +346,8 @@ class VisionSettings(ProcessSettings):
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="`auto`: bfloat16 where the device computes it well, else float32"
+        "auto",
+        description="`auto`: bfloat16 where the device computes it well, else float32, float16 to fit",
     )
     quantise: Literal["none", "int8", "int4"] = Field("none", description="pack the decoder, with the extra `quant`")
     slots: int = Field(0, ge=0, description="jobs that a vision worker runs at once; 0: the engine's own number")
