@@ -28,12 +28,13 @@ class JobImage(RecordValue):
 
 
 class WebhookTarget(RecordValue):
-    """Where the webhooks of a job or batch go, and which events they report."""
+    """Where the webhooks of a job or batch go, which events they report, and what is sent beside tileq's headers."""
 
     url: str
     host: str  #: host and port: concurrency and circuit breaker count by it
     events: list[str]
     payload: Literal["full", "thin"] = "full"
+    headers: Annotated[dict[str, str], Field(repr=False)] = {}  #: secrets, see shared/webhooks/headers.py
 
 
 class JobOutput(RecordValue):
