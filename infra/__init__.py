@@ -1,1 +1,1 @@
-"""What surrounds the code: images, deployment, and the making of the demo checkpoint."""
+"""Container images, the training of the demo checkpoint, and the README's settings table."""

@@ -1,4 +1,4 @@
-"""`python -m infra.readme`: write the README's tables of settings and metrics from the code."""
+"""Write the README's tables of settings and metrics from the code: `python -m infra.readme`."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ BEGIN, END = "<!-- {}: begin, written by `python -m infra.readme` -->", "<!-- {}
 
 
 def table() -> str:
-    """Return the settings' table: one row a setting, its default, and its meaning."""
+    """Return the settings table in Markdown: name, default and meaning of each setting."""
     rows = ["| `TILEQ_…` | default | meaning |", "|---|---|---|"]
     every_process = ProcessSettings.model_fields
     for heading, groups in GROUPS:
@@ -30,7 +30,7 @@ def table() -> str:
 
 
 def rewrite(text: str) -> str:
-    """Return `text` with both tables between their marks made anew."""
+    """Return `text`, the README, with the tables between their markers replaced."""
     for name, made in (("settings", table()), ("metrics", metrics.table())):
         head, _, rest = text.partition(BEGIN.format(name))
         _, _, tail = rest.partition(END.format(name))

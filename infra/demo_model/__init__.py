@@ -1,1 +1,1 @@
-"""The making of the bundled demo checkpoint: pictures, training, evaluation, export."""
+"""Training of the bundled demo checkpoint: synthetic images, trainers, evaluation, export."""

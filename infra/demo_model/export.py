@@ -1,8 +1,8 @@
-"""Write the checkpoint in the original layout: `python -m infra.demo_model.export [--to FOLDER]`.
+"""Export the trained model in the layout of InternVL-Chat: `python -m infra.demo_model.export [--to FOLDER]`.
 
-The averaged weights of training's state become config.json, model.safetensors (float16), the tokenizer's two files and
-the model card. The dense heads, which answering does not need and further training does, go to heads.safetensors beside
-the training code when the target is the bundled folder.
+The averaged weights of the training state become config.json, model.safetensors (float16), the tokenizer's two files
+and the model card. If the target is the bundled folder, the dense heads, which only training needs, are written to
+heads.safetensors beside this module.
 """
 
 import argparse
@@ -13,28 +13,56 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from infra.demo_model import state, vocabulary
-from infra.demo_model.model import Sizes
-from infra.demo_model.style import SYSTEM
+from infra.demo_model import decoder_trainer, training_checkpoint, vocabulary
+from infra.demo_model.model import ModelConfig
+from infra.demo_model.prompt_format import SYSTEM_MESSAGE
 
 BUNDLED = Path(__file__).parents[2] / "workers" / "vision" / "demo"
 CARD = Path(__file__).parent / "card.md"
 HEADS = Path(__file__).parent / "heads.safetensors"
+MODEL_PREFIX, HEADS_PREFIX = "0.", "1."  # of the keys of a decoder phase's weights
 
 
-def config(sizes: Sizes, words: int) -> dict[str, Any]:
-    """Return config.json, in the original schema."""
-    vision = {
+def config_json(config: ModelConfig, vocabulary_size: int) -> dict[str, Any]:
+    """Return config.json in the schema of InternVL-Chat."""
+    return {
+        "_name_or_path": "tileq-demo",
+        "architectures": ["InternVLChatModel"],
+        "model_type": "internvl_chat",
+        "torch_dtype": "float16",
+        "template": "internlm2-chat",
+        "system_message": SYSTEM_MESSAGE,
+        "ps_version": "v2",
+        "select_layer": -1,
+        "downsample_ratio": 0.5,
+        "force_image_size": config.patch * config.grid,
+        "dynamic_image_size": True,
+        "use_thumbnail": True,
+        "min_dynamic_patch": 1,
+        "max_dynamic_patch": 12,
+        "pad2square": False,
+        "tie_word_embeddings": False,
+        "use_backbone_lora": 0,
+        "use_llm_lora": 0,
+        "vision_config": vision_config_json(config),
+        "llm_config": decoder_config_json(config, vocabulary_size),
+    }
+
+
+def vision_config_json(config: ModelConfig) -> dict[str, Any]:
+    """Return the part of config.json about InternViT."""
+    return {
         "architectures": ["InternVisionModel"],
         "model_type": "intern_vit_6b",
-        "hidden_size": sizes.vision_width,
-        "intermediate_size": sizes.vision_inner,
-        "num_hidden_layers": sizes.vision_layers,
-        "num_attention_heads": sizes.vision_heads,
-        "image_size": sizes.patch * sizes.grid,
-        "patch_size": sizes.patch,
+        "hidden_size": config.vision_width,
+        "intermediate_size": config.vision_inner,
+        "num_hidden_layers": config.vision_layers,
+        "num_attention_heads": config.vision_heads,
+        "image_size": config.patch * config.grid,
+        "patch_size": config.patch,
         "num_channels": 3,
         "norm_type": "layer_norm",
         "layer_norm_eps": 1e-6,
@@ -48,18 +76,22 @@ def config(sizes: Sizes, words: int) -> dict[str, Any]:
         "initializer_range": 0.02,
         "use_flash_attn": False,
     }
-    decoder = {
+
+
+def decoder_config_json(config: ModelConfig, vocabulary_size: int) -> dict[str, Any]:
+    """Return the part of config.json about InternLM2."""
+    return {
         "architectures": ["InternLM2ForCausalLM"],
         "model_type": "internlm2",
-        "hidden_size": sizes.width,
-        "intermediate_size": sizes.inner,
-        "num_hidden_layers": sizes.layers,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.kv_heads,
-        "vocab_size": words,
+        "hidden_size": config.width,
+        "intermediate_size": config.inner,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "vocab_size": vocabulary_size,
         "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-5,
-        "rope_theta": sizes.rope_theta,
+        "rope_theta": config.rope_theta,
         "rope_scaling": None,
         "bias": False,
         "hidden_act": "silu",
@@ -69,72 +101,58 @@ def config(sizes: Sizes, words: int) -> dict[str, Any]:
         "pad_token_id": 2,
         "tie_word_embeddings": False,
     }
-    return {
-        "_name_or_path": "tileq-demo",
-        "architectures": ["InternVLChatModel"],
-        "model_type": "internvl_chat",
-        "torch_dtype": "float16",
-        "template": "internlm2-chat",
-        "system_message": SYSTEM,
-        "ps_version": "v2",
-        "select_layer": -1,
-        "downsample_ratio": 0.5,
-        "force_image_size": sizes.patch * sizes.grid,
-        "dynamic_image_size": True,
-        "use_thumbnail": True,
-        "min_dynamic_patch": 1,
-        "max_dynamic_patch": 12,
-        "pad2square": False,
-        "tie_word_embeddings": False,
-        "use_backbone_lora": 0,
-        "use_llm_lora": 0,
-        "vision_config": vision,
-        "llm_config": decoder,
-    }
 
 
-def export(saved: dict[str, Any], folder: Path) -> None:
-    """Write the averaged weights of `saved` (a phase that has a decoder) to `folder`."""
-    words = vocabulary.write(folder)
-    weights = {k[2:]: v.half().contiguous() for k, v in saved["average"].items() if k.startswith("0.")}
-    (folder / "config.json").write_text(json.dumps(config(Sizes(), words), indent=2) + "\n")
+def export_checkpoint(saved: dict[str, Any], folder: Path) -> None:
+    """Write the averaged weights of `saved`, the state of a decoder phase, to `folder`."""
+    vocabulary_size = vocabulary.write(folder)
+    (folder / "config.json").write_text(json.dumps(config_json(ModelConfig(), vocabulary_size), indent=2) + "\n")
     save_file(
-        weights,
+        half_weights(saved, MODEL_PREFIX),
         folder / "model.safetensors",
         metadata={
             "format": "pt",
             "phase": str(saved["phase"]),
             "step": str(saved["step"]),
-            "sizes": json.dumps(asdict(Sizes())),
+            "sizes": json.dumps(asdict(ModelConfig())),
         },
     )
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner only
     shutil.copyfile(CARD, folder / "README.md")
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     if folder == BUNDLED:
-        save_file({k[2:]: v.half().contiguous() for k, v in saved["average"].items() if k.startswith("1.")}, HEADS)
+        save_file(half_weights(saved, HEADS_PREFIX), HEADS)
         HEADS.chmod(0o644)
 
 
-def restore() -> dict[str, Any] | None:
-    """Return what training can go on from when its state is gone: the bundled weights, their phase taken for ended."""
+def half_weights(saved: dict[str, Any], prefix: str) -> dict[str, Tensor]:
+    """Return the averaged weights under `prefix` in float16, the prefix cut off their keys."""
+    average = saved["average"].items()
+    return {key.removeprefix(prefix): value.half().contiguous() for key, value in average if key.startswith(prefix)}
+
+
+def bundled_training_state() -> dict[str, Any] | None:
+    """Return a training state of the bundled weights, their phase ended; None if a file of them is missing."""
     if not (BUNDLED / "model.safetensors").exists() or not HEADS.exists():
         return None
     with safe_open(BUNDLED / "model.safetensors", "pt") as file:
         phase = int(file.metadata()["phase"])
-        average = {f"0.{key}": file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - no mapping
-    with safe_open(HEADS, "pt") as file:
-        average |= {f"1.{key}": file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+    average = float_weights(BUNDLED / "model.safetensors", MODEL_PREFIX) | float_weights(HEADS, HEADS_PREFIX)
     return {"phase": phase, "step": 0, "average": average, "ended": True}
 
 
+def float_weights(path: Path, prefix: str) -> dict[str, Tensor]:
+    """Return the weights of a safetensors file in float32, `prefix` before their keys."""
+    return {f"{prefix}{key}": value.float() for key, value in load_file(path).items()}
+
+
 def main() -> None:
-    """Export training's state."""
+    """Export the saved training state."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--to", type=Path, default=BUNDLED)
-    folder, saved = parser.parse_args().to, state.load("state.pt")
-    if saved is None or saved["phase"] < 3:
-        raise SystemExit("training has not reached the decoder yet: there is nothing that answers")
-    export(saved, folder)
+    folder, saved = parser.parse_args().to, training_checkpoint.load()
+    if saved is None or saved["phase"] < decoder_trainer.PHASES[0].number:
+        raise SystemExit("no decoder phase has begun, so no model can answer yet; run infra.demo_model.train")
+    export_checkpoint(saved, folder)
     print(f"phase {saved['phase']}, step {saved['step']} -> {folder}")
 
 

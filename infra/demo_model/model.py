@@ -1,10 +1,7 @@
-"""The model as it is trained: the arithmetic and the key names of the original InternVL-Chat, nothing more.
+"""The model in training: the arithmetic and parameter names of InternVL-Chat (arXiv:2404.16821), nothing more.
 
-    picture (tiles, 3, 448, 448) -> vision_model -> pixel shuffle -> mlp1 -> tokens (tiles, 196, width)
-    tokens in the place of <IMG_CONTEXT> -> language_model -> logits
-
-In bfloat16 attention is written out: on a CPU, two batched products take a quarter of what the fused kernel takes. In
-float32 it is the other way round, by half.
+tiles (tiles, 3, 448, 448) -> vision_model -> pixel shuffle -> mlp1 -> image tokens (tiles, 196, width)
+image tokens in place of <IMG_CONTEXT> -> language_model -> logits
 """
 
 from dataclasses import dataclass
@@ -15,11 +12,11 @@ from torch.nn import functional as F  # noqa: N812 - as everyone writes it
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Every width and depth; what config.json says."""
+class ModelConfig:
+    """Widths and depths, as in config.json. The field names are stored in the metadata of model.safetensors."""
 
-    patch: int = 16
-    grid: int = 28  # patches along the side of a tile of 448
+    patch: int = 16  #: side in pixels
+    grid: int = 28  #: patches along the side of a tile
     vision_width: int = 256
     vision_inner: int = 768
     vision_layers: int = 6
@@ -29,32 +26,36 @@ class Sizes:
     layers: int = 4
     heads: int = 6
     kv_heads: int = 2
-    rope_theta: float = 1000000.0
+    rope_theta: float = 1000000.0  #: base of the rotary frequencies; no NTK or linear scaling
 
     @property
-    def tokens(self) -> int:
-        """Tokens of one tile."""
+    def tokens_per_tile(self) -> int:
+        """Image tokens of one tile."""
         return (self.grid // 2) ** 2
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention over (..., heads, positions, dim); keys and values may be one for all heads."""
+def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return scaled dot-product attention of (..., heads, positions, dim); k and v may have one head for all of q's.
+
+    bias: added to the scores, (..., 1, positions, positions). In bfloat16 on a CPU two batched products take a quarter
+    of the fused kernel's time; in float32 they take half as long again.
+    """
     if q.dtype == torch.float32 and (bias is None or bias.dtype == torch.float32):
-        return fused(q, k, v, bias)
+        return fused_attention(q, k, v, bias)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    mixed: Tensor = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
-    return mixed
+    output: Tensor = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
+    return output
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """The same by the fused kernel, which wants four dimensions: those before the positions become one."""
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the same from torch's fused kernel, which takes four dimensions."""
     q4, k4, v4 = (t.expand(*q.shape[:-2], *t.shape[-2:]).flatten(1, -3) for t in (q, k, v))
     mask = None if bias is None else bias.flatten(1, -3)
     return F.scaled_dot_product_attention(q4, k4, v4, attn_mask=mask).view(q.shape)
 
 
 class QkNorm(nn.Module):
-    """RMS norm over all heads together, as InternViT-6B has it."""
+    """RMS norm over all heads together, as in InternViT-6B."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -65,11 +66,11 @@ class QkNorm(nn.Module):
 
 
 class VisionAttention(nn.Module):
-    """InternAttention with qk_normalization."""
+    """Self-attention with q/k norm (InternAttention with `qk_normalization`)."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width, self.heads = sizes.vision_width, sizes.vision_heads
+        width, self.heads = config.vision_width, config.vision_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.q_norm, self.k_norm = QkNorm(width), QkNorm(width)
@@ -78,28 +79,28 @@ class VisionAttention(nn.Module):
         b, n, c = x.shape
         q, k, v = self.qkv(x).split(c, -1)
         q, k, v = (t.view(b, n, self.heads, -1).transpose(1, 2) for t in (self.q_norm(q), self.k_norm(k), v))
-        return self.proj(attend(q, k, v).transpose(1, 2).reshape(b, n, c))  # type: ignore[no-any-return]
+        return self.proj(dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))  # type: ignore[no-any-return]
 
 
 class VisionMlp(nn.Module):
-    """fc1, exact GELU, fc2."""
+    """fc1, GELU without approximation, fc2."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(sizes.vision_width, sizes.vision_inner)
-        self.fc2 = nn.Linear(sizes.vision_inner, sizes.vision_width)
+        self.fc1 = nn.Linear(config.vision_width, config.vision_inner)
+        self.fc2 = nn.Linear(config.vision_inner, config.vision_width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 class VisionLayer(nn.Module):
-    """One InternViT block: pre-norm, LayerScale."""
+    """One InternViT block: pre-norm, LayerScale (Touvron et al. 2021, arXiv:2103.17239)."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width = sizes.vision_width
-        self.attn, self.mlp = VisionAttention(sizes), VisionMlp(sizes)
+        width = config.vision_width
+        self.attn, self.mlp = VisionAttention(config), VisionMlp(config)
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
         self.ls1, self.ls2 = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width))
 
@@ -109,125 +110,132 @@ class VisionLayer(nn.Module):
 
 
 class VisionEmbeddings(nn.Module):
-    """Patches, the class token and positions. A crop takes the positions of the place it was cut from."""
+    """Patch embeddings, the class token and position embeddings.
 
-    def __init__(self, sizes: Sizes) -> None:
+    An image smaller than a tile takes the position embeddings from its `origins` (batch, 2): row and column in patches.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.grid, self.patch = sizes.grid, sizes.patch
-        self.class_embedding = nn.Parameter(torch.zeros(1, 1, sizes.vision_width))
-        self.position_embedding = nn.Parameter(torch.zeros(1, sizes.grid**2 + 1, sizes.vision_width))
-        self.patch_embedding = nn.Conv2d(3, sizes.vision_width, sizes.patch, sizes.patch)
+        self.grid, self.patch = config.grid, config.patch
+        self.class_embedding = nn.Parameter(torch.zeros(1, 1, config.vision_width))
+        self.position_embedding = nn.Parameter(torch.zeros(1, config.grid**2 + 1, config.vision_width))
+        self.patch_embedding = nn.Conv2d(3, config.vision_width, config.patch, config.patch)
 
     def forward(self, pixels: Tensor, origins: Tensor | None) -> Tensor:
         x = self.patch_embedding(pixels)
         b, c, rows, columns = x.shape
         table = self.position_embedding[0, 1:].view(self.grid, self.grid, c)
         if origins is None:
-            places = table[:rows, :columns].reshape(1, -1, c)
+            position_embeddings = table[:rows, :columns].reshape(1, -1, c)
         else:
             ys = origins[:, 0, None] + torch.arange(rows)
             xs = origins[:, 1, None] + torch.arange(columns)
-            places = table[ys[:, :, None], xs[:, None, :]].reshape(b, -1, c)
+            position_embeddings = table[ys[:, :, None], xs[:, None, :]].reshape(b, -1, c)
         first = (self.class_embedding + self.position_embedding[:, :1]).expand(b, -1, -1)
-        return torch.cat([first.to(x.dtype), x.flatten(2).transpose(1, 2) + places], 1)
+        return torch.cat([first.to(x.dtype), x.flatten(2).transpose(1, 2) + position_embeddings], 1)
 
 
-class Encoder(nn.Module):
-    """The stack of vision blocks."""
+class VisionEncoder(nn.Module):
+    """The vision blocks."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(VisionLayer(sizes) for _ in range(sizes.vision_layers))
+        self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.vision_layers))
 
     def blocks(self) -> list[VisionLayer]:
-        """Return the blocks as what they are."""
+        """Return the blocks with their type."""
         return [layer for layer in self.layers if isinstance(layer, VisionLayer)]
 
 
 class VisionModel(nn.Module):
-    """InternViT."""
+    """InternViT; `kept_tokens` (batch, kept) drops the patches of all other tokens before the first block."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embeddings, self.encoder = VisionEmbeddings(sizes), Encoder(sizes)
+        self.embeddings, self.encoder = VisionEmbeddings(config), VisionEncoder(config)
 
-    def forward(self, pixels: Tensor, origins: Tensor | None = None, cells: Tensor | None = None) -> Tensor:
+    def forward(self, pixels: Tensor, origins: Tensor | None = None, kept_tokens: Tensor | None = None) -> Tensor:
         x: Tensor = self.embeddings(pixels, origins)
-        if cells is not None:
+        if kept_tokens is not None:
             rows, columns = (side // self.embeddings.patch for side in pixels.shape[2:])
-            squares = pixel_shuffle(x[:, 1:], rows, columns)
-            kept = squares.gather(1, cells[:, :, None].expand(-1, -1, squares.shape[-1]))
-            x = torch.cat([x[:, :1], kept.view(len(x), -1, x.shape[-1])], 1)
+            grouped = pixel_shuffle(x[:, 1:], rows, columns)
+            selected = grouped.gather(1, kept_tokens[:, :, None].expand(-1, -1, grouped.shape[-1]))
+            x = torch.cat([x[:, :1], selected.view(len(x), -1, x.shape[-1])], 1)
         for layer in self.encoder.layers:
             x = layer(x)
         return x
 
 
 def pixel_shuffle(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Join 2x2 patches: (batch, rows*columns, c) -> (batch, rows*columns/4, 4c), in the order of ps_version v2."""
+    """Join 2x2 patches: (batch, rows*columns, c) -> (batch, rows*columns/4, 4c), in the order of `ps_version` v2."""
     b, _, c = x.shape
     x = x.view(b, rows // 2, 2, columns // 2, 2, c).permute(0, 1, 3, 2, 4, 5)
     return x.reshape(b, rows * columns // 4, 4 * c)
 
 
-TOLD = 2  # the layer of which the first head is told where to look
+SUPERVISED_LAYER = 2  # whose first head is supervised
 
 
 @dataclass
-class Tell:
-    """Where to look: at the places `at` (b, n) of the answers, the places `looks` (answer tokens, n)."""
+class AttentionSupervision:
+    """Attention targets of one head, and after the forward pass its attention on them."""
 
-    at: Tensor
-    looks: Tensor
-    share: Tensor | None = None  # found: the log of the attention that went there, for those with somewhere to look
+    query_mask: Tensor  #: (batch, n), true at the tokens of answers
+    targets: Tensor  #: (answer tokens, n), true where they should attend
+    log_mass: Tensor | None = None  #: log of the attention on the targets, of each answer token that has any
 
 
 class Attention(nn.Module):
-    """InternLM2 attention: wqkv rows are groups of (queries, key, value), one group for each key-value head."""
+    """Grouped-query attention of InternLM2: wqkv holds (queries, key, value) of each key-value head in turn."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.kv_heads, self.dim = sizes.kv_heads, sizes.width // sizes.heads
-        self.group = sizes.heads // sizes.kv_heads
-        self.wqkv = nn.Linear(sizes.width, (sizes.heads + 2 * sizes.kv_heads) * self.dim, bias=False)
-        self.wo = nn.Linear(sizes.width, sizes.width, bias=False)
+        self.kv_heads, self.dim = config.kv_heads, config.width // config.heads
+        self.group = config.heads // config.kv_heads
+        self.wqkv = nn.Linear(config.width, (config.heads + 2 * config.kv_heads) * self.dim, bias=False)
+        self.wo = nn.Linear(config.width, config.width, bias=False)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
         b, n, c = x.shape
         packed = self.wqkv(x).view(b, n, self.kv_heads, self.group + 2, self.dim).permute(0, 2, 3, 1, 4)
         q, k, v = packed[:, :, :-2], packed[:, :, -2:-1], packed[:, :, -1:]
-        mixed = attend(rotate(q, rope), rotate(k, rope), v, bias)  # (b, kv heads, group, n, dim)
-        return self.wo(mixed.permute(0, 3, 1, 2, 4).reshape(b, n, c))  # type: ignore[no-any-return]
+        output = dot_product_attention(
+            apply_rope(q, rope), apply_rope(k, rope), v, bias
+        )  # (b, kv heads, group, n, dim)
+        return self.wo(output.permute(0, 3, 1, 2, 4).reshape(b, n, c))  # type: ignore[no-any-return]
 
-    def looked(self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, tell: Tell) -> Tensor:
-        """Return the log of the share of the first head's attention that goes where it should."""
+    def supervised_log_mass(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, supervision: AttentionSupervision
+    ) -> Tensor:
+        """Return the log of the first head's attention mass on its targets, (answer tokens with targets,)."""
         b, n, _ = x.shape
         packed = self.wqkv(x).view(b, n, self.kv_heads, self.group + 2, self.dim)
-        plain = rope[0][:, 0, 0], rope[1][:, 0, 0]
-        q, k = (rotate(packed[:, :, 0, place], plain) for place in (0, -2))
-        scores = ((q * self.dim**-0.5) @ k.transpose(-1, -2) + bias[:, 0, 0])[tell.at].float()
-        some = tell.looks.any(-1)
-        scores, wanted = scores[some], tell.looks[some]
-        share: Tensor = scores.masked_fill(~wanted, -1e9).logsumexp(-1) - scores.logsumexp(-1)
-        return share
+        head_rope = rope[0][:, 0, 0], rope[1][:, 0, 0]
+        q, k = (apply_rope(packed[:, :, 0, place], head_rope) for place in (0, -2))
+        scores = ((q * self.dim**-0.5) @ k.transpose(-1, -2) + bias[:, 0, 0])[supervision.query_mask].float()
+        has_target = supervision.targets.any(-1)
+        scores, is_target = scores[has_target], supervision.targets[has_target]
+        log_mass: Tensor = scores.masked_fill(~is_target, -1e9).logsumexp(-1) - scores.logsumexp(-1)
+        return log_mass
 
 
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Llama's half rotation."""
+def apply_rope(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Apply rotary position embedding (Su et al. 2021, arXiv:2104.09864), in Llama's layout of halves."""
     cos, sin = rope
     first, second = x.chunk(2, -1)
-    turned: Tensor = (x * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
-    return turned
+    rotated: Tensor = (x * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
+    return rotated
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: w1 gates, w3 rises, w2 comes down."""
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202): w1 is the gate, w3 the up and w2 the down projection."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.w1 = nn.Linear(sizes.width, sizes.inner, bias=False)
-        self.w3 = nn.Linear(sizes.width, sizes.inner, bias=False)
-        self.w2 = nn.Linear(sizes.inner, sizes.width, bias=False)
+        self.w1 = nn.Linear(config.width, config.inner, bias=False)
+        self.w3 = nn.Linear(config.width, config.inner, bias=False)
+        self.w2 = nn.Linear(config.inner, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w2(F.silu(self.w1(x)) * self.w3(x))  # type: ignore[no-any-return]
@@ -236,83 +244,94 @@ class FeedForward(nn.Module):
 class DecoderLayer(nn.Module):
     """One InternLM2 block."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention, self.feed_forward = Attention(sizes), FeedForward(sizes)
-        self.attention_norm = nn.RMSNorm(sizes.width, eps=1e-5)
-        self.ffn_norm = nn.RMSNorm(sizes.width, eps=1e-5)
+        self.attention, self.feed_forward = Attention(config), FeedForward(config)
+        self.attention_norm = nn.RMSNorm(config.width, eps=1e-5)
+        self.ffn_norm = nn.RMSNorm(config.width, eps=1e-5)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rope, bias)
         return x + self.feed_forward(self.ffn_norm(x))  # type: ignore[no-any-return]
 
 
-class DecoderBody(nn.Module):
-    """Token embeddings, blocks, final norm."""
+class DecoderStack(nn.Module):
+    """Token embeddings, blocks and final norm (InternLM2Model)."""
 
-    def __init__(self, sizes: Sizes, vocabulary: int) -> None:
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
-        self.tok_embeddings = nn.Embedding(vocabulary, sizes.width)
-        self.layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(sizes.layers))
-        self.norm = nn.RMSNorm(sizes.width, eps=1e-5)
+        self.tok_embeddings = nn.Embedding(vocabulary_size, config.width)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width, eps=1e-5)
 
     def blocks(self) -> list[DecoderLayer]:
-        """Return the blocks as what they are."""
+        """Return the blocks with their type."""
         return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
 
 
 class LanguageModel(nn.Module):
-    """InternLM2ForCausalLM."""
+    """InternLM2 (arXiv:2403.17297) with its output layer (InternLM2ForCausalLM)."""
 
-    def __init__(self, sizes: Sizes, vocabulary: int) -> None:
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
-        self.model = DecoderBody(sizes, vocabulary)
-        self.output = nn.Linear(sizes.width, vocabulary, bias=False)
-        self.dim, self.theta = sizes.width // sizes.heads, sizes.rope_theta
+        self.model = DecoderStack(config, vocabulary_size)
+        self.output = nn.Linear(config.width, vocabulary_size, bias=False)
+        self.dim, self.theta = config.width // config.heads, config.rope_theta
 
-    def forward(self, x: Tensor, positions: Tensor, allowed: Tensor, tell: "Tell | None" = None) -> Tensor:
-        """Return hidden states for embeddings (b, n, width), positions (b, n) and what sees what (b, n, n)."""
-        speeds = self.theta ** (-torch.arange(0, self.dim, 2).float() / self.dim)
-        angles = (positions.float()[:, :, None] * speeds).repeat(1, 1, 2)[:, None, None]
+    def forward(
+        self, x: Tensor, positions: Tensor, attention_mask: Tensor, supervision: AttentionSupervision | None = None
+    ) -> Tensor:
+        """Return the final hidden states (batch, n, width) of embeddings `x` (batch, n, width).
+
+        positions: (batch, n); attention_mask: (batch, n, n), true where the second position may attend to the third
+        supervision: receives the attention mass of the supervised head
+        """
+        inverse_frequencies = self.theta ** (-torch.arange(0, self.dim, 2).float() / self.dim)
+        angles = (positions.float()[:, :, None] * inverse_frequencies).repeat(1, 1, 2)[:, None, None]
         rope = angles.cos().to(torch.bfloat16), angles.sin().to(torch.bfloat16)
         if not torch.is_autocast_enabled("cpu"):
             rope = angles.cos(), angles.sin()
-        bias = torch.zeros(allowed.shape, dtype=rope[0].dtype).masked_fill(~allowed, -1e4)[:, None, None]
+        bias = torch.zeros(attention_mask.shape, dtype=rope[0].dtype).masked_fill(~attention_mask, -1e4)[:, None, None]
         for number, layer in enumerate(self.model.blocks()):
-            if tell is not None and number == TOLD:
-                tell.share = layer.attention.looked(layer.attention_norm(x), rope, bias, tell)
+            if supervision is not None and number == SUPERVISED_LAYER:
+                supervision.log_mass = layer.attention.supervised_log_mass(
+                    layer.attention_norm(x), rope, bias, supervision
+                )
             x = layer(x, rope, bias)
         return self.model.norm(x)  # type: ignore[no-any-return]
 
 
 class ChatModel(nn.Module):
-    """InternVLChatModel."""
+    """Vision tower, projector (mlp1) and language model (InternVLChatModel)."""
 
-    def __init__(self, sizes: Sizes, vocabulary: int) -> None:
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
-        self.sizes = sizes
-        self.vision_model = VisionModel(sizes)
-        joined = 4 * sizes.vision_width
+        self.config = config
+        self.vision_model = VisionModel(config)
+        joined = 4 * config.vision_width
         self.mlp1 = nn.Sequential(
-            nn.LayerNorm(joined), nn.Linear(joined, sizes.width), nn.GELU(), nn.Linear(sizes.width, sizes.width)
+            nn.LayerNorm(joined), nn.Linear(joined, config.width), nn.GELU(), nn.Linear(config.width, config.width)
         )
-        self.language_model = LanguageModel(sizes, vocabulary)
+        self.language_model = LanguageModel(config, vocabulary_size)
 
-    def see(self, pixels: Tensor, origins: Tensor | None = None, cells: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return patch features (b, patches, vision width) and token features (b, patches/4, width).
+    def encode_images(
+        self, pixels: Tensor, origins: Tensor | None = None, kept_tokens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return patch features (batch, patches, vision width) and token features (batch, patches/4, width).
 
-        With `cells` (b, kept) only the patches of those tokens are looked at, and come in the order of their tokens.
+        pixels: (batch, 3, height, width), normalised; origins: (batch, 2), see `VisionEmbeddings`
+        kept_tokens: (batch, kept), the only tokens that are computed; patches come in the order of their tokens
         """
-        rows, columns = (side // self.sizes.patch for side in pixels.shape[2:])
-        patches = self.vision_model(pixels, origins, cells)[:, 1:]
-        if cells is not None:
-            return patches, self.mlp1(patches.reshape(len(patches), cells.shape[1], -1))
+        rows, columns = (side // self.config.patch for side in pixels.shape[2:])
+        patches = self.vision_model(pixels, origins, kept_tokens)[:, 1:]
+        if kept_tokens is not None:
+            return patches, self.mlp1(patches.reshape(len(patches), kept_tokens.shape[1], -1))
         return patches, self.mlp1(pixel_shuffle(patches, rows, columns))
 
 
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
-def normalise(pictures: Tensor) -> Tensor:
-    """Turn uint8 pictures (b, h, w, 3) into what the vision tower takes."""
-    return ((pictures.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2).contiguous()
+def normalise(images: Tensor) -> Tensor:
+    """Return uint8 images (batch, height, width, 3) as normalised pixels (batch, 3, height, width), float32."""
+    return ((images.float() / 255 - IMAGENET_MEAN) / IMAGENET_STD).permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""Muon for the matrices inside the blocks, Adam for everything else, and an average of the weights."""
+"""Muon for the matrices inside the blocks, AdamW for all other parameters, and an average of the weights."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -6,12 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from infra.demo_model.precision import quick
+from infra.demo_model.precision import compute_dtype
 
 
-def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
-    """Return about the nearest orthogonal matrix, by Newton-Schulz iteration, for a batch of matrices."""
-    x = g.to(quick())
+def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
+    """Return roughly the nearest semi-orthogonal matrices to `g` (batch, rows, columns), in float32.
+
+    The quintic Newton-Schulz iteration of Muon, with its coefficients: singular values end between about 0.7 and 1.2.
+    """
+    x = g.to(compute_dtype())
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
@@ -23,7 +26,12 @@ def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised: every direction of a matrix moves at the same rate."""
+    """Nesterov momentum, orthogonalised, with decoupled weight decay (Jordan et al. 2024).
+
+    https://kellerjordan.github.io/posts/muon/. The update of a matrix taller than wide is scaled by
+    sqrt(rows / columns). A matrix of n square blocks below one another (qkv: n = 3) is orthogonalised block by block.
+    The keys `momentum` and `decay` stand in saved training states.
+    """
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.01
@@ -42,47 +50,53 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(p)
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 g = p.grad.lerp(state["momentum"], group["momentum"])
-                parts = p.shape[0] // p.shape[1] if p.shape[0] % p.shape[1] == 0 else 1  # q, k and v apart
-                update = orthogonal(g.view(parts, -1, p.shape[1])).view_as(p)
+                blocks = p.shape[0] // p.shape[1] if p.shape[0] % p.shape[1] == 0 else 1
+                update = orthogonalise(g.view(blocks, -1, p.shape[1])).view_as(p)
                 p.mul_(1 - group["lr"] * group["decay"])
-                p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / parts / p.shape[1]) ** 0.5)
+                p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / blocks / p.shape[1]) ** 0.5)
 
 
 Optimisers = tuple[Muon, torch.optim.AdamW]
 
 
-def optimisers(modules: Sequence[nn.Module], muon_lr: float, adam_lr: float) -> Optimisers:
-    """Return both optimisers over the parameters of `modules`: matrices of blocks to Muon."""
+def build_optimisers(modules: Sequence[nn.Module], muon_lr: float, adamw_lr: float) -> Optimisers:
+    """Return the optimisers of all parameters of `modules`: Muon for matrices of blocks, AdamW for the others.
+
+    AdamW is that of Loshchilov and Hutter (arXiv:1711.05101), here without weight decay.
+    """
     named = [(n, p) for m in modules for n, p in m.named_parameters() if p.requires_grad]
-    inside = [p for n, p in named if p.ndim == 2 and is_inside(n)]
-    chosen = {id(p) for p in inside}
-    rest = [p for _, p in named if id(p) not in chosen]
-    return Muon(inside, muon_lr), torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
+    matrices = [p for n, p in named if p.ndim == 2 and is_block_parameter(n)]
+    chosen = {id(p) for p in matrices}
+    others = [p for _, p in named if id(p) not in chosen]
+    return Muon(matrices, muon_lr), torch.optim.AdamW(others, adamw_lr, betas=(0.9, 0.98), weight_decay=0.0)
 
 
-def is_inside(name: str) -> bool:
-    """Say whether the parameter belongs to a block (not to embeddings, heads or the output)."""
+def is_block_parameter(name: str) -> bool:
+    """Return whether the parameter belongs to a block or to mlp1, not to embeddings, heads or the output."""
     return "layers." in name or "mlp1." in name
 
 
-def set_rate(optimisers: Optimisers, rates: tuple[float, float], factor: float) -> None:
-    """Set both rates to their peak times `factor`."""
-    for optimiser, rate in zip(optimisers, rates, strict=True):
+def set_learning_rates(optimisers: Optimisers, peak_rates: tuple[float, float], factor: float) -> None:
+    """Set the learning rates of Muon and AdamW to their peaks times `factor`."""
+    for optimiser, rate in zip(optimisers, peak_rates, strict=True):
         for group in optimiser.param_groups:
             group["lr"] = rate * factor
 
 
-class Average:
-    """An exponential average of a module's weights; it follows quickly at first."""
+class WeightAverage:
+    """Exponential moving average of a module's weights.
 
-    def __init__(self, module: nn.Module, keep: float = 0.998) -> None:
-        self.keep, self.seen = keep, 0
+    Its decay rises from 2/11 with the number of updates to `max_decay`, so the first weights are soon forgotten.
+    """
+
+    def __init__(self, module: nn.Module, max_decay: float = 0.998) -> None:
+        self.max_decay, self.updates = max_decay, 0
         self.weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
 
     @torch.no_grad()
-    def follow(self, module: nn.Module) -> None:
-        """Move towards the weights of `module`."""
-        self.seen += 1
-        pace = 1 - min(self.keep, (1 + self.seen) / (10 + self.seen))
+    def update(self, module: nn.Module) -> None:
+        """Move the average towards the weights of `module`."""
+        self.updates += 1
+        weight = 1 - min(self.max_decay, (1 + self.updates) / (10 + self.updates))
         for k, v in module.state_dict().items():
-            self.weights[k].lerp_(v, pace)
+            self.weights[k].lerp_(v, weight)

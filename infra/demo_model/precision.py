@@ -1,7 +1,7 @@
-"""In which numbers this machine trains: bfloat16 where its processor multiplies them, else float32.
+"""The data type for training on this machine: bfloat16 where the processor multiplies it fast, else float32.
 
-With avx512_bf16 a product takes a quarter of the time in bfloat16; without it (AMD EPYC, Zen 3), five to seven times
-as long.
+With avx512_bf16 a bfloat16 matrix product takes a quarter of float32's time; without it (AMD EPYC, Zen 3), five to
+seven times as long.
 """
 
 from functools import cache
@@ -12,11 +12,11 @@ from workers.vision.model.device import choose_dtype
 
 
 @cache
-def quick() -> torch.dtype:
-    """Return the number type in which this machine multiplies quicker, measured as a vision worker does."""
+def compute_dtype() -> torch.dtype:
+    """Return the data type of the faster matrix product, measured as a vision worker measures it."""
     return choose_dtype("auto", "cpu")
 
 
-def mixed() -> torch.autocast:
-    """Return the context in which the model computes while it is trained."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=quick() is torch.bfloat16)
+def autocast() -> torch.autocast:
+    """Return the autocast context of the model's forward pass in training."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=compute_dtype() is torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Drawing: grounds, print in three fonts, and shapes. All sizes are pixels."""
+"""Drawing primitives: backgrounds, print in three fonts, filled shapes. All lengths are pixels."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from infra.demo_model.words import RGB
+from infra.demo_model.class_names import COLOURS_RGB
 
-Picture = NDArray[np.uint8]
+ImageArray = NDArray[np.uint8]  #: RGB, (height, width, 3)
 Rng = np.random.Generator
 Point = tuple[float, float]
+Colour = tuple[int, int, int]
 
 FONTS = ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono")
-DIGIT_HEIGHT = 0.729  # of the em, in all three fonts
+DIGIT_HEIGHT_EM = 0.729  # in all three fonts
+SUPERSAMPLING = 3  # shapes are drawn at this scale and reduced, which smooths their edges
 
 
 @cache
@@ -26,58 +28,58 @@ def font(name: str, em: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(__file__).parent / "fonts" / f"{name}.ttf"), em)
 
 
-def ground(rng: Rng, width: int, height: int) -> Picture:
-    """Return a light ground: plain, or with mild noise, a slope of brightness or faint stripes."""
+def background(rng: Rng, width: int, height: int) -> ImageArray:
+    """Return a light background: plain, or with mild noise, a brightness gradient or faint stripes."""
     base = rng.integers(205, 250) + rng.integers(-10, 6, 3)
-    picture: NDArray[Any] = np.broadcast_to(base.astype(np.float32), (height, width, 3))
-    kind = rng.integers(4)
-    if kind == 1:
-        picture = picture + rng.normal(0, rng.uniform(2, 7), (height, width, 1)).astype(np.float32)
-    elif kind == 2:
-        slope_x = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None] * rng.uniform(-14, 14)
-        slope_y = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None] * rng.uniform(-14, 14)
-        picture = picture + slope_x + slope_y
-    elif kind == 3:
+    image: NDArray[Any] = np.broadcast_to(base.astype(np.float32), (height, width, 3))
+    texture = rng.integers(4)
+    if texture == 1:
+        image = image + rng.normal(0, rng.uniform(2, 7), (height, width, 1)).astype(np.float32)
+    elif texture == 2:
+        gradient_x = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None] * rng.uniform(-14, 14)
+        gradient_y = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None] * rng.uniform(-14, 14)
+        image = image + gradient_x + gradient_y
+    elif texture == 3:
         angle, period = rng.uniform(0, pi), rng.uniform(9, 40)
         x, y = np.arange(width, dtype=np.float32)[None], np.arange(height, dtype=np.float32)[:, None]
         wave = np.sin((x * np.float32(cos(angle)) + y * np.float32(sin(angle))) * np.float32(2 * pi / period))
-        picture = picture + wave[:, :, None] * rng.uniform(2, 7)
-    light: Picture = np.clip(picture, 0, 255).astype(np.uint8)
-    return light
+        image = image + wave[:, :, None] * rng.uniform(2, 7)
+    clipped: ImageArray = np.clip(image, 0, 255).astype(np.uint8)
+    return clipped
 
 
 @dataclass(frozen=True)
-class Face:
+class FontFace:
     """A font at one size, in one colour."""
 
     name: str
     em: int
-    colour: tuple[int, int, int]
+    colour: Colour
 
     @property
-    def height(self) -> float:
+    def digit_height(self) -> float:
         """Height of a digit."""
-        return DIGIT_HEIGHT * self.em
+        return DIGIT_HEIGHT_EM * self.em
 
-    def edges(self, text: str) -> list[float]:
-        """Return where each character of `text` begins, and where the last one ends."""
+    def character_edges(self, text: str) -> list[float]:
+        """Return the left edge of each character of `text` from the first one's, then the right edge of the last."""
         measure = font(self.name, self.em)
         return [measure.getlength(text[:n]) for n in range(len(text) + 1)]
 
-    def draw(self, canvas: Image.Image, place: Point, text: str) -> None:
-        """Print `text`; `place` is its left edge and its baseline."""
-        ImageDraw.Draw(canvas).text(place, text, fill=self.colour, font=font(self.name, self.em), anchor="ls")
+    def draw(self, canvas: Image.Image, origin: Point, text: str) -> None:
+        """Print `text`; `origin` is the left end of its baseline."""
+        ImageDraw.Draw(canvas).text(origin, text, fill=self.colour, font=font(self.name, self.em), anchor="ls")
 
 
-def ink(rng: Rng) -> tuple[int, int, int]:
-    """Return a dark colour to print in."""
+def dark_colour(rng: Rng) -> Colour:
+    """Draw a dark colour for print."""
     dark = rng.integers(0, 80)
     red, green, blue = (int(c) for c in np.clip(dark + rng.integers(-30, 31, 3), 0, 100))
     return red, green, blue
 
 
-def outline(kind: str, angle: float) -> list[tuple[float, float]]:
-    """Return the corners of a shape of diameter 2 around the origin."""
+def polygon(kind: str, angle: float) -> list[Point]:
+    """Return the corners of a square, triangle or star around the origin, about 2 across, turned by `angle` radians."""
     if kind == "square":
         return [(1.2 * cos(angle + pi / 4 + k * pi / 2), 1.2 * sin(angle + pi / 4 + k * pi / 2)) for k in range(4)]
     if kind == "triangle":
@@ -92,17 +94,18 @@ def outline(kind: str, angle: float) -> list[tuple[float, float]]:
     return corners
 
 
-def draw_shape(canvas: Image.Image, rng: Rng, what: tuple[str, int], centre: Point, size: float) -> None:
+def draw_shape(canvas: Image.Image, rng: Rng, kind: str, colour: int, *, centre: Point, size: float) -> None:
     """Draw one filled shape about `size` across, with smooth edges and a slightly varied colour."""
-    (kind, colour), side, scale = what, int(size * 1.3) + 4, 3
-    mask = Image.new("L", (side * scale, side * scale))
-    middle, radius = side * scale / 2, size * scale / 2
+    side = int(size * 1.3) + 4
+    mask = Image.new("L", (side * SUPERSAMPLING, side * SUPERSAMPLING))
+    middle, radius = side * SUPERSAMPLING / 2, size * SUPERSAMPLING / 2
     pen = ImageDraw.Draw(mask)
     if kind == "circle":
         pen.ellipse((middle - radius, middle - radius, middle + radius, middle + radius), fill=255)
     else:
-        corners = outline(kind, rng.uniform(-0.2, 0.2))
+        corners = polygon(kind, rng.uniform(-0.2, 0.2))
         pen.polygon([(middle + radius * x, middle + radius * y) for x, y in corners], fill=255)
-    red, green, blue = (int(c) for c in np.clip(np.array(RGB[colour]) + rng.integers(-14, 15, 3), 0, 255))
-    place = (round(centre[0] - side / 2), round(centre[1] - side / 2))
-    canvas.paste((red, green, blue), place, mask.reduce(scale))
+    base = np.array(COLOURS_RGB[colour])
+    red, green, blue = (int(c) for c in np.clip(base + rng.integers(-14, 15, 3), 0, 255))
+    corner = (round(centre[0] - side / 2), round(centre[1] - side / 2))
+    canvas.paste((red, green, blue), corner, mask.reduce(SUPERSAMPLING))

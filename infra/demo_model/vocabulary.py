@@ -1,4 +1,7 @@
-"""The tokenizer of the demo checkpoint: byte-pair pieces for its few words, characters and bytes for the rest."""
+"""The tokenizer of the demo checkpoint: byte-pair pieces of its few words, single characters, and bytes for the rest.
+
+Byte-pair encoding after Sennrich et al. 2016 (arXiv:1508.07909), merged until every word of the corpus is one piece.
+"""
 
 import json
 import re
@@ -7,12 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from infra.demo_model.questions import every_wording
-from infra.demo_model.words import COLOURS_ZH, SHAPES_ZH
+from infra.demo_model.class_names import COLOURS_ZH, SHAPES_ZH
+from infra.demo_model.questions import tokenizer_corpus
 from shared.tokenization.sentencepiece import Kind, Piece, Vocabulary, write_vocabulary
 
-SPACE = "▁"
-SPECIALS = (
+SPACE_MARK = "▁"  # SentencePiece's sign for a space
+MODEL_MAX_LENGTH_TOKENS = 32768
+CONTROL_TOKENS = (
     "<|im_end|>",
     "<|im_start|>",
     "<img>",
@@ -25,7 +29,7 @@ SPECIALS = (
     "<box>",
     "</box>",
 )
-TERMS = (
+CHINESE_WORDS = (
     *COLOURS_ZH,
     *SHAPES_ZH,
     "图形",
@@ -55,65 +59,69 @@ TERMS = (
     "印着",
     "多少个",
 )
-WORD = re.compile("|".join(sorted(TERMS, key=len, reverse=True)) + r"|▁?[A-Za-z]+|.", re.DOTALL)
-ASCII = [chr(c) for c in range(33, 127)]
+WORD_PATTERN = re.compile(
+    "|".join(sorted(CHINESE_WORDS, key=len, reverse=True)) + r"|▁?[A-Za-z]+|.",
+    re.DOTALL,
+)
+PRINTABLE_ASCII = [chr(c) for c in range(33, 127)]
 
 
-def merges(words: Counter[str]) -> list[str]:
-    """Return what byte-pair merging makes, in order, until every word is one piece."""
+def byte_pair_merges(words: Counter[str]) -> list[str]:
+    """Return the merged pieces in order of merging, the most frequent pair first, until every word is one piece."""
     split = {word: list(word) for word in words}
-    made: list[str] = []
+    merged: list[str] = []
     while True:
         pairs = Counter[tuple[str, str]]()
         for word, parts in split.items():
             for pair in pairwise(parts):
                 pairs[pair] += words[word]
         if not pairs:
-            return made
+            return merged
         best = max(pairs, key=lambda p: (pairs[p], p))
-        made.append("".join(best))
+        merged.append("".join(best))
         for word, parts in split.items():
-            split[word] = join(parts, best)
+            split[word] = merge_pair(parts, best)
 
 
-def join(parts: list[str], pair: tuple[str, str]) -> list[str]:
-    """Return `parts` with every `pair` made one."""
-    joined: list[str] = []
+def merge_pair(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """Return `parts` with every occurrence of `pair` merged."""
+    merged: list[str] = []
     for part in parts:
-        if joined and (joined[-1], part) == pair:
-            joined[-1] += part
+        if merged and (merged[-1], part) == pair:
+            merged[-1] += part
         else:
-            joined.append(part)
-    return joined
+            merged.append(part)
+    return merged
 
 
 def pieces() -> list[Piece]:
-    """Return the whole vocabulary, control tokens beside the first three left out."""
-    text = [w.replace(" ", SPACE) for w in every_wording()]
-    words = Counter(word for line in text for word in WORD.findall(line))
-    characters = sorted({*ASCII, SPACE, "\n", *(c for word in words for c in word)})
-    made = list(dict.fromkeys(merges(words)))
-    found = [Piece("<unk>", 0.0, Kind.UNKNOWN), Piece("<s>", 0.0, Kind.CONTROL), Piece("</s>", 0.0, Kind.CONTROL)]
-    found += [Piece(f"<0x{b:02X}>", 0.0, Kind.BYTE) for b in range(256)]
-    found += [Piece(text, -float(rank), Kind.NORMAL) for rank, text in enumerate([*made, *characters])]
-    return found
+    """Return the pieces of tokenizer.model: everything but CONTROL_TOKENS, which come after them."""
+    lines = [text.replace(" ", SPACE_MARK) for text in tokenizer_corpus()]
+    words = Counter(word for line in lines for word in WORD_PATTERN.findall(line))
+    characters = sorted({*PRINTABLE_ASCII, SPACE_MARK, "\n", *(c for word in words for c in word)})
+    merged = list(dict.fromkeys(byte_pair_merges(words)))
+    control = [Piece("<unk>", 0.0, Kind.UNKNOWN), Piece("<s>", 0.0, Kind.CONTROL), Piece("</s>", 0.0, Kind.CONTROL)]
+    byte_pieces = [Piece(f"<0x{b:02X}>", 0.0, Kind.BYTE) for b in range(256)]
+    normal = [Piece(text, -float(rank), Kind.NORMAL) for rank, text in enumerate([*merged, *characters])]
+    return control + byte_pieces + normal
 
 
 def size() -> int:
-    """Return how many tokens there are."""
-    return len(pieces()) + len(SPECIALS)
+    """Return the number of tokens."""
+    return len(pieces()) + len(CONTROL_TOKENS)
 
 
 def write(folder: Path) -> int:
-    """Write tokenizer.model and tokenizer_config.json to `folder`; return the size of the vocabulary."""
-    found = pieces()
+    """Write tokenizer.model and tokenizer_config.json to `folder`; return the number of tokens."""
+    all_pieces = pieces()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.model").write_bytes(write_vocabulary(Vocabulary(tuple(found), dummy_prefix=False)))
-    specials = {0: "<unk>", 1: "<s>", 2: "</s>", **{len(found) + i: text for i, text in enumerate(SPECIALS)}}
-    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    (folder / "tokenizer.model").write_bytes(write_vocabulary(Vocabulary(tuple(all_pieces), dummy_prefix=False)))
+    after_pieces = {len(all_pieces) + i: text for i, text in enumerate(CONTROL_TOKENS)}
+    special = {0: "<unk>", 1: "<s>", 2: "</s>", **after_pieces}
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     config: dict[str, Any] = {
-        "added_tokens_decoder": {str(i): {"content": text, **plain} for i, text in specials.items()},
-        "additional_special_tokens": list(SPECIALS),
+        "added_tokens_decoder": {str(i): {"content": text, **flags} for i, text in special.items()},
+        "additional_special_tokens": list(CONTROL_TOKENS),
         "add_bos_token": True,
         "add_eos_token": False,
         "bos_token": "<s>",
@@ -121,8 +129,8 @@ def write(folder: Path) -> int:
         "pad_token": "</s>",
         "unk_token": "<unk>",
         "clean_up_tokenization_spaces": False,
-        "model_max_length": 32768,
+        "model_max_length": MODEL_MAX_LENGTH_TOKENS,
         "tokenizer_class": "InternLM2Tokenizer",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    return len(found) + len(SPECIALS)
+    return len(all_pieces) + len(CONTROL_TOKENS)

@@ -21,7 +21,7 @@ from shared.connections.redis_client import connect
 from shared.errors import TileqError
 from shared.settings import Settings
 from shared.storage import S3Storage
-from shared.store.client import durability
+from shared.store.durability import judge_durability
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -186,19 +186,17 @@ def gpu() -> Iterator[Finding]:
 
 
 def _durable(info: dict[str, object], config: dict[str, str]) -> Finding:
-    mode = durability(info, config)
-    if mode == "always":
+    found = judge_durability(info, config)
+    if found.mode == "always":
         return Finding("ok", "durability", "append-only file, appendfsync always")
-    if mode == "waitaof":
+    if found.mode == "waitaof":
         return Finding(
             "ok", "durability", f"append-only file, appendfsync {config.get('appendfsync', '?')} and WAITAOF"
         )
     return Finding(
         "fail",
         "durability",
-        "a 202 would not be on disk"
-        if str(info.get("aof_enabled")) == "1"
-        else "no append-only file: a restart forgets jobs",
+        found.problem,
         "CONFIG SET appendonly yes, CONFIG SET appendfsync always, and the same in its configuration file",
     )
 

@@ -30,18 +30,23 @@ log = structlog.get_logger("services.intake")
 
 
 class RequestMiddleware:
-    """ASGI middleware; `default` is the surface of paths that match no route."""
+    """ASGI middleware.
 
-    def __init__(self, app: ASGIApp, default: Surface) -> None:
+    `default` is the surface of paths that match no route; `root_path` the path under which a reverse proxy serves the
+    application, whether the proxy strips it from requests or not.
+    """
+
+    def __init__(self, app: ASGIApp, default: Surface, root_path: str = "") -> None:
         self._app = app
         self._default = default
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = RequestScope(scope, receive, send, self._default)
+        request = RequestScope(self._under_root(scope), receive, send, self._default)
         structlog.contextvars.bind_contextvars(request_id=request.request.state.request_id)
         try:
             await self._app(request.scope, request.receive, request.send)
@@ -55,6 +60,13 @@ class RequestMiddleware:
             await answer(request.scope, request.receive, request.send)
         finally:
             request.record()
+
+    def _under_root(self, scope: Scope) -> Scope:
+        """Return `scope` with a path that begins with `root_path`, as ASGI has it."""
+        path: str = scope["path"]
+        if not self._root_path or path.startswith(f"{self._root_path}/"):
+            return {**scope, "root_path": self._root_path}
+        return {**scope, "root_path": self._root_path, "path": self._root_path + path}
 
 
 class BodyNotWanted(OSError):

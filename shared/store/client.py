@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import redis
 import redis.asyncio
 import structlog
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from shared.errors import STORE_FAILURES, QueueUnavailable, StoreRejected
 from shared.store.command import StoreCommand
+from shared.store.durability import Durability, judge_durability, not_permitted
 
 T = TypeVar("T")
 
@@ -91,15 +92,28 @@ class AsyncStore:
             log.warning("job store command failed", command=command.script, error=str(error) or "no answer in time")
             raise QueueUnavailable(retry_after=RETRY_AFTER_S) from error
 
-    async def durability(self) -> str:
-        """Return how the server persists writes (see `durability`); durable commands wait for its disk where needed.
+    async def durability(self) -> Durability:
+        """Return how the server keeps writes; durable commands wait for its disk from now on where that is needed.
 
-        Raises `RedisError` or `TimeoutError`.
+        Raises `RedisError` or `TimeoutError` where the server does not answer.
         """
         async with asyncio.timeout(self._timeout_s):
-            kept = durability(await self.client.info(), await self._config())
-        self._wait_aof = kept == "waitaof"
-        return kept
+            found = await self._judge()
+        self._wait_aof = found.mode == "waitaof"
+        return found
+
+    async def _judge(self) -> Durability:
+        try:
+            info = await self.client.info()
+        except NoPermissionError as error:
+            return not_permitted("INFO", error)
+        found = judge_durability(info, await self._config())
+        if found.mode == "waitaof":
+            try:
+                await self.client.execute_command("WAITAOF", 0, 0, 1)  # type: ignore[no-untyped-call]
+            except NoPermissionError as error:
+                return not_permitted("WAITAOF", error)
+        return found
 
     async def _reply(self, command: StoreCommand[T]) -> Any:
         script = self._scripts.get(command.script)
@@ -140,19 +154,6 @@ def memory_store(prefix: str = "tileq:") -> Store:
     import fakeredis  # noqa: PLC0415  # only tests have it
 
     return Store(fakeredis.FakeRedis(decode_responses=True, server_type="valkey"), prefix)
-
-
-def durability(info: dict[str, Any], config: dict[str, str]) -> str:
-    """Return how a server persists writes: `always`, `waitaof` (AOF, synced on demand), or `none` (not durable).
-
-    `info` is INFO's answer; `config` CONFIG GET append*'s, empty where the server does not tell.
-    """
-    if str(info.get("aof_enabled", 0)) != "1":
-        return "none"
-    if config.get("appendfsync") == "always":
-        return "always"
-    version = str(info.get("valkey_version") or info.get("redis_version") or "0")
-    return "waitaof" if tuple(map(int, version.split(".")[:2])) >= (7, 2) else "none"
 
 
 def _synced(answer: Any) -> None:

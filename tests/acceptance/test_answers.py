@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from infra.demo_model import seeds
-from infra.demo_model.scenes import drawing
+from infra.demo_model.scenes import drawing_scene
 from tests.acceptance.client import Client
 from tests.encoded import encoded
 from tests.service import service
@@ -20,7 +20,7 @@ ASKED = json.loads((IMAGES / "questions.json").read_text())
 SHAPES, RECEIPT = ((IMAGES / name).read_bytes() for name in ("shapes.png", "receipt.png"))
 (TOTAL,) = (asked for asked in ASKED if asked.get("tiled"))
 LEFTMOST, NUMBER = (asked for asked in ASKED if not asked.get("tiled"))
-OTHER = drawing(seeds.bundle(2), 448, 448, 2, number=True)
+OTHER = drawing_scene(seeds.bundle(2), 448, 448, 2, number=True)
 
 
 @pytest.fixture(scope="module")
@@ -66,4 +66,4 @@ def test_a_second_round_is_about_the_same_picture(asked: Client) -> None:
 )
 def test_two_pictures_in_one_question_are_told_apart(asked: Client, question: str, answer: str) -> None:
     prompt = f"Image-1: <image>\nImage-2: <image>\n{question}"
-    assert said(asked, asked.submit(prompt, SHAPES, encoded(Image.fromarray(OTHER.picture)))) == answer
+    assert said(asked, asked.submit(prompt, SHAPES, encoded(Image.fromarray(OTHER.image)))) == answer

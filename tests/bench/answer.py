@@ -33,7 +33,7 @@ TILES = 13
 
 def page() -> bytes:
     """Return a page in PNG."""
-    return encoded(Image.fromarray(page_scene(seeds.bundle(3)).picture).resize(SIZE))
+    return encoded(Image.fromarray(page_scene(seeds.bundle(3)).image).resize(SIZE))
 
 
 def tower_seconds(rounds: int) -> float:

@@ -52,7 +52,7 @@ class Run:
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Kill a process; it is started again."""
-        if number is signal.SIGKILL:
+        if number is signal.SIGKILL and name in (*WORKERS, "webhooks"):
             self.hard_kills += 1
         return self.fleet.kill(name, number)
 
@@ -140,6 +140,17 @@ def kill_after_finish(run: Run) -> None:
     _kill_at(run, "kill_after_finish", name, "redis", lambda data: b"EVALSHA" in data and b"\r\nsucceeded\r\n" in data)
 
 
+def lose_last_hints(run: Run) -> None:
+    """Lose hints when no other follows, at the end of every run: only the outbox can bring them back (2)."""
+    with run.ledger.fault("lose_last_hints", " and ".join(WORKERS), costs_attempts=True) as fault:
+        for name in WORKERS:
+            run.fleet.kill(name, signal.SIGSTOP)
+        ids = [run.submit("plain") for _ in range(3)]
+        pids = [run.kill(name) for name in WORKERS]
+        if all(ids) and all(run.fleet.restarted(*pair) for pair in zip(WORKERS, pids, strict=True)):
+            fault.evidence = f"{len(ids)} jobs published to workers that were killed"
+
+
 def _kill_at(run: Run, kind: str, name: str, side: str, matches: Callable[[bytes], bool]) -> None:
     proxy = run.fleet.proxies[f"{name}.{side}"]
     with run.ledger.fault(kind, name, costs_attempts=True) as fault:
@@ -167,6 +178,19 @@ def kill_intake(run: Run) -> None:
                 break
 
 
+@fault
+def kill_intake_at_every_step(run: Run) -> None:
+    """Do the same at each step in turn, before and after it, until a submission gets through (13)."""
+    with run.ledger.fault("kill_intake_at_every_step", " and ".join(INTAKES)) as fault:
+        steps = [_kill_at_each(run, INTAKES[0], "before"), _kill_at_each(run, INTAKES[1], "after")]
+        if all(step > 3 for step in steps):
+            fault.evidence = f"killed before each of {steps[0]} exchanges, and after each of {steps[1]}"
+
+
+def _kill_at_each(run: Run, name: str, when: Literal["before", "after"]) -> int:
+    return next(step for step in range(1, 50) if not kill_intake_at(run, name, step, when)) - 1
+
+
 def kill_intake_at(run: Run, name: str, step: int, when: Literal["before", "after"]) -> bool:
     """Kill `name` at exchange `step` while it takes one submission in; False when it answered before.
 
@@ -185,9 +209,7 @@ def kill_intake_at(run: Run, name: str, step: int, when: Literal["before", "afte
             proxy.trigger = None
         if trigger.fired:
             run.fleet.restarted(name, pid)
-        if not run.traffic.send(submission, http, url):
-            run.traffic.later.append(submission)
-    return trigger.fired
+    return trigger.fired  # the request is repeated at the end: the key of a dead intake is free again after seconds
 
 
 def _is_command(data: bytes) -> bool:
@@ -334,7 +356,6 @@ def _takes_ten(run: Run, url: str) -> bool:
     with httpx.Client(timeout=6) as http:
         some = [run.traffic.new("plain") for _ in range(10)]
         taken = [run.traffic.send(submission, http, url) for submission in some]
-        run.traffic.later += [one for one, was in zip(some, taken, strict=True) if not was]
     return all(taken) and _within(10, lambda: run.state(next(iter(some[-1].ids))) == "succeeded")
 
 

@@ -67,6 +67,7 @@ class Facts:
     deaths: list[str]  #: processes that died without a fault
     residue: dict[str, int]  #: what is left in outbox, leases, hooks and the broker's queues
     listed: dict[int, list[str]] = field(default_factory=dict)  #: ids of each request's jobs, as the service lists them
+    refused: list[int] = field(default_factory=list)  #: requests that were not accepted even after the last fault
     stranded: int = 0  #: messages in the broker's `unacked`
     stranded_allowed: int = 0  #: how many the injected hard kills explain
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import redis
 
-from tests.chaos.faults import FAULTS, Run
+from tests.chaos.faults import FAULTS, Run, lose_last_hints
 from tests.chaos.fleet import SLOTS, Fleet, wait
-from tests.chaos.ledger import TERMINAL, Facts, Json, Ledger
+from tests.chaos.ledger import TERMINAL, Facts, Json, Ledger, Submission
 from tests.chaos.proxy import Network
 from tests.chaos.receiver import Receiver
 from tests.chaos.traffic import Traffic
@@ -23,6 +23,7 @@ from tests.waiting import eventually
 CALM_S = 3.0  #: without faults, at the beginning
 GAP_S = (0.3, 1.5)  #: between two faults
 DRAIN_S = 90.0  #: in which everything accepted must end after the last fault
+REPEAT_S = 20.0  #: in which a request must be accepted once every fault is over
 PAGE = 100
 SETS = ("outbox", "leases", "hooks", "delayed")  #: of the store; empty once everything has ended
 
@@ -65,6 +66,7 @@ def chaos(
             wait(CALM_S)
             _inject(run, seconds, say, names or list(FAULTS), rounds)
             wait(1)
+        lose_last_hints(run)
         say(f"traffic ended after {time.monotonic() - began:.0f} s, {traffic.refused} answers were no acceptance")
         facts = drain(run, say)
         verdict = judge(facts)
@@ -92,8 +94,7 @@ def drain(run: Run, say: Say) -> Facts:
     with httpx.Client(timeout=10) as http:
         for url in run.traffic.urls:
             eventually(lambda url=url: not run.fleet.probe(url)(), 60, 0.1)  # type: ignore[misc]
-        for submission in list(run.traffic.later):
-            run.traffic.send(submission, http, run.traffic.urls[0])
+        refused = [one for one in list(run.ledger.submissions.values()) if not one.ids and not _taken(run, http, one)]
         listed = _list(run, http)
         accepted = set(run.ledger.accepted())
         known = accepted | {id for ids in listed.values() for id in ids}
@@ -116,17 +117,23 @@ def drain(run: Run, say: Say) -> Facts:
         deaths=run.ledger.deaths,
         residue=_residue(run),
         listed=listed,
+        refused=[one.number for one in refused],
         stranded=stranded,
         stranded_allowed=run.hard_kills * (SLOTS + 1),
     )
 
 
-def _within_drain(done: Callable[[], bool], seconds: float = DRAIN_S) -> None:
+def _taken(run: Run, http: httpx.Client, submission: Submission) -> bool:
+    """Repeat a request that was never accepted; every fault is over, so that it must be now."""
+    return _within_drain(lambda: run.traffic.send(submission, http, run.traffic.urls[0]), REPEAT_S)
+
+
+def _within_drain(done: Callable[[], bool], seconds: float = DRAIN_S) -> bool:
     """Wait for `done`; when it does not come true, the verdict tells."""
     try:
-        eventually(done, seconds, 0.2)
+        return eventually(done, seconds, 0.2)
     except AssertionError:
-        return
+        return False
 
 
 def _list(run: Run, http: httpx.Client) -> dict[int, list[str]]:
@@ -194,7 +201,7 @@ def report(run: Run, facts: Facts, verdict: Verdict, say: Say) -> None:
     for fault in facts.faults:
         by_name[fault.name] = by_name.get(fault.name, 0) + bool(fault.evidence)
     say(f"faults: {', '.join(f'{name} {count}' for name, count in sorted(by_name.items()))}")
-    say(f"states: {verdict.states}; requests not accepted: {sum(not one.ids for one in facts.submissions)}")
+    say(f"states: {verdict.states}; requests never accepted: {len(facts.refused)}")
     say(
         f"repeated attempts {verdict.repeated_attempts}, repeated webhooks {verdict.repeated_webhooks}, "
         f"hints stranded in `unacked` {facts.stranded} (explained: {facts.stranded_allowed})"

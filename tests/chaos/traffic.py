@@ -25,7 +25,6 @@ class Traffic:
         self.hook = hook
         self.ledger = ledger
         self.refused = 0  #: answers that were no acceptance: what a user sees of the faults
-        self.later: list[Submission] = []  #: requests whose key may be held by an intake that died
         self._kinds = rng
         self._numbers = iter(range(1, 10**9))
         self._lock = threading.Lock()
@@ -51,11 +50,10 @@ class Traffic:
         return self.ledger.submit(number, kind, _prompt(kind, number))
 
     def submit(self, kind: Kind, http: httpx.Client, first: int = 0, patience_s: float = 20) -> Submission:
-        """Send one request under its own key until it is accepted; after `patience_s` it is left for `later`."""
+        """Send one request under its own key until it is accepted, or `patience_s` have passed."""
         submission, waited = self.new(kind), 0.0
         while not self.send(submission, http, self.urls[(first + submission.sent) % len(self.urls)]):
             if waited > patience_s or self._stop.is_set():
-                self.later.append(submission)
                 break
             threading.Event().wait(RETRY_S)
             waited += RETRY_S

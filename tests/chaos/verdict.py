@@ -86,6 +86,8 @@ def _one_terminal_state(facts: Facts, verdict: Verdict) -> Iterator[str]:
 
 
 def _one_job_per_key(facts: Facts, verdict: Verdict) -> Iterator[str]:
+    for number in facts.refused:
+        yield f"never accepted: request {number} was refused even after the last fault"
     for one in facts.submissions:
         forgotten = any(fault.loses_keys and one.begun <= fault.ended for fault in facts.faults)
         ids = {*one.ids, *facts.listed.get(one.number, ())}

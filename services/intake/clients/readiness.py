@@ -11,13 +11,10 @@ from services.intake.ttl_cache import TtlCache
 from shared.errors import QueueUnavailable, StorageUnavailable
 from shared.settings import IntakeSettings
 from shared.store.client import AsyncStore
+from shared.store.durability import Durability
 
 CACHE_TTL_S = 1.0  #: for which /readyz repeats its last answer
 PERIOD_S, RETRY_S = 5.0, 1.0  #: between two checks of its own, while ready and while not
-NOT_DURABLE = (
-    "it keeps no append-only file, so an accepted job would die with it: start it with `--appendonly yes`, "
-    "or set TILEQ_REQUIRE_AOF=false and accept that loss"
-)
 log = structlog.get_logger(__name__)
 
 
@@ -28,14 +25,20 @@ class Readiness:
         self._store = store
         self._storage = storage
         self._require_aof = settings.require_aof
-        self._volatile = False
+        self._durability: Durability | None = None  # not known yet
         self._last: Ready | None = None
         self._reports: TtlCache[None, Ready] = TtlCache(CACHE_TTL_S, 1)
 
-    def refuse_if_volatile(self) -> None:
-        """Raise `QueueUnavailable` where the job store would not keep an accepted job."""
-        if self._volatile and self._require_aof:
-            raise QueueUnavailable(f"the job store takes no jobs: {NOT_DURABLE}", retry_after=10)
+    async def refuse_unless_durable(self) -> None:
+        """Raise `QueueUnavailable` unless the job store is known to keep an accepted job."""
+        if not self._require_aof:
+            return
+        if self._durability is None:
+            await self.check()
+        if self._durability is None:
+            raise QueueUnavailable("the job store does not answer; repeat the request later", retry_after=2)
+        if self._durability.problem:
+            raise QueueUnavailable(f"the job store takes no jobs: {self._durability.problem}", retry_after=10)
 
     async def check(self) -> Ready:
         """Return the state of each dependency, as of at most `CACHE_TTL_S` ago."""
@@ -61,11 +64,10 @@ class Readiness:
 
     async def _check_store(self) -> str | None:
         try:
-            durability = await self._store.durability()
+            self._durability = await self._store.durability()
         except (RedisError, TimeoutError) as error:
             return f"the job store does not answer: {error or 'no answer in time'}"
-        self._volatile = durability == "none"
-        return NOT_DURABLE if self._volatile and self._require_aof else None
+        return (self._durability.problem or None) if self._require_aof else None
 
     async def _check_storage(self) -> str | None:
         try:

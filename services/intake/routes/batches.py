@@ -25,7 +25,7 @@ from services.intake.schemas.responses import BatchCancelBody, JobPage
 from services.intake.submission.headers import read_headers
 from services.intake.submission.parse import parse_batch
 from shared.batches import Batch
-from shared.errors import InvalidField, NotFound, StorageUnavailable
+from shared.errors import InvalidField, Malformed, NotFound, StorageUnavailable
 from shared.store import transitions
 from shared.views import BatchBody, batch_body, job_body
 
@@ -47,7 +47,7 @@ async def submit(request: Request, context: Context, caller: Caller) -> Response
     submission = await parse_batch(request, context.settings)
     accepted = await context.submissions.submit_batch(caller, submission, headers)
     batch = accepted.batch
-    sent = {"Location": f"/v1/batches/{batch.id}"} | _retry_after(batch)
+    sent = {"Location": f"{context.settings.root_path}/v1/batches/{batch.id}"} | _retry_after(batch)
     if accepted.replayed:
         sent["Idempotent-Replayed"] = "true"
     return json_response(batch_body(batch), 200 if batch.ended else 202, sent)
@@ -90,9 +90,10 @@ async def results(context: Context, caller: Caller, id: Id) -> Response:
     return StreamingResponse(lines, media_type="application/jsonl")
 
 
-@router.post("/v1/batches/{id}/cancel", responses=returns(BatchCancelBody) | errors(NotFound))
-async def cancel(context: Context, caller: Caller, id: Id) -> Response:
+@router.post("/v1/batches/{id}/cancel", responses=returns(BatchCancelBody) | errors(NotFound, Malformed))
+async def cancel(request: Request, context: Context, caller: Caller, id: Id) -> Response:
     """Cancel every job that has not ended."""
+    read_headers(request)  # only checked: cancelling twice is cancelling once, with an Idempotency-Key and without
     queries, tenant = context.queries, caller.tenant
     before = await queries.get_batch(tenant, id)
     outcomes: set[str] = set()

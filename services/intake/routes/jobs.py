@@ -118,9 +118,10 @@ async def delete(context: Context, caller: Caller, id: Id) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/v1/jobs/{id}/cancel", responses=returns(CancelBody) | errors(NotFound))
-async def cancel(context: Context, caller: Caller, id: Id) -> Response:
+@router.post("/v1/jobs/{id}/cancel", responses=returns(CancelBody) | errors(NotFound, Malformed))
+async def cancel(request: Request, context: Context, caller: Caller, id: Id) -> Response:
     """Cancel: a queued job ends at once, a running one within about a second, an ended one stays as it is."""
+    read_headers(request)  # only checked: cancelling twice is cancelling once, with an Idempotency-Key and without
     await context.queries.get(caller.tenant, id)
     moved = await context.store.run(transitions.cancel(caller.tenant, id))
     if not moved.value:
@@ -195,7 +196,9 @@ async def _respond(context: AppContext, accepted: AcceptedJob, headers: RequestH
     if wait and not job.state.terminal:
         job = await context.queries.wait_until_ended(job.tenant, job.id, wait)
     ended = job.state.terminal and (accepted.replayed or bool(wait))  # a quick worker makes no 200 of a plain 202
-    sent = {"Location": f"/v1/jobs/{job.id}"} | ({} if ended else {"Retry-After": "1"} | _retry_after(job))
+    sent = {"Location": f"{context.settings.root_path}/v1/jobs/{job.id}"}
+    if not ended:
+        sent |= {"Retry-After": "1"} | _retry_after(job)
     if wait is not None:
         sent["Preference-Applied"] = f"wait={wait:g}"
     if accepted.replayed:

@@ -73,7 +73,25 @@ class MultipartLimits:
     check_field: Callable[[str], None] = lambda _: None
 
 
-def media_type(request: Request) -> str:
+async def read_body(request: Request, settings: IntakeSettings, limits: MultipartLimits) -> Form | dict[str, Any]:
+    """Return the parts of a multipart body, or the object of a JSON one. Raises `RequestError`."""
+    if _media_type(request) == FORM:
+        return await _read_form(request, settings, limits)
+    return parse_object(b"".join([chunk async for chunk in _chunks(request, settings)]))
+
+
+async def read_json(
+    request: Request, settings: IntakeSettings, *, default: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the object of a JSON body, or `default` where there is no body. Raises `RequestError`."""
+    if default is not None and not _has_body(request):
+        return default
+    if _media_type(request) != JSON:
+        raise UnsupportedMediaType(f"this call accepts {JSON} only")
+    return parse_object(b"".join([chunk async for chunk in _chunks(request, settings)]))
+
+
+def _media_type(request: Request) -> str:
     """Return the media type of the body. Raises `UnsupportedMediaType` for one that is compressed or unknown."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
@@ -89,18 +107,7 @@ def media_type(request: Request) -> str:
     return kind
 
 
-async def read_json(
-    request: Request, settings: IntakeSettings, *, default: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return the JSON object of the body, or `default` where there is no body. Raises `RequestError`."""
-    if default is not None and not _has_body(request):
-        return default
-    if media_type(request) != JSON:
-        raise UnsupportedMediaType(f"this call accepts {JSON} only")
-    return parse_object(b"".join([chunk async for chunk in _chunks(request, settings)]))
-
-
-async def read_form(request: Request, settings: IntakeSettings, limits: MultipartLimits) -> Form:
+async def _read_form(request: Request, settings: IntakeSettings, limits: MultipartLimits) -> Form:
     """Return the parts of a multipart body. Raises `RequestError`."""
     _, options = parse_options_header(request.headers["content-type"])
     boundary = options.get(b"boundary", b"")

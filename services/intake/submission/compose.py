@@ -19,11 +19,13 @@ from shared.conversation import (
 )
 from shared.errors import ImageCountMismatch, InvalidField, TooManyTiles
 from shared.models import Model
-from shared.requests import Request, StoredImage
+from shared.requests import Generation, Request, StoredImage
 from shared.settings import IntakeSettings
 from shared.storage import image_key
 from shared.tiling import grid, tile_count
 
+MIN_TEMPERATURE = 0.001  #: below it logits, divided by it, leave the range of float16 and float32
+MIN_REPETITION_PENALTY = 0.1  #: for the same reason
 DEFAULT_TILES = 12  #: of an image whose request names no number
 
 
@@ -112,6 +114,18 @@ def _check_limits(asked: JobRequest, settings: IntakeSettings) -> None:
     for field, value, most in limits:
         if value > most:
             raise InvalidField(f"`{field}` is {value:g}; at most {most:g} is allowed", field=field)
+    _check_sampling(asked.generation)
+
+
+def _check_sampling(generation: Generation) -> None:
+    """Refuse values that would make logits overflow. Manifests stored by earlier versions may hold them."""
+    if 0 < generation.temperature < MIN_TEMPERATURE:
+        detail = f"`generation.temperature` is {generation.temperature:g}; send 0 or at least {MIN_TEMPERATURE}"
+        raise InvalidField(detail, field="generation.temperature")
+    penalty = generation.repetition_penalty
+    if penalty is not None and penalty < MIN_REPETITION_PENALTY:
+        detail = f"`generation.repetition_penalty` is {penalty:g}; at least {MIN_REPETITION_PENALTY} is allowed"
+        raise InvalidField(detail, field="generation.repetition_penalty")
 
 
 def _tiles_each(asked: JobRequest, images: int, model: Model) -> Sequence[int]:

@@ -11,7 +11,7 @@ from fastapi import Request
 from services.intake.schemas.requests import BatchRequest, JobRequest
 from services.intake.schemas.validation import read
 from services.intake.submission import generation
-from services.intake.submission.body import CHARSET_FIELD, FORM, Form, MultipartLimits, media_type, read_form, read_json
+from services.intake.submission.body import CHARSET_FIELD, Form, MultipartLimits, read_body
 from services.intake.submission.data_uri import read_data_uri
 from services.intake.submission.json_strict import parse_object
 from services.intake.submission.model import BatchSubmission, Submission, translated
@@ -30,40 +30,39 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,12}")
 
 async def parse_submission(request: Request, settings: IntakeSettings) -> Submission:
     """Return the job that the body of `request` asks for. Raises `RequestError`."""
-    if media_type(request) == FORM:
-        return await _parse_form(request, settings)
-    body = await read_json(request, settings)
+    body = await read_body(request, settings, _job_parts(settings.max_images))
+    if isinstance(body, Form):
+        return Submission(read(JobRequest, translated(_form_request(body))), body.files)
     images = body.pop("images", [])
     return Submission(read(JobRequest, translated(body)), _read_images(images, settings))
 
 
 async def parse_batch(request: Request, settings: IntakeSettings) -> BatchSubmission:
     """Return the batch that the body of `request` asks for. Raises `RequestError`."""
-    if media_type(request) != FORM:
-        return BatchSubmission(_batch_request(await read_json(request, settings), settings), {}, settings)
-    max_files = settings.max_batch_jobs * FILES_PER_JOB
-    limits = MultipartLimits(lambda name: name not in ("request", CHARSET_FIELD), max_files, max_fields=2)
-    form = await read_form(request, settings, limits)
-    if "request" not in form.fields:
+    body = await read_body(request, settings, _batch_parts(settings.max_batch_jobs))
+    if not isinstance(body, Form):
+        return BatchSubmission(_batch_request(body, settings), {}, settings)
+    if "request" not in body.fields:
         raise InvalidField("a multipart batch needs a part `request` with the JSON", field="request")
     parts: dict[str, Upload] = {}
-    for upload in form.files:
+    for upload in body.files:
         if upload.name in parts:
             raise InvalidField(f"duplicate part {upload.name[:80]!r}", field=upload.name[:80])
         parts[upload.name] = upload
-    return BatchSubmission(_batch_request(parse_object(form.text("request")), settings), parts, settings)
+    return BatchSubmission(_batch_request(parse_object(body.text("request")), settings), parts, settings)
 
 
-async def _parse_form(request: Request, settings: IntakeSettings) -> Submission:
-    most = settings.max_images
-    limits = MultipartLimits(
+def _job_parts(max_images: int) -> MultipartLimits:
+    return MultipartLimits(
         IMAGE_PARTS.__contains__,
-        most,
-        too_many_files=lambda: too_many_images(most + 1, most),
+        max_images,
+        too_many_files=lambda: too_many_images(max_images + 1, max_images),
         check_field=_check_form_field,
     )
-    form = await read_form(request, settings, limits)
-    return Submission(read(JobRequest, translated(_form_request(form))), form.files)
+
+
+def _batch_parts(max_jobs: int) -> MultipartLimits:
+    return MultipartLimits(lambda name: name not in ("request", CHARSET_FIELD), max_jobs * FILES_PER_JOB, max_fields=2)
 
 
 def _check_form_field(name: str) -> None:

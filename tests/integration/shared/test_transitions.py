@@ -15,7 +15,7 @@ from shared.jobs import TRANSITIONS, Job, State
 from shared.records import JobError, JobOutput, WebhookTarget
 from shared.settings import Settings
 from shared.store import batches, transitions
-from shared.store.client import Store, durability, memory_store
+from shared.store.client import Store, memory_store
 from shared.store.stats import StoreStats, get_stats
 from tests.waiting import eventually
 
@@ -504,20 +504,6 @@ def test_a_worker_is_alive_while_it_announces_itself(store: Store) -> None:
 def test_a_store_that_does_not_answer_is_named_with_the_step() -> None:
     with pytest.raises(QueueUnavailable, match="claim"):
         claim(Store(connect(Settings(redis_url="redis://127.0.0.1:1").store_endpoint), "t:"))
-
-
-@pytest.mark.parametrize(
-    ("info", "config", "kept"),
-    [
-        ({"aof_enabled": 0}, {}, "none"),
-        ({"aof_enabled": 1}, {"appendfsync": "always"}, "always"),
-        ({"aof_enabled": 1, "redis_version": "7.2.4"}, {"appendfsync": "everysec"}, "waitaof"),
-        ({"aof_enabled": 1, "valkey_version": "9.1.2"}, {}, "waitaof"),
-        ({"aof_enabled": 1, "redis_version": "6.2.14"}, {"appendfsync": "everysec"}, "none"),
-    ],
-)
-def test_how_a_server_keeps_writes_is_read_off_it(info: dict[str, Any], config: dict[str, str], kept: str) -> None:
-    assert durability(info, config) == kept
 
 
 def test_a_reservation_lasts_as_long_as_it_is_extended(store: Store) -> None:

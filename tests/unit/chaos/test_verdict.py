@@ -69,6 +69,10 @@ def two_jobs_for_a_key() -> Facts:
     return facts(listed={1: ["job_1", "job_2"]})
 
 
+def a_request_refused_for_ever() -> Facts:
+    return facts(refused=[1])
+
+
 def a_wrong_answer() -> Facts:
     return facts(final={"job_1": job(output={"text": "echo: Job 2"})})
 
@@ -140,6 +144,7 @@ def stranded_hints() -> Facts:
         (two_ends_by_webhook, "duplicate terminal: job_1"),
         (two_answers, "duplicate terminal: job_1 answered"),
         (two_jobs_for_a_key, "two jobs for one Idempotency-Key: request 1"),
+        (a_request_refused_for_ever, "never accepted: request 1"),
         (a_wrong_answer, "wrong answer: job_1"),
         (the_result_of_a_lost_attempt, "not the winner's result: job_1"),
         (an_unexplained_failure, "not answered: job_1"),

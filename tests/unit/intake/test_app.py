@@ -14,6 +14,7 @@ from services.intake.app import build_app
 from services.intake.schemas.responses import ModelList, Problem, Ready
 from shared import errors
 from shared.errors import RequestError
+from shared.settings import Settings
 from shared.store import transitions
 from tests.unit.intake.app_fixture import App, problem, running_app
 from tests.unit.intake.image_files import picture
@@ -137,6 +138,27 @@ class TestModels:
     def test_the_default_is_what_the_settings_say(self, settings: dict[str, Any], default: str) -> None:
         with running_app(**settings) as intake:
             assert intake.submit("?").json()["model"] == default
+
+
+class TestBehindAProxy:
+    """Under a path prefix."""
+
+    @pytest.mark.parametrize("sent", ["", "/vision"], ids=["the proxy strips it", "the proxy passes it on"])
+    def test_links_lead_through_the_proxy(self, sent: str) -> None:
+        with running_app(root_path="/vision") as intake:
+            answer = intake.http.post(f"{sent}/v1/jobs", json={"prompt": "?"})
+            location = answer.headers["location"]
+            assert (answer.status_code, location) == (202, f"/vision/v1/jobs/{answer.json()['id']}")
+            assert intake.http.get(location).status_code == 200
+            batch = intake.http.post(f"{sent}/v1/batches", json={"jobs": [{"prompt": "?"}]})
+            assert batch.headers["location"].startswith("/vision/v1/batches/batch_")
+            document = intake.http.get(f"{sent}/openapi.json").json()
+            assert document["servers"] == [{"url": "/vision"}]
+
+    @pytest.mark.parametrize("path", ["vision", "/vision/", "/", "https://example.org/vision", "/a b", "/a//b"])
+    def test_what_is_no_path_is_refused_at_start(self, path: str) -> None:
+        with pytest.raises(ValueError, match="root_path"):
+            Settings(root_path=path)
 
 
 class TestDocument:

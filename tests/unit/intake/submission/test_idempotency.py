@@ -64,7 +64,7 @@ class TestHeader:
         answer = intake.http.post(path, json={"url": "http://127.0.0.1:9/"}, headers=KEY)
         assert path in problem(answer, 400, "malformed_request")["detail"]
 
-    @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/batches", "/v1/webhooks/secret/rotate"])
+    @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/batches", "/v1/webhooks/secret/rotate", "/v1/jobs/x/cancel"])
     def test_its_old_name_is_refused_with_the_right_one(self, intake: App, path: str) -> None:
         answer = intake.http.post(path, json={"prompt": "?"}, headers={"X-Idempotency-Key": "K"})
         assert "send Idempotency-Key" in problem(answer, 400, "malformed_request")["detail"]
