@@ -16,13 +16,9 @@ from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.checkpoint import Checkpoint
 from workers.vision.checkpoint.checksums import compute_checksums, verify
 from workers.vision.checkpoint.config import Quantised
-<<<<<<< HEAD
+from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.model.cpu_kernels import cpu_kernels
 from workers.vision.model.decoder import PLAIN_KERNELS
-=======
-from workers.vision.checkpoint.fields import CheckpointError
-from workers.vision.model.cpu_linear import cpu_linears
->>>>>>> main
 from workers.vision.model.device import choose_device, choose_dtype
 from workers.vision.model.fused import fuse
 from workers.vision.model.hf_model import StockModel, assemble
