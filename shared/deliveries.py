@@ -6,7 +6,7 @@ PENDING ── claim (turn += 1, lease) ──> in flight ── 2xx ──> DEL
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -24,6 +24,7 @@ class Delivery:
     url: str
     host: str
     payload: str  #: full or thin
+    headers: Mapping[str, str] = field(repr=False)  #: the client's own; their values are secrets
     state: str  #: pending, delivered, failed
     fence: int  #: claims so far: the fencing token of the dispatcher that holds it
     attempts: int  #: made so far
@@ -53,6 +54,7 @@ class Delivery:
             url=record["url"],
             host=record["host"],
             payload=record["payload"],
+            headers=json.loads(record.get("headers") or "{}"),
             state=record["state"],
             fence=int(record["turn"]),
             attempts=int(record["attempts"]),

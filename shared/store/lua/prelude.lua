@@ -154,6 +154,7 @@ local function create_delivery(subject, kind, tenant, webhook, event)
   call('HSET', key, 'subject', subject, 'tenant', tenant, 'type', type, 'url', hook.url, 'host', hook.host,
     'payload', hook.payload, 'state', 'pending', 'attempts', 0, 'base', 0, 'turn', 0, 'created', stamp(now),
     'sequence', sequence)
+  if hook.headers and next(hook.headers) then call('HSET', key, 'headers', cjson.encode(hook.headers)) end
   schedule(msg, hook.host, now)
   call('HSET', P .. kind .. ':' .. subject, 'hook_state', 'pending')
   return msg
