@@ -22,6 +22,16 @@ _OTHERS = (
     (b"\0\0\1\0", "an icon"),
     (b"SIMPLE  =", "FITS"),
     (b"<", "HTML or SVG"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"PK\3\4", "a ZIP archive"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"{", "JSON"),
+    (b"[", "JSON"),
+    (b"data:", "a data URI; send the bytes that it encodes"),
+    *((start, "base64 text; send the bytes that it encodes") for start in (b"/9j/", b"iVBORw0", b"R0lGOD", b"UklGR")),
 )
 _HEIF = ("image/heic", "image/heif")
 _MIN_BYTES = 12  # below this no format can be told
@@ -55,9 +65,11 @@ def _unknown(start: bytes, media_type: str | None, size: int, image: int) -> Und
         return UndecodableImage(f"image {image} has {size} bytes, too few for any image", image=image)
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     found = next((name for magic, name in _OTHERS if text[:16].lower().startswith(magic.lower())), "of no known type")
+    if start[4:8] == b"ftyp":
+        found = "a video or another file of boxes (MP4, MOV)"
     if media_type in _HEIF:
         found = "HEIC (this service takes it with the extra `heif`)"
-    detail = f"image {image} is {found} by its content; send {accepted_names()}"
+    detail = f"image {image} is {found} by its content; accepted are {accepted_names()}"
     return UnsupportedImageType(detail, image=image)
 
 

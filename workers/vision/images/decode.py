@@ -74,7 +74,7 @@ def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
     except MemoryError as error:
         raise MemoryShortage("decoding") from error
     except UnidentifiedImageError as error:
-        raise DecodeError(f"it is not a complete {accepted_names()} image") from error
+        raise DecodeError(f"it is not a complete image of an accepted format ({accepted_names()})") from error
     except Exception as error:
         if "out of memory" in str(error).lower():  # how Pillow reports a failed malloc of a codec
             raise MemoryShortage("decoding") from error

@@ -51,12 +51,21 @@ def scale_colours(image: Image.Image, open_image: Callable[[], Image.Image]) -> 
     upper = np.asarray(image)[..., :3]
     if upper.max(initial=0) > _MAX_DARK_BYTE or (lower := _lower_bytes(open_image())) is None:
         return
-    samples = upper.astype(np.uint16) * 256 + lower
-    white = next(white for white in _USUAL_WHITES if samples.max(initial=0) <= white)
-    colours = Image.fromarray((samples * (255 / white) + 0.5).astype(np.uint8))
+    colours = Image.fromarray(_scale_joined(upper, lower))
     if image.mode == "RGBA":
         colours.putalpha(image.getchannel("A"))
     image.paste(colours)
+
+
+def _scale_joined(upper: NDArray[np.uint8], lower: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Both bytes of each sample to 8 bits, by the smallest usual range that holds all."""
+    joined = [upper[rows].astype(np.uint16) * 256 + lower[rows] for rows in _blocks(upper)]
+    highest = max(int(block.max()) for block in joined)
+    white = next(white for white in _USUAL_WHITES if highest <= white)
+    scaled = np.empty(upper.shape, np.uint8)
+    for rows, block in zip(_blocks(upper), joined, strict=True):
+        scaled[rows] = block.astype(np.float32) * (255 / white) + 0.5
+    return scaled
 
 
 def _lower_bytes(image: Image.Image) -> NDArray[np.uint8] | None:
@@ -112,7 +121,7 @@ def _extremes(samples: Samples) -> tuple[float, float]:
     return min(float(block.min()) for block in found), max(float(block.max()) for block in found)
 
 
-def _blocks(samples: Samples) -> Iterator[slice]:
+def _blocks(samples: NDArray[Any]) -> Iterator[slice]:
     """A few rows at a time: the copies that numpy makes stay small."""
     for start in range(0, len(samples), _BLOCK_ROWS):
         yield slice(start, start + _BLOCK_ROWS)
