@@ -5,7 +5,14 @@ import threading
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
+import structlog
+
+from shared.errors import Overloaded
+
+NO_ROOM = "this service has no room for temporary files just now; repeat the request later"
+RETRY_AFTER_S = 10.0
 MAX_IN_MEMORY_BYTES = 1 << 20  #: of one file; a larger one goes to disk while it arrives
+log = structlog.get_logger(__name__)
 
 
 class Upload:
@@ -20,8 +27,12 @@ class Upload:
         self._hash = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
-        """Append `data`."""
-        self.file.write(data)
+        """Append `data`. Raises `Overloaded` where the temporary folder takes no more."""
+        try:
+            self.file.write(data)
+        except OSError as error:  # full, read-only, or missing: nothing is wrong with the file that is sent
+            log.error("temporary file not written", error=str(error))
+            raise Overloaded(NO_ROOM, retry_after=RETRY_AFTER_S) from error
         self._hash.update(data)
         self.size += len(data)
 
