@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.connections.redis_endpoint import RedisEndpoint, TlsOptions, check_tls_files, parse_redis_url
 from shared.connections.s3_endpoint import S3Endpoint, check_bucket_name, check_ca_file, normal_prefix, parse_s3_url
+from shared.webhooks.proxy import ProxyEndpoint, parse_proxy_url
 
 PREFIX = "TILEQ_"
 
@@ -229,7 +230,9 @@ class ImageSettings(ProcessSettings):
 
     max_image_pixels: int = Field(50_000_000, description="width x height of one image, from its header")
     max_image_side: int = Field(32_768, description="longest side of one image, pixels")
-    max_image_frames: int = Field(1_000, description="frames of an animated image (the first one is used)")
+    max_missing_rows: float = Field(
+        0.1, ge=0, le=1, description="share of rows that a truncated image may lack; it gets a `warning`; 0: refused"
+    )
     image_mode: Literal["natural", "original"] = Field(
         "natural", description="`natural`: EXIF turned, white under transparency, 16 bit scaled; `original`: the card's"
     )
@@ -279,6 +282,17 @@ class WebhookSettings(ProcessSettings):
     webhook_ports: Annotated[tuple[int, ...], Commas] = Field(
         (), description="ports a webhook may name; empty: 80, 443 and 1024 and above, databases' and the like left out"
     )
+    webhook_ca_file: str = Field(
+        "", description="PEM of private authorities trusted for webhooks, beside the public ones"
+    )
+    webhook_proxy: SecretStr = Field(
+        SecretStr(""),
+        description="egress proxy `http://[user:password@]host:port`, asked with CONNECT once the address was judged; "
+        "networks of webhook_allow are called directly",
+    )
+    webhook_proxy_by_name: bool = Field(
+        False, description="CONNECT names the host, which the proxy resolves again, instead of the judged address"
+    )
     webhook_timeout: float = Field(15, gt=0, description="one delivery attempt in all: resolve, connect, send, answer")
     webhook_schedule: Annotated[tuple[float, ...], Commas] = Field(
         WEBHOOK_SCHEDULE, description="waits before the second and later attempts, with jitter"
@@ -286,6 +300,19 @@ class WebhookSettings(ProcessSettings):
     webhook_full_bytes: int = Field(256 << 10, description="a full body above this becomes thin and says `truncated`")
     webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one webhook dispatcher")
     webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all dispatchers together")
+
+    @field_validator("webhook_proxy")
+    @classmethod
+    def _readable_proxy(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value():
+            parse_proxy_url(value.get_secret_value())
+        return value
+
+    @property
+    def webhook_proxy_endpoint(self) -> ProxyEndpoint | None:
+        """The egress proxy of webhooks, where there is one."""
+        url = self.webhook_proxy.get_secret_value()
+        return parse_proxy_url(url) if url else None
 
     @field_validator("webhook_schedule", "webhook_ports", mode="before")
     @classmethod
@@ -319,9 +346,12 @@ class VisionSettings(ProcessSettings):
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="`auto`: bfloat16 where the device computes it well, else float32"
+        "auto",
+        description="`auto`: bfloat16 where the device computes it well, else float32, float16 to fit",
     )
-    quantise: Literal["none", "int8", "int4"] = Field("none", description="pack the decoder, with the extra `quant`")
+    quantise: Literal["none", "int8", "int4"] = Field(
+        "none", description="quantise the decoder; on a GPU with the extra `quant`"
+    )
     slots: int = Field(0, ge=0, description="jobs that a vision worker runs at once; 0: the engine's own number")
     kv_cache_bytes: int = Field(
         0, ge=0, description="memory of the resident engine's keys and values; 0: what the device allows"

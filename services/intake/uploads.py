@@ -1,6 +1,7 @@
 """The bytes of one file of a request, in memory or on disk."""
 
 import hashlib
+import tempfile
 import threading
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
@@ -8,11 +9,22 @@ from typing import BinaryIO, cast
 import structlog
 
 from shared.errors import Overloaded
+from shared.settings import SettingsError
 
-NO_ROOM = "this service has no room for temporary files just now; repeat the request later"
-RETRY_AFTER_S = 10.0
 MAX_IN_MEMORY_BYTES = 1 << 20  #: of one file; a larger one goes to disk while it arrives
 log = structlog.get_logger(__name__)
+
+
+def refuse_unless_writable() -> None:
+    """Raise `SettingsError` where no temporary folder can be written, which large uploads need."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(b"tileq")
+    except OSError as error:
+        raise SettingsError(
+            f"no temporary folder can be written ({error}), and large uploads need one: "
+            "mount a writable volume at /tmp, or name another folder by TMPDIR"
+        ) from error
 
 
 class Upload:
@@ -27,12 +39,13 @@ class Upload:
         self._hash = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
-        """Append `data`. Raises `Overloaded` where the temporary folder takes no more."""
+        """Append `data`. Raises `Overloaded` where the temporary folder has no room for it."""
         try:
             self.file.write(data)
-        except OSError as error:  # full, read-only, or missing: nothing is wrong with the file that is sent
-            log.error("temporary file not written", error=str(error))
-            raise Overloaded(NO_ROOM, retry_after=RETRY_AFTER_S) from error
+        except OSError as error:
+            log.error("temporary folder can't be written", folder=tempfile.gettempdir(), error=str(error))
+            detail = "this service has no room for the files of this request just now; repeat the request later"
+            raise Overloaded(detail, retry_after=5) from error
         self._hash.update(data)
         self.size += len(data)
 

@@ -1,11 +1,13 @@
 """Requests as clients write them."""
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from shared.conversation import Message
 from shared.requests import Generation
+from shared.webhooks.headers import MAX_HEADERS, headers_problem
 
 JobEvent = Literal["job.started", "job.succeeded", "job.failed", "job.cancelled", "job.expired"]
 Payload = Literal["full", "thin"]
@@ -27,7 +29,7 @@ DataUri = Annotated[
     str,
     Field(
         description="`data:image/jpeg;base64,…`; the content decides, not the type it names",
-        pattern="^data:[^,;]{0,100};base64,",
+        pattern="^\\s*[dD][aA][tT][aA]:[^,]*,",
     ),
 ]
 
@@ -38,12 +40,52 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def nullable(schema: dict[str, Any]) -> None:
+    """Document that null stands for an absent field."""
+    for name, property in schema["properties"].items():
+        if "default" in property and {"type": "null"} not in property.get("anyOf", []):
+            kept = {key: property.pop(key) for key in ("default", "description", "title") if key in property}
+            schema["properties"][name] = {"anyOf": [property, {"type": "null"}], **kept}
+
+
+class NullableModel(StrictModel):
+    """A request body in which null stands for an absent field, as many encoders write it.
+
+    `without_nulls` drops them before the body is validated: pydantic's own hooks would take strict JSON from it.
+    """
+
+    model_config = ConfigDict(json_schema_extra=nullable)
+
+
+def without_nulls(value: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """Return `value` without the fields of `schema` that are null."""
+    return {name: field for name, field in value.items() if field is not None or name not in schema.model_fields}
+
+
+def _sendable(headers: dict[str, str]) -> dict[str, str]:
+    if problem := headers_problem(headers):
+        raise ValueError(problem)
+    return headers
+
+
+Headers = Annotated[
+    dict[str, str],
+    AfterValidator(_sendable),
+    Field(
+        description="sent with every webhook, such as a token for a gateway; stored, never shown or logged",
+        max_length=MAX_HEADERS,
+        examples=[{"Authorization": "Bearer …"}],
+    ),
+]
+
+
 class Webhook(StrictModel):
     """The webhook of a job."""
 
     url: Url
     events: Annotated[list[JobEvent], Field(min_length=1, max_length=5)] | None = None
     payload: Payload = "full"
+    headers: Headers = Field({}, repr=False)
 
 
 class BatchWebhook(StrictModel):
@@ -52,6 +94,7 @@ class BatchWebhook(StrictModel):
     url: Url
     events: Annotated[list[Literal["batch.ended"]], Field(min_length=1, max_length=1)] | None = None
     payload: Payload = "full"
+    headers: Headers = Field({}, repr=False)
 
 
 class PartRef(StrictModel):
@@ -60,7 +103,7 @@ class PartRef(StrictModel):
     part: Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class _Question(StrictModel):
+class _Question(NullableModel):
     model: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     prompt: Annotated[str, Field(description="the text of a single turn")] | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
@@ -89,12 +132,35 @@ class JobRequest(_Question):
     """One question. In a multipart body its images are file parts."""
 
 
+def _example(value: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    def extend(schema: dict[str, Any]) -> None:
+        nullable(schema)
+        schema["examples"] = [value]
+
+    return extend
+
+
+def _generation(schema: dict[str, Any]) -> None:
+    length = schema["properties"].pop("max_new_tokens")  # null could mean the default, or no limit
+    nullable(schema)
+    schema["properties"]["max_new_tokens"] = length
+
+
+class GenerationJson(Generation):
+    """How the answer is decoded; the names are those of transformers' GenerationConfig. `temperature` 0 is greedy."""
+
+    model_config = ConfigDict(json_schema_extra=_generation)
+
+    do_sample: Annotated[bool | None, Field(description="false: greedy; true: `temperature` 1 unless it is set")] = None
+
+
 class JobJson(_Question):
     """One question, images included."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "What is a tile?"}]})
+    model_config = ConfigDict(json_schema_extra=_example({"prompt": "What is a tile?"}))
 
     images: list[DataUri] = []
+    generation: GenerationJson = GenerationJson()
 
 
 class BatchJob(JobRequest):
@@ -107,9 +173,10 @@ class BatchJobJson(BatchJob):
     """One question of a batch, images included."""
 
     images: list[DataUri | PartRef] = []
+    generation: GenerationJson = GenerationJson()
 
 
-class Defaults(StrictModel):
+class Defaults(NullableModel):
     """Fields of every job of a batch that does not set them itself; `generation` field by field."""
 
     model: str | None = None
@@ -125,7 +192,7 @@ class Defaults(StrictModel):
     messages: list[Message] | None = None
 
 
-class BatchRequest(StrictModel):
+class BatchRequest(NullableModel):
     """Many questions, accepted together or not at all. Each of `jobs` is read by itself, so that all are judged."""
 
     jobs: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -137,9 +204,7 @@ class BatchRequest(StrictModel):
 class BatchJson(BatchRequest):
     """Many questions, images included."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"jobs": [{"custom_id": "a", "prompt": "What is a tile?"}]}]}
-    )
+    model_config = ConfigDict(json_schema_extra=_example({"jobs": [{"custom_id": "a", "prompt": "What is a tile?"}]}))
 
     jobs: Annotated[list[BatchJobJson], Field(min_length=1)]  # type: ignore[assignment]  # for the document only
 
@@ -168,6 +233,7 @@ class WebhookTestRequest(StrictModel):
     """The URL to send a test to."""
 
     url: Url
+    headers: Headers = Field({}, repr=False)
 
 
 class RotateRequest(StrictModel):

@@ -1,12 +1,14 @@
 """/readyz names what is down, and a POST is refused exactly while it does."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
-from services.intake.clients import readiness, temporary_files
+from services.intake.clients import readiness
+from services.intake.clients.temporary_files import check_temporary_files
 from shared.errors import StorageDown
 from shared.storage import PROBE_KEY, MemoryStorage
 from tests.unit.intake.app_fixture import App, problem, running_app
@@ -109,10 +111,9 @@ def test_a_missing_temporary_folder_is_named_and_an_upload_is_refused_as_overloa
 
 
 def test_a_folder_without_room_for_one_image_is_named_with_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    space = temporary_files.os.fstatvfs(0)
-    full = type(space)((space.f_bsize, 512, 0, 0, 4096, 0, 0, 0, 0, 255))
-    monkeypatch.setattr(temporary_files.os, "fstatvfs", lambda _: full)
-    reason = temporary_files.check_temporary_files(20 << 20)
+    full = os.statvfs_result((512, 512, 0, 0, 4096, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "fstatvfs", lambda _: full)
+    reason = check_temporary_files(20 << 20)
     assert reason is not None
     assert "has 2097152 bytes free, and one image may have 20971520" in reason
-    assert temporary_files.check_temporary_files(1 << 20) is None
+    assert check_temporary_files(1 << 20) is None
