@@ -184,14 +184,13 @@ def main() -> int:
     parser.add_argument("--chaos", action="store_true", help="let the chaos harness judge too where it can")
     parser.add_argument("--only", help="mutants whose name has this in it")
     arguments = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if not arguments.only or arguments.only in mutant.name]
     survivors = []
     with mutated(None) as copy:
-        if killed(copy, command_of({path for mutant in MUTANTS for path in mutant.tests})):
+        if killed(copy, command_of({path for mutant in chosen for path in mutant.tests})):
             print("mutants: the tests fail without any bug put in")
             return 1
-    for mutant in MUTANTS:
-        if arguments.only and arguments.only not in mutant.name:
-            continue
+    for mutant in chosen:
         with mutated(mutant) as copy:
             for judge, command in commands(mutant, whole=arguments.whole, chaos=arguments.chaos):
                 noticed = killed(copy, command)
