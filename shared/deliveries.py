@@ -6,7 +6,7 @@ PENDING ── claim (turn += 1, lease) ──> in flight ── 2xx ──> DEL
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -24,6 +24,7 @@ class Delivery:
     url: str
     host: str
     payload: str  #: full or thin
+    headers: Mapping[str, str] = field(repr=False)  #: the client's own; their values are secrets
     state: str  #: pending, delivered, failed
     fence: int  #: claims so far: the fencing token of the dispatcher that holds it
     attempts: int  #: made so far
@@ -33,6 +34,7 @@ class Delivery:
     since: float  #: when the current schedule began: creation, or the latest redelivery
     claimed: float = 0
     next: float = 0  #: the next attempt
+    sequence: int = 0  #: 1, 2, … among the messages of its job or batch; 0 if created by an earlier version
     log: list[dict[str, Any]] = field(default_factory=list)  #: one entry per attempt, oldest first
 
     @property
@@ -52,6 +54,7 @@ class Delivery:
             url=record["url"],
             host=record["host"],
             payload=record["payload"],
+            headers=json.loads(record.get("headers") or "{}"),
             state=record["state"],
             fence=int(record["turn"]),
             attempts=int(record["attempts"]),
@@ -61,5 +64,6 @@ class Delivery:
             since=float(record.get("since") or record["created"]),
             claimed=float(record.get("claimed", 0)),
             next=float(record.get("next", 0)),
+            sequence=int(record.get("sequence", 0)),
             log=[json.loads(line) for line in log],
         )

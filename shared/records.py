@@ -24,15 +24,17 @@ class JobImage(RecordValue):
     sha256: str
     grid: Annotated[list[int], Field(min_length=2, max_length=2, description="columns, rows")]
     tiles: Annotated[int, Field(description="tiles of the grid and the thumbnail")]
+    warning: Annotated[str | None, Field(description="what is missing of it: its file is truncated")] = None
 
 
 class WebhookTarget(RecordValue):
-    """Where the webhooks of a job or batch go, and which events they report."""
+    """Where the webhooks of a job or batch go, which events they report, and what is sent beside tileq's headers."""
 
     url: str
     host: str  #: host and port: concurrency and circuit breaker count by it
     events: list[str]
     payload: Literal["full", "thin"] = "full"
+    headers: Annotated[dict[str, str], Field(repr=False)] = {}  #: secrets, see shared/webhooks/headers.py
 
 
 class JobOutput(RecordValue):

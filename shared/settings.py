@@ -16,6 +16,8 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.connections.redis_endpoint import RedisEndpoint, TlsOptions, check_tls_files, parse_redis_url
+from shared.connections.s3_endpoint import S3Endpoint, check_bucket_name, check_ca_file, normal_prefix, parse_s3_url
+from shared.webhooks.proxy import ProxyEndpoint, parse_proxy_url
 
 PREFIX = "TILEQ_"
 
@@ -127,12 +129,64 @@ class RedisSettings(ProcessSettings):
 class StorageSettings(ProcessSettings):
     """Where the object storage is."""
 
-    s3_url: str = Field("http://127.0.0.1:9000", description="S3 server, scheme and port included")
-    s3_access_key: str = Field("", description="S3 access key")
+    s3_url: str = Field("http://127.0.0.1:9000", description="S3 server, scheme and port included, no path")
+    s3_access_key: str = Field(
+        "",
+        description="S3 access key; empty: AWS's variables (`AWS_ACCESS_KEY_ID` …), then the role of the pod or task",
+    )
     s3_secret_key: SecretStr = Field(SecretStr(""), description="S3 secret key")
-    s3_region: str = Field("us-east-1", description="S3 region; set, so that no look-up is needed")
+    s3_session_token: SecretStr = Field(SecretStr(""), description="session token, where the keys are temporary")
+    s3_region: str = Field("", description="S3 region; empty: the one in s3_url, else us-east-1")
     s3_bucket: str = Field("tileq", description="bucket for images, manifests and results; made if absent")
+    s3_prefix: str = Field("", description="in front of every key, for a bucket that is shared: `team/tileq`")
+    s3_addressing: Literal["auto", "path", "virtual"] = Field(
+        "auto", description="`virtual`: the bucket in the host name; `auto`: at AWS virtual, elsewhere `path`"
+    )
+    s3_ca_file: str = Field("", description="PEM of the authorities of the S3 server; empty: the system's")
     s3_timeout: float = Field(20, gt=0, description="for one S3 request")
+
+    @field_validator("s3_bucket")
+    @classmethod
+    def _allowed_bucket(cls, value: str) -> str:
+        check_bucket_name(value)
+        return value
+
+    @field_validator("s3_prefix")
+    @classmethod
+    def _normal_prefix(cls, value: str) -> str:
+        return normal_prefix(value)
+
+    @field_validator("s3_url")
+    @classmethod
+    def _readable_s3_url(cls, value: str) -> str:
+        parse_s3_url(value)
+        return value
+
+    @field_validator("s3_ca_file")
+    @classmethod
+    def _usable_ca_file(cls, value: str) -> str:
+        if value:
+            check_ca_file(value)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent_storage(self) -> Self:
+        try:
+            endpoint = self.s3_endpoint
+        except ValueError as error:
+            raise ValueError(f"TILEQ_S3_URL: {error}") from None
+        if self.s3_ca_file and not endpoint.secure:
+            raise ValueError("TILEQ_S3_CA_FILE is set, but TILEQ_S3_URL uses no TLS: begin it with https://")
+        if bool(self.s3_access_key) != bool(self.s3_secret_key.get_secret_value()):
+            raise ValueError("set both of TILEQ_S3_ACCESS_KEY and TILEQ_S3_SECRET_KEY, or none")
+        if self.s3_session_token.get_secret_value() and not self.s3_access_key:
+            raise ValueError("TILEQ_S3_SESSION_TOKEN is set without the keys that it belongs to")
+        return self
+
+    @property
+    def s3_endpoint(self) -> S3Endpoint:
+        """The S3 server."""
+        return parse_s3_url(self.s3_url, self.s3_region)
 
 
 class KeySettings(ProcessSettings):
@@ -176,7 +230,9 @@ class ImageSettings(ProcessSettings):
 
     max_image_pixels: int = Field(50_000_000, description="width x height of one image, from its header")
     max_image_side: int = Field(32_768, description="longest side of one image, pixels")
-    max_image_frames: int = Field(1_000, description="frames of an animated image (the first one is used)")
+    max_missing_rows: float = Field(
+        0.1, ge=0, le=1, description="share of rows that a truncated image may lack; it gets a `warning`; 0: refused"
+    )
     image_mode: Literal["natural", "original"] = Field(
         "natural", description="`natural`: EXIF turned, white under transparency, 16 bit scaled; `original`: the card's"
     )
@@ -226,6 +282,17 @@ class WebhookSettings(ProcessSettings):
     webhook_ports: Annotated[tuple[int, ...], Commas] = Field(
         (), description="ports a webhook may name; empty: 80, 443 and 1024 and above, databases' and the like left out"
     )
+    webhook_ca_file: str = Field(
+        "", description="PEM of private authorities trusted for webhooks, beside the public ones"
+    )
+    webhook_proxy: SecretStr = Field(
+        SecretStr(""),
+        description="egress proxy `http://[user:password@]host:port`, asked with CONNECT once the address was judged; "
+        "networks of webhook_allow are called directly",
+    )
+    webhook_proxy_by_name: bool = Field(
+        False, description="CONNECT names the host, which the proxy resolves again, instead of the judged address"
+    )
     webhook_timeout: float = Field(15, gt=0, description="one delivery attempt in all: resolve, connect, send, answer")
     webhook_schedule: Annotated[tuple[float, ...], Commas] = Field(
         WEBHOOK_SCHEDULE, description="waits before the second and later attempts, with jitter"
@@ -233,6 +300,19 @@ class WebhookSettings(ProcessSettings):
     webhook_full_bytes: int = Field(256 << 10, description="a full body above this becomes thin and says `truncated`")
     webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one webhook dispatcher")
     webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all dispatchers together")
+
+    @field_validator("webhook_proxy")
+    @classmethod
+    def _readable_proxy(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value():
+            parse_proxy_url(value.get_secret_value())
+        return value
+
+    @property
+    def webhook_proxy_endpoint(self) -> ProxyEndpoint | None:
+        """The egress proxy of webhooks, where there is one."""
+        url = self.webhook_proxy.get_secret_value()
+        return parse_proxy_url(url) if url else None
 
     @field_validator("webhook_schedule", "webhook_ports", mode="before")
     @classmethod
@@ -266,7 +346,8 @@ class VisionSettings(ProcessSettings):
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="`auto`: bfloat16 where the device computes it well, else float32"
+        "auto",
+        description="`auto`: bfloat16 where the device computes it well, else float32, float16 to fit",
     )
     quantise: Literal["none", "int8", "int4"] = Field("none", description="pack the decoder, with the extra `quant`")
     slots: int = Field(0, ge=0, description="jobs that a vision worker runs at once; 0: the engine's own number")

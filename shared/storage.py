@@ -7,6 +7,7 @@ jobs/{id}/result-{attempt}.json  written before finish; the record points at the
 jobs/{id}/ended.json           of a job that ended without a result, see shared/ended.py
 models/{id}/tokenizer.json     for exact prompt counts in intake, put there by workers
 tenants/{tenant}/…             keys and secrets, so that losing Redis loses neither
+health/probe                   what readiness writes, over and over
 """
 
 import io
@@ -15,13 +16,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from typing import BinaryIO, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error
 
+from shared.connections.s3_credentials import credentials_provider
 from shared.errors import ObjectMissing, StorageDown
 from shared.settings import StorageSettings
 
@@ -30,6 +31,7 @@ T = TypeVar("T")
 PAGE_KEYS = 1000  #: keys of one LIST request, the most that S3 returns
 
 CONNECT_TIMEOUT_S = 5
+PROBE_KEY = "health/probe"
 
 #: What an S3 server answers that repeating would not change.
 _FINAL = {"NoSuchKey", "NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
@@ -94,7 +96,7 @@ class ObjectStorage(Protocol):
         """Delete everything under `prefix`; return how many objects went."""
 
     def check(self) -> None:
-        """Make the bucket if it is absent; raises `StorageDown` where that can't be."""
+        """Store a small object, as a submission does, and make the bucket if it is absent. Raises `StorageDown`."""
 
 
 def delete_job_objects(objects: ObjectStorage, job: str) -> None:
@@ -107,22 +109,34 @@ class S3Storage:
     """ObjectStorage in one bucket of an S3 server, through the `minio` client."""
 
     def __init__(self, settings: StorageSettings) -> None:
-        url = urlsplit(settings.s3_url)
+        endpoint = settings.s3_endpoint
         # One pool per client; retries are ours, since urllib3's would resend a stream from its end.
         pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=settings.s3_timeout),
             maxsize=32,
             retries=urllib3.Retry(total=0, redirect=0),
+            cert_reqs="CERT_REQUIRED",
+            ca_certs=settings.s3_ca_file or None,
         )
         self.bucket = settings.s3_bucket
+        self._prefix = settings.s3_prefix
+        self._region = endpoint.region
         self.client = Minio(
-            endpoint=url.netloc,
-            access_key=settings.s3_access_key or None,
-            secret_key=settings.s3_secret_key.get_secret_value() or None,
-            secure=url.scheme == "https",
-            region=settings.s3_region,
+            endpoint=endpoint.host,
+            credentials=credentials_provider(
+                endpoint,
+                settings.s3_access_key,
+                settings.s3_secret_key.get_secret_value(),
+                settings.s3_session_token.get_secret_value(),
+            ),
+            secure=endpoint.secure,
+            region=endpoint.region,
             http_client=pool,
         )
+        if settings.s3_addressing == "virtual":
+            self.client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+        elif settings.s3_addressing == "path":
+            self.client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
 
     def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None) -> None:
         """See `ObjectStorage.put`."""
@@ -133,7 +147,7 @@ class S3Storage:
 
         def send() -> None:
             stream.seek(0)
-            self.client.put_object(self.bucket, key, stream, length, content_type=media_type)
+            self.client.put_object(self.bucket, self._prefix + key, stream, length, content_type=media_type)
 
         self._try(f"PUT {key}", send)
 
@@ -141,7 +155,7 @@ class S3Storage:
         """See `ObjectStorage.get`."""
 
         def fetch() -> bytes:
-            answer = self.client.get_object(self.bucket, key)
+            answer = self.client.get_object(self.bucket, self._prefix + key)
             try:
                 data = answer.read()
                 promised = answer.headers.get("Content-Length")
@@ -170,31 +184,47 @@ class S3Storage:
             last = page[-1]
 
     def _page(self, prefix: str, after: str | None) -> list[str]:
-        entries = self.client.list_objects(self.bucket, prefix, recursive=True, start_after=after)
-        return [entry.object_name for entry in islice(entries, PAGE_KEYS) if entry.object_name]
+        start = None if after is None else self._prefix + after
+        entries = self.client.list_objects(self.bucket, self._prefix + prefix, recursive=True, start_after=start)
+        names = [entry.object_name for entry in islice(entries, PAGE_KEYS) if entry.object_name]
+        return [name.removeprefix(self._prefix) for name in names]
 
     def delete(self, prefix: str) -> int:
         """See `ObjectStorage.delete`."""
         names = self._try(f"LIST {prefix}", lambda: list(self.keys(prefix)))
         if names:
-            batch = [DeleteObject(name) for name in names]
+            batch = [DeleteObject(self._prefix + name) for name in names]
             errors = self._try(f"DELETE {prefix}", lambda: list(self.client.remove_objects(self.bucket, batch)))
             if errors:
                 raise StorageDown(f"the object storage did not delete {errors[0].name}: {errors[0].message}")
         return len(names)
 
     def check(self) -> None:
-        """See `ObjectStorage.check`."""
+        """See `ObjectStorage.check`. A HEAD of the bucket needs a permission that nothing else here does."""
 
-        def make() -> None:
-            if not self.client.bucket_exists(self.bucket):
-                try:
-                    self.client.make_bucket(self.bucket)
-                except S3Error as error:  # another process was first
-                    if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                        raise
+        def put() -> None:
+            name = self._prefix + PROBE_KEY
+            self.client.put_object(self.bucket, name, io.BytesIO(b"probe"), 5, content_type="text/plain")
 
-        self._try(f"bucket {self.bucket}", make)
+        def probe() -> None:
+            try:
+                put()
+            except S3Error as error:
+                if error.code != "NoSuchBucket":
+                    raise
+                self._make_bucket()
+                put()
+
+        self._try(f"PUT {PROBE_KEY} in bucket {self.bucket}", probe)
+
+    def _make_bucket(self) -> None:
+        try:
+            self.client.make_bucket(self.bucket, self._region)
+        except S3Error as error:
+            if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):  # another process was first
+                raise StorageDown(
+                    f"the object storage has no bucket {self.bucket} and did not make it: {error.code}: {error.message}"
+                ) from error
 
     def _try(self, what: str, act: Callable[[], T]) -> T:
         """Do it, once more if the trouble may pass; every S3 call here may be repeated."""

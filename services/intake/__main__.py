@@ -15,6 +15,7 @@ from PIL import Image
 from services.intake.app import build_app, build_context
 from services.intake.auth import is_loopback
 from services.intake.context import AppContext
+from services.intake.uploads import refuse_unless_writable
 from shared.broker import Hints, make_celery
 from shared.connections.redis_client import connect_async
 from shared.errors import QueueUnavailable
@@ -38,6 +39,7 @@ def serve(settings: IntakeSettings) -> int:
     """Serve until a signal. Raises `SettingsError`."""
     warnings.filterwarnings("ignore", module="PIL")  # about the metadata of images
     warnings.simplefilter("error", Image.DecompressionBombWarning)
+    refuse_unless_writable()
     try:
         context = _context(settings)
     except ValueError as error:

@@ -25,13 +25,13 @@ from services.intake.native import NATIVE
 from services.intake.openapi import install_document
 from services.intake.queries import JobQueries
 from services.intake.routes import batches, images, jobs, system, webhooks
-from services.intake.submission import image_headers
 from services.intake.submission.commit import Commit
 from services.intake.submission.prepare import Preparation
 from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.submission.service import Submissions
 from shared.broker import Publisher
 from shared.images import ImageLimits
+from shared.imaging.opening import configure_pillow
 from shared.settings import IntakeSettings
 from shared.storage import ObjectStorage
 from shared.store.client import AsyncStore
@@ -92,7 +92,7 @@ def build_context(
 
 def build_app(context: AppContext) -> FastAPI:
     """Return the ASGI application."""
-    image_headers.configure_pillow(ImageLimits.of(context.settings))
+    configure_pillow(ImageLimits.of(context.settings))
     app = FastAPI(
         title="tileq",
         version=version("tileq"),

@@ -1,11 +1,30 @@
 """The bytes of one file of a request, in memory or on disk."""
 
 import hashlib
+import tempfile
 import threading
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
+import structlog
+
+from shared.errors import Overloaded
+from shared.settings import SettingsError
+
 MAX_IN_MEMORY_BYTES = 1 << 20  #: of one file; a larger one goes to disk while it arrives
+log = structlog.get_logger(__name__)
+
+
+def refuse_unless_writable() -> None:
+    """Raise `SettingsError` where no temporary folder can be written, which large uploads need."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(b"tileq")
+    except OSError as error:
+        raise SettingsError(
+            f"no temporary folder can be written ({error}), and large uploads need one: "
+            "mount a writable volume at /tmp, or name another folder by TMPDIR"
+        ) from error
 
 
 class Upload:
@@ -20,8 +39,13 @@ class Upload:
         self._hash = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
-        """Append `data`."""
-        self.file.write(data)
+        """Append `data`. Raises `Overloaded` where the temporary folder has no room for it."""
+        try:
+            self.file.write(data)
+        except OSError as error:
+            log.error("temporary folder can't be written", folder=tempfile.gettempdir(), error=str(error))
+            detail = "this service has no room for the files of this request just now; repeat the request later"
+            raise Overloaded(detail, retry_after=5) from error
         self._hash.update(data)
         self.size += len(data)
 

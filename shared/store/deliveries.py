@@ -41,9 +41,12 @@ def release(msg: str, fence: int, delay: float) -> StoreCommand[bool]:
     return StoreCommand("delivery_release", (msg, fence, delay), bool)
 
 
-def add_test(msg: str, tenant: str, url: str, host: str, retention: float = 86_400) -> StoreCommand[int]:
+def add_test(
+    msg: str, tenant: str, url: str, host: str, *, retention: float = 86_400, headers: Mapping[str, str] | None = None
+) -> StoreCommand[int]:
     """Create a `webhook.test`, attempted once and kept for `retention` seconds."""
-    return StoreCommand("delivery_add_test", (msg, tenant, "webhook.test", url, host, retention), int)
+    args = (msg, tenant, "webhook.test", url, host, json.dumps(dict(headers or {})), retention)
+    return StoreCommand("delivery_add_test", args, int)
 
 
 def redeliver(tenant: str, subject: str, msg: str) -> StoreCommand[str]:

@@ -44,14 +44,18 @@ def headers(msg: str, body: str, secrets: Sequence[str], now: float) -> dict[str
     }
 
 
-def body(type: str, timestamp: str, data: Mapping[str, Any], payload: str, limit: int) -> str:
-    """Return the JSON to send: `data` full or thin; a full body above `limit` bytes becomes thin with `truncated`."""
+def body(type: str, timestamp: str, data: Mapping[str, Any], payload: str, limit: int, *, sequence: int = 0) -> str:
+    """Return the JSON to send: `data` full or thin; a full body above `limit` bytes becomes thin with `truncated`.
+
+    `sequence` orders the messages of one job or batch, which may arrive in another order; 0 leaves it out.
+    """
+    head: dict[str, Any] = {"type": type, "timestamp": timestamp} | ({"sequence": sequence} if sequence else {})
     if payload == "full":
-        whole = _dump({"type": type, "timestamp": timestamp, "data": data})
+        whole = _dump(head | {"data": data})
         if len(whole.encode()) <= limit:
             return whole
-        return _dump({"type": type, "timestamp": timestamp, "data": _thin(data) | {"truncated": True}})
-    return _dump({"type": type, "timestamp": timestamp, "data": _thin(data)})
+        return _dump(head | {"data": _thin(data) | {"truncated": True}})
+    return _dump(head | {"data": _thin(data)})
 
 
 def _thin(data: Mapping[str, Any]) -> dict[str, Any]:

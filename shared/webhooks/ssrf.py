@@ -43,7 +43,9 @@ _DENIED = tuple(
         "3fff::/20",
     )
 )
-#: All of IPv6 that is public so far. Not ::/96 (IPv4-compatible), NAT64, 5f00::/16, fc00::/7, fec0::/10, multicast.
+#: NAT64's well-known prefix (RFC 6052): the IPv4 address in the last 32 bits is the one that is called.
+NAT64 = ip_network("64:ff9b::/96")
+#: All of IPv6 that is public so far. Not ::/96 (IPv4-compatible), 5f00::/16, fc00::/7, fec0::/10, multicast.
 _GLOBAL_V6 = ip_network("2000::/3")
 
 #: Services above 1023 that answer to text or do harm when written to; only where TILEQ_WEBHOOK_PORTS is empty.
@@ -91,9 +93,13 @@ def check_url(url: str, settings: WebhookSettings, keyless: bool) -> Target:
     if parsed.scheme != "https" and not (
         parsed.scheme == "http" and (settings.webhook_http or allowed_networks(settings, keyless))
     ):
-        raise _refused(url, "must begin with https://")
+        raise _refused(
+            url,
+            "must begin with https://; http:// is for networks that TILEQ_WEBHOOK_ALLOW lists, or for all with "
+            "TILEQ_WEBHOOK_HTTP=true",
+        )
     if parsed.userinfo:
-        raise _refused(url, "holds a user name or password; the webhook's signature is what authenticates it")
+        raise _refused(url, "holds a user name or password; send them as an Authorization header in `webhook.headers`")
     if parsed.fragment:
         raise _refused(url, "has a fragment (#…), which HTTP does not send")
     host = parsed.raw_host.decode("ascii").lower()
@@ -101,7 +107,11 @@ def check_url(url: str, settings: WebhookSettings, keyless: bool) -> Target:
         raise _refused(url, problem)
     port = parsed.port if parsed.port is not None else {"http": 80, "https": 443}[parsed.scheme]
     if not _port_allowed(port, settings.webhook_ports):
-        raise _refused(url, f"names port {port}, which webhooks may not use; take 443")
+        raise _refused(
+            url,
+            f"names port {port}, which webhooks may not use; take 443, or name every port that they may use in "
+            "TILEQ_WEBHOOK_PORTS",
+        )
     target = Target(parsed.scheme, host, port, parsed.raw_path.decode("ascii"))
     if len(target.url) > MAX_URL_CHARACTERS:
         raise _refused(url, f"is longer than {MAX_URL_CHARACTERS} characters once encoded")
@@ -109,13 +119,13 @@ def check_url(url: str, settings: WebhookSettings, keyless: bool) -> Target:
 
 
 def permitted(address: Address, networks: Sequence[Network]) -> bool:
-    """Tell whether a webhook may be sent to `address`: it is public, or one of `networks` has it."""
-    address = _unmapped(address)
-    if _listed(address, networks):
+    """Return whether a webhook may be sent to `address`: it is public, or one of `networks` has it."""
+    address = embedded_ipv4(address)
+    if is_listed(address, networks):
         return True
     if isinstance(address, IPv6Address) and address not in _GLOBAL_V6:
         return False
-    return address.is_global and not address.is_multicast and not _listed(address, _DENIED)
+    return address.is_global and not address.is_multicast and not is_listed(address, _DENIED)
 
 
 def resolve(host: str, port: int, timeout: float, lookup: Lookup | None = None) -> list[Address]:
@@ -147,18 +157,43 @@ def refuse_unless_all_permitted(
 ) -> None:
     """Raise `WebhookRefused` unless every one of `addresses` may be called; one bad one among good ones is an attack.
 
-    The message equals that of a name that does not resolve, so that refusals do not map the network.
+    For an address that is not public the message equals that of a name that does not resolve, so that refusals do not
+    map the network.
     """
     networks = allowed_networks(settings, keyless)
     for address in addresses:
-        listed = _listed(_unmapped(address), networks)
-        if not listed and (
-            (target.scheme == "http" and not settings.webhook_http)
-            or not permitted(address, networks)
-            or _is_ours(address)
-        ):
+        refusal = _refusal(target, address, networks, settings)
+        if refusal is not None:
             log.info("webhook address refused", host=target.host, address=str(address), scheme=target.scheme)
-            raise _may_not_call(target.host)
+            raise refusal
+
+
+def embedded_ipv4(address: Address) -> Address:
+    """Return the IPv4 address inside ::ffff:0:0/96 or NAT64's 64:ff9b::/96, any other address as it is."""
+    if isinstance(address, IPv6Address) and address in NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+
+
+def _refusal(
+    target: Target, address: Address, networks: Sequence[Network], settings: WebhookSettings
+) -> WebhookRefused | None:
+    judged = embedded_ipv4(address)
+    if is_listed(judged, networks):
+        return None
+    if not permitted(judged, networks):
+        return _may_not_call(target.host)
+    if _is_ours(address) or _is_ours(judged):
+        return WebhookRefused(
+            f"the webhook host {_shown(target.host)} resolves to {judged}, this machine's own address; to call it, "
+            f"list {judged}/{judged.max_prefixlen} in TILEQ_WEBHOOK_ALLOW"
+        )
+    if target.scheme == "http" and not settings.webhook_http:
+        return WebhookRefused(
+            f"the webhook host {_shown(target.host)} is public and is called by https:// only; use https://, or set "
+            "TILEQ_WEBHOOK_HTTP=true"
+        )
+    return None
 
 
 def _parse(url: str) -> httpx.URL:
@@ -190,17 +225,14 @@ def _port_allowed(port: int, ports: Sequence[int]) -> bool:
     return port in (80, 443) or (1024 <= port <= 65535 and port not in _DENIED_PORTS)
 
 
-def _unmapped(address: Address) -> Address:
-    """Return the IPv4 address that ::ffff:0:0/96 wraps, any other as it is."""
-    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
-
-
-def _listed(address: Address, networks: Sequence[Network]) -> bool:
-    return any(address in network for network in networks)
+def is_listed(address: Address, networks: Sequence[Network]) -> bool:
+    """Return whether one of `networks` holds `address`, or the IPv4 address inside it."""
+    judged = embedded_ipv4(address)
+    return any(judged in network for network in networks)
 
 
 def _is_ours(address: Address) -> bool:
-    """Tell whether this machine has `address`: behind its own firewall it would reach what others can't."""
+    """Return whether this machine has `address`: behind its own firewall it would reach what others can't."""
     family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -217,7 +249,7 @@ def _refused(url: str, why: str) -> WebhookRefused:
 def _may_not_call(host: str) -> WebhookRefused:
     return WebhookRefused(
         f"the webhook host {_shown(host)} does not resolve to addresses that tileq may call; every one must be public "
-        "and called by https, or lie in a network of TILEQ_WEBHOOK_ALLOW"
+        "or lie in a network of TILEQ_WEBHOOK_ALLOW"
     )
 
 

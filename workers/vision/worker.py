@@ -30,7 +30,7 @@ from workers.vision.attempt import Attempt, AttemptAborted, InFlightJobs
 from workers.vision.deltas import DeltaWriter
 from workers.vision.engine.base import Done
 from workers.vision.engine.factory import ServedModel
-from workers.vision.images.pipeline import ImagePipeline, fetch_object
+from workers.vision.images.pipeline import ImagePipeline, fetch_object, with_warnings
 from workers.vision.outcomes import Outcome
 from workers.vision.shortage import shortage_of
 
@@ -116,6 +116,8 @@ class Worker:
             data = self.images.fetch(attempt, request.images)
         with attempt.stage("tile"):
             tiled = self.images.tile(attempt, request.images, data, request.thumbnail)
+        if images := with_warnings(attempt.job.images, tiled):
+            attempt.progress["images"] = images
         previews = self.images.store_previews(attempt.job.id, tiled)
         text = self.deltas.buffer(attempt.job.id, attempt.job.attempt)
         engine_request = generation.build_request(

@@ -3,21 +3,23 @@
 import time
 from typing import Any
 
+from shared.deliveries import Delivery
 from shared.views import moment
+from shared.webhooks.headers import redacted
 from workers.webhooks.client import DeliveryResponse
 from workers.webhooks.schedule import Decision
 
 MAX_EXCERPT_CHARS = 512  #: of the response body
 
 
-def attempt_record(response: DeliveryResponse, decision: Decision, at: float) -> dict[str, Any]:
-    """Return the record of an attempt made at `at` (epoch seconds)."""
+def attempt_record(delivery: Delivery, response: DeliveryResponse, decision: Decision, at: float) -> dict[str, Any]:
+    """Return the record of an attempt made at `at` (epoch seconds), without the secrets that a receiver echoes."""
     return {
         "at": moment(at),
         "status": response.status,
         "seconds": round(response.seconds, 3),
         "error": _error(response, decision),
-        "body": _excerpt(response.body),
+        "body": redacted(_printable(response.body), delivery.headers)[:MAX_EXCERPT_CHARS],
         "next_at": moment(time.time() + decision.delay) if decision.outcome == "again" else None,
     }
 
@@ -32,6 +34,6 @@ def _error(response: DeliveryResponse, decision: Decision) -> str | None:
     return f"answered {response.status}"
 
 
-def _excerpt(body: bytes) -> str:
-    text = body[: 4 * MAX_EXCERPT_CHARS].decode("utf-8", errors="replace")
-    return "".join(character if character.isprintable() else " " for character in text)[:MAX_EXCERPT_CHARS]
+def _printable(body: bytes) -> str:
+    text = body.decode("utf-8", errors="replace")
+    return "".join(character if character.isprintable() else " " for character in text)

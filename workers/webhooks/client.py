@@ -1,8 +1,9 @@
 """Sends one webhook POST to validated addresses only, within one deadline and a limit of bytes read.
 
 The receiver may be slow, endless, broken or hostile. So the host is resolved once and every address must be permitted
-(`shared.webhooks.ssrf`); the connection goes to those addresses with the TLS of the name; redirects, proxies of the
-environment and connection reuse are off; one deadline covers resolving, connecting, sending and the response.
+(`shared.webhooks.ssrf`); the connection goes to those addresses with the TLS of the name, directly or through the
+egress proxy of the settings; redirects, proxies of the environment and connection reuse are off; one deadline covers
+resolving, connecting, sending and the response.
 """
 
 import socket
@@ -16,8 +17,18 @@ import httpcore
 import httpx
 
 from shared.errors import WebhookRefused
-from shared.settings import WebhookSettings
-from shared.webhooks.ssrf import Address, Lookup, Target, check_url, refuse_unless_all_permitted, resolve
+from shared.settings import SettingsError, WebhookSettings
+from shared.webhooks.ssrf import (
+    Address,
+    Lookup,
+    Target,
+    allowed_networks,
+    check_url,
+    is_listed,
+    refuse_unless_all_permitted,
+    resolve,
+)
+from workers.webhooks.tunnel import open_tunnel
 
 #: Of the response body. The status decides; the body is only for the log of attempts.
 MAX_BODY_BYTES = 4 << 10
@@ -54,7 +65,8 @@ class WebhookClient:
         self._settings = settings
         self._lookup = lookup
         self._dial = dial or _dial
-        self._tls = tls or httpx.create_ssl_context()
+        self._tls = tls or _tls_context(settings)
+        self._proxy = settings.webhook_proxy_endpoint
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], *, keyless: bool) -> DeliveryResponse:
         """Send once and return the response, or the error of the receiver, its name or its network; raises neither."""
@@ -98,14 +110,22 @@ class WebhookClient:
         """Resolve the host once, refuse unless every address is permitted, connect to the first one that accepts."""
         addresses = resolve(target.host, target.port, deadline.left(), self._lookup)
         refuse_unless_all_permitted(target, addresses, self._settings, keyless)
+        direct = allowed_networks(self._settings, keyless)
         for tries_left in range(len(addresses), 0, -1):
             address = addresses[-tries_left]
             try:
-                return self._dial(address, target.port, deadline.left() / tries_left)
+                if self._proxy is None or is_listed(address, direct):
+                    return self._dial(address, target.port, deadline.left() / tries_left)
+                return open_tunnel(self._proxy, self._authority(target, address), deadline.left() / tries_left)
             except OSError:
                 if tries_left == 1:
                     raise
         raise AssertionError("unreachable: resolve() returns at least one address")
+
+    def _authority(self, target: Target, address: Address) -> str:
+        if self._settings.webhook_proxy_by_name:
+            return target.netloc
+        return f"[{address}]:{target.port}" if address.version == 6 else f"{address}:{target.port}"
 
 
 class _Deadline:
@@ -186,6 +206,18 @@ class _DeadlineStream(httpcore.NetworkStream):
             self._socket.close()
             raise
         return self
+
+
+def _tls_context(settings: WebhookSettings) -> ssl.SSLContext:
+    """Return a context that trusts the public authorities and those of `webhook_ca_file`. Raises `SettingsError`."""
+    context = httpx.create_ssl_context()
+    if settings.webhook_ca_file:
+        try:
+            context.load_verify_locations(settings.webhook_ca_file)
+        except OSError as error:  # SSLError is one
+            reason = "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+            raise SettingsError(f"TILEQ_WEBHOOK_CA_FILE names a file that can't be used: {reason}") from None
+    return context
 
 
 def _dial(address: Address, port: int, timeout: float) -> socket.socket:

@@ -31,6 +31,8 @@ BUILD_TIMEOUT_S = 8.0
 MAX_PER_HINT = 50
 #: Before a message that could not be built is claimed again.
 RELEASE_DELAY_S = 5.0
+#: A first attempt of `job.started` after the job's end is made only within this time.
+SUPERSEDED_MAX_AGE_S = 10.0
 
 ATTEMPTS = Counter("tileq_webhook_attempts_total", "Delivery attempts by outcome", ["outcome"])
 ATTEMPT_SECONDS = Histogram(
@@ -87,11 +89,10 @@ class WebhookDispatcher:
             message = build_message(delivery, self.store, self.objects, self.settings)
             headers = self._headers(delivery, message, at)
             keyless = self._keyless(delivery.tenant)
-        except (NotFound, ObjectMissing) as missing:
-            log.error("webhook not deliverable: its subject is gone", error=missing.detail)
-            self._record(
-                delivery, DeliveryResponse(error=missing.detail), Decision("failed", healthy=True), at, claimed
-            )
+        except (NotFound, ObjectMissing) as undeliverable:
+            log.warning("webhook not sent", error=undeliverable.detail)
+            response = DeliveryResponse(error=undeliverable.detail)
+            self._record(delivery, response, Decision("failed", healthy=True), at, claimed)
             return
         except (StorageDown, QueueUnavailable) as error:
             self._release(delivery, error.detail, RELEASE_DELAY_S)
@@ -100,6 +101,10 @@ class WebhookDispatcher:
             log.exception("webhook message could not be built")
             decision = replace(self._decide(delivery, DeliveryResponse()), healthy=True)
             self._record(delivery, DeliveryResponse(error="tileq could not build the message"), decision, at, claimed)
+            return
+        if message.superseded and _is_late(delivery):
+            response = DeliveryResponse(error="not sent: the job has ended since")
+            self._record(delivery, response, Decision("failed", healthy=True), at, claimed)
             return
         if time.monotonic() - claimed > BUILD_TIMEOUT_S:
             self._release(delivery, f"building it took more than {BUILD_TIMEOUT_S:g} s", 0)
@@ -127,6 +132,7 @@ class WebhookDispatcher:
         fixed = self.settings.webhook_secret.get_secret_value() if delivery.tenant == KEYLESS else ""
         secrets = self.store.run(webhook_secrets.active_secrets(delivery.tenant, fixed))
         headers = {
+            **delivery.headers,
             "content-type": "application/json",
             "user-agent": self._agent,
             **signing.headers(delivery.msg, message.body, secrets, now),
@@ -144,7 +150,7 @@ class WebhookDispatcher:
         self, delivery: Delivery, response: DeliveryResponse, decision: Decision, at: float, claimed: float
     ) -> None:
         """Record the attempt, retrying until the lease ends: an attempt that is not recorded is sent twice."""
-        attempt = attempt_record(response, decision, at)
+        attempt = attempt_record(delivery, response, decision, at)
         call = deliveries.finish(
             delivery.msg,
             delivery.fence,
@@ -176,3 +182,8 @@ class WebhookDispatcher:
                     raise
                 log.warning("attempt not recorded yet, retrying", error=error.detail)
                 time.sleep(0.5)
+
+
+def _is_late(delivery: Delivery) -> bool:
+    """Return whether a message that its job has overtaken is no news: in a retry, or after a long wait for its turn."""
+    return delivery.attempts_in_schedule > 0 or delivery.claimed - delivery.since > SUPERSEDED_MAX_AGE_S

@@ -22,6 +22,7 @@ class WebhookMessage:
 
     body: str
     trace: str = ""
+    superseded: bool = False  #: it announces a state that its job has left for good
 
 
 def build_message(
@@ -32,25 +33,37 @@ def build_message(
     Raises `NotFound` where its job or batch was deleted, `ObjectMissing` where the result was, and `QueueUnavailable`
     or `StorageDown` where the store or the object storage does not answer.
     """
-    data, trace = _READERS[delivery.type.partition(".")[0]](delivery, store, objects)
-    moment = views.moment(delivery.created) or ""
-    return WebhookMessage(
-        signing.body(delivery.type, moment, data, delivery.payload, settings.webhook_full_bytes), trace
+    source = _READERS[delivery.type.partition(".")[0]](delivery, store, objects)
+    body = signing.body(
+        delivery.type,
+        views.moment(delivery.created) or "",
+        source.data,
+        delivery.payload,
+        settings.webhook_full_bytes,
+        sequence=delivery.sequence,
     )
+    return WebhookMessage(body, source.trace, source.superseded)
 
 
-def _job(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapping[str, Any], str]:
+@dataclass(frozen=True)
+class _Source:
+    data: Mapping[str, Any]
+    trace: str = ""
+    superseded: bool = False
+
+
+def _job(delivery: Delivery, store: Store, objects: ObjectStorage) -> _Source:
     job = store.run(transitions.read_job("", delivery.subject))
     if job is None:
         raise NotFound(f"{delivery.subject} is gone")
     # The delivery's own progress must not change the body.
     job = replace(job, hook_state="pending", hook_attempts=0)
     if delivery.type == "job.started":
-        return views.job_body(_as_started(job)).model_dump(), job.trace
+        return _Source(views.job_body(_as_started(job)).model_dump(), job.trace, job.state.terminal)
     output = None
     if job.state is State.SUCCEEDED and not job.output and job.result and delivery.payload == "full":
         output = StoredResult.from_bytes(objects.get(job.result)).output
-    return views.job_body(job, output).model_dump(), job.trace
+    return _Source(views.job_body(job, output).model_dump(), job.trace)
 
 
 def _as_started(job: Job) -> Job:
@@ -73,17 +86,17 @@ def _as_started(job: Job) -> Job:
     )
 
 
-def _batch(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapping[str, Any], str]:
+def _batch(delivery: Delivery, store: Store, objects: ObjectStorage) -> _Source:
     del objects
     found = store.run(batches.get("", delivery.subject, 0, 0))
     if found is None:
         raise NotFound(f"{delivery.subject} is gone")
-    return views.batch_body(replace(found[0], hook_state="pending", hook_attempts=0)).model_dump(), ""
+    return _Source(views.batch_body(replace(found[0], hook_state="pending", hook_attempts=0)).model_dump())
 
 
-def _test(delivery: Delivery, store: Store, objects: ObjectStorage) -> tuple[Mapping[str, Any], str]:
+def _test(delivery: Delivery, store: Store, objects: ObjectStorage) -> _Source:
     del store, objects
-    return {"id": delivery.msg, "object": "test"}, ""
+    return _Source({"id": delivery.msg, "object": "test"})
 
 
 _READERS = {"job": _job, "batch": _batch, "webhook": _test}

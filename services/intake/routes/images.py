@@ -10,7 +10,7 @@ from services.intake.native import native_router
 from services.intake.openapi import Responses, errors
 from services.intake.routes.jobs import Id
 from shared.errors import InvalidField, NotFound, ObjectMissing, StorageUnavailable
-from shared.images import PILLOW_FORMATS
+from shared.images import MEDIA_TYPES
 from shared.storage import image_key, view_key
 
 router = native_router("jobs")
@@ -18,7 +18,7 @@ router = native_router("jobs")
 _IMAGE: Responses = {
     200: {
         "description": "the image",
-        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in PILLOW_FORMATS},
+        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES},
     }
 }
 

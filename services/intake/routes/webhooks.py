@@ -77,7 +77,7 @@ async def test(request: Request, context: Context, caller: Caller) -> Response:
     asked = read(WebhookTestRequest, await read_json(request, context.settings))
     host = await context.webhook_urls.host(asked.url)
     msg = new_id("msg")
-    await context.store.run(deliveries.add_test(msg, caller.tenant, asked.url, host))
+    await context.store.run(deliveries.add_test(msg, caller.tenant, asked.url, host, headers=asked.headers))
     context.publisher.deliveries(msg)
     sent = await _outcome(context, msg)
     last = sent.log[-1] if sent and sent.log else {}

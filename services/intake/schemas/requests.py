@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from shared.conversation import Message
 from shared.requests import Generation
+from shared.webhooks.headers import MAX_HEADERS, headers_problem
 
 JobEvent = Literal["job.started", "job.succeeded", "job.failed", "job.cancelled", "job.expired"]
 Payload = Literal["full", "thin"]
@@ -38,12 +39,30 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _sendable(headers: dict[str, str]) -> dict[str, str]:
+    if problem := headers_problem(headers):
+        raise ValueError(problem)
+    return headers
+
+
+Headers = Annotated[
+    dict[str, str],
+    AfterValidator(_sendable),
+    Field(
+        description="sent with every webhook, such as a token for a gateway; stored, never shown or logged",
+        max_length=MAX_HEADERS,
+        examples=[{"Authorization": "Bearer …"}],
+    ),
+]
+
+
 class Webhook(StrictModel):
     """The webhook of a job."""
 
     url: Url
     events: Annotated[list[JobEvent], Field(min_length=1, max_length=5)] | None = None
     payload: Payload = "full"
+    headers: Headers = Field({}, repr=False)
 
 
 class BatchWebhook(StrictModel):
@@ -52,6 +71,7 @@ class BatchWebhook(StrictModel):
     url: Url
     events: Annotated[list[Literal["batch.ended"]], Field(min_length=1, max_length=1)] | None = None
     payload: Payload = "full"
+    headers: Headers = Field({}, repr=False)
 
 
 class PartRef(StrictModel):
@@ -168,6 +188,7 @@ class WebhookTestRequest(StrictModel):
     """The URL to send a test to."""
 
     url: Url
+    headers: Headers = Field({}, repr=False)
 
 
 class RotateRequest(StrictModel):

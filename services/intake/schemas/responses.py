@@ -71,6 +71,7 @@ class DeliveryBody(Body):
     type: str
     state: Literal["pending", "delivered", "failed"]
     url: str
+    sequence: Annotated[int | None, Field(description="order among the messages of the job")] = None
     created_at: Moment
     next_at: Moment | None
     attempts: list[AttemptBody]
@@ -149,6 +150,7 @@ def delivery_body(delivery: Delivery) -> DeliveryBody:
             "type": delivery.type,
             "state": delivery.state,
             "url": delivery.url,
+            "sequence": delivery.sequence or None,
             "created_at": moment(delivery.created),
             "next_at": moment(delivery.next) if delivery.state == "pending" else None,
             "attempts": delivery.log,

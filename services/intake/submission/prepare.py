@@ -129,7 +129,13 @@ class Preparation:
         if asked is None:
             return None
         host = await self._webhook_urls.host(asked.url)
-        return WebhookTarget(url=asked.url, host=host, events=list(asked.events or events), payload=asked.payload)
+        return WebhookTarget(
+            url=asked.url,
+            host=host,
+            events=list(asked.events or events),
+            payload=asked.payload,
+            headers=asked.headers,
+        )
 
     async def _inspect(self, upload: Upload, n: int, inspected: dict[str, ImageInfo]) -> InspectedImage:
         info = inspected.get(upload.sha256)

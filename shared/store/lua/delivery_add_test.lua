@@ -1,7 +1,7 @@
--- Create a webhook.test delivery, attempted once. ARGV: message, tenant, type, url, host, retention (s).
+-- Create a webhook.test delivery, attempted once. ARGV: message, tenant, type, url, host, JSON headers, retention (s).
 local key = P .. 'hook:' .. ARGV[1]
 call('HSET', key, 'msg', ARGV[1], 'subject', ARGV[1], 'tenant', ARGV[2], 'type', ARGV[3], 'url', ARGV[4], 'host', ARGV[5],
-  'payload', 'full', 'state', 'pending', 'attempts', 0, 'base', 0, 'turn', 0, 'once', '1', 'created', stamp(now))
+  'headers', ARGV[6], 'payload', 'full', 'state', 'pending', 'attempts', 0, 'base', 0, 'turn', 0, 'once', '1', 'created', stamp(now))
 schedule(ARGV[1], ARGV[5], now)
-call('ZADD', P .. 'expiry', stamp(now + tonumber(ARGV[6])), ARGV[1])
+call('ZADD', P .. 'expiry', stamp(now + tonumber(ARGV[7])), ARGV[1])
 return 1

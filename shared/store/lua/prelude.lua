@@ -150,10 +150,12 @@ local function create_delivery(subject, kind, tenant, webhook, event)
   local msg = 'msg_' .. string.match(subject, '_(.*)') .. '_' .. event
   local key = P .. 'hook:' .. msg
   if call('HSETNX', key, 'msg', msg) == 0 then return nil end
+  local sequence = call('RPUSH', P .. kind .. ':' .. subject .. ':hooks', msg)
   call('HSET', key, 'subject', subject, 'tenant', tenant, 'type', type, 'url', hook.url, 'host', hook.host,
-    'payload', hook.payload, 'state', 'pending', 'attempts', 0, 'base', 0, 'turn', 0, 'created', stamp(now))
+    'payload', hook.payload, 'state', 'pending', 'attempts', 0, 'base', 0, 'turn', 0, 'created', stamp(now),
+    'sequence', sequence)
+  if hook.headers and next(hook.headers) then call('HSET', key, 'headers', cjson.encode(hook.headers)) end
   schedule(msg, hook.host, now)
-  call('RPUSH', P .. kind .. ':' .. subject .. ':hooks', msg)
   call('HSET', P .. kind .. ':' .. subject, 'hook_state', 'pending')
   return msg
 end

@@ -3,9 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +20,7 @@ import pytest
 from services.cli.local.ports import free_ports
 from services.cli.local.supervisor import supervised
 from services.cli.local.valkey import valkey
+from services.intake.submission.idempotency import LEASE_S
 from shared.events import TextDelta, stream_key
 from shared.jobs import State
 from shared.settings import Settings
@@ -29,6 +33,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.integration
 
 JPEG = picture("JPEG", (1280, 960))
+KEY = {"Idempotency-Key": "K"}
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 HEAD = b"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 OPEN = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
@@ -147,6 +152,14 @@ class TestBody:
             line.sendall(HEAD + b"Content-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n")
             assert _all(line).startswith(b"HTTP/1.1 413 ")
 
+    def test_a_client_that_sends_all_before_it_reads_sees_the_refusal(self, intake: Process) -> None:
+        request = urllib.request.Request(
+            f"{intake.url}/v1/jobs", data=bytes(200 << 20), headers={"Content-Type": "application/json"}
+        )
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=60)
+        assert (caught.value.code, json.loads(caught.value.read())["code"]) == (413, "body_too_large")
+
     def test_a_silent_body_is_given_up(self, intake: Process) -> None:
         with intake.connect() as line:
             line.sendall(HEAD + b"Content-Length: 50\r\n\r\n{")
@@ -250,6 +263,32 @@ class TestServers:
             with intake.client() as http:
                 eventually(lambda: "append-only" in (_redis(http)["reason"] or ""))
                 assert submit(http).json()["code"] == "queue_unavailable"
+
+
+class TestKilled:
+    """When intake itself dies."""
+
+    def test_the_key_of_a_request_it_had_is_free_within_seconds(
+        self, environment: Mapping[str, str], tmp_path: Path
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # an object storage that never answers
+            more = {"TILEQ_S3_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+            with started(environment, tmp_path, ready="/healthz", **more) as dying, ThreadPoolExecutor() as pool:
+                pool.submit(lambda: httpx.post(f"{dying.url}/v1/jobs", json={"prompt": "?"}, headers=KEY, timeout=30))
+                eventually(lambda: dying.store.client.keys(f"{dying.store.prefix}idem:*"))
+                dying.stop(signal.SIGKILL)
+        with started(environment, tmp_path) as intake, intake.client() as http:
+            first = http.post("/v1/jobs", json={"prompt": "?"}, headers=KEY)
+            assert first.json()["code"] == "idempotency_in_progress"
+            assert 1 <= int(first.headers["retry-after"]) <= LEASE_S
+            answer = eventually(
+                lambda: (
+                    found if (found := http.post("/v1/jobs", json={"prompt": "?"}, headers=KEY)).is_success else None
+                ),
+                within=LEASE_S + 10,
+                every=0.5,
+            )
+            assert answer.status_code == 202
 
 
 class TestEnds:

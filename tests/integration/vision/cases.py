@@ -70,7 +70,7 @@ def decoder_pool(
     mode: ImageMode = "natural", max_pixels: int = 50_000_000, processes: int = 1, **options: Any
 ) -> DecoderPool:
     """A pool of decoder processes."""
-    limits = ImageLimits(max_pixels, max_side=32_768, max_frames=1000, mode=mode)
+    limits = ImageLimits(max_pixels, max_side=32_768, max_missing_rows=0.1, mode=mode)
     return DecoderPool(processes, DecoderOptions(limits, **({"timeout_s": 60} | options)))
 
 

@@ -56,10 +56,10 @@ class Fixture:
         self.stack.callback(end, dispatcher)
         return dispatcher
 
-    def finish_job(self, url: str, hint: bool = True) -> str:
+    def finish_job(self, url: str, hint: bool = True, headers: Mapping[str, str] | None = None) -> str:
         """Finish a job whose webhook goes to `url`; return the id of the message."""
         host = url.split("/")[2]
-        hook = WebhookTarget(url=url, host=host, events=["job.succeeded"])
+        hook = WebhookTarget(url=url, host=host, events=["job.succeeded"], headers=dict(headers or {}))
         job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=600, webhook=hook)
         self.store.run(transitions.submit("acme", [job], max_queued=1000, grace=0))
         self.store.run(transitions.claim("m", "worker", 60))
@@ -298,6 +298,15 @@ def test_a_secret_that_is_none_is_refused_at_the_start(fixture: Fixture) -> None
     dispatcher = fixture.dispatcher(TILEQ_WEBHOOK_SECRET="whsec_short")
     assert dispatcher.wait(15) == 2
     assert "TILEQ_WEBHOOK_SECRET" in fixture.logs()
+
+
+def test_headers_of_the_client_arrive_and_no_log_holds_them(fixture: Fixture, hook: Receiver) -> None:
+    fixture.dispatcher(TILEQ_LOG_LEVEL="debug")
+    with hook.up():
+        fixture.ended(fixture.finish_job(hook.url, headers={"Authorization": "Bearer s3cret-token"}))
+    assert hook.arrived[0].headers["authorization"] == "Bearer s3cret-token"
+    assert "webhook attempt" in fixture.logs()
+    assert "s3cret" not in fixture.logs()
 
 
 def test_the_logs_are_json_and_name_the_message(fixture: Fixture, hook: Receiver) -> None:

@@ -2,13 +2,15 @@
 
 import io
 from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import structlog
 from PIL import Image
 
 from shared.jobs import State
-from shared.records import JobOutput, StageTimings, TokenUsage
+from shared.records import JobImage, JobOutput, StageTimings, TokenUsage
 from shared.requests import Generation
 from shared.results import MAX_INLINE_OUTPUT_BYTES
 from shared.storage import result_key, view_key
@@ -16,6 +18,7 @@ from shared.store.stats import get_stats
 from tests.unit.vision.worker_fixture import MODEL, PER_TILE, SIDE, ScriptedEngine, WorkerFixture, answer
 from tests.waiting import eventually
 from workers.vision.engine.base import Delta, Stage
+from workers.vision.images.decoder_pool import TiledImage
 from workers.vision.images.preview import TILE_GAP
 from workers.vision.worker import CLAIMS, IDLE_HINTS, MAX_JOBS_PER_HINT
 
@@ -79,6 +82,21 @@ def test_each_place_in_the_prompt_takes_its_group_of_images(build: Build) -> Non
     assert asked.prompt.image_tokens == 9 * PER_TILE
     assert asked.tiles.shape[0] == 9
     assert worker.decoder.asked == [(6, True)] * 3
+
+
+def test_a_truncated_image_has_a_warning_in_the_record(worker: WorkerFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    tile = worker.decoder.tile
+
+    def tile_with_warning(image: bytes, max_tiles: int, thumbnail: bool) -> TiledImage:
+        tiled = tile(image, max_tiles, thumbnail)
+        return replace(tiled, warning="10 rows are missing") if image == b"truncated" else tiled
+
+    monkeypatch.setattr(worker.decoder, "tile", tile_with_warning)
+    image = JobImage(media_type="image/png", bytes=1, width=64, height=32, sha256="", grid=[2, 1], tiles=3)
+    job = worker.submit("?", images=[b"intact", b"truncated"], record={"images": [image, image]})
+    worker.handle_hint()
+    assert worker.state(job) is State.SUCCEEDED
+    assert worker.read(job).images == [image, image.model_copy(update={"warning": "10 rows are missing"})]
 
 
 def test_a_question_without_images_has_no_tiles(build: Build) -> None:

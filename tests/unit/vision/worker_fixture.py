@@ -210,6 +210,7 @@ class WorkerFixture:
         groups: tuple[int, ...] = (),
         inline: bool = True,
         generation: Generation | None = None,
+        record: dict[str, Any] | None = None,
         **changes: Any,
     ) -> Job:
         """Take a job in as intake does."""
@@ -222,7 +223,7 @@ class WorkerFixture:
             model=MODEL, messages=messages, images=stored, groups=groups, generation=generation or Generation()
         )
         job = Job(id=id, tenant="acme", model=MODEL, start_within=60, run_within=60, retain=60)
-        job = replace(job, **({"request": request.model_dump_json() if inline else ""} | changes))
+        job = replace(job, **({"request": request.model_dump_json() if inline else ""} | changes | (record or {})))
         manifest = Manifest(record=job.to_hash(), request=request)
         self.objects.put(manifest_key(id), manifest.model_dump_json().encode(), "application/json")
         self.store.run(transitions.submit("acme", [job], max_queued=1000, grace=0))

@@ -1,5 +1,6 @@
 """One POST to receivers of every kind: bounded in time and bytes, and never to an address that is not permitted."""
 
+import base64
 import socket
 import ssl
 import subprocess
@@ -12,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from shared.settings import Settings
+from shared.settings import Settings, SettingsError
 from shared.webhooks.ssrf import Address, Lookup
 from tests.unit.shared.webhooks.test_ssrf import LITERALS, REFUSED_BY_TEXT, looks_up
 from tests.unit.webhooks import bad_receivers
 from tests.unit.webhooks.bad_receivers import Behave, answers, bad_receiver, drips, floods, hangs_up, is_silent, says
+from tests.unit.webhooks.connect_proxy import connect_proxy
 from workers.webhooks import client as module
 from workers.webhooks.client import MAX_BODY_BYTES, DeliveryResponse, WebhookClient
 
@@ -352,4 +354,119 @@ def test_a_handshake_that_never_ends_is_left_at_the_deadline(at_home: AtHome) ->
     with bad_receiver(drips(b"\x16\x03\x03\x40\x00", b"\x00"), reads=False) as receiver:
         at_home.nat.port = receiver.port
         answer = at_home.post()
+    assert answer.error == "no response within 1 s"
+
+
+def test_a_private_authority_is_trusted_where_the_settings_name_its_file(at_home: AtHome, certificates: Path) -> None:
+    at_home.serve("good", answers(204))
+
+    def status(**changes: Any) -> int | None:
+        settings = Settings(webhook_timeout=1, **changes)
+        return post(HOME, WebhookClient(settings, lookup=looks_up(PUBLIC), dial=at_home.nat)).status
+
+    assert status() is None
+    assert status(webhook_ca_file=str(certificates / "ca.pem")) == 204
+
+
+@pytest.mark.parametrize("name", ["absent.pem", "ca.key", ""])
+def test_a_file_without_authorities_is_refused_at_the_start_by_its_variable(certificates: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match="TILEQ_WEBHOOK_CA_FILE"):
+        WebhookClient(Settings(webhook_ca_file=str(certificates / name)))
+
+
+# --- through an egress proxy
+
+
+class BehindProxy:
+    """receiver.example at a public address that only a proxy reaches."""
+
+    def __init__(self, at_home: AtHome, certificates: Path, stack: ExitStack) -> None:
+        self.receiver = at_home.serve("good", answers(204))
+        self.proxy = stack.enter_context(connect_proxy(self.receiver.port))
+        self.nat = Nat()  # leads nowhere
+        self._ca = str(certificates / "ca.pem")
+
+    def post(self, *addresses: str, url: str = HOME, **changes: Any) -> DeliveryResponse:
+        proxy = changes.pop("webhook_proxy", self.proxy.url)
+        settings = Settings(webhook_timeout=1, webhook_ca_file=self._ca, webhook_proxy=proxy, **changes)
+        return post(url, WebhookClient(settings, lookup=looks_up(*addresses or (PUBLIC,)), dial=self.nat))
+
+
+@pytest.fixture
+def behind(at_home: AtHome, certificates: Path) -> Iterator[BehindProxy]:
+    with ExitStack() as stack:
+        yield BehindProxy(at_home, certificates, stack)
+
+
+def test_the_proxy_leads_to_the_judged_address_and_tls_ends_at_the_receiver(behind: BehindProxy) -> None:
+    assert behind.post().status == 204
+    assert behind.proxy.authorities == [f"{PUBLIC}:443"]
+    assert behind.receiver.names == ["receiver.example"]
+    assert behind.nat.dialled == []
+
+
+def test_an_ipv6_address_is_written_in_brackets(behind: BehindProxy) -> None:
+    assert behind.post("2606:4700::1111").status == 204
+    assert behind.proxy.authorities == ["[2606:4700::1111]:443"]
+
+
+def test_the_proxy_is_asked_by_name_where_the_settings_say_so(behind: BehindProxy) -> None:
+    assert behind.post(webhook_proxy_by_name=True).status == 204
+    assert behind.proxy.authorities == ["receiver.example:443"]
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("address", ["10.0.0.1", "169.254.169.254", "64:ff9b::a00:1"])
+def test_the_guard_judges_before_the_proxy_is_asked(behind: BehindProxy, address: str, by_name: bool) -> None:
+    answer = behind.post(PUBLIC, address, webhook_proxy_by_name=by_name)
+    assert answer.status is None
+    assert behind.proxy.heads == []
+
+
+def test_allowed_networks_are_called_directly(behind: BehindProxy) -> None:
+    behind.nat.port = behind.receiver.port
+    assert behind.post("10.0.0.1", webhook_allow=(ip_network("10.0.0.0/8"),)).status == 204
+    assert behind.nat.dialled == ["10.0.0.1"]
+    assert behind.proxy.heads == []
+
+
+def test_the_proxys_credentials_are_sent_and_told_nowhere(behind: BehindProxy) -> None:
+    url = behind.proxy.url.replace("http://", "http://us%40er:s3cret@")
+    behind.proxy.answer = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"
+    answer = behind.post(webhook_proxy=url)
+    assert answer.error == "the connection failed: the egress proxy answered 407"
+    encoded = base64.b64encode(b"us@er:s3cret").decode()
+    assert f"Proxy-Authorization: Basic {encoded}" in behind.proxy.heads[0]
+    shown = repr(Settings(webhook_proxy=url)) + repr(Settings(webhook_proxy=url).webhook_proxy_endpoint)
+    assert "s3cret" not in shown
+    assert encoded not in shown
+
+
+PROXY_ANSWERS = {
+    "refuses": (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno", "the egress proxy answered 403"),
+    "is no proxy": (b"SSH-2.0-OpenSSH\r\n\r\n", "the egress proxy answered no HTTP"),
+    "hangs up": (b"HTTP/1.1 2", "the egress proxy answered no HTTP"),
+    "floods": (b"HTTP/1.1 200 OK\r\nx: " + b"y" * (64 << 10), "the egress proxy answered no HTTP"),
+    "speaks first": (b"HTTP/1.1 200 OK\r\n\r\nhello", "the egress proxy sent more than its answer"),
+}
+
+
+@pytest.mark.parametrize(("said", "error"), PROXY_ANSWERS.values(), ids=PROXY_ANSWERS)
+def test_a_proxy_that_opens_no_tunnel_is_named(behind: BehindProxy, said: bytes, error: str) -> None:
+    behind.proxy.answer = said
+    answer = behind.post()
+    assert (answer.status, answer.error) == (None, f"the connection failed: {error}")
+    assert not behind.receiver.requests
+
+
+def test_a_proxy_that_is_not_there_is_named(behind: BehindProxy) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    answer = behind.post(webhook_proxy=url)
+    assert answer.error == "the connection failed: the egress proxy can't be reached: Connection refused"
+
+
+def test_a_proxy_that_does_not_answer_is_left_at_the_deadline(behind: BehindProxy) -> None:
+    with bad_receiver(lambda _: threading.Event().wait(2), reads=False) as silent:
+        answer = behind.post(webhook_proxy=f"http://127.0.0.1:{silent.port}")
     assert answer.error == "no response within 1 s"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from standardwebhooks import Webhook
+from structlog.testing import capture_logs
 
 from shared.deliveries import Delivery
 from shared.errors import QueueUnavailable, StorageDown
@@ -71,8 +72,10 @@ def sent(dispatcher: WebhookDispatcher) -> Scripted:
     return dispatcher.client
 
 
-def running(store: Store, **changes: Any) -> Job:
-    hook = WebhookTarget(url="https://example.org/hook", host="example.org:443", events=list(EVENTS))
+def running(store: Store, headers: dict[str, str] | None = None, **changes: Any) -> Job:
+    hook = WebhookTarget(
+        url="https://example.org/hook", host="example.org:443", events=list(EVENTS), headers=headers or {}
+    )
     job = Job(id=new_id("job"), tenant="acme", model="m", start_within=60, run_within=60, retain=60)
     job = replace(job, webhook=hook, metadata={"order": "4711"}, trace=TRACE, **changes)
     store.run(transitions.submit(job.tenant, [job], max_queued=10, grace=0))
@@ -102,6 +105,32 @@ def deliver_until(dispatcher: WebhookDispatcher, msg: str, state: str) -> Delive
     delivery = eventually(look)
     assert delivery is not None
     return delivery
+
+
+def test_headers_of_the_client_are_sent_and_never_told(store: Store, objects: MemoryStorage) -> None:
+    echo = DeliveryResponse(status=500, body=b'{"authorization": "Bearer s3cret-token"}')
+    dispatcher = make_dispatcher(store, objects, echo)
+    job = running(store, {"Authorization": "Bearer s3cret-token", "X-Gateway": "s3cret-key"})
+    with capture_logs() as logs:
+        dispatcher.deliver_due("")
+    (_, body, headers, _) = sent(dispatcher).posted[0]
+    assert (headers["Authorization"], headers["X-Gateway"]) == ("Bearer s3cret-token", "s3cret-key")
+    assert "s3cret" not in body
+    delivery = read(store, message_id(job.id, "started"))
+    assert delivery.log[0]["body"] == '{"authorization": "[redacted]"}'
+    assert "s3cret" not in repr(delivery) + repr(job)
+    assert logs
+    assert "s3cret" not in str(logs)
+
+
+def test_headers_of_the_client_do_not_replace_ours(store: Store, objects: MemoryStorage) -> None:
+    job = running(store)
+    record = f"{store.prefix}hook:{message_id(job.id, 'started')}"
+    store.client.hset(record, "headers", '{"webhook-id": "forged", "content-type": "text/plain"}')
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due("")
+    (_, _, headers, _) = sent(dispatcher).posted[0]
+    assert (headers["webhook-id"], headers["content-type"]) == (message_id(job.id, "started"), "application/json")
 
 
 def test_one_hint_delivers_whatever_is_due(store: Store, objects: MemoryStorage) -> None:
@@ -183,19 +212,59 @@ def test_word_of_the_start_tells_of_the_start_however_late_it_comes(store: Store
     assert data["started_at"] is not None
 
 
+def test_a_start_that_waited_until_long_after_the_end_is_not_sent(
+    store: Store, objects: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SUPERSEDED_MAX_AGE_S", -1)
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due(finished(store))
+    assert [body["type"] for body in sent(dispatcher).bodies] == ["job.succeeded"]
+
+
+def test_a_start_that_is_asked_for_again_by_hand_is_sent(store: Store, objects: MemoryStorage) -> None:
+    dispatcher = make_dispatcher(store, objects)
+    msg = finished(store).replace("succeeded", "started")
+    deliver_until(dispatcher, msg, "delivered")
+    assert store.run(deliveries.redeliver("acme", f"job_{msg[4:40]}", msg)) == "delivered"
+    deliver_until(dispatcher, msg, "delivered")
+    assert [body["type"] for body in sent(dispatcher).bodies].count("job.started") == 2
+
+
 @pytest.mark.parametrize("event", ["started", "succeeded"])
 def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, objects: MemoryStorage, event: str) -> None:
     job = running(store)
     dispatcher = make_dispatcher(store, objects, DeliveryResponse(status=500))
     msg = message_id(job.id, event)
     if event == "started":
-        dispatcher.deliver_due(msg)  # while it runs
+        dispatcher.deliver_due(msg)
         store.run(transitions.heartbeat([(job.id, 1, {"stage": "decode", "tiles": 13, "completion_tokens": 9})], 60))
-    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a", "finish_reason": "stop"}}))
+    else:
+        store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a", "finish_reason": "stop"}}))
     deliver_until(dispatcher, msg, "failed")
     attempts = [body for _, body, headers, _ in sent(dispatcher).posted if headers["webhook-id"] == msg]
     assert len(attempts) == 3
     assert len(set(attempts)) == 1
+
+
+def test_the_start_is_not_announced_again_once_the_job_has_ended(store: Store, objects: MemoryStorage) -> None:
+    job = running(store)
+    dispatcher = make_dispatcher(store, objects, DeliveryResponse(status=500), DeliveryResponse(status=200))
+    started, ended = message_id(job.id, "started"), message_id(job.id, "succeeded")
+    dispatcher.deliver_due(started)
+    store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a", "finish_reason": "stop"}}))
+    deliver_until(dispatcher, ended, "delivered")
+    delivery = deliver_until(dispatcher, started, "failed")
+    assert [body["type"] for body in sent(dispatcher).bodies] == ["job.started", "job.succeeded"]
+    assert delivery.log[-1]["error"] == "not sent: the job has ended since"
+
+
+def test_messages_of_one_job_carry_their_order(store: Store, objects: MemoryStorage) -> None:
+    dispatcher = make_dispatcher(store, objects)
+    dispatcher.deliver_due(finished(store, output={"text": "a", "finish_reason": "stop"}))
+    assert [(body["type"], body["sequence"]) for body in sent(dispatcher).bodies] == [
+        ("job.started", 1),
+        ("job.succeeded", 2),
+    ]
 
 
 def test_a_large_output_is_read_from_the_result(store: Store, objects: MemoryStorage) -> None:

@@ -52,12 +52,10 @@ def make_engine(settings: VisionWorkerSettings, report: Report | None = None) ->
         return ServedModel(EchoEngine(settings.echo_delay), _renamed(base, settings), TILE, None)
     say = report or _to_stderr
     checkpoint = find_checkpoint(settings, say)
+    engine = _computing(checkpoint, settings, say)
     say(f"system message: {checkpoint.system.text!r}, from {checkpoint.system.origin}")
     return ServedModel(
-        _computing(checkpoint, settings, say),
-        _renamed(checkpoint.model, settings),
-        checkpoint.config.vision.image,
-        checkpoint.prompt_format,
+        engine, _renamed(checkpoint.model, settings), checkpoint.config.vision.image, checkpoint.prompt_format
     )
 
 

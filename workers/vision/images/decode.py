@@ -2,7 +2,8 @@
 
 Runs in a decoder process (`decoder_process`): its input is untrusted.
 
-natural   what a viewer shows: EXIF orientation applied, transparency over white, 16 bits scaled, first frame
+natural   what a viewer shows: orientation and colour profile applied, transparency over white, the range of the
+          samples scaled to 8 bits, the first frame, a truncated file as far as it goes
 original  `convert("RGB")` and nothing else, as the model card's code; the same bytes for plain RGB images
 """
 
@@ -13,10 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from shared.images import ACCEPTED, PILLOW_FORMATS, ImageLimits
+from shared.images import SNIFF_BYTES, ImageLimits, accepted_formats, accepted_names, sniff
+from shared.imaging.opening import configure_pillow, open_image
+from shared.imaging.orientation import upright
 from shared.tiling import Grid, grid, tile_count
+from workers.vision.images.colour import to_srgb
+from workers.vision.images.samples import is_wide, to_eight_bits, transparent_samples
+from workers.vision.images.truncated import is_truncation, load_truncated
 
 WHITE = (255, 255, 255, 255)
 MAX_REASON_CHARACTERS = 300  #: of Pillow's own message
@@ -36,6 +42,14 @@ class DecodeError(Exception):
 
 
 @dataclass(frozen=True)
+class DecodedImage:
+    """An image in RGB, and what people should know of how it was decoded."""
+
+    image: Image.Image
+    warning: str | None = None
+
+
+@dataclass(frozen=True)
 class TilePlan:
     """A decoded image and the grid that it will be cut into."""
 
@@ -44,28 +58,23 @@ class TilePlan:
     tiles: int  #: thumbnail included
 
 
-def configure_pillow(limits: ImageLimits) -> None:
+def configure(limits: ImageLimits) -> None:
     """Set Pillow's process-wide limits."""
-    Image.MAX_IMAGE_PIXELS = limits.max_pixels
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    configure_pillow(limits)
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
-def decode(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Decode to RGB. Raises `DecodeError` for every exception of Pillow's decoders, which are of eight kinds."""
+def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
+    """Decode to RGB. Raises `MemoryShortage`, and `DecodeError` for the eight kinds of errors of Pillow's decoders."""
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(PILLOW_FORMATS.values())) as opened:
-            if opened.width * opened.height > limits.max_pixels:
-                raise Image.DecompressionBombError(f"{opened.width}x{opened.height}")
-            opened.load()
-            return as_displayed(opened) if limits.mode == "natural" else opened.convert("RGB")
+        return _decode(data, limits)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = f"it has more than {limits.max_pixels} pixels ({error})"
         raise DecodeError(reason, "image_too_many_pixels") from error
     except MemoryError as error:
         raise MemoryShortage("decoding") from error
     except UnidentifiedImageError as error:
-        raise DecodeError(f"it is not a complete {ACCEPTED} image") from error
+        raise DecodeError(f"it is not a complete {accepted_names()} image") from error
     except Exception as error:
         if "out of memory" in str(error).lower():  # how Pillow reports a failed malloc of a codec
             raise MemoryShortage("decoding") from error
@@ -73,14 +82,27 @@ def decode(data: bytes, limits: ImageLimits) -> Image.Image:
 
 
 def as_displayed(image: Image.Image) -> Image.Image:
-    """Return `image` in RGB as a viewer shows it."""
-    image = _upright(image)
-    if image.mode.startswith("I"):
-        return _scaled(image)
-    if image.has_transparency_data or image.mode in ("La", "RGBa"):
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
-    return image.convert("RGB")
+    """Return a loaded `image` in RGB as a viewer shows it."""
+    profile = image.info.get("icc_profile")
+    if is_wide(image):
+        alpha = transparent_samples(image)
+        return upright_over_white(image, to_srgb(to_eight_bits(image), profile), alpha)
+    if not image.has_transparency_data and image.mode not in ("La", "RGBa"):
+        return upright_over_white(image, to_srgb(image, profile), None)
+    layer = image.convert("RGBA")
+    alpha = layer.getchannel("A")
+    colours = layer.getchannel("R") if image.mode in ("L", "LA", "La") else layer.convert("RGB")
+    if image.format == "BMP" and alpha.getextrema() == (0, 0):
+        alpha = None  # as viewers do: programs that know no alpha leave it 0
+    return upright_over_white(image, to_srgb(colours, profile), alpha)
+
+
+def upright_over_white(image: Image.Image, colours: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    """Return `colours` over white where `alpha` says so, turned as the metadata of `image` says."""
+    if alpha is not None:
+        colours.putalpha(alpha)
+        colours = Image.alpha_composite(Image.new("RGBA", colours.size, WHITE), colours).convert("RGB")
+    return upright(image, colours)
 
 
 def plan_tiles(image: Image.Image, max_tiles: int, thumbnail: bool, side: int) -> TilePlan:
@@ -103,14 +125,27 @@ def write_tiles(plan: TilePlan, side: int, allocate: Callable[[int], memoryview]
     return tiles
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _decode(data: bytes, limits: ImageLimits) -> DecodedImage:
+    media_type = sniff(data[:SNIFF_BYTES])
+    if media_type not in accepted_formats():
+        raise UnidentifiedImageError
+    with open_image(io.BytesIO(data), media_type) as opened:
+        if opened.width * opened.height > limits.max_pixels:
+            raise Image.DecompressionBombError(f"{opened.width}x{opened.height}")
+        if limits.mode == "original":
+            opened.load()
+            return DecodedImage(opened.convert("RGB"))
+        image, warning = _load(opened, data, media_type, limits.max_missing_rows)
+        return DecodedImage(as_displayed(image), warning)
+
+
+def _load(opened: Image.Image, data: bytes, media_type: str, max_missing_rows: float) -> tuple[Image.Image, str | None]:
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block does not tell an orientation; the pixels are whole
-        return image
-
-
-def _scaled(image: Image.Image) -> Image.Image:
-    """16 bits to 8 by 1/257, rounded; `convert` would clip instead, and show anything above 255 as white."""
-    wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
-    return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
+        opened.load()
+    except OSError as error:
+        if not max_missing_rows or not is_truncation(error):
+            raise
+        if found := load_truncated(lambda: open_image(io.BytesIO(data), media_type), data, max_missing_rows):
+            return found
+        raise
+    return opened, None

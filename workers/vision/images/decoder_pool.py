@@ -37,6 +37,7 @@ from workers.vision.images.decode import DecodeError
 from workers.vision.images.shared_file import allocate
 
 START_TIMEOUT_S = 60.0  # importing Pillow and numpy takes 0.3 s, on a machine that pages far longer
+MAX_WARNING_CHARACTERS = 300
 MAX_WALL_FACTOR = 3  #: times the limit of processor time; beyond, the machine is too busy
 INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT")
 #: numpy's libraries start a thread for each core, and map 41 MB of address space for each.
@@ -84,6 +85,7 @@ class TiledImage:
     grid: tuple[int, int]  #: columns, rows
     width: int  #: of the image as it was tiled, orientation applied
     height: int
+    warning: str | None = None  #: what people should know of how it was decoded
 
 
 class DecoderPool:
@@ -222,7 +224,8 @@ class Decoder:
             tiles = np.empty((count, side, side, 3), np.uint8)
             if os.preadv(target, [tiles.data], 0) != tiles.nbytes:
                 raise ValueError("tiles are missing")
-            return TiledImage(tiles, (columns, rows), int(reply["width"]), int(reply["height"]))
+            warning = str(reply["warning"])[:MAX_WARNING_CHARACTERS] if reply["warning"] else None
+            return TiledImage(tiles, (columns, rows), int(reply["width"]), int(reply["height"]), warning)
         except (ValueError, KeyError, TypeError) as error:
             self.end()
             raise DecoderLost("the decoder process replied with something else than tiles") from error

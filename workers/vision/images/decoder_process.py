@@ -4,7 +4,7 @@
 descriptors of two files, which hold the image and take the tiles:
 
     {"bytes": 214013, "max_tiles": 12, "thumbnail": true}
-    {"tiles": 13, "grid": [4, 3], "width": 1920, "height": 1440}
+    {"tiles": 13, "grid": [4, 3], "width": 1920, "height": 1440, "warning": null}
     {"error": "…", "code": "undecodable_image"}        the image is at fault
     {"shortage": "decoding"}                           the memory limit was reached
 """
@@ -25,7 +25,7 @@ from shared.images import ImageLimits
 from workers.vision.images.decode import (
     DecodeError,
     MemoryShortage,
-    configure_pillow,
+    configure,
     decode,
     plan_tiles,
     write_tiles,
@@ -38,7 +38,7 @@ def main(arguments: str) -> None:
     """Serve until the pool closes its end of the socket."""
     options = json.loads(arguments)
     limits = ImageLimits(**options["limits"])
-    configure_pillow(limits)
+    configure(limits)
     limit_resources(options["memory_bytes"])
     with socket.socket(fileno=options["socket"]) as connection:
         _send(connection, {"ready": True})
@@ -69,8 +69,8 @@ def limit_cpu(timeout_s: float) -> None:
 def reply(request: dict[str, Any], limits: ImageLimits, side: int, source: int, target: int) -> dict[str, Any]:
     """Decode and tile one image; the tiles are in `target` when the reply is sent."""
     try:
-        image = decode(os.pread(source, request["bytes"], 0), limits)
-        plan = plan_tiles(image, request["max_tiles"], request["thumbnail"], side)
+        decoded = decode(os.pread(source, request["bytes"], 0), limits)
+        plan = plan_tiles(decoded.image, request["max_tiles"], request["thumbnail"], side)
         write_tiles(plan, side, lambda size: memoryview(mmap.mmap(target, size)))
     except DecodeError as error:
         return {"error": error.reason, "code": error.code}
@@ -78,8 +78,9 @@ def reply(request: dict[str, Any], limits: ImageLimits, side: int, source: int, 
         return {"shortage": str(error)}
     except (MemoryError, OSError):  # mmap says ENOMEM by an OSError
         return {"shortage": "tiling"}
-    width, height = image.size
-    return {"tiles": plan.tiles, "grid": plan.grid, "width": width, "height": height}
+    width, height = decoded.image.size
+    size = {"width": width, "height": height}
+    return {"tiles": plan.tiles, "grid": plan.grid, "warning": decoded.warning, **size}
 
 
 def _requests(connection: socket.socket) -> Iterator[tuple[dict[str, Any], int, int]]:

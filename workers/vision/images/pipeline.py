@@ -12,8 +12,10 @@ from typing import Protocol, TypeVar
 import numpy as np
 import structlog
 from prometheus_client import Counter
+from pydantic_core import to_json
 
 from shared.errors import ObjectMissing, Permanent, StorageDown, Transient
+from shared.records import JobImage
 from shared.requests import StoredImage
 from shared.storage import ObjectStorage, view_key
 from shared.tiling import TILE
@@ -132,6 +134,17 @@ class HeaderOnlyImages(ImagePipeline):
         """Store nothing."""
         del job, images
         return []
+
+
+def with_warnings(images: Sequence[JobImage], tiled: Sequence[TiledImage]) -> str | None:
+    """Return the field `images` of a job's record with the warnings of its decoding; None if there are none."""
+    if not any(image.warning for image in tiled):
+        return None
+    for n, image in enumerate(tiled):
+        if image.warning:
+            log.warning("image decoded with a warning", image=n, warning=image.warning)
+    warned = [old.model_copy(update={"warning": new.warning}) for old, new in zip(images, tiled, strict=False)]
+    return to_json(warned, exclude_none=True).decode()
 
 
 def fetch_object(storage: ObjectStorage, key: str) -> bytes:

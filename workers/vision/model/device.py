@@ -1,6 +1,7 @@
 """Which device and which number type to load for: the one asked for, or the one that this machine computes well."""
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -20,12 +21,17 @@ def choose_device(name: str) -> str:
     return name
 
 
-def choose_dtype(name: str, device: str) -> torch.dtype:
-    """`auto` is bfloat16 where the device computes it well, else float32."""
+def choose_dtype(name: str, device: str, fits: Callable[[torch.dtype], bool] = lambda _: True) -> torch.dtype:
+    """`auto` is bfloat16 where the device computes it well, else float32, and float16 where that does not fit.
+
+    The models were trained in bfloat16, and their activations may pass the 65504 that float16 ends at.
+    """
     if name != "auto":
         return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[name]
     if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        return torch.float32 if fits(torch.float32) else torch.float16
     faster = _seconds(torch.float32) / _seconds(torch.bfloat16)
     return torch.bfloat16 if faster > MIN_BF16_SPEEDUP else torch.float32
 

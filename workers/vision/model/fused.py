@@ -15,6 +15,7 @@ from torch import Tensor
 
 from workers.vision.checkpoint.config import Config
 from workers.vision.checkpoint.weight_map import weight_shapes
+from workers.vision.model.placement import weight_dtype
 from workers.vision.model.weights import Weight
 
 #: Parts that share a fused weight, in their order in it. The encoder's `up` has no gate and stays itself.
@@ -40,7 +41,7 @@ def fuse(
         part = parts[weight.name]
         if part.name not in fused:
             shape = (part.total, *weight.shape[1:])
-            fused[part.name] = torch.empty(shape, dtype=dtype, device=place(weight.name))
+            fused[part.name] = torch.empty(shape, dtype=weight_dtype(weight.name, dtype), device=place(weight.name))
         weight.copy_to(fused[part.name][part.rows])
     return fused
 

@@ -10,7 +10,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration, Inter
 
 from workers.vision.checkpoint.config import Config, DecoderConfig
 from workers.vision.checkpoint.fields import CheckpointError
-from workers.vision.model.placement import Placement
+from workers.vision.model.placement import Placement, weight_dtype
 from workers.vision.model.quantise import Quantiser
 from workers.vision.model.weights import Weight
 
@@ -72,7 +72,7 @@ def assemble(
     if quantiser:
         quantiser.prepare(model)
     for weight in weights:
-        copied = torch.empty(weight.shape, dtype=dtype, device=placement(weight.name))
+        copied = torch.empty(weight.shape, dtype=weight_dtype(weight.name, dtype), device=placement(weight.name))
         weight.copy_to(copied)
         _assign(model, parameter_name(weight.name), copied, quantiser)
     _check_complete(model)

@@ -16,6 +16,7 @@ from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.checkpoint import Checkpoint
 from workers.vision.checkpoint.checksums import compute_checksums, verify
 from workers.vision.checkpoint.config import Quantised
+from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.model.cpu_linear import cpu_linears
 from workers.vision.model.device import choose_device, choose_dtype
 from workers.vision.model.fused import fuse
@@ -47,7 +48,7 @@ class LoadOptions:
 def load(checkpoint: Checkpoint, options: LoadOptions, report: Report) -> StockModel:
     """Return the stock model of `checkpoint` on its devices. Raises `CheckpointError`."""
     device = choose_device(options.device)
-    dtype = choose_dtype(options.dtype, device)
+    dtype = choose_dtype(options.dtype, device, lambda dtype: _fits(checkpoint, device, dtype, options.quantised))
     placement = _place(checkpoint, device, dtype, options.quantised)
     quantiser = Quantiser(options.quantised, dtype) if options.quantised else None
     with _timed(checkpoint, options.quantised or dtype, placement, report):
@@ -64,7 +65,7 @@ def load_packed(checkpoint: Checkpoint, options: LoadOptions, report: Report) ->
     Raises `CheckpointError`.
     """
     device = choose_device(options.device)
-    dtype = choose_dtype(options.dtype, device)
+    dtype = choose_dtype(options.dtype, device, lambda dtype: _fits(checkpoint, device, dtype, None))
     placement = _place(checkpoint, device, dtype, None)
     makers = cpu_linears(dtype, options.quantised, report) if device == "cpu" else ()
     with _timed(checkpoint, options.quantised or dtype, placement, report):
@@ -106,6 +107,14 @@ def _place(checkpoint: Checkpoint, device: str, dtype: torch.dtype, quantised: Q
         return on_one_device(checkpoint.config, torch.device(device))
     sizes = block_sizes(checkpoint.config, weight_bytes(checkpoint.config, dtype, quantised))
     return plan(sizes, cuda_budgets(device))
+
+
+def _fits(checkpoint: Checkpoint, device: str, dtype: torch.dtype, quantised: Quantised | None) -> bool:
+    try:
+        _place(checkpoint, device, dtype, quantised)
+    except CheckpointError:
+        return False
+    return True
 
 
 @contextmanager

@@ -75,9 +75,17 @@ def weight_bytes(config: Config, dtype: torch.dtype, quantised: Quantised | None
     """Return the bytes that each logical weight takes once it is loaded."""
     layer = BYTES_PER_WEIGHT[quantised] if quantised else dtype.itemsize
     return {
-        name: int(prod(shape) * (layer if name.startswith(LAYER_PREFIX) else dtype.itemsize))
+        name: int(prod(shape) * (layer if name.startswith(LAYER_PREFIX) else weight_dtype(name, dtype).itemsize))
         for name, shape in weight_shapes(config).items()
     }
+
+
+def weight_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the number type of the logical weight `name` in a model of `dtype`.
+
+    Tower and projector of a float16 model are float32, whose range their activations were trained for.
+    """
+    return torch.float32 if dtype is torch.float16 and not name.startswith("decoder.") else dtype
 
 
 def block_sizes(config: Config, weights: dict[str, int]) -> list[int]:

@@ -173,6 +173,15 @@ def test_many_threads_may_ask(served: ServedModel) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_float16_model_answers(tmp_path: Path, engine: EngineName) -> None:
+    folder = write_random(tmp_path / "model")
+    settings = Settings(engine=engine, model=str(folder), device="cpu", dtype="float16")
+    made = make_engine(settings, lambda _: None)
+    assert answer(made, max_new_tokens=4).completion_tokens > 0
+    made.engine.close()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_closed_engine_takes_nothing(tmp_path: Path, engine: EngineName) -> None:
     made = make(write_random(tmp_path / "model"), engine)
     running = made.engine.submit(asked(made, max_new_tokens=20_000))

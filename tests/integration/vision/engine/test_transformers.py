@@ -100,6 +100,19 @@ def test_logits_that_are_not_finite_fail_their_request_only(
     assert answer(served, max_new_tokens=2).completion_tokens == 2
 
 
+def test_a_projector_that_overflows_float16_is_computed_in_float32(checkpoint: Checkpoint) -> None:
+    model = load(checkpoint, LoadOptions("cpu", "float16"), lambda _: None)
+    projector = model.model.multi_modal_projector
+    scale = 2.0**22  # a power of two: the output is what it was, and what lies between is past 65504
+    projector.linear_1.weight.mul_(scale)
+    projector.linear_1.bias.mul_(scale)
+    projector.linear_2.weight.div_(scale)
+    engine = TransformersEngine(Loaded(model, checkpoint.config, checkpoint.tokenizer))
+    served = ServedModel(engine, checkpoint.model, checkpoint.config.vision.image, checkpoint.prompt_format)
+    assert answer(served, max_new_tokens=4).completion_tokens > 0
+    engine.close()
+
+
 @pytest.mark.parametrize("sampling", [{"repetition_penalty": 1e-42}, {"repetition_penalty": 1e-42, "temperature": 1.0}])
 def test_a_penalty_that_overflows_is_named(served: ServedModel, sampling: dict[str, Any]) -> None:
     with pytest.raises(NonFiniteLogits, match="repetition_penalty of 1e-42"):

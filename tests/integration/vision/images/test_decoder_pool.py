@@ -167,7 +167,7 @@ def test_too_little_memory_is_not_the_images_fault() -> None:
 
 def test_memory_counts_from_the_start_of_the_process() -> None:
     """Libraries map hundreds of megabytes on machines with many cores; they are not the image's."""
-    with decoder_pool(memory_bytes=16 << 20) as small:
+    with decoder_pool(memory_bytes=48 << 20) as small:
         assert small.tile(GOOD, 12, thumbnail=True).grid == (3, 2)
 
 

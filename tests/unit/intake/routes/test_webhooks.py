@@ -4,6 +4,7 @@ import pytest
 
 from services.intake.schemas.responses import DeliveryList, SecretBody, WebhookTestBody
 from shared.keys import KEYLESS
+from shared.store import batches, deliveries
 from shared.store import secrets as webhook_secrets
 from shared.webhooks import signing
 from tests.unit.intake.app_fixture import App, once_waiting, problem, running_app
@@ -30,6 +31,38 @@ def test_each_message_with_every_attempt(intake: App) -> None:
         {"at": "2026-11-23T20:15:00.123Z", "status": 200, "seconds": 0.1, "error": None, "body": "ok", "next_at": None}
     ]
     DeliveryList.model_validate({"data": [sent]}, strict=True)
+
+
+SECRET = {"headers": {"Authorization": "Bearer s3cret-token"}}
+
+
+def test_headers_are_accepted_and_sent_and_shown_nowhere(intake: App) -> None:
+    id = intake.answered(webhook=HOOK | SECRET)
+    (delivery,) = intake.store.run(deliveries.get([f"msg_{id[4:]}_succeeded"]))
+    assert delivery.headers == SECRET["headers"]
+    batch = intake.http.post("/v1/batches", json={"jobs": [{"prompt": "?"}], "webhook": {"url": HOOK["url"]} | SECRET})
+    assert batch.status_code == 202, batch.text
+    paths = (f"/v1/jobs/{id}", "/v1/jobs", f"/v1/jobs/{id}/deliveries", f"/v1/batches/{batch.json()['id']}")
+    answers = [intake.http.get(path) for path in paths]
+    answers += [intake.http.post(f"/v1/jobs/{id}/retry"), intake.http.post(f"/v1/jobs/{id}/cancel"), batch]
+    for answer in answers:
+        assert answer.is_success, answer.text
+        assert "s3cret" not in answer.text
+    retried = intake.job(answers[-3].json()["id"]).webhook
+    assert retried is not None
+    assert retried.headers == SECRET["headers"]
+    found = intake.store.run(batches.get(KEYLESS, batch.json()["id"]))
+    assert found is not None
+    assert found[0].webhook is not None
+    assert found[0].webhook.headers == SECRET["headers"]
+
+
+@pytest.mark.parametrize("name", ["Host", "Webhook-Signature", "Content-Length", "x y"])
+def test_a_header_that_can_not_be_sent_is_refused_by_name_and_without_its_value(intake: App, name: str) -> None:
+    answer = intake.submit("?", webhook=HOOK | {"headers": {name: "s3cret"}})
+    body = problem(answer, 422, "invalid_field")
+    assert name.lower() in body["detail"].lower()
+    assert "s3cret" not in answer.text
 
 
 def test_a_job_without_a_webhook_has_none(intake: App) -> None:

@@ -42,6 +42,7 @@ def test_a_form_of_a_shell_is_taken_in(intake: App) -> None:
             "sha256": body["images"][0]["sha256"],
             "grid": [3, 2],
             "tiles": 7,
+            "warning": None,
         }
     ]
     assert body["webhook"] == {

@@ -1,5 +1,6 @@
 """The guard of the webhook client: what it must never call, and what it must not refuse."""
 
+import re
 import socket
 import threading
 from collections.abc import Sequence
@@ -85,7 +86,17 @@ NOT_PUBLIC = [
     *("192.88.99.1", "192.168.1.1", "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.1"),
     *("239.255.255.255", "240.0.0.1", "255.255.255.255"),
     *("::", "::1", "::127.0.0.1", "::8.8.8.8", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:10.0.0.1"),
-    *("64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::1", "100::1", "2001::1", "2001:0:7f00:1::", "2001:2::1"),
+    *(
+        "64:ff9b::7f00:1",
+        "64:ff9b::a00:1",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::808:808",
+        "64:ff9b:1::1",
+        "100::1",
+        "2001::1",
+        "2001:0:7f00:1::",
+        "2001:2::1",
+    ),
     *("2001:10::1", "2001:20::1", "2001:db8::1", "2002:7f00:1::", "2002:808:808::1", "3fff::1", "3fff:fff::1"),
     *("5f00::1", "fc00::1", "fd00:ec2::254", "fe80::1", "fe80::1%1", "fec0::1", "ff02::1", "ff0e::1", "4000::1"),
 ]
@@ -127,7 +138,10 @@ def test_an_address_that_is_not_public_is_not_permitted(address: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["8.8.8.8", "1.1.1.1", "93.184.215.14", "172.32.0.1", "2606:4700::1111", "2a00:1450::1", "::ffff:8.8.8.8"],
+    [
+        *("8.8.8.8", "1.1.1.1", "93.184.215.14", "172.32.0.1", "2606:4700::1111", "2a00:1450::1", "::ffff:8.8.8.8"),
+        "64:ff9b::808:808",
+    ],
 )
 def test_a_public_address_is_permitted(address: str) -> None:
     assert permitted(ip_address(address), ())
@@ -139,6 +153,14 @@ def test_an_allowed_network_is_permitted_and_its_neighbour_is_not() -> None:
     assert permitted(ip_address("::ffff:10.1.2.3"), networks)
     assert permitted(ip_address("fd00::1"), networks)
     assert not permitted(ip_address("10.2.0.1"), networks)
+
+
+def test_behind_nat64_the_address_inside_is_judged_also_where_networks_are_allowed() -> None:
+    assert permitted(ip_address("64:ff9b::a01:203"), (ip_network("10.1.0.0/16"),))
+    assert not permitted(ip_address("64:ff9b::a00:1"), (ip_network("64:ff9b::/96"),))
+    vet("https://example.org/", "64:ff9b::808:808")
+    with pytest.raises(WebhookRefused):
+        vet("https://example.org/", "64:ff9b::808:808", "64:ff9b::a00:1")
 
 
 def test_a_url_is_taken_apart_as_it_will_be_sent() -> None:
@@ -216,9 +238,35 @@ def test_a_resolver_that_does_not_answer_is_waited_for_no_longer_than_the_deadli
 
 def test_a_public_address_of_this_very_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.webhooks.ssrf._is_ours", lambda address: str(address) == PUBLIC)
-    with pytest.raises(WebhookRefused):
+    with pytest.raises(WebhookRefused, match=r"this machine's own address; to call it, list (\S+) in") as refused:
         vet("https://example.org/", PUBLIC)
-    vet("https://example.org/", PUBLIC, settings=Settings(webhook_allow=(ip_network(f"{PUBLIC}/32"),)))
+    vet("https://example.org/", PUBLIC, settings=advised(refused.value.detail))
+    with pytest.raises(WebhookRefused, match="this machine's own address"):
+        vet("https://example.org/", f"64:ff9b::{int(ip_address(PUBLIC)):x}".replace("5db8d70e", "5db8:d70e"))
+
+
+def advised(text: str) -> Settings:
+    """The settings that a refusal names, as its reader would set them."""
+    if found := re.search(r"list (\S+) in TILEQ_WEBHOOK_ALLOW", text):
+        return Settings(webhook_allow=(ip_network(found[1]),))
+    if found := re.search(r"port (\d+).*TILEQ_WEBHOOK_PORTS", text):
+        return Settings(webhook_ports=(int(found[1]),))
+    assert "TILEQ_WEBHOOK_HTTP=true" in text
+    return Settings(webhook_http=True)
+
+
+@pytest.mark.parametrize("url", ["http://example.org/hook", "https://example.org:6379/hook"])
+def test_what_a_refusal_advises_is_a_way_that_works(url: str) -> None:
+    with pytest.raises(WebhookRefused) as refused:
+        vet(url, PUBLIC)
+    vet(url, PUBLIC, settings=advised(refused.value.detail))
+
+
+def test_http_to_a_public_address_says_why_also_where_a_network_is_allowed() -> None:
+    allowed = Settings(webhook_allow=(ip_network("10.0.0.0/8"),))
+    with pytest.raises(WebhookRefused, match="by https:// only") as refused:
+        vet("http://example.org/", PUBLIC, settings=allowed)
+    vet("http://example.org/", PUBLIC, settings=advised(refused.value.detail))
 
 
 def test_the_networks_that_may_be_called_without_keys_include_loopback() -> None:
