@@ -8,31 +8,12 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from services.intake.submission.unknown_format import NO_KNOWN_TYPE, describe
 from shared.errors import ImageTooManyPixels, UndecodableImage, UnsupportedImageType
 from shared.images import SNIFF_BYTES, ImageLimits, accepted_formats, accepted_names, sniff
 from shared.imaging.opening import open_image
 from shared.imaging.orientation import upright_size
 
-_OTHERS = (
-    (b"%PDF", "a PDF"),
-    (b"<svg", "SVG"),
-    (b"<?xml", "XML or SVG"),
-    (b"%!PS", "PostScript"),
-    (b"8BPS", "a Photoshop file"),
-    (b"\0\0\1\0", "an icon"),
-    (b"SIMPLE  =", "FITS"),
-    (b"<", "HTML or SVG"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"PK\3\4", "a ZIP archive"),
-    (b"\x1f\x8b", "gzip data"),
-    (b"{", "JSON"),
-    (b"[", "JSON"),
-    (b"data:", "a data URI; send the bytes that it encodes"),
-    *((start, "base64 text; send the bytes that it encodes") for start in (b"/9j/", b"iVBORw0", b"R0lGOD", b"UklGR")),
-)
 _HEIF = ("image/heic", "image/heif")
 _MIN_BYTES = 12  # below this no format can be told
 
@@ -61,15 +42,12 @@ def inspect(file: BinaryIO, size: int, limits: ImageLimits, image: int) -> Image
 def _unknown(start: bytes, media_type: str | None, size: int, image: int) -> UndecodableImage | UnsupportedImageType:
     if size == 0:
         return UndecodableImage(f"image {image} is empty", image=image)
-    if size < _MIN_BYTES:
+    found = describe(start)
+    if size < _MIN_BYTES and found == NO_KNOWN_TYPE:
         return UndecodableImage(f"image {image} has {size} bytes, too few for any image", image=image)
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    found = next((name for magic, name in _OTHERS if text[:16].lower().startswith(magic.lower())), "of no known type")
-    if start[4:8] == b"ftyp":
-        found = "a video or another file of boxes (MP4, MOV)"
     if media_type in _HEIF:
         found = "HEIC (this service takes it with the extra `heif`)"
-    detail = f"image {image} is {found} by its content; accepted are {accepted_names()}"
+    detail = f"image {image} is {found} by its content; send {accepted_names()}"
     return UnsupportedImageType(detail, image=image)
 
 
