@@ -140,6 +140,27 @@ class TestModels:
             assert intake.submit("?").json()["model"] == default
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "hint"),
+    [
+        ("POST", "/v1/jobs?wait=20", "has none"),
+        ("GET", "/v1/jobs/{id}?timeout=20", "use wait"),
+        ("GET", "/v1/jobs?metadata=x", "metadata.KEY"),
+        ("GET", "/v1/jobs?metadata.=x", "metadata.KEY"),
+        ("POST", "/v1/jobs/{id}/cancel?force=1", "has none"),
+        ("GET", "/v1/models?limit=1", "has none"),
+    ],
+)
+def test_a_query_parameter_that_would_be_ignored_is_refused(intake: App, method: str, path: str, hint: str) -> None:
+    url = path.format(id=intake.accepted())
+    answer = intake.http.request(method, url, json={"prompt": "?"} if method == "POST" else None)
+    assert hint in problem(answer, 422, "invalid_field")["detail"]
+
+
+def test_probes_may_have_any_query(intake: App) -> None:
+    assert intake.http.get("/healthz?t=1").status_code == 200
+
+
 class TestBehindAProxy:
     """Under a path prefix."""
 
@@ -196,6 +217,13 @@ class TestDocument:
         unused = {"rate_limited", "quota_exceeded", "method_not_allowed"}
         kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RequestError)]
         assert [kind.code for kind in kinds if f"`{kind.code}`" not in document and kind.code not in unused] == []
+
+    def test_webhooks_have_the_shape_of_the_answers(self, intake: App) -> None:
+        document = intake.http.get("/openapi.json").json()
+        body = document["webhooks"]["event"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        event = document["components"]["schemas"][body["$ref"].rpartition("/")[2]]
+        shown = document["paths"]["/v1/jobs/{id}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert shown in event["properties"]["data"]["anyOf"]
 
     def test_every_reference_leads_somewhere(self, intake: App) -> None:
         document = intake.http.get("/openapi.json").json()
