@@ -26,7 +26,7 @@ export PIP_FLAGS
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
 
-demo: $(STAMP)  ## the whole service on this machine, asked about two pictures, then stopped
+demo: $(STAMP)  ## the whole service on this machine, asked about its bundled images, then stopped
 	@$(BIN)/tileq demo $(ARGS)
 
 test: $(STAMP)  ## every test, against real servers
@@ -38,17 +38,17 @@ chaos: $(STAMP)  ## faults for MINUTES after a schedule drawn from SEED; the las
 mutants: $(STAMP)  ## bugs put in by hand, each of which the tests must notice
 	@$(BIN)/python -m tests.chaos.mutants $(ARGS)
 
-lint: $(STAMP)  ## style, types, who may import whom, the Dockerfile
+lint: $(STAMP)  ## style, types, import rules, the Dockerfile
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 	@$(BIN)/hadolint infra/docker/Dockerfile
 	@$(BIN)/mypy
 
-bench-accept: $(STAMP)  ## what accepting a job costs beside the same work done by hand
+bench-accept: $(STAMP)  ## cost of accepting a job, against the same work done by hand
 	@$(BIN)/python -m tests.bench.accept $(ARGS)
 
-bench-answer: $(STAMP)  ## how long a question about 13 tiles takes on a CPU, demo model, whole service
+bench-answer: $(STAMP)  ## time of a question about 13 tiles on a CPU, demo model, whole service
 	@$(BIN)/python -m tests.bench.answer $(ARGS)
 
 bench-engine: $(STAMP)  ## vision, prefill, decoding, many jobs and second rounds in Mini's shapes, both engines in turn

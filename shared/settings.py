@@ -349,7 +349,9 @@ class VisionSettings(ProcessSettings):
         "auto",
         description="`auto`: bfloat16 where the device computes it well, else float32, float16 to fit",
     )
-    quantise: Literal["none", "int8", "int4"] = Field("none", description="pack the decoder, with the extra `quant`")
+    quantise: Literal["none", "int8", "int4"] = Field(
+        "none", description="quantise the decoder; on a GPU with the extra `quant`"
+    )
     slots: int = Field(0, ge=0, description="jobs that a vision worker runs at once; 0: the engine's own number")
     kv_cache_bytes: int = Field(
         0, ge=0, description="memory of the resident engine's keys and values; 0: what the device allows"

@@ -48,7 +48,7 @@ ROW_GROUPS = ("one", "two", "page")
 
 @dataclass(frozen=True)
 class DataMixture:
-    """What one step holds on each rank.
+    """Contents of one step on each rank.
 
     The four numbers are for rows about one drawing, two drawings, a page, and one tile of a page.
     """

@@ -58,7 +58,7 @@ class DensePhase(Phase):
     batches: tuple[tuple[float, tuple[BatchSpec, ...]], ...]
 
     def specs_at(self, step: int) -> tuple[BatchSpec, ...]:
-        """Return what the batches of `step` hold."""
+        """Return the specs of the batches of `step`."""
         return next(specs for end, specs in self.batches if step < end * self.steps)
 
 
@@ -121,7 +121,7 @@ class DenseTrainer(Trainer):
         super().__init__(phase, modules, modules, process_group)
 
     def forward(self, batch: DenseBatch) -> tuple[Tensor, AttributeCounts]:
-        """Return the loss of one batch and what was classified correctly."""
+        """Return the loss of one batch and its counts of correct classifications."""
         with autocast():
             kept_tokens = None if batch.kept_tokens is None else torch.from_numpy(batch.kept_tokens)
             pixels = normalise(torch.from_numpy(batch.images))

@@ -30,7 +30,7 @@ class Muon(torch.optim.Optimizer):
 
     https://kellerjordan.github.io/posts/muon/. The update of a matrix taller than wide is scaled by
     sqrt(rows / columns). A matrix of n square blocks below one another (qkv: n = 3) is orthogonalised block by block.
-    The keys `momentum` and `decay` stand in saved training states.
+    The keys `momentum` and `decay` are stored in training states.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ def write_pid() -> None:
 
 
 class SaveTimer:
-    """Tells when to save: at a fixed interval, and at once after SIGTERM or SIGINT, which it handles."""
+    """Decides when to save: at a fixed interval, and at once after SIGTERM or SIGINT, which it handles."""
 
     def __init__(self, interval_s: float = SAVE_INTERVAL_S) -> None:
         self.interval_s, self.saved_at, self.stop_requested = interval_s, time.monotonic(), False

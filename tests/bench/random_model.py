@@ -17,7 +17,8 @@ from workers.vision.checkpoint.weight_map import WHOLE, weight_shapes
 from workers.vision.engine.assembly import resident_engine
 from workers.vision.engine.base import Engine
 from workers.vision.engine.transformers import Loaded, TransformersEngine
-from workers.vision.model.cpu_linear import cpu_linears
+from workers.vision.model.cpu_kernels import cpu_kernels
+from workers.vision.model.decoder import PLAIN_KERNELS
 from workers.vision.model.fused import fuse
 from workers.vision.model.hf_model import assemble
 from workers.vision.model.placement import on_one_device
@@ -67,8 +68,8 @@ def make_engine(
     placement = on_one_device(config, device)
     if kind == "transformers":
         return TransformersEngine(Loaded(assemble(config, weights(config), dtype, placement), config, tokenizer))
-    makers = cpu_linears(dtype, quantised, print) if device.type == "cpu" else ()
-    model = build_model(config, fuse(weights(config), config, dtype, placement), *makers)
+    kernels = cpu_kernels(config.decoder, dtype, quantised, print) if device.type == "cpu" else PLAIN_KERNELS
+    model = build_model(config, fuse(weights(config), config, dtype, placement), kernels)
     return resident_engine(model, config, tokenizer)
 
 

@@ -1,4 +1,4 @@
-"""The README tells what the code does."""
+"""The documents describe the code as it is."""
 
 import json
 import re
@@ -17,6 +17,14 @@ from tests.unit.intake.app_fixture import running_app
 def test_the_tables_are_those_of_the_settings_and_metrics() -> None:
     text = README.read_text()
     assert rewrite(text) == text, "run `python -m infra.readme`"
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_every_file_a_document_names_exists(document: str) -> None:
+    root = README.parent
+    named = re.findall(r"(?<![\w./:])(?:\w[\w.-]*/)+[\w.-]+\.(?:py|md|example)\b", (root / document).read_text())
+    assert named
+    assert [path for path in named if not (root / path).exists()] == []
 
 
 def test_every_path_the_readme_names_is_served() -> None:

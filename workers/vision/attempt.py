@@ -98,11 +98,11 @@ class Attempt:
             TOKENS.labels(kind).inc(float(self.progress[f"{kind}_tokens"]))
 
     def unreported(self) -> dict[str, StoreArgument]:
-        """Return the progress that the store has not been told."""
+        """Return the progress that was not reported to the store yet."""
         return {name: value for name, value in list(self.progress.items()) if self._reported.get(name) != value}
 
     def mark_reported(self, progress: dict[str, StoreArgument]) -> None:
-        """Note that the store has been told `progress`."""
+        """Note that `progress` was reported to the store."""
         self._reported.update(progress)
 
 

@@ -73,7 +73,7 @@ class DeltaWriter(threading.Thread):
                 self._flush_now.set()
             self._has_data.set()
 
-    def _append(self, batches: list["Batch"]) -> None:
+    def _append(self, batches: list["DeltaBatch"]) -> None:
         if not batches:
             return
         try:
@@ -89,7 +89,7 @@ class DeltaWriter(threading.Thread):
 
 
 @dataclass(frozen=True)
-class Batch:
+class DeltaBatch:
     """Text gathered by one buffer, and the events to set once it was written."""
 
     job: str
@@ -129,10 +129,10 @@ class DeltaBuffer:
         if flushed:
             self._flushes.append(flushed)
 
-    def take(self) -> Batch:
+    def take(self) -> DeltaBatch:
         """Return what was gathered, and empty the buffer."""
         text = "".join(self._texts)
-        batch = Batch(self.job, TextDelta(self.attempt, self._offset, text), self._flushes)
+        batch = DeltaBatch(self.job, TextDelta(self.attempt, self._offset, text), self._flushes)
         self._offset += len(text)
         self._texts, self._flushes = [], []
         return batch

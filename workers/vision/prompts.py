@@ -28,7 +28,7 @@ IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 
 
 @dataclass(frozen=True)
-class Template:
+class PromptTemplate:
     """How a conversation is written: what surrounds a system message, a question and an answer."""
 
     name: str
@@ -42,9 +42,9 @@ class Template:
     stop: str  #: the one token that ends an answer, and the mark at which the original cuts its text
 
 
-def _chatml(name: str, system: str) -> Template:
+def _chatml(name: str, system: str) -> PromptTemplate:
     end = "<|im_end|>"
-    return Template(
+    return PromptTemplate(
         name=name,
         system=system,
         before_system="<|im_start|>system\n",
@@ -62,7 +62,7 @@ TEMPLATES = {
     for template in (
         _chatml("internlm2-chat", "You are an AI assistant whose name is InternLM (书生·浦语)."),
         _chatml("Hermes-2", "Answer the questions."),
-        Template(
+        PromptTemplate(
             name="internvl_zh",
             system="",
             before_system="",
@@ -82,7 +82,7 @@ class PromptFormat:
     """How prompts of one checkpoint are written."""
 
     tokenizer: Tokenizer
-    template: Template
+    template: PromptTemplate
     system: str
     tokens_per_tile: int
 
@@ -159,7 +159,7 @@ def _question(messages: Sequence[Message]) -> str:
 
 
 def _parts(
-    messages: Sequence[Message], tiles_per_image: Sequence[int], template: Template, system: str
+    messages: Sequence[Message], tiles_per_image: Sequence[int], template: PromptTemplate, system: str
 ) -> Iterator[PromptPart]:
     _check(messages, tiles_per_image)
     yield ControlText(template.before_system)
@@ -183,7 +183,7 @@ def _parts(
     yield ControlText(template.before_assistant)
 
 
-def _answer(text: str, template: Template) -> Iterator[PromptPart]:
+def _answer(text: str, template: PromptTemplate) -> Iterator[PromptPart]:
     # The original writes "role: text" here and "role:" before an answer that is yet to come.
     space = " " if template.before_assistant.endswith(":") else ""
     yield ControlText(template.before_assistant + space)
@@ -191,7 +191,7 @@ def _answer(text: str, template: Template) -> Iterator[PromptPart]:
     yield ControlText(template.after_assistant)
 
 
-def _system(messages: Sequence[Message], template: Template, default: str) -> str:
+def _system(messages: Sequence[Message], template: PromptTemplate, default: str) -> str:
     asked = system_of(messages)
     if asked is None:
         return default

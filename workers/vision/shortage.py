@@ -1,4 +1,4 @@
-"""Tells a shortage of the worker's machine from errors of a job: it is named and retried, never `internal`."""
+"""Recognises a shortage of the worker's machine among the errors of a job: named and retried, never `internal`."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""`python -m workers.vision` as a process: what it does when it is told to go, killed, frozen or misconfigured."""
+"""`python -m workers.vision` as a process: what it does when it is stopped, killed, frozen or misconfigured."""
 
 import hashlib
 import io
@@ -45,7 +45,7 @@ LEASE = 2.0
 
 
 @dataclass
-class Here:
+class Backends:
     """Real servers, a reconciler in this process, and workers as processes of their own."""
 
     settings: Settings
@@ -58,7 +58,7 @@ class Here:
 
     @contextmanager
     def worker(self, name: str = "one", **env: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a worker until the block ends; ready once the house sees it."""
+        """Run a worker until the block ends; ready once it is registered."""
         with self.process(name, **env) as process:
             eventually(lambda: self.alive(process) and self.workers(), within=60)
             yield process
@@ -94,20 +94,20 @@ class Here:
         """Messages that the broker has lent out."""
         return [str(key) for key in self.store.client.scan_iter(f"{self.settings.redis_prefix}mq:unacked*")]
 
-    def submit(self, text: str, picture: bytes = b"", *, hint: bool = True, max_new_tokens: int = 512) -> Job:
+    def submit(self, text: str, image: bytes = b"", *, hint: bool = True, max_new_tokens: int = 512) -> Job:
         """Take a job in as intake does."""
         id = new_id("job")
         images: tuple[StoredImage, ...] = ()
-        if picture:
-            self.objects.put(image_key(id, 0), picture, "image/png")
+        if image:
+            self.objects.put(image_key(id, 0), image, "image/png")
             images = (
                 StoredImage(
                     key=image_key(id, 0),
                     media_type="image/png",
-                    bytes=len(picture),
+                    bytes=len(image),
                     width=900,
                     height=450,
-                    sha256=hashlib.sha256(picture).hexdigest(),
+                    sha256=hashlib.sha256(image).hexdigest(),
                     max_tiles=6,
                     grid=(2, 1),
                     tiles=3,
@@ -144,7 +144,7 @@ class Here:
 
 
 @pytest.fixture
-def here(valkey_url: str, prefix: str, s3: S3, tmp_path: Path) -> Iterator[Here]:
+def backends(valkey_url: str, prefix: str, s3: S3, tmp_path: Path) -> Iterator[Backends]:
     env = {
         "TILEQ_REDIS_URL": valkey_url,
         "TILEQ_REDIS_PREFIX": prefix,
@@ -181,166 +181,168 @@ def here(valkey_url: str, prefix: str, s3: S3, tmp_path: Path) -> Iterator[Here]
 
     thread = threading.Thread(target=reconcile)
     thread.start()
-    yield Here(settings, env, store, objects, hints, reconciler, tmp_path)
+    yield Backends(settings, env, store, objects, hints, reconciler, tmp_path)
     stop.set()
     thread.join()
     store.client.close()
 
 
-def a_picture() -> bytes:
+def an_image() -> bytes:
     return encoded(Image.new("RGB", (900, 450), "teal"))
 
 
-def test_a_submitted_job_is_answered_with_its_tiles_text_and_view(here: Here) -> None:
-    with here.worker():
-        job = here.ended(here.submit("What is this? 这是什么？", a_picture()))
-    assert job.state is State.SUCCEEDED, here.log()
+def test_a_submitted_job_is_answered_with_its_tiles_text_and_view(backends: Backends) -> None:
+    with backends.worker():
+        job = backends.ended(backends.submit("What is this? 这是什么？", an_image()))
+    assert job.state is State.SUCCEEDED, backends.log()
     assert (job.attempt, job.tiles, job.owner) == (1, 3, "one")
     assert job.output == JobOutput(text="echo: What is this? 这是什么？", finish_reason="stop")
-    entries: Any = here.store.client.xrange(stream_key(here.settings.redis_prefix, job.id))
+    entries: Any = backends.store.client.xrange(stream_key(backends.settings.redis_prefix, job.id))
     assert "".join(TextDelta.from_entry(fields).text for _, fields in entries) == job.output.text
-    with Image.open(io.BytesIO(here.objects.get(view_key(job.id, 0)))) as view:
+    with Image.open(io.BytesIO(backends.objects.get(view_key(job.id, 0)))) as view:
         assert view.format == "PNG"
 
 
-def test_a_model_answers_and_its_tokenizer_is_handed_to_intake(here: Here) -> None:
-    with here.worker(TILEQ_ENGINE="resident", TILEQ_DEVICE="cpu", TILEQ_DTYPE="float32"):
-        job = here.ended(here.submit("What is this?", a_picture(), max_new_tokens=8), within=120)
-    assert job.state is State.SUCCEEDED, here.log()
+def test_a_model_answers_and_its_tokenizer_is_handed_to_intake(backends: Backends) -> None:
+    with backends.worker(TILEQ_ENGINE="resident", TILEQ_DEVICE="cpu", TILEQ_DTYPE="float32"):
+        job = backends.ended(backends.submit("What is this?", an_image(), max_new_tokens=8), within=120)
+    assert job.state is State.SUCCEEDED, backends.log()
     assert job.usage is not None
     assert job.usage.completion_tokens <= 8
     assert job.usage.image_tokens == 3 * BY_ID[DEMO_MODEL_ID].tokens_per_tile
     assert job.timings is not None
     assert all(getattr(job.timings, stage) > 0 for stage in ("vision", "prefill", "decode", "first_token", "total"))
-    tokenizer = Tokenizer.from_json(here.objects.get(tokenizer_key(DEMO_MODEL_ID)).decode())
+    tokenizer = Tokenizer.from_json(backends.objects.get(tokenizer_key(DEMO_MODEL_ID)).decode())
     assert tokenizer.count("What is this?") > 0
 
 
-def test_jobs_that_waited_for_a_worker_are_answered_though_their_hints_were_lost(here: Here) -> None:
-    jobs = [here.submit(f"question {n}", hint=False) for n in range(20)]
-    with here.worker():
-        assert {here.ended(job).state for job in jobs} == {State.SUCCEEDED}
+def test_jobs_that_waited_for_a_worker_are_answered_though_their_hints_were_lost(backends: Backends) -> None:
+    jobs = [backends.submit(f"question {n}", hint=False) for n in range(20)]
+    with backends.worker():
+        assert {backends.ended(job).state for job in jobs} == {State.SUCCEEDED}
 
 
-def test_a_picture_that_is_none_costs_its_job_and_no_other(here: Here) -> None:
-    with here.worker():
-        broken = here.ended(here.submit("?", b"\x89PNG\r\n\x1a\n and no more"))
-        assert here.ended(here.submit("and now?", a_picture())).state is State.SUCCEEDED
+def test_an_image_that_can_not_be_decoded_costs_its_job_and_no_other(backends: Backends) -> None:
+    with backends.worker():
+        broken = backends.ended(backends.submit("?", b"\x89PNG\r\n\x1a\n and no more"))
+        assert backends.ended(backends.submit("and now?", an_image())).state is State.SUCCEEDED
     assert broken.error is not None
     assert (broken.state, broken.error.code, broken.error.image) == (State.FAILED, "undecodable_image", 0)
 
 
-def test_a_running_job_is_cancelled_within_a_second(here: Here) -> None:
-    with here.worker(TILEQ_ECHO_DELAY="0.5"):
-        job = here.submit(LONG)
-        here.generating(job)
-        here.store.run(transitions.cancel("acme", job.id))
-        eventually(lambda: here.read(job).state is State.CANCELLED, within=1)
+def test_a_running_job_is_cancelled_within_a_second(backends: Backends) -> None:
+    with backends.worker(TILEQ_ECHO_DELAY="0.5"):
+        job = backends.submit(LONG)
+        backends.generating(job)
+        backends.store.run(transitions.cancel("acme", job.id))
+        eventually(lambda: backends.read(job).state is State.CANCELLED, within=1)
 
 
-def test_a_killed_workers_job_is_answered_by_another(here: Here) -> None:
-    with here.worker(TILEQ_ECHO_DELAY="0.5") as process:
-        job = here.submit(LONG)
-        here.generating(job)
+def test_a_killed_workers_job_is_answered_by_another(backends: Backends) -> None:
+    with backends.worker(TILEQ_ECHO_DELAY="0.5") as process:
+        job = backends.submit(LONG)
+        backends.generating(job)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with here.worker("two"):
-        answered = here.ended(job)
+    with backends.worker("two"):
+        answered = backends.ended(job)
     assert (answered.state, answered.attempt, answered.owner) == (State.SUCCEEDED, 2, "two")
     assert answered.result == result_key(job.id, 2)
 
 
-def test_the_late_word_of_a_frozen_worker_does_not_count(here: Here) -> None:
-    with here.worker(TILEQ_ECHO_DELAY="0.1") as frozen:
-        job = here.submit(LONG)
-        here.generating(job)
+def test_a_frozen_worker_commits_nothing_once_another_has_begun(backends: Backends) -> None:
+    with backends.worker(TILEQ_ECHO_DELAY="0.1") as frozen:
+        job = backends.submit(LONG)
+        backends.generating(job)
         frozen.send_signal(signal.SIGSTOP)
-        with here.worker("two"):
-            answered = here.ended(job)
+        with backends.worker("two"):
+            answered = backends.ended(job)
         assert (answered.state, answered.attempt, answered.owner) == (State.SUCCEEDED, 2, "two")
         frozen.send_signal(signal.SIGCONT)
-        eventually(lambda: "outcome" in here.log() and '"lease_lost"' in here.log(), within=20)
-        assert here.read(job) == answered
-        assert here.ended(here.submit("still there?")).state is State.SUCCEEDED  # it works on
+        eventually(lambda: "outcome" in backends.log() and '"lease_lost"' in backends.log(), within=20)
+        assert backends.read(job) == answered
+        assert backends.ended(backends.submit("still there?")).state is State.SUCCEEDED  # it works on
 
 
-def test_told_to_go_it_lets_the_running_job_end_and_takes_no_other(here: Here) -> None:
-    with here.worker(TILEQ_ECHO_DELAY="0.1", TILEQ_SLOTS="1") as process:
-        first, second = here.submit(LONG), here.submit("next")
-        here.generating(first)
+def test_on_sigterm_the_running_job_ends_and_no_other_is_claimed(backends: Backends) -> None:
+    with backends.worker(TILEQ_ECHO_DELAY="0.1", TILEQ_SLOTS="1") as process:
+        first, second = backends.submit(LONG), backends.submit("next")
+        backends.generating(first)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, here.log()
-        done = here.read(first)
+        assert process.wait(20) == 0, backends.log()
+        done = backends.read(first)
         assert (done.state, done.attempt, done.released) == (State.SUCCEEDED, 1, 0)
-        assert here.read(second).attempt == 0
-        assert here.workers() == 0
-    with here.worker("two"):
-        assert here.ended(second).owner == "two"
+        assert backends.read(second).attempt == 0
+        assert backends.workers() == 0
+    with backends.worker("two"):
+        assert backends.ended(second).owner == "two"
 
 
-def test_told_to_go_it_gives_back_what_does_not_end_in_time(here: Here) -> None:
-    with here.worker(TILEQ_ECHO_DELAY="1", TILEQ_SHUTDOWN_GRACE="0.5") as process:
-        job = here.submit(LONG)
-        here.generating(job)
+def test_on_sigterm_a_job_that_does_not_end_in_time_is_released(backends: Backends) -> None:
+    with backends.worker(TILEQ_ECHO_DELAY="1", TILEQ_SHUTDOWN_GRACE="0.5") as process:
+        job = backends.submit(LONG)
+        backends.generating(job)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0, here.log()
-        given_back = here.read(job)
+        assert process.wait(10) == 0, backends.log()
+        given_back = backends.read(job)
         assert (given_back.state, given_back.charged, given_back.released) == (State.QUEUED, 0, 1)
-        assert here.unacked() == []
-    with here.worker("two"):
-        answered = here.ended(job)
+        assert backends.unacked() == []
+    with backends.worker("two"):
+        answered = backends.ended(job)
     assert (answered.state, answered.attempt, answered.charged) == (State.SUCCEEDED, 2, 1)
 
 
-def test_told_twice_it_goes_at_once(here: Here) -> None:
-    with here.worker(TILEQ_ECHO_DELAY="1", TILEQ_SHUTDOWN_GRACE="60") as process:
-        job = here.submit(LONG)
-        here.generating(job)
+def test_a_second_sigterm_ends_the_grace_period(backends: Backends) -> None:
+    with backends.worker(TILEQ_ECHO_DELAY="1", TILEQ_SHUTDOWN_GRACE="60") as process:
+        job = backends.submit(LONG)
+        backends.generating(job)
         process.send_signal(signal.SIGTERM)
-        eventually(lambda: "stopping" in here.log())
+        eventually(lambda: "stopping" in backends.log())
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0, here.log()
-    assert (here.read(job).state, here.read(job).charged) == (State.QUEUED, 0)
+        assert process.wait(10) == 0, backends.log()
+    assert (backends.read(job).state, backends.read(job).charged) == (State.QUEUED, 0)
 
 
-def test_an_idle_worker_goes_quickly_and_leaves_nothing_with_the_broker(here: Here) -> None:
-    with here.worker() as process:
-        here.ended(here.submit("?"))
+def test_an_idle_worker_ends_and_leaves_no_message_unacknowledged(backends: Backends) -> None:
+    with backends.worker() as process:
+        backends.ended(backends.submit("?"))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0, here.log()
-    assert here.unacked() == []
+        assert process.wait(10) == 0, backends.log()
+    assert backends.unacked() == []
 
 
 @pytest.mark.parametrize(
-    ("env", "told"),
+    ("env", "reason"),
     [
         ({"TILEQ_ENGINE": "resident", "TILEQ_MODEL": "/nowhere/at/all"}, "/nowhere/at/all"),
         ({"TILEQ_LEASE": "soon"}, "TILEQ_LEASE"),
     ],
 )
-def test_a_worker_that_can_not_work_says_why_and_consumes_nothing(here: Here, env: dict[str, str], told: str) -> None:
-    job = here.submit("waiting")
-    with here.process(**env) as process:
+def test_a_worker_that_can_not_start_says_why_and_consumes_nothing(
+    backends: Backends, env: dict[str, str], reason: str
+) -> None:
+    job = backends.submit("waiting")
+    with backends.process(**env) as process:
         assert process.wait(60) not in (0, None)
-    assert told in here.log()
-    assert "Traceback" not in here.log()
-    assert (here.read(job).state, here.read(job).attempt) == (State.QUEUED, 0)
+    assert reason in backends.log()
+    assert "Traceback" not in backends.log()
+    assert (backends.read(job).state, backends.read(job).attempt) == (State.QUEUED, 0)
 
 
-def test_a_store_that_is_silent_for_a_while_costs_no_attempt(here: Here) -> None:
-    with here.worker(TILEQ_ECHO_DELAY="0.05", TILEQ_LEASE="20", TILEQ_REDIS_TIMEOUT="0.5"):
-        job = here.submit(LONG)
-        here.generating(job)
-        here.store.client.client_pause(4000)
-        done = here.ended(job)
+def test_a_store_that_does_not_answer_for_a_while_costs_no_attempt(backends: Backends) -> None:
+    with backends.worker(TILEQ_ECHO_DELAY="0.05", TILEQ_LEASE="20", TILEQ_REDIS_TIMEOUT="0.5"):
+        job = backends.submit(LONG)
+        backends.generating(job)
+        backends.store.client.client_pause(4000)
+        done = backends.ended(job)
         assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
-        assert "heartbeat failed" in here.log()
-        assert here.ended(here.submit("and then?"), within=60).state is State.SUCCEEDED
+        assert "heartbeat failed" in backends.log()
+        assert backends.ended(backends.submit("and then?"), within=60).state is State.SUCCEEDED
 
 
-def test_text_that_nobody_takes_costs_no_job(here: Here) -> None:
-    (nobody,) = free_ports(1)
-    with here.worker(TILEQ_EVENTS_URL=f"redis://127.0.0.1:{nobody}/0"):
-        job = here.ended(here.submit("?"))
+def test_an_unavailable_events_redis_costs_no_job(backends: Backends) -> None:
+    (unused,) = free_ports(1)
+    with backends.worker(TILEQ_EVENTS_URL=f"redis://127.0.0.1:{unused}/0"):
+        job = backends.ended(backends.submit("?"))
     assert job.state is State.SUCCEEDED
-    assert "deltas lost" in here.log()
+    assert "deltas lost" in backends.log()

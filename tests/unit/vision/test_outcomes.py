@@ -317,7 +317,7 @@ def test_a_lease_that_could_not_be_renewed_counts_as_lost_once_it_has_expired(bu
 # --- the store away at the end
 
 
-def test_the_end_is_told_again_until_the_store_takes_it(build: Build) -> None:
+def test_the_commit_is_repeated_until_the_store_takes_it(build: Build) -> None:
     worker = build()
     job = worker.submit()
     tries: list[str] = []

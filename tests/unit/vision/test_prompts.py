@@ -49,13 +49,13 @@ def test_a_round_is_written_without_newline_after_the_end(model: PromptFormat) -
     assert prompt.question == "c"
 
 
-def test_pictures_without_places_are_one_block_at_the_top(model: PromptFormat) -> None:
+def test_images_without_marks_are_one_block_at_the_top(model: PromptFormat) -> None:
     prompt = build([user("a"), assistant("b"), user("c")], [2, 3], model)
     assert f"user\n<img>…{PER_TILE} x 5…</img>\na<|im_end|>" in prompt.text
     assert prompt.image_tokens == prompt.ids.count(model.tokenizer.token_id(IMAGE_CONTEXT)) == 5 * PER_TILE
 
 
-def test_pictures_go_where_they_stand_in_user_texts(model: PromptFormat) -> None:
+def test_images_go_where_their_marks_are_in_user_texts(model: PromptFormat) -> None:
     rounds = [user(f"1 {IMAGE}2{IMAGE}"), assistant(f"no {IMAGE} here"), user(f"{IMAGE}?")]
     prompt = build(rounds, [1, 2, 3], model)
     assert "1 <img>…4 x 1…</img>2<img>…4 x 2…</img><|im_end|>" in prompt.text

@@ -1,4 +1,4 @@
-"""A shortage of the machine is told from errors of a job."""
+"""A shortage of the machine is distinguished from errors of a job."""
 
 import errno
 

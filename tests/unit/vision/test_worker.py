@@ -206,7 +206,7 @@ def test_deltas_add_up_to_the_output_before_the_job_has_ended(build: Build) -> N
     assert offsets == [sum(len(part.text) for part in parts[:n]) for n in range(len(parts))]
 
 
-def test_the_house_sees_this_worker_until_it_goes(worker: WorkerFixture) -> None:
+def test_the_store_lists_this_worker_until_it_closes(worker: WorkerFixture) -> None:
     worker.heartbeat.tick()
     census = worker.store.run(get_stats())
     assert census.models[MODEL].workers == 1

@@ -170,8 +170,8 @@ class EngineStats:
     finished: int = 0
     generated_tokens: int = 0
     busy_since: float | None = None  #: `time.monotonic()` at which the step in progress began; None: idle
-    step_allowance: float = 0.0  #: seconds that this step may take at the device's measured speed; 0: not told
-    memory_bytes: int | None = None  #: held on the device; None where it can't be told
+    step_allowance: float = 0.0  #: seconds that this step may take at the device's measured speed; 0: unknown
+    memory_bytes: int | None = None  #: held on the device; None: unknown
     pages: int = 0  #: of keys and values; this and what follows is of the resident engine
     used_pages: int = 0  #: by requests
     shared_pages: int = 0  #: whose content other requests can find

@@ -1,4 +1,4 @@
-"""How long an engine step may take on this device, so that a slow device is told from a hanging one.
+"""How long an engine step may take on this device, so that a slow device is not taken for a hanging one.
 
 A step is what passes between two signs of progress: on a CPU one layer over all tokens of a prefill, on a GPU, which is
 asked for all layers ahead, the whole forward pass. The allowance is `SLACK` times the step's operations at the measured

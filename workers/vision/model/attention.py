@@ -1,43 +1,53 @@
 """Causal attention of packed rows over paged keys and values.
 
-On a CPU each segment is computed by itself: a run of pages is read in place, and nothing is padded. Elsewhere a call
-costs more than the padding, so all segments of one row, the running answers, are computed at once.
+Segments of several rows, the prompts, are computed one by one. Those of one row, the running answers, are computed at
+once where there is a way: the kernel of `small_batch.c` on a CPU, padding to the longest on a GPU, where a call costs
+more than that. On a CPU without the kernel padding would cost more than the calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.vision.model.kv_pages import KVPages
-from workers.vision.model.packed_batch import PackedBatch, Segment
+from workers.vision.model.kv_pages import KVPages, by_page
+from workers.vision.model.packed_batch import DecodeTables, PackedBatch, Segment
+
+#: Takes (B, heads, head) queries, pools of keys and values, and whose they are; gives (B, heads, head).
+AttendRows = Callable[[Tensor, Tensor, Tensor, DecodeTables], Tensor]
 
 
-def attend(queries: Tensor, batch: PackedBatch, pages: KVPages, layer: int) -> Tensor:
+def attend(
+    queries: Tensor, batch: PackedBatch, pages: KVPages, layer: int, attend_rows: AttendRows | None = None
+) -> Tensor:
     """(N, heads, head) queries to (N, heads, head) outputs; the rows' own keys and values are in `pages` already."""
+    if attend_rows is None and queries.device.type != "cpu":
+        attend_rows = attend_padded
+    if attend_rows and not batch.prefills:
+        return attend_rows(queries, pages.keys[layer], pages.values[layer], batch.decode_tables)
     out = torch.empty_like(queries)
-    alone: Sequence[Segment] = batch.segments
-    if queries.device.type != "cpu" and len(batch.decodes) > 1:
-        alone = batch.prefills
-        rows = batch.decode_tables.rows
-        out[rows] = attend_decodes(queries[rows], batch, pages, layer)
-    for segment in alone:
-        rows_of = slice(segment.start, segment.start + segment.rows)
-        out[rows_of] = _attend(queries[rows_of], *pages.read(layer, segment), segment)
+    segments = list(batch.segments)
+    if attend_rows and batch.decodes:
+        tables, segments = batch.decode_tables, batch.prefills
+        out[tables.rows] = attend_rows(queries[tables.rows], pages.keys[layer], pages.values[layer], tables)
+    for segment in segments:
+        rows = slice(segment.start, segment.start + segment.rows)
+        out[rows] = _attend(queries[rows], *pages.read(layer, segment), segment)
     return out
 
 
-def attend_decodes(queries: Tensor, batch: PackedBatch, pages: KVPages, layer: int) -> Tensor:
-    """(B, heads, head) of the segments of one row, each over its context, padded to the longest."""
-    tables = batch.decode_tables
+def attend_padded(queries: Tensor, keys: Tensor, values: Tensor, tables: DecodeTables) -> Tensor:
+    """`AttendRows` in plain torch, over as many positions as the longest context has."""
     # What lies behind a context may be NaN, left by a request that broke, and no weight of 0 hides that.
-    hidden = ~tables.mask.view(len(queries), -1, 1, 1)
-    keys, values = (part.masked_fill(hidden, 0) for part in pages.gather(layer, tables.pages))
-    grouped = queries.view(len(queries), keys.shape[2], -1, queries.shape[-1])
-    mask = tables.mask.view(len(queries), 1, 1, -1)
-    out = functional.scaled_dot_product_attention(grouped, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask)
-    return out.reshape(queries.shape)
+    behind = tables.hidden.view(len(queries), -1, 1, 1)
+    gathered = (by_page(pool)[tables.pages].flatten(1, 2).masked_fill(behind, 0) for pool in (keys, values))
+    found_keys, found_values = (part.transpose(1, 2) for part in gathered)  # (B, kv_heads, positions, head)
+    grouped = queries.view(len(queries), keys.shape[1], -1, queries.shape[-1])
+    mask = ~tables.hidden.view(len(queries), 1, 1, -1)
+    return functional.scaled_dot_product_attention(grouped, found_keys, found_values, attn_mask=mask).reshape(
+        queries.shape
+    )
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:

@@ -12,12 +12,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.vision.checkpoint.config import DecoderConfig
-from workers.vision.model.attention import attend
+from workers.vision.model.attention import AttendRows, attend
 from workers.vision.model.kv_pages import KVPages
-from workers.vision.model.linear import Linear, MakeLinear
+from workers.vision.model.linear import Linear, MakeLinear, PlainLinear
 from workers.vision.model.norm import rms_norm
 from workers.vision.model.packed_batch import PackedBatch
 from workers.vision.model.rotary import RotaryTable, rotary_table
+
+
+@dataclass(frozen=True)
+class DecoderKernels:
+    """How the parts of a decoder are computed, where it is not as torch does."""
+
+    linear: MakeLinear = PlainLinear
+    head: MakeLinear = PlainLinear  #: the output layer, which is never quantised
+    attend_rows: AttendRows | None = None
+
+
+PLAIN_KERNELS = DecoderKernels()
 
 
 @dataclass(frozen=True)
@@ -39,15 +51,16 @@ class Decoder:
     """See the module. Holds no state between calls: keys and values live in `KVPages`."""
 
     def __init__(
-        self, config: DecoderConfig, weights: dict[str, Tensor], make_linear: MakeLinear, make_head: MakeLinear
+        self, config: DecoderConfig, weights: dict[str, Tensor], kernels: DecoderKernels = PLAIN_KERNELS
     ) -> None:
         """Take the decoder's entries out of `weights` (names of `fused.py`)."""
         take = weights.pop
         self.config = config
+        self._attend_rows = kernels.attend_rows
         self.embedding = take("decoder.embedding.weight")
-        self.layers = [_layer(index, weights, make_linear) for index in range(config.layers)]
+        self.layers = [_layer(index, weights, kernels.linear) for index in range(config.layers)]
         self.norm = take("decoder.norm.weight")
-        self.head = make_head(take("decoder.output.weight"), None)
+        self.head = kernels.head(take("decoder.output.weight"), None)
         self._tables = {
             device: rotary_table(config, self.embedding.dtype, device) for device in dict.fromkeys(self.devices)
         }
@@ -88,7 +101,7 @@ class Decoder:
             turned = torch.cat((queries, keys), dim=1)
         turned = rotary.turn(turned)
         pages.write(index, batch.slots, turned[:, config.heads :], values)
-        return layer.out(attend(turned[:, : config.heads], batch, pages, index).flatten(1))
+        return layer.out(attend(turned[:, : config.heads], batch, pages, index, self._attend_rows).flatten(1))
 
 
 def _layer(index: int, weights: dict[str, Tensor], make_linear: MakeLinear) -> DecoderLayer:

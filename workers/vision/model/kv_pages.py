@@ -29,21 +29,17 @@ class KVPages:
         """
         return _read(self.keys[layer], segment), _read(self.values[layer], segment)
 
-    def gather(self, layer: int, tables: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values behind page tables (B, pages), each (B, pages * PAGE_TOKENS, kv_heads, head)."""
-        keys, values = (_by_page(pool[layer])[tables].flatten(1, 2) for pool in (self.keys, self.values))
-        return keys, values
-
 
 def _read(pool: Tensor, segment: Segment) -> Tensor:
     if segment.is_run:
         first = segment.pages[0] * PAGE_TOKENS
         return pool[first : first + segment.context]
     table = segment.table.to(pool.device)
-    return _by_page(pool).index_select(0, table).flatten(0, 1)[: segment.context]
+    return by_page(pool).index_select(0, table).flatten(0, 1)[: segment.context]
 
 
-def _by_page(pool: Tensor) -> Tensor:
+def by_page(pool: Tensor) -> Tensor:
+    """(pages, PAGE_TOKENS, kv_heads, head) of a pool."""
     return pool.view(-1, PAGE_TOKENS, *pool.shape[1:])
 
 

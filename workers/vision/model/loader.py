@@ -17,7 +17,8 @@ from workers.vision.checkpoint.checkpoint import Checkpoint
 from workers.vision.checkpoint.checksums import compute_checksums, verify
 from workers.vision.checkpoint.config import Quantised
 from workers.vision.checkpoint.fields import CheckpointError
-from workers.vision.model.cpu_linear import cpu_linears
+from workers.vision.model.cpu_kernels import cpu_kernels
+from workers.vision.model.decoder import PLAIN_KERNELS
 from workers.vision.model.device import choose_device, choose_dtype
 from workers.vision.model.fused import fuse
 from workers.vision.model.hf_model import StockModel, assemble
@@ -67,11 +68,13 @@ def load_packed(checkpoint: Checkpoint, options: LoadOptions, report: Report) ->
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device, lambda dtype: _fits(checkpoint, device, dtype, None))
     placement = _place(checkpoint, device, dtype, None)
-    makers = cpu_linears(dtype, options.quantised, report) if device == "cpu" else ()
+    kernels = (
+        cpu_kernels(checkpoint.config.decoder, dtype, options.quantised, report) if device == "cpu" else PLAIN_KERNELS
+    )
     with _timed(checkpoint, options.quantised or dtype, placement, report):
         with reading(checkpoint, options.pinned, report) as weights:
             fused = fuse(weights, checkpoint.config, dtype, placement)
-        return build_model(checkpoint.config, fused, *makers)
+        return build_model(checkpoint.config, fused, kernels)
 
 
 @contextmanager

@@ -37,7 +37,13 @@ class DecodeTables:
 
     rows: Tensor  #: (B,) int64, their rows in the batch
     pages: Tensor  #: (B, longest) int64, padded with the page 0
-    mask: Tensor  #: (B, longest * PAGE_TOKENS) bool, the positions that are theirs
+    contexts: Tensor  #: (B,) int64
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """(B, longest * PAGE_TOKENS) bool: the positions that lie behind the context."""
+        positions = torch.arange(self.pages.shape[1] * PAGE_TOKENS, device=self.pages.device)
+        return positions >= self.contexts.unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,9 @@ class PackedBatch:
         """The tables of `decodes`."""
         longest = max(len(segment.pages) for segment in self.decodes)
         padded = [segment.pages + (0,) * (longest - len(segment.pages)) for segment in self.decodes]
-        contexts = torch.tensor([[segment.context] for segment in self.decodes])
         device = self.ids.device
         return DecodeTables(
             rows=torch.tensor([segment.start for segment in self.decodes]).to(device),
             pages=torch.tensor(padded).to(device),
-            mask=(torch.arange(longest * PAGE_TOKENS) < contexts).to(device),
+            contexts=torch.tensor([segment.context for segment in self.decodes]).to(device),
         )

@@ -1,9 +1,11 @@
-/* Linear layers of a few rows on a CPU, y = x W^T + b, where reading W once is what takes the time.
+/* What decoding takes on a CPU: linear layers of a few rows, y = x W^T + b, and attention of one row a sequence. Reading
+ * the weights, keys and values once is what takes the time.
  *
  * Blocks of output rows are shared out among threads, so each weight is read by one core, once for all rows of x.
  * Weights are bfloat16, int8 with a scale a row, or 4-bit codes with a scale for 64 weights. x, y, b are bfloat16, sums
  * float32. `in` is a multiple of 32, for 4 bits of 128; `out` is at least 4. Compiled for the machine that it runs on.
  */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,5 +182,48 @@ void expand_int4(const uint16_t *w, const bf16 *scales, const bf16 *values, bf16
             float value = to_float(values[(word >> (k % 128 / 32 * 4)) & 15]);
             y[o * in + k] = to_bf16(value * to_float(scales[o * (in / 64) + k / 64]));
         }
+    }
+}
+
+/* One query row for each of `batch` sequences over the `contexts[b]` positions behind its page table.
+ *
+ * q, y (batch, heads, head); keys, values (slots, kv_heads, head); tables (batch, width). `head` is a multiple of 32.
+ * A thread takes the heads of one kv head of one sequence, which see the same keys.
+ */
+void attend_rows(const bf16 *q, const bf16 *keys, const bf16 *values, const int64_t *tables, const int64_t *contexts,
+                 bf16 *y, long batch, long heads, long kv_heads, long head, long width, long page) {
+    const long group = heads / kv_heads;
+    const float scale = 1.0f / sqrtf((float)head);
+    _Pragma("omp parallel for schedule(dynamic, 1)") for (long task = 0; task < batch * kv_heads; task++) {
+        const long b = task / kv_heads, kv = task % kv_heads, context = contexts[b];
+        const int64_t *table = tables + b * width;
+        const bf16 *queries = q + (b * heads + kv * group) * head;
+        float *weights = malloc((size_t)(group * context) * sizeof(float));
+        float *sums = calloc((size_t)(group * head), sizeof(float));
+        for (long t = 0; t < context; t++) {
+            const bf16 *key = keys + ((table[t / page] * page + t % page) * kv_heads + kv) * head;
+            for (long g = 0; g < group; g++) {
+                sum products = zero();
+                for (long d = 0; d < head; d += 32) products = dot(products, load(queries + g * head + d), load(key + d));
+                weights[g * context + t] = total(products) * scale;
+            }
+        }
+        for (long g = 0; g < group; g++) {
+            float *row = weights + g * context, most = -INFINITY, all = 0;
+            for (long t = 0; t < context; t++) most = row[t] > most ? row[t] : most;
+            for (long t = 0; t < context; t++) all += row[t] = expf(row[t] - most);
+            for (long t = 0; t < context; t++) row[t] /= all;
+        }
+        for (long t = 0; t < context; t++) {
+            const bf16 *value = values + ((table[t / page] * page + t % page) * kv_heads + kv) * head;
+            for (long g = 0; g < group; g++) {
+                const float weight = weights[g * context + t];
+                float *to = sums + g * head;
+                for (long d = 0; d < head; d++) to[d] += weight * to_float(value[d]);
+            }
+        }
+        for (long i = 0; i < group * head; i++) y[(b * heads + kv * group) * head + i] = to_bf16(sums[i]);
+        free(weights);
+        free(sums);
     }
 }

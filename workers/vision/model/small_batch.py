@@ -14,8 +14,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables
+
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+LIBRARIES = ("-lm",)
 COMPILE_TIMEOUT_S = 60
 TILE_INPUTS, LEAST_OUTPUTS = 32, 4  # `in` is a multiple of the first, `out` no less than the second
 
@@ -25,7 +28,7 @@ class KernelsUnavailable(Exception):
 
 
 class SmallBatchKernels:
-    """Linear layers for a few bfloat16 rows. Each method takes contiguous tensors of the shapes it names."""
+    """Linear layers and attention for a few bfloat16 rows. Tensors are contiguous and of the shapes that are named."""
 
     def __init__(self) -> None:
         """Compile and load. Raises `KernelsUnavailable`."""
@@ -35,6 +38,7 @@ class SmallBatchKernels:
         self._library.linear_int8.argtypes = [pointer] * 5 + [size] * 3
         self._library.linear_int4.argtypes = [pointer] * 6 + [size] * 3
         self._library.expand_int4.argtypes = [pointer] * 4 + [size] * 2
+        self._library.attend_rows.argtypes = [pointer] * 6 + [size] * 6
 
     def linear_bf16(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`weight` (out, in) bfloat16."""
@@ -61,12 +65,21 @@ class SmallBatchKernels:
         self._library.expand_int4(_at(words), _at(scales), _at(values), _at(y), *y.shape)
         return y
 
+    def attend_rows(self, queries: Tensor, keys: Tensor, values: Tensor, tables: DecodeTables) -> Tensor:
+        """(B, heads, head) over pools of (slots, kv_heads, head), all bfloat16; `head` a multiple of 32."""
+        queries = queries.contiguous()
+        y = torch.empty_like(queries)
+        inputs = _at(queries), _at(keys), _at(values), _at(tables.pages), _at(tables.contexts), _at(y)
+        sizes = *queries.shape[:2], *keys.shape[1:], tables.pages.shape[1], PAGE_TOKENS
+        self._library.attend_rows(*inputs, *sizes)
+        return y
+
 
 def _compiled() -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CC", "cc"))
     with TemporaryDirectory(prefix="tileq-kernels-") as folder:
         library = Path(folder) / "small_batch.so"
-        command = [*compiler, *FLAGS, str(SOURCE), "-o", str(library)]
+        command = [*compiler, *FLAGS, str(SOURCE), *LIBRARIES, "-o", str(library)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S)  # noqa: S603
             return ctypes.CDLL(str(library))

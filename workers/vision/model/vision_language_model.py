@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from workers.vision.checkpoint.config import Config
-from workers.vision.model.decoder import Decoder
-from workers.vision.model.linear import MakeLinear, PlainLinear
+from workers.vision.model.decoder import PLAIN_KERNELS, Decoder, DecoderKernels
+from workers.vision.model.linear import PlainLinear
 from workers.vision.model.vision_encoder import VisionEncoder
 
 
@@ -19,17 +19,14 @@ class VisionLanguageModel:
 
 
 def build_model(
-    config: Config,
-    weights: dict[str, Tensor],
-    make_linear: MakeLinear = PlainLinear,
-    make_head: MakeLinear = PlainLinear,
+    config: Config, weights: dict[str, Tensor], kernels: DecoderKernels = PLAIN_KERNELS
 ) -> VisionLanguageModel:
-    """Build the model with the decoder's linear layers as the makers have them.
+    """Build the model, its decoder on `kernels`.
 
     `weights` is emptied on the way, so that a repacked weight does not stay beside its source.
     """
     encoder = VisionEncoder(config, weights, PlainLinear)
-    model = VisionLanguageModel(encoder, Decoder(config.decoder, weights, make_linear, make_head))
+    model = VisionLanguageModel(encoder, Decoder(config.decoder, weights, kernels))
     if weights:
         raise ValueError(f"no place for {next(iter(weights))} and {len(weights) - 1} more weights")
     return model

@@ -33,7 +33,7 @@ def test_pinned_files_load_and_others_do_not(folder: Path) -> None:
     digest, said = compute_checksums(folder).digest, list[str]()
     settings = Settings(model=str(folder), device="cpu", model_sha256=digest)
     make_engine(settings, said.append).engine.close()
-    assert digest in said[0]
+    assert any(digest in line for line in said)
     with pytest.raises(CheckpointError, match="TILEQ_MODEL_SHA256 pins"):
         make_engine(settings.model_copy(update={"model_sha256": "0" * 64}), said.append)
 

@@ -1,13 +1,17 @@
 """Attention over pages: by segment, all answers at once, and over pages that lie anywhere, it is the same."""
 
+import shutil
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from workers.vision.checkpoint.config import DecoderConfig
-from workers.vision.model.attention import attend, attend_decodes
+from workers.vision.model import small_batch
+from workers.vision.model.attention import attend, attend_padded
+from workers.vision.model.cpu_kernels import checked_attention
 from workers.vision.model.kv_pages import KVPages
 from workers.vision.model.packed_batch import PAGE_TOKENS, PackedBatch, Segment
 
@@ -64,19 +68,60 @@ def test_every_segment_sees_its_own_past_and_nothing_else() -> None:
         assert torch.allclose(found[rows], expected(asked[rows], segment, pages), atol=1e-5)
 
 
+def alone() -> PackedBatch:
+    """The answers of `SEGMENTS` by themselves."""
+    return batch(*(replace(segment, start=place) for place, segment in enumerate(SEGMENTS[2:])))
+
+
 def test_all_answers_at_once_are_each_by_itself() -> None:
     pages, asked = filled(), queries(3)
-    segments = [replace(segment, start=place) for place, segment in enumerate(SEGMENTS[2:])]
-    found = attend_decodes(asked, batch(*segments), pages, 0)
-    assert torch.allclose(found, attend(asked, batch(*segments), pages, 0), atol=1e-5)
+    found = attend(asked, alone(), pages, 0, attend_padded)
+    assert torch.allclose(found, attend(asked, alone(), pages, 0), atol=1e-5)
+
+
+def test_answers_at_once_and_prompts_share_a_batch() -> None:
+    pages, asked = filled(), queries(30)
+    found = attend(asked, batch(*SEGMENTS), pages, 0, attend_padded)
+    assert torch.allclose(found, attend(asked, batch(*SEGMENTS), pages, 0), atol=1e-5)
 
 
 def test_what_lies_behind_a_context_changes_nothing() -> None:
     """Padding may be anything, even what a broken request left there."""
     pages, asked = filled(), queries(2)
     segments = batch(Segment(0, 1, 33, (12, 13, 14)), Segment(1, 1, 17, (20, 7)))
-    before = attend_decodes(asked, segments, pages, 0)
+    before = attend(asked, segments, pages, 0, attend_padded)
     for pool in (*pages.keys, *pages.values):
         pool[14 * PAGE_TOKENS + 1 :][: PAGE_TOKENS - 1] = torch.nan
         pool[:PAGE_TOKENS] = torch.nan
-    assert torch.equal(attend_decodes(asked, segments, pages, 0), before)
+    assert torch.equal(attend(asked, segments, pages, 0, attend_padded), before)
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_the_kernel_computes_what_torch_does(portable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler here")
+    if portable:
+        flags = [*(flag for flag in small_batch.FLAGS if not flag.startswith("-march")), "-mno-avx512f"]
+        monkeypatch.setattr(small_batch, "FLAGS", tuple(flags))
+    config = replace(CONFIG, hidden=512)  # 8 heads of 64
+    random = torch.Generator().manual_seed(2)
+    asked, keys, values = (
+        torch.randn(rows, heads, config.head, generator=random).bfloat16()
+        for rows, heads in ((3, 8), (40 * PAGE_TOKENS, 2), (40 * PAGE_TOKENS, 2))
+    )
+    tables = alone().decode_tables
+    found = small_batch.SmallBatchKernels().attend_rows(asked, keys, values, tables)
+    assert torch.allclose(found.float(), attend_padded(asked, keys, values, tables).float(), atol=0.02)
+
+
+def test_an_attention_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler here")
+    kernels, said = small_batch.SmallBatchKernels(), list[str]()
+    config = replace(CONFIG, hidden=512)
+    assert checked_attention(kernels, config, said.append) is not None
+    assert checked_attention(kernels, replace(CONFIG, hidden=128), said.append) is None  # heads of 16
+    monkeypatch.setattr(kernels, "attend_rows", lambda queries, *_: queries)
+    assert checked_attention(kernels, config, said.append) is None
+    assert "heads of 16" in said[0]
+    assert "something else" in said[1]

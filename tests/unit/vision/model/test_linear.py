@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.vision.model.cpu_linear import cpu_linears, measure
+from workers.vision.checkpoint.config import DecoderConfig
+from workers.vision.model.cpu_kernels import cpu_kernels, measure
+from workers.vision.model.decoder import PLAIN_KERNELS
 from workers.vision.model.linear import NF4, CpuLinear, Int4Linear, Int8Linear, PlainLinear
 from workers.vision.model.small_batch import FLAGS, SOURCE, KernelsUnavailable, SmallBatchKernels
 
+CONFIG = DecoderConfig("llama", 32, 1, 8, 2, 64, 100, 1e-5, False, 1e4, 1.0, 4096)
 ROWS = (1, 2, 3, 4, 5, 8, 16, 33)
 
 
@@ -92,10 +95,10 @@ def test_without_a_compiler_torch_computes_and_says_so(monkeypatch: pytest.Monke
     with pytest.raises(KernelsUnavailable, match="/no/such/compiler"):
         SmallBatchKernels()
     said: list[str] = []
-    made = cpu_linears(torch.bfloat16, None, said.append)[0](drawn(8, 32).bfloat16(), None)
+    made = cpu_kernels(CONFIG, torch.bfloat16, None, said.append).linear(drawn(8, 32).bfloat16(), None)
     assert isinstance(made, PlainLinear)
     assert "/no/such/compiler" in said[0]
-    quantised = cpu_linears(torch.bfloat16, "int8", said.append)[0](drawn(8, 32).bfloat16(), None)
+    quantised = cpu_kernels(CONFIG, torch.bfloat16, "int8", said.append).linear(drawn(8, 32).bfloat16(), None)
     assert quantised(drawn(1, 32).bfloat16()).shape == (1, 8)
 
 
@@ -106,4 +109,4 @@ def test_a_wrong_kernel_is_not_used(kernels: SmallBatchKernels, monkeypatch: pyt
 
 
 def test_float32_stays_torchs() -> None:
-    assert cpu_linears(torch.float32, None, lambda _: None) == (PlainLinear, PlainLinear)
+    assert cpu_kernels(CONFIG, torch.float32, None, lambda _: None) is PLAIN_KERNELS

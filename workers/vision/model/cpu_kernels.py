@@ -1,4 +1,4 @@
-"""Which linear layers a CPU decodes with: each kernel is held against torch and timed on this very machine first."""
+"""What a CPU decodes with: each kernel is held against torch, and timed, on this very machine first."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,37 +7,61 @@ import torch
 from torch import Tensor
 
 from workers.vision.checkpoint.cache import Report
-from workers.vision.checkpoint.config import Quantised
+from workers.vision.checkpoint.config import DecoderConfig, Quantised
+from workers.vision.model.attention import AttendRows, attend_padded
+from workers.vision.model.decoder import PLAIN_KERNELS, DecoderKernels
 from workers.vision.model.linear import BLOCK, CpuLinear, Int4Linear, Int8Linear, Linear, MakeLinear, PlainLinear
+from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables
 from workers.vision.model.small_batch import LEAST_OUTPUTS, TILE_INPUTS, KernelsUnavailable, SmallBatchKernels
 
-ROWS = (1, 2, 4, 8, 16, 32)
+#: Rows for which the kernel may be faster: expanding a quantised weight pays off for more rows than reading one does.
+ROWS: dict[Quantised | None, tuple[int, ...]] = {None: (1, 4, 8), "int8": (1, 8, 32), "int4": (1, 8, 32)}
 SHAPE = (4096, 2048)
 COPIES = 4  # of the weight, together larger than a core's cache, as a model is
-REPETITIONS = 12  # both sides in turn, the best of each: what else runs on the machine must not decide
+REPETITIONS = 6  # both sides in turn, the best of each: what else runs on the machine must not decide
 TOLERANCE = 0.02  # of the largest output: bfloat16 sums in another order differ by half of that at most
-SLOWER = 0.9  # times as fast as torch: below it the kernel is not used; between it and 1 noise would decide
+SLOWER = 0.7  # times as fast as torch: below it the kernel is not used; nearer to 1 a busy machine would decide
 
 Make = Callable[[Tensor, Tensor | None, SmallBatchKernels, int], Linear]
 KINDS: dict[Quantised | None, Make] = {None: CpuLinear, "int8": Int8Linear, "int4": Int4Linear}
 
 
-def cpu_linears(dtype: torch.dtype, quantised: Quantised | None, report: Report) -> tuple[MakeLinear, MakeLinear]:
-    """The makers of the decoder's layers and of its output layer, which is never quantised.
-
-    What was measured, or why a kernel is left out, is reported.
-    """
+def cpu_kernels(
+    config: DecoderConfig, dtype: torch.dtype, quantised: Quantised | None, report: Report
+) -> DecoderKernels:
+    """What a decoder computes with. What was measured, or why a kernel is left out, is reported."""
     if dtype != torch.bfloat16 and not quantised:
-        return PlainLinear, PlainLinear
+        return PLAIN_KERNELS
     try:
         kernels: SmallBatchKernels | None = SmallBatchKernels()
     except KernelsUnavailable as error:
-        report(f"linear layers: torch's own kernels, because small_batch.c can't be compiled: {error}")
+        report(f"decoding: torch's own kernels, because small_batch.c can't be compiled: {error}")
         kernels = None
     layers = _measured(kernels, quantised, report)
     if dtype != torch.bfloat16:
-        return layers, PlainLinear
-    return layers, _measured(kernels, None, report) if quantised else layers
+        return DecoderKernels(layers)
+    head = _measured(kernels, None, report) if quantised else layers
+    return DecoderKernels(layers, head, checked_attention(kernels, config, report) if kernels else None)
+
+
+def checked_attention(kernels: SmallBatchKernels, config: DecoderConfig, report: Report) -> AttendRows | None:
+    """The kernel's attention if it can compute heads of this width and does it right."""
+    if config.head % TILE_INPUTS:
+        report(f"attention: torch's own, because heads of {config.head} are no multiple of {TILE_INPUTS}")
+        return None
+    random = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random).to(torch.bfloat16)
+
+    queries = draw(2, config.heads, config.head)
+    keys, values = (draw(8 * PAGE_TOKENS, config.kv_heads, config.head) for _ in "kv")
+    tables = DecodeTables(torch.arange(2), torch.tensor([[5, 2, 7], [1, 0, 0]]), torch.tensor([40, 9]))
+    found, expected = (attend(queries, keys, values, tables).float() for attend in (kernels.attend_rows, attend_padded))
+    if (found - expected).abs().max() > TOLERANCE * expected.abs().max():
+        report("attention: torch's own, because small_batch.c computes something else here")
+        return None
+    return kernels.attend_rows
 
 
 def _measured(kernels: SmallBatchKernels | None, quantised: Quantised | None, report: Report) -> MakeLinear:
@@ -55,10 +79,10 @@ def measure(kernels: SmallBatchKernels, quantised: Quantised | None) -> tuple[in
     weight = torch.randn(*SHAPE, generator=random).mul_(0.02).to(torch.bfloat16)
     make = KINDS[quantised]
     weights = [weight.clone() for _ in range(COPIES)]
-    fast = [make(weight, None, kernels, max(ROWS)) for weight in weights]
+    fast = [make(weight, None, kernels, max(ROWS[quantised])) for weight in weights]
     slow = [make(weight, None, kernels, 0) for weight in weights]
     most_rows, speedup = 0, 0.0
-    for rows in ROWS:
+    for rows in ROWS[quantised]:
         x = torch.randn(rows, SHAPE[1], generator=random).to(torch.bfloat16)
         expected = slow[0](x).float()
         if (fast[0](x).float() - expected).abs().max() > TOLERANCE * expected.abs().max():
