@@ -60,7 +60,7 @@ def test_a_version_that_can_not_sync_on_demand_is_told_to_sync_always(tmp_path: 
     assert fix.startswith("CONFIG SET appendfsync always")
     with valkeys(tmp_path, {"appendfsync": "everysec"}) as (server,):
         advised(Finding("fail", "durability", "", fix), server.admin)
-        config = server.admin.config_get("append*")
+        config = {str(name): str(value) for name, value in server.admin.config_get("append*").items()}
     assert judge_durability({"aof_enabled": 1, "redis_version": "7.0.15"}, config).mode == "always"
 
 
