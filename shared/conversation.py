@@ -15,9 +15,9 @@ doubled to be itself: `\\\\<image>` is a backslash and a mark.
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 IMAGE = "<image>"
 _MARK = re.compile(rf"(\\*){re.escape(IMAGE)}")
@@ -32,8 +32,14 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    role: Literal["system", "user", "assistant"]
-    content: str
+    role: Annotated[
+        Literal["system", "user", "assistant"],
+        Field(description="`system` first and once; then `user` and `assistant` alternate, from `user` to `user`"),
+    ]
+    content: Annotated[
+        str,
+        Field(description="in a `user` text `<image>` is the place of the next image, `\\<image>` the word itself"),
+    ]
 
 
 def check_turns(messages: Sequence[Message]) -> None:

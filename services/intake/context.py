@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.routing import APIRoute
 
 from services.intake.auth import Authenticator
 from services.intake.clients.background import TaskSet
@@ -18,8 +19,12 @@ from services.intake.event_stream import EventStreams
 from services.intake.principal import Principal
 from services.intake.queries import JobQueries
 from services.intake.submission.service import Submissions
+from shared.errors import InvalidField
 from shared.settings import IntakeSettings
 from shared.store.client import AsyncStore
+
+#: Calls with query parameters that share a prefix and are otherwise free.
+QUERY_PREFIXES = {("GET", "/v1/jobs"): "metadata."}
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,20 @@ async def _principal(request: Request) -> Principal:
     context: AppContext = request.app.state.context
     principal = await context.authenticator.authenticate(request)
     request.state.tenant = principal.tenant
+    _refuse_unknown_query(request)
     return principal
+
+
+def _refuse_unknown_query(request: Request) -> None:
+    """Raise `InvalidField` for a query parameter that the route does not know, and would ignore."""
+    route: APIRoute = request.scope["route"]
+    known = [parameter.alias for parameter in route.dependant.query_params]
+    prefix = QUERY_PREFIXES.get((request.method, route.path))
+    for name in request.query_params:
+        if name not in known and not (prefix and name.startswith(prefix) and name != prefix):
+            listed = ", ".join([*known, *([f"{prefix}KEY"] if prefix else [])])
+            hint = f"use {listed}" if listed else "this call has none"
+            raise InvalidField(f"unknown query parameter {name[:80]!r}; {hint}", field=name)
 
 
 Context = Annotated[AppContext, Depends(_context)]

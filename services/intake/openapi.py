@@ -21,6 +21,7 @@ from shared.views import BatchBody, JobBody
 COMMON_ERRORS: tuple[type[RequestError], ...] = (
     shared_errors.MissingKey,
     shared_errors.InvalidKey,
+    shared_errors.InvalidField,
     shared_errors.QueueUnavailable,
     Unexpected,
 )

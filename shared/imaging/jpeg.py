@@ -10,6 +10,8 @@ from shared.imaging.container import MAX_METADATA_BYTES, Container, Metadata, as
 
 _SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
 _WITHOUT_LENGTH = {0x01, _SOI, *range(0xD0, 0xD8)}
+_MAX_SEGMENTS = 10_000
+_MAX_GARBAGE_BYTES = 65_536  # between segments, all together
 _APPLICATION = range(0xE0, 0xF0)
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _JFIF, _ADOBE = (0xE0, b"JFIF\0", 14), (0xEE, b"Adobe", 12)  #: marker, beginning, least length
@@ -25,10 +27,13 @@ class _Jpeg:
         self._exif, self._xmp = b"", b""
         self._profile: dict[int, bytes] = {}
         self._profile_parts = 0
+        self._garbage = 0
 
     def read(self) -> Container:
         self._file.seek(2)
-        while (marker := self._next_marker()) is not None:
+        for _ in range(_MAX_SEGMENTS):
+            if (marker := self._next_marker()) is None:
+                break
             if marker == _SOS:
                 rest = self._file.read(64 if self._header_only else -1)
                 self._parts += b"\xff\xda", rest
@@ -42,11 +47,12 @@ class _Jpeg:
 
     def _next_marker(self) -> int | None:
         """Skip what lies between segments; None at the end of the file."""
-        while byte := self._file.read(1):
+        while (byte := self._file.read(1)) and self._garbage < _MAX_GARBAGE_BYTES:
             if byte != b"\xff":
+                self._garbage += 1
                 continue
-            while (code := self._file.read(1)) == b"\xff":
-                pass
+            while (code := self._file.read(1)) == b"\xff" and self._garbage < _MAX_GARBAGE_BYTES:
+                self._garbage += 1
             if code and code != b"\0":
                 return code[0]
         return None

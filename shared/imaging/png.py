@@ -19,6 +19,8 @@ _END = b"\0\0\0\0IEND\xaeB`\x82"
 _READ = (b"tRNS", b"iCCP", b"eXIf", b"iTXt")
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 _MAX_CHUNKS = 100_000  # later ones are not read, unless they are pixels
+_MAX_SEARCHES = 8  # for pixels behind a chunk whose length is wrong
+_MAX_CANDIDATES = 8  # of one search
 
 
 class _Png:
@@ -31,9 +33,12 @@ class _Png:
         self._colour_type = -1
         self._seen = set[bytes]()
         self._metadata: dict[str, bytes] = {}
+        self._searches = 0
 
     def read(self) -> Container:
         for count, (kind, length) in enumerate(self._chunks()):
+            if self._header_only and count > _MAX_CHUNKS:
+                break
             if kind in _CRITICAL:
                 self._take_critical(kind, length)
             elif kind in _READ and count < _MAX_CHUNKS and length <= MAX_METADATA_BYTES:
@@ -60,10 +65,15 @@ class _Png:
 
     def _next_pixels(self, place: int, size: int) -> int | None:
         """The place of an intact chunk of pixels behind a chunk whose length leads out of the file."""
+        self._searches += 1
+        if self._searches > _MAX_SEARCHES:
+            return None
         self._file.seek(place)
         rest = self._file.read(size - place)
         at = rest.find(b"IDAT")
-        while at >= 4:
+        for _ in range(_MAX_CANDIDATES):
+            if at < 4:
+                return None
             (length,) = struct.unpack_from(">I", rest, at - 4)
             end = at + 4 + length
             if rest[end : end + 4] == struct.pack(">I", zlib.crc32(rest[at:end])):
@@ -96,7 +106,7 @@ class _Png:
             self._metadata.setdefault("xmp", data[len(_XMP_KEYWORD) + 2 :].split(b"\0", 2)[-1])
         elif b"IDAT" in self._seen or kind in self._seen:  # too late, or twice
             return
-        elif kind == b"iCCP":
+        elif kind == b"iCCP" and not self._header_only:
             with suppress(zlib.error, ValueError):
                 self._metadata["icc"] = _unpack(data[data.index(b"\0") + 2 :])
         elif kind == b"tRNS" and self._transparency_fits(length):

@@ -5,6 +5,7 @@ from typing import BinaryIO
 
 from shared.imaging.container import MAX_METADATA_BYTES, Container, Metadata, as_file
 
+_MAX_CHUNKS = 100_000  # metadata behind more of them is not read
 _ANIMATION, _ALPHA = 0x02, 0x10  # flags of VP8X
 _METADATA = {b"ICCP": "icc", b"EXIF": "exif", b"XMP ": "xmp"}
 
@@ -14,14 +15,15 @@ def read_webp(file: BinaryIO, header_only: bool) -> Container:
     del header_only
     file.seek(12)
     chunks: dict[bytes, bytes] = {}
-    while len(head := file.read(8)) == 8:
-        kind, length = struct.unpack("<4sI", head)
-        data = file.read(length)
-        file.seek(length & 1, 1)
-        chunks.setdefault(kind, data if len(data) == length else b"")
-        if len(data) < length:
-            chunks[kind] = data
+    for _ in range(_MAX_CHUNKS):
+        if len(head := file.read(8)) < 8:
             break
+        kind, length = struct.unpack("<4sI", head)
+        if kind in chunks:  # a later frame
+            file.seek(length + (length & 1), 1)
+        else:
+            chunks[kind] = file.read(length)
+            file.seek(length & 1, 1)
     metadata = {_METADATA[kind]: data for kind, data in chunks.items() if kind in _METADATA and data}
     kept = _pixels(chunks)
     if not kept:

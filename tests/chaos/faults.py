@@ -70,6 +70,8 @@ class Run:
 
 
 Inject = Callable[[Run], None]
+#: The reconciler leaves a new job's first hint to intake for 2 s, then publishes it itself.
+DISPATCH_S = 3.0
 FAULTS: dict[str, Inject] = {}
 
 
@@ -141,14 +143,21 @@ def kill_after_finish(run: Run) -> None:
 
 
 def lose_last_hints(run: Run) -> None:
-    """Lose hints when no other follows, at the end of every run: only the outbox can bring them back (2)."""
+    """Lose the broker's queue when no other hint follows, at the end of every run (1, 2).
+
+    Workers that could take hints are stopped, the reconciler has published too, then the queue is deleted: what was
+    published can come back only from an outbox that a job leaves by being claimed.
+    """
     with run.ledger.fault("lose_last_hints", " and ".join(WORKERS), costs_attempts=True) as fault:
         for name in WORKERS:
             run.fleet.kill(name, signal.SIGSTOP)
         ids = [run.submit("plain") for _ in range(3)]
+        wait(DISPATCH_S)
+        with run.fleet.store() as client:
+            lost = client.delete(*client.scan_iter(f"{run.fleet.prefix}mq:*", _type="list"))
         pids = [run.kill(name) for name in WORKERS]
-        if all(ids) and all(run.fleet.restarted(*pair) for pair in zip(WORKERS, pids, strict=True)):
-            fault.evidence = f"{len(ids)} jobs published to workers that were killed"
+        if lost and all(ids) and all(run.fleet.restarted(*pair) for pair in zip(WORKERS, pids, strict=True)):
+            fault.evidence = f"{len(ids)} jobs were published, and the broker forgot its queue"
 
 
 def _kill_at(run: Run, kind: str, name: str, side: str, matches: Callable[[bytes], bool]) -> None:

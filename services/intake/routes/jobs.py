@@ -54,7 +54,6 @@ Wait = Annotated[
     Query(ge=0, le=60, allow_inf_nan=False, description="seconds to wait for the end of the job before answering"),
 ]
 Limit = Annotated[int, Query(ge=1, le=100)]
-_FILTERS = ("state", "batch", "limit", "after")
 MAX_RETRY_AFTER_S = 30
 
 
@@ -222,11 +221,8 @@ def _retry_after(job: Job) -> dict[str, str]:
 
 
 def _metadata_filter(request: Request) -> Mapping[str, str]:
-    wanted: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name.startswith("metadata.") and len(name) > len("metadata."):
-            wanted[name.removeprefix("metadata.")] = value
-        elif name not in _FILTERS:
-            known = ", ".join(_FILTERS)
-            raise InvalidField(f"unknown query parameter {name[:80]!r}; use {known} or metadata.KEY", field=name)
-    return wanted
+    return {
+        name.removeprefix("metadata."): value
+        for name, value in request.query_params.multi_items()
+        if name.startswith("metadata.")
+    }

@@ -1,5 +1,6 @@
 """Requests as clients write them."""
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -28,7 +29,7 @@ DataUri = Annotated[
     str,
     Field(
         description="`data:image/jpeg;base64,…`; the content decides, not the type it names",
-        pattern="^data:[^,;]{0,100};base64,",
+        pattern="^\\s*[dD][aA][tT][aA]:[^,]*,",
     ),
 ]
 
@@ -37,6 +38,28 @@ class StrictModel(BaseModel):
     """A request body: unknown fields and wrong types are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def nullable(schema: dict[str, Any]) -> None:
+    """Document that null stands for an absent field."""
+    for name, property in schema["properties"].items():
+        if "default" in property and {"type": "null"} not in property.get("anyOf", []):
+            kept = {key: property.pop(key) for key in ("default", "description", "title") if key in property}
+            schema["properties"][name] = {"anyOf": [property, {"type": "null"}], **kept}
+
+
+class NullableModel(StrictModel):
+    """A request body in which null stands for an absent field, as many encoders write it.
+
+    `without_nulls` drops them before the body is validated: pydantic's own hooks would take strict JSON from it.
+    """
+
+    model_config = ConfigDict(json_schema_extra=nullable)
+
+
+def without_nulls(value: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """Return `value` without the fields of `schema` that are null."""
+    return {name: field for name, field in value.items() if field is not None or name not in schema.model_fields}
 
 
 def _sendable(headers: dict[str, str]) -> dict[str, str]:
@@ -80,7 +103,7 @@ class PartRef(StrictModel):
     part: Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class _Question(StrictModel):
+class _Question(NullableModel):
     model: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     prompt: Annotated[str, Field(description="the text of a single turn")] | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
@@ -109,12 +132,35 @@ class JobRequest(_Question):
     """One question. In a multipart body its images are file parts."""
 
 
+def _example(value: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    def extend(schema: dict[str, Any]) -> None:
+        nullable(schema)
+        schema["examples"] = [value]
+
+    return extend
+
+
+def _generation(schema: dict[str, Any]) -> None:
+    length = schema["properties"].pop("max_new_tokens")  # null could mean the default, or no limit
+    nullable(schema)
+    schema["properties"]["max_new_tokens"] = length
+
+
+class GenerationJson(Generation):
+    """How the answer is decoded; the names are those of transformers' GenerationConfig. `temperature` 0 is greedy."""
+
+    model_config = ConfigDict(json_schema_extra=_generation)
+
+    do_sample: Annotated[bool | None, Field(description="false: greedy; true: `temperature` 1 unless it is set")] = None
+
+
 class JobJson(_Question):
     """One question, images included."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "What is a tile?"}]})
+    model_config = ConfigDict(json_schema_extra=_example({"prompt": "What is a tile?"}))
 
     images: list[DataUri] = []
+    generation: GenerationJson = GenerationJson()
 
 
 class BatchJob(JobRequest):
@@ -127,9 +173,10 @@ class BatchJobJson(BatchJob):
     """One question of a batch, images included."""
 
     images: list[DataUri | PartRef] = []
+    generation: GenerationJson = GenerationJson()
 
 
-class Defaults(StrictModel):
+class Defaults(NullableModel):
     """Fields of every job of a batch that does not set them itself; `generation` field by field."""
 
     model: str | None = None
@@ -145,7 +192,7 @@ class Defaults(StrictModel):
     messages: list[Message] | None = None
 
 
-class BatchRequest(StrictModel):
+class BatchRequest(NullableModel):
     """Many questions, accepted together or not at all. Each of `jobs` is read by itself, so that all are judged."""
 
     jobs: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -157,9 +204,7 @@ class BatchRequest(StrictModel):
 class BatchJson(BatchRequest):
     """Many questions, images included."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"jobs": [{"custom_id": "a", "prompt": "What is a tile?"}]}]}
-    )
+    model_config = ConfigDict(json_schema_extra=_example({"jobs": [{"custom_id": "a", "prompt": "What is a tile?"}]}))
 
     jobs: Annotated[list[BatchJobJson], Field(min_length=1)]  # type: ignore[assignment]  # for the document only
 

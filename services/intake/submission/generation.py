@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from services.intake.schemas.requests import without_nulls
 from shared.errors import InvalidField
+from shared.requests import Generation
 
 #: Fields of transformers' GenerationConfig that tileq has under another name.
 _RENAMED = {
@@ -41,11 +43,14 @@ def translate(generation: Any, field: str = "generation") -> Any:
     """Return `generation` in tileq's fields. Raises `InvalidField`; what is no object is left for the schema to refuse.
 
     `do_sample` false is greedy and true samples at transformers' temperature of 1, unless `temperature` says otherwise;
-    a contradiction between the two is refused.
+    a contradiction between the two is refused. A field that is null is absent, but for `max_new_tokens`, where null
+    could also mean that there is no limit.
     """
     if not isinstance(generation, dict):
         return generation
     kept = {name: value for name, value in generation.items() if not _is_neutral(name, value, field)}
+    if kept.get("max_new_tokens", 0) is not None:
+        kept = without_nulls(kept, Generation)
     if "do_sample" in kept:
         _apply_do_sample(kept, f"{field}.do_sample")
     return kept

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.intake.schemas.requests import BatchJob, BatchRequest, Defaults, JobRequest
+from services.intake.schemas.requests import BatchJob, BatchRequest, Defaults, JobRequest, without_nulls
 from services.intake.schemas.validation import read
 from services.intake.submission import generation
 from services.intake.submission.data_uri import read_data_uri
@@ -76,7 +76,7 @@ class BatchSubmission:
     def _item(self, job: dict[str, Any]) -> Submission:
         own = {name: value for name, value in job.items() if name != "images"}
         question = read(BatchJob, translated(_merge(self.request.defaults, own)))
-        images = job.get("images", [])
+        images = [] if job.get("images") is None else job["images"]
         if not isinstance(images, list):
             raise InvalidField("`images` must be a list", field="images")
         uploads = [self._image(image, n) for n, image in enumerate(images)]
@@ -100,10 +100,14 @@ def custom_id_of(job: Mapping[str, Any]) -> str | None:
 
 
 def translated(body: dict[str, Any]) -> dict[str, Any]:
-    """Return `body` with its generation in tileq's fields; a field of generation that stands beside it is named."""
+    """Return `body` without nulls and with its generation in tileq's fields.
+
+    Raises `InvalidField` for a field of generation that stands beside it.
+    """
     for name in body:
         if name in Generation.model_fields or name in ("max_tokens", "do_sample"):
             raise InvalidField(f"unknown field `{name}`; it goes into `generation`", field=name)
+    body = without_nulls(body, BatchJob)
     return body | {"generation": generation.translate(body["generation"])} if "generation" in body else body
 
 
@@ -112,6 +116,7 @@ def _merge(defaults: Defaults, job: dict[str, Any]) -> dict[str, Any]:
     base = defaults.model_dump(mode="json", exclude_none=True)
     if "prompt" in job or "messages" in job:
         base = {name: value for name, value in base.items() if name not in ("prompt", "messages")}
+    job = without_nulls(job, Defaults)
     merged = base | job
     if isinstance(job.get("generation"), dict):
         merged["generation"] = base.get("generation", {}) | job["generation"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 
-from services.intake.schemas.requests import BatchRequest, JobRequest
+from services.intake.schemas.requests import BatchRequest, JobRequest, without_nulls
 from services.intake.schemas.validation import read
 from services.intake.submission import generation
 from services.intake.submission.body import CHARSET_FIELD, Form, MultipartLimits, read_body
@@ -33,7 +33,7 @@ async def parse_submission(request: Request, settings: IntakeSettings) -> Submis
     body = await read_body(request, settings, _job_parts(settings.max_images))
     if isinstance(body, Form):
         return Submission(read(JobRequest, translated(_form_request(body))), body.files)
-    images = body.pop("images", [])
+    images = body.pop("images", None)
     return Submission(read(JobRequest, translated(body)), _read_images(images, settings))
 
 
@@ -109,6 +109,8 @@ def _integer(form: Form, name: str) -> int:
 
 
 def _read_images(images: Any, settings: IntakeSettings) -> list[Upload]:
+    if images is None:
+        return []
     if not isinstance(images, list):
         raise InvalidField("`images` must be a list of data URIs", field="images")
     if len(images) > settings.max_images:
@@ -127,4 +129,4 @@ def _batch_request(body: dict[str, Any], settings: IntakeSettings) -> BatchReque
     if isinstance(defaults := body.get("defaults"), dict) and "generation" in defaults:
         translated = generation.translate(defaults["generation"], "defaults.generation")
         body = body | {"defaults": defaults | {"generation": translated}}
-    return read(BatchRequest, {**body, "jobs": [{}]}).model_copy(update={"jobs": jobs})
+    return read(BatchRequest, {**without_nulls(body, BatchRequest), "jobs": [{}]}).model_copy(update={"jobs": jobs})

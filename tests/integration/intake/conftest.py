@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ import pytest
 
 from services.cli.local.ports import free_ports
 from services.cli.local.seaweed import S3
+from services.cli.local.service import answers
 from shared.connections.redis_client import connect
 from shared.settings import Settings
 from shared.store.client import Store
+from tests.waiting import eventually
 
 
 @dataclass
@@ -88,14 +89,9 @@ def started(environment: Mapping[str, str], folder: Path, *, ready: str = "/read
 
 
 def _await(url: str, popen: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and popen.poll() is None:
-        try:
-            if httpx.get(url, timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.05)
-    raise AssertionError(log.read_text())
+    probe = answers(url)
+    eventually(lambda: popen.poll() is not None or not probe(), 20)
+    assert popen.poll() is None, log.read_text()
 
 
 @pytest.fixture

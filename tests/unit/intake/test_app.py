@@ -140,6 +140,27 @@ class TestModels:
             assert intake.submit("?").json()["model"] == default
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "hint"),
+    [
+        ("POST", "/v1/jobs?wait=20", "has none"),
+        ("GET", "/v1/jobs/{id}?timeout=20", "use wait"),
+        ("GET", "/v1/jobs?metadata=x", "metadata.KEY"),
+        ("GET", "/v1/jobs?metadata.=x", "metadata.KEY"),
+        ("POST", "/v1/jobs/{id}/cancel?force=1", "has none"),
+        ("GET", "/v1/models?limit=1", "has none"),
+    ],
+)
+def test_a_query_parameter_that_would_be_ignored_is_refused(intake: App, method: str, path: str, hint: str) -> None:
+    url = path.format(id=intake.accepted())
+    answer = intake.http.request(method, url, json={"prompt": "?"} if method == "POST" else None)
+    assert hint in problem(answer, 422, "invalid_field")["detail"]
+
+
+def test_probes_may_have_any_query(intake: App) -> None:
+    assert intake.http.get("/healthz?t=1").status_code == 200
+
+
 class TestBehindAProxy:
     """Under a path prefix."""
 

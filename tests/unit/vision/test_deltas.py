@@ -9,9 +9,10 @@ from redis.exceptions import ConnectionError as Away
 
 from shared.events import STREAM_TTL_S, stream_key
 from shared.jobs import State
+from tests.metrics import sample
 from tests.unit.vision.worker_fixture import ScriptedEngine, WorkerFixture, answer
 from tests.waiting import eventually
-from workers.vision.deltas import LOST, DeltaWriter
+from workers.vision.deltas import DeltaWriter
 from workers.vision.engine.base import Delta
 
 
@@ -88,14 +89,14 @@ def test_offsets_count_characters_of_the_attempt(client: CountingRedis, deltas: 
 
 def test_lost_text_is_counted_and_leaves_a_gap(client: CountingRedis, deltas: DeltaWriter) -> None:
     buffer = deltas.buffer("job", 1)
-    before = LOST._value.get()
+    before = sample("tileq_vision_deltas_lost_total")
     client.away = True
     buffer.add("lost")
     assert buffer.flush().wait(1)
     client.away = False
     buffer.add("kept")
     buffer.flush().wait(1)
-    assert LOST._value.get() == before + 1
+    assert sample("tileq_vision_deltas_lost_total") == before + 1
     assert entries(client, "job") == [("1", "4", "kept")]
 
 

@@ -12,6 +12,7 @@ from shared.jobs import Job, State
 from shared.settings import Settings
 from shared.storage import ended_key, result_key
 from shared.store import transitions
+from tests.metrics import sample
 from tests.unit.vision.worker_fixture import BROKEN, MODEL, ScriptedEngine, WorkerFixture
 from tests.waiting import eventually
 from workers.vision import generation
@@ -27,14 +28,13 @@ from workers.vision.engine.base import (
 )
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.images.decoder_pool import DecoderUnavailable
-from workers.vision.worker import ATTEMPTS
 
 Build = Callable[..., WorkerFixture]
 LONG = " ".join(["word"] * 38)  #: what the echo engine says back, a word at a time
 
 
 def attempts(outcome: str) -> float:
-    return float(ATTEMPTS.labels(outcome)._value.get())
+    return sample("tileq_vision_attempts_total", outcome=outcome)
 
 
 def failed(worker: WorkerFixture, job: Job, code: str, *, retryable: bool, image: int | None = None) -> str:

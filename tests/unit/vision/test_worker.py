@@ -15,12 +15,13 @@ from shared.requests import Generation
 from shared.results import MAX_INLINE_OUTPUT_BYTES
 from shared.storage import result_key, view_key
 from shared.store.stats import get_stats
+from tests.metrics import sample
 from tests.unit.vision.worker_fixture import MODEL, PER_TILE, SIDE, ScriptedEngine, WorkerFixture, answer
 from tests.waiting import eventually
 from workers.vision.engine.base import Delta, Stage
 from workers.vision.images.decoder_pool import TiledImage
 from workers.vision.images.preview import TILE_GAP
-from workers.vision.worker import CLAIMS, IDLE_HINTS, MAX_JOBS_PER_HINT
+from workers.vision.worker import MAX_JOBS_PER_HINT
 
 Build = Callable[..., WorkerFixture]
 
@@ -149,17 +150,17 @@ def test_one_hint_does_not_lead_on_for_ever(worker: WorkerFixture) -> None:
 
 
 def test_a_hint_without_work_is_dropped_and_counted(worker: WorkerFixture) -> None:
-    before = IDLE_HINTS._value.get()
+    before = sample("tileq_vision_idle_hints_total")
     assert worker.handle_hint() == 0
-    assert IDLE_HINTS._value.get() == before + 1
+    assert sample("tileq_vision_idle_hints_total") == before + 1
 
 
 def test_a_hint_is_dropped_while_the_store_is_away(worker: WorkerFixture) -> None:
     job = worker.submit()
     worker.store.away = lambda script: script == "claim"
-    before = CLAIMS.labels("unavailable")._value.get()
+    before = sample("tileq_vision_claims_total", outcome="unavailable")
     assert worker.handle_hint() == 0
-    assert CLAIMS.labels("unavailable")._value.get() == before + 1
+    assert sample("tileq_vision_claims_total", outcome="unavailable") == before + 1
     assert worker.state(job) is State.QUEUED
 
 

@@ -38,6 +38,10 @@ def system_message_of(folder: Path, config: Config, source: str, override: str =
     """Return the system message of the checkpoint that the user named `source`. Raises `CheckpointError`."""
     template = TEMPLATES[config.template]
     if not template.before_system:
+        if override:
+            raise CheckpointError(
+                f"TILEQ_SYSTEM_MESSAGE is set, but the prompts of {source} ({template.name}) have no place for one"
+            )
         return SystemMessage("", f"the template {template.name} has no place for one")
     if override:
         return SystemMessage(override, "TILEQ_SYSTEM_MESSAGE")

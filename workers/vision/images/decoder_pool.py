@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import queue
-import select
 import signal
 import socket
 import subprocess
@@ -37,6 +36,7 @@ from workers.vision.images.decode import DecodeError
 from workers.vision.images.shared_file import allocate
 
 START_TIMEOUT_S = 60.0  # importing Pillow and numpy takes 0.3 s, on a machine that pages far longer
+MIN_POLL_S = 0.001  # a timeout of 0 would make the socket non-blocking
 MAX_WARNING_CHARACTERS = 300
 MAX_WALL_FACTOR = 3  #: times the limit of processor time; beyond, the machine is too busy
 INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT")
@@ -234,10 +234,10 @@ class Decoder:
         """One line from the process; None if it ended or took too long."""
         until = time.monotonic() + timeout_s
         while b"\n" not in self._received:
-            ready, _, _ = select.select([self._socket], [], [], max(0.0, until - time.monotonic()))
+            self._socket.settimeout(max(MIN_POLL_S, until - time.monotonic()))
             try:
-                part = self._socket.recv(4096) if ready else b""
-            except OSError:
+                part = self._socket.recv(4096)
+            except OSError:  # a timeout, or the process has gone
                 part = b""
             if not part:
                 return None

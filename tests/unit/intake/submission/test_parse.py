@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from shared.requests import Manifest
+from services.intake.schemas.requests import JobRequest
+from shared.requests import Generation, Manifest
 from shared.storage import manifest_key
 from tests.unit.intake.app_fixture import App, problem
 from tests.unit.intake.image_files import picture
@@ -172,3 +173,21 @@ class TestJson:
         jobs = json.dumps({"jobs": [{"prompt": "?", name: 1}]})
         answer = intake.http.post("/v1/batches", content=jobs, headers={"Content-Type": "application/json"})
         assert problem(answer, 422, "invalid_field")["errors"][0]["field"] == name
+
+    def test_null_stands_for_an_absent_field(self, intake: App) -> None:
+        fields = set(JobRequest.model_fields) - {"prompt"}
+        nulls = dict.fromkeys({*fields, "images"}) | {
+            "generation": dict.fromkeys(set(Generation.model_fields) - {"max_new_tokens"})
+        }
+        assert intake.http.post("/v1/jobs", json={"prompt": "?"} | nulls).status_code == 202
+        defaults = {"tiles": 6, "generation": {"temperature": 0.5}}
+        uri = "data:image/png;base64," + BASE64
+        jobs = [{"prompt": "?"} | nulls | {"custom_id": None, "images": [uri]}]
+        batch = intake.http.post("/v1/batches", json={"jobs": jobs, "defaults": defaults, "metadata": None})
+        assert batch.status_code == 202, batch.text
+        (job,) = intake.http.get(f"/v1/batches/{batch.json()['id']}/jobs").json()["data"]
+        manifest = Manifest.model_validate_json(intake.objects.get(manifest_key(job["id"])))
+        assert manifest.request.images[0].max_tiles == 6
+
+    def test_an_unknown_field_is_unknown_also_if_it_is_null(self, intake: App) -> None:
+        assert problem(intake.submit("?", colour=None), 422, "invalid_field")["field"] == "colour"

@@ -3,13 +3,14 @@
 import io
 import struct
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from PIL import Image, ImageCms
+from PIL import AvifImagePlugin, Image, ImageCms
 
-from shared.images import ImageMode, sniff
-from shared.imaging.opening import open_image
+from shared.images import ImageLimits, ImageMode, sniff
+from shared.imaging.opening import configure_pillow, open_image
 from shared.imaging.orientation import upright, upright_size
 from tests.encoded import encoded
 from tests.image_files import jpeg_with, png_chunk, png_with, tiff_with, webp_with
@@ -217,3 +218,40 @@ def test_a_compression_that_is_not_installed_is_refused_by_the_header(monkeypatc
     struct.pack_into("<H", data, place, 50001)
     with pytest.raises(ValueError, match="compression webp is not supported"):
         opened(bytes(data), header_only=True)
+
+
+class CountingFile(io.BytesIO):
+    """A file that counts how often it is read."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        return super().read(size)
+
+
+COSTLY = {
+    "garbage in JPEG": b"\xff\xd8\xff\xe0" + bytes(4 << 20),
+    "fill bytes in JPEG": b"\xff\xd8\xff\xe0\0\2" + b"\xff" * (4 << 20),
+    "tiny segments in JPEG": b"\xff\xd8" + b"\xff\xfe\0\2" * (1 << 20),
+    "tiny chunks in PNG": encoded(IMAGE)[:33] + png_chunk(b"tEXt", b"") * 400_000,
+    "tiny chunks of pixels in PNG": encoded(IMAGE)[:33] + png_chunk(b"IDAT", b"") * 400_000,
+    "chunks that lead nowhere in PNG": encoded(IMAGE)[:33] + b"\x7f\xff\xff\xffIDAT" * 500_000,
+    "chunks that lead nowhere, then pixels": encoded(IMAGE)[:33]
+    + (b"\x7f\xff\xff\xfftEXt" + png_chunk(b"IDAT", b"")) * 200_000,
+    "tiny chunks in WebP": encoded(IMAGE, "WEBP")[:12] + b"abcd\0\0\0\0" * 500_000,
+}
+
+
+@pytest.mark.parametrize("data", COSTLY.values(), ids=COSTLY)
+def test_a_header_is_read_in_bounded_work(data: bytes) -> None:
+    file, media_type = CountingFile(data), sniff(data[:64])
+    assert media_type
+    with suppress(Exception):
+        open_image(file, media_type, header_only=True)
+    assert file.reads < 310_000
+
+
+def test_decoders_start_one_thread() -> None:
+    configure_pillow(ImageLimits(50_000_000, 32_768, 0.1, "natural"))
+    assert AvifImagePlugin._get_default_max_threads() == 1

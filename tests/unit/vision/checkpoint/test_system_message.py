@@ -98,3 +98,5 @@ def test_files_without_a_name_are_taken_for_the_release_of_their_template_and_sa
 def test_a_template_without_a_place_for_it_has_none(tmp_path: Path) -> None:
     found = system_of(tmp_path, "OpenGVLab/InternVL9", template="internvl_zh")
     assert (found.text, found.certain) == ("", True)
+    with pytest.raises(CheckpointError, match="TILEQ_SYSTEM_MESSAGE is set, but"):
+        system_of(tmp_path / "set", template="internvl_zh", override="Be brief.")
