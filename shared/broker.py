@@ -18,6 +18,8 @@ from shared.settings import BrokerSettings
 
 JOB_AVAILABLE = "tileq.look"  #: (job id) a job of this queue's model waits
 DELIVERY_DUE = "tileq.deliver"  #: (message id) a webhook is due
+PROBE_QUEUE = "health"  #: queue of readiness, emptied at once
+PRODUCER_WAIT_S = 5.0  #: for one of the connections that publish
 WEBHOOK_QUEUE = "webhooks"  #: queue of DELIVERY_DUE
 
 HINTS = Counter("tileq_hints_published_total", "Hints published", ["queue", "outcome"])
@@ -87,6 +89,9 @@ class Publisher(Protocol):
     def deliveries(self, *messages: str) -> bool:
         """Hint that webhook messages are due; False when the broker did not take all of them."""
 
+    def check(self) -> None:
+        """Publish a message and take it back; raises what the broker or the way to it raises."""
+
 
 class Hints:
     """Publishes hints and never fails: what the broker does not take, the reconciler repeats from the outbox."""
@@ -102,6 +107,12 @@ class Hints:
         """See `Publisher.deliveries`."""
         sent = [self._send(DELIVERY_DUE, WEBHOOK_QUEUE, message) for message in messages]
         return all(sent)
+
+    def check(self) -> None:
+        """See `Publisher.check`. It goes to a queue that no worker reads, over a connection that hints use too."""
+        with self._app.producer_pool.acquire(block=True, timeout=PRODUCER_WAIT_S) as producer:
+            producer.publish("", exchange="", routing_key=PROBE_QUEUE, retry=False)
+            producer.channel.queue_purge(PROBE_QUEUE)
 
     def depth(self, name: str) -> int:
         """Return how many hints wait in queue `name`."""

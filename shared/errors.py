@@ -130,7 +130,7 @@ class UnsupportedMediaType(RequestError):
 
 
 class UnsupportedImageType(RequestError):
-    """Images must be JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, by their content."""
+    """Images must be JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or, with the extra `heif`, HEIC by their content."""
 
     status, code, title = 415, "unsupported_image_type", "Unsupported image type"
 

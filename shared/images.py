@@ -66,7 +66,7 @@ def accepted_formats() -> dict[str, str]:
 def accepted_names() -> str:
     """Return the accepted formats as error messages name them."""
     heic = "image/heic" in accepted_formats()
-    return f"JPEG, PNG, WebP, GIF, BMP, TIFF{', AVIF or HEIC' if heic else ' or AVIF'}"
+    return f"JPEG, PNG, WebP, GIF, BMP, TIFF{', AVIF and HEIC' if heic else ' and AVIF'}"
 
 
 def sniff(start: bytes) -> str | None:

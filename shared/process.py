@@ -10,9 +10,11 @@ from typing import TypeVar
 
 import structlog
 
+from shared.connections.startup import refuse_unsuitable_servers
 from shared.logs import configure_logs
 from shared.settings import (
     ProcessSettings,
+    RedisSettings,
     SettingsError,
     former_names_in_use,
     read_settings,
@@ -35,6 +37,8 @@ def run_process(name: str, kind: type[S], serve: Callable[[S], int]) -> int:
         settings = read_settings(kind)
         configure_logs(settings, name)
         _report_variables(kind)
+        if isinstance(settings, RedisSettings):
+            refuse_unsuitable_servers(settings)
         return serve(settings)
     except SettingsError as error:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201  # the settings may be the reason that there are no logs

@@ -88,6 +88,41 @@ class BatchBody(Body):
     metadata: dict[str, str]
 
 
+class ThinBody(Body):
+    """What a `thin` webhook says of its job or batch; `truncated` where a full one was too large."""
+
+    id: str
+    object: Literal["job", "batch"]
+    state: str
+    metadata: dict[str, str]
+    expires_at: Moment | None
+    truncated: Literal[True] | None = None
+
+
+class WebhookTestData(Body):
+    """What a `webhook.test` says."""
+
+    id: str
+    object: Literal["test"]
+
+
+class WebhookEvent(Body):
+    """The body of a webhook, signed as Standard Webhooks 1.0 has it."""
+
+    type: Literal[
+        "job.started",
+        "job.succeeded",
+        "job.failed",
+        "job.cancelled",
+        "job.expired",
+        "batch.ended",
+        "webhook.test",
+    ]
+    timestamp: Moment
+    sequence: Annotated[int | None, Field(description="order among the messages of one job or batch")] = None
+    data: JobBody | BatchBody | ThinBody | WebhookTestData
+
+
 #: The `error` of a job that succeeded and whose result object is gone.
 RESULT_LOST = JobError(code=ResultLost.code, message=ResultLost().detail)
 

@@ -73,6 +73,25 @@ def bmp32(pixels: Sequence[tuple[int, int, int, int]], header_bytes: int, masks:
     return b"BM" + struct.pack("<IHHI", 14 + len(info) + len(body), 0, 0, 14 + len(info)) + info + body
 
 
+def tiff16(samples: Sequence[Sequence[int]], order: str, alpha: bool = False) -> bytes:
+    """A TIFF of one row of colours of 16 bits, red, green, blue and perhaps alpha, in byte order `<` or `>`."""
+    bands = 4 if alpha else 3
+    body = b"".join(struct.pack(f"{order}{bands}H", *pixel) for pixel in samples)
+    entries = [
+        (256, 4, 1, len(samples)),
+        (257, 4, 1, 1),
+        (258, 3, bands, 8 + len(body)),
+        (259, 4, 1, 1),
+        (262, 4, 1, 2),
+    ]
+    entries += [(273, 4, 1, 8), (277, 4, 1, bands), (278, 4, 1, 1), (279, 4, 1, len(body))]
+    entries += [(338, 4, 1, 2)] if alpha else []
+    bits = struct.pack(f"{order}4H", 16, 16, 16, 16)
+    directory = struct.pack(f"{order}H", len(entries)) + b"".join(struct.pack(f"{order}HHII", *one) for one in entries)
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(f"{order}I", 8 + len(body) + len(bits)) + body + bits + directory + bytes(4)
+
+
 #: Colours of the primaries in the profile connection space (XYZ under D50): red, green, blue.
 SRGB = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.7141))
 DISPLAY_P3 = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 import redis
@@ -22,7 +22,8 @@ from shared.connections.redis_client import connect
 from shared.errors import TileqError
 from shared.settings import Settings
 from shared.storage import S3Storage
-from shared.store.durability import judge_durability
+from shared.store.cluster import cluster_problem
+from shared.store.durability import Durability, judge_durability, not_permitted
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -79,7 +80,7 @@ def store(settings: Settings) -> Iterator[Finding]:
     client = connect(settings.store_endpoint)
     try:
         with client:
-            info = client.info()
+            info, denied = _info(client)
             seconds, micros = client.time()
             skew = time.time() - seconds - micros / 1e6
             try:
@@ -97,11 +98,13 @@ def store(settings: Settings) -> Iterator[Finding]:
         )
         return
     name = "Valkey" if info.get("valkey_version") else "Redis"
-    version = str(info.get("valkey_version") or info.get("redis_version"))
-    new_enough = tuple(int(part) for part in version.split(".")[:2]) >= _MIN_REDIS_VERSION
+    version = str(info.get("valkey_version") or info.get("redis_version") or "of unknown version")
+    new_enough = bool(denied) or tuple(int(part) for part in version.split(".")[:2]) >= _MIN_REDIS_VERSION
     fix = "" if new_enough else f"use Redis {'.'.join(map(str, _MIN_REDIS_VERSION))} or any Valkey"
     yield Finding("ok" if new_enough else "fail", "job store", f"{name} {version} at {where}, takes writes", fix)
-    yield _durable(info, config)
+    if problem := cluster_problem(info, settings.redis_prefix):
+        yield Finding("fail", "cluster", problem.partition(": ")[0], problem.partition(": ")[2])
+    yield _durable(denied or judge_durability(info, config), config)
     policy = config.get("maxmemory-policy") or str(info.get("maxmemory_policy", "unknown"))
     fix = "" if policy == "noeviction" else _eviction_remedy(config)
     yield Finding("ok" if policy == "noeviction" else "fail", "eviction", policy, fix)
@@ -196,8 +199,15 @@ def gpu() -> Iterator[Finding]:
         yield Finding("ok", "torch on the GPU", f"torch {printed.split()[0]}")
 
 
-def _durable(info: dict[str, object], config: dict[str, str]) -> Finding:
-    found = judge_durability(info, config)
+def _info(client: "redis.Redis") -> tuple[dict[str, Any], Durability | None]:
+    """Return INFO, or nothing and what that means where the user may not run it."""
+    try:
+        return dict(client.info()), None
+    except redis.exceptions.NoPermissionError as error:
+        return {}, not_permitted("INFO", error)
+
+
+def _durable(found: Durability, config: dict[str, str]) -> Finding:
     if found.mode == "always":
         return Finding("ok", "durability", "append-only file, appendfsync always")
     if found.mode == "waitaof":

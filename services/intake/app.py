@@ -49,12 +49,12 @@ def build_context(
     poll_s: float = POLL_S,
 ) -> AppContext:
     """Return the objects of a service; `events` is the client of the delta streams where it is not the store's."""
-    storage, background, hints = Storage(objects), TaskSet(), HintPublisher(publisher)
+    storage, background, hints = Storage(objects), TaskSet(), HintPublisher(publisher, settings.redis_timeout + 1)
     authenticator = Authenticator(store, settings)
     changes = Changes(store.client, store.prefix, poll_s)
     deltas = DeltaReader(events or store.client, store.prefix)
     queries = JobQueries(store, storage, changes)
-    models, readiness = ModelRegistry(store, settings), Readiness(store, storage, settings)
+    models, readiness = ModelRegistry(store, settings), Readiness(store, storage, hints, settings)
     webhook_urls = WebhookUrlPolicy(authenticator.has_no_keys, settings)
     preparation = Preparation(
         queries=queries,

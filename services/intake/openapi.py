@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from services.intake.errors import Unexpected
 from services.intake.native import PROBLEM_JSON
@@ -15,7 +15,7 @@ from services.intake.schemas.responses import Problem
 from services.intake.submission.body import FORM, JSON
 from shared import errors as shared_errors
 from shared.errors import RequestError
-from shared.views import BatchBody, JobBody
+from shared.views import BatchBody, JobBody, WebhookEvent
 
 #: Errors of every call that authenticates.
 COMMON_ERRORS: tuple[type[RequestError], ...] = (
@@ -157,8 +157,23 @@ def install_document(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
 
 
+def _webhook() -> dict[str, Any]:
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    return {
+        "summary": "A job or batch has changed",
+        "description": "Sent to the `webhook` of a job or batch, for the `events` that it names.",
+        "parameters": [
+            _header(name, "see Standard Webhooks 1.0", type="string") | {"required": True} for name in names
+        ],
+        "requestBody": request_body(json="WebhookEvent"),
+        "responses": {"2XX": {"description": "received; anything else is retried, but for 410"}},
+    }
+
+
 def _complete(made: dict[str, Any]) -> dict[str, Any]:
-    _, written = models_json_schema([(model, "validation") for model in EXTRA_SCHEMAS], ref_template=_REF)
+    read: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in EXTRA_SCHEMAS]
+    _, written = models_json_schema([*read, (WebhookEvent, "serialization")], ref_template=_REF)
+    made["webhooks"] = {"event": {"post": _webhook()}}
     components = made.setdefault("components", {})
     components.setdefault("schemas", {}).update(written["$defs"])
     components["securitySchemes"] = {

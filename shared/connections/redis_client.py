@@ -224,13 +224,6 @@ def broker_pool(
     )
 
 
-def is_final(error: BaseException | None) -> bool:
-    """Tell whether `error`, or what caused it, is the server's own refusal, so that nothing was written."""
-    while error is not None and not isinstance(error, ResponseError | NotPrimary):
-        error = error.__cause__
-    return error is not None
-
-
 def _reporting(link: type[Any], on_disconnect: Callable[[Any], None]) -> type[Any]:
     class ReportingLink(link):  # type: ignore[misc]
         """Tells the channel when it is closed, whose event loop polls the socket."""

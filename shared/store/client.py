@@ -16,6 +16,7 @@ import structlog
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from shared.errors import STORE_FAILURES, QueueUnavailable, StoreRejected
+from shared.store.cluster import cluster_problem
 from shared.store.command import StoreCommand
 from shared.store.durability import Durability, judge_durability, not_permitted
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 #: A durable command waits this long for the disk of a server that does not sync every write by itself.
 WAITAOF_MS = 2000
+SCRIPT_LOADS = 3  #: tries of a script that the server has not got, each after loading it
 RETRY_AFTER_S = 2.0  #: before a client repeats a request that the store did not answer
 log = structlog.get_logger(__name__)
 
@@ -34,6 +36,10 @@ def source(script: str) -> str:
     failures = ", ".join(f"{code} = '{message}'" for code, message in STORE_FAILURES.items())
     texts = [(folder / f"{name}.lua").read_text() for name in ("prelude", script)]
     return "\n".join((f"local FAILURES = {{{failures}}}", *texts))
+
+
+class UnsuitableServer(RedisError):
+    """The server answers, and cannot be the job store."""
 
 
 class Store:
@@ -52,19 +58,32 @@ class Store:
             script = self._scripts[command.script] = self.client.register_script(source(command.script))
         try:
             if not (command.durable and self._wait_aof):
-                return command.parse(self._evaluate(script, command, self.client))
-            with self.client.client() as one:  # type: ignore[no-untyped-call]  # WAITAOF is about its own connection
-                answer = command.parse(self._evaluate(script, command, one))
-                _synced(one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))
-                return answer
+                return command.parse(self._evaluate(script, command))
+            return command.parse(self._evaluate_durably(script, command))
         except RedisError as error:
             raise _unavailable(command, error) from error
 
-    def _evaluate(self, script: Any, command: StoreCommand[T], client: "redis.Redis") -> Any:
+    def _evaluate(self, script: Any, command: StoreCommand[T]) -> Any:
         try:
-            return script(keys=[self.prefix], args=command.args, client=client)
+            return script(keys=[self.prefix], args=command.args)
         except NoScriptError:  # loaded, and then a failover or a restart led to a server that has not got it
-            return script(keys=[self.prefix], args=command.args, client=client)
+            return script(keys=[self.prefix], args=command.args)
+
+    def _evaluate_durably(self, script: Any, command: StoreCommand[T]) -> Any:
+        replies: list[Any] = []
+        for _ in range(SCRIPT_LOADS):
+            with self.client.pipeline(transaction=False) as pipe:
+                pipe.evalsha(script.sha, 1, self.prefix, *map(str, command.args))
+                pipe.execute_command("WAITAOF", 1, 0, WAITAOF_MS)  # type: ignore[no-untyped-call]
+                replies = pipe.execute(raise_on_error=False)
+            if not isinstance(replies[0], NoScriptError):
+                break
+            self.client.script_load(script.script)
+        reply, synced = replies
+        if isinstance(reply, RedisError):
+            raise reply
+        _check_synced(synced)
+        return reply
 
 
 class AsyncStore:
@@ -107,6 +126,8 @@ class AsyncStore:
             info = await self.client.info()
         except NoPermissionError as error:
             return not_permitted("INFO", error)
+        if problem := cluster_problem(info, self.prefix):
+            raise UnsuitableServer(problem)
         found = judge_durability(info, await self._config())
         if found.mode == "waitaof":
             try:
@@ -120,17 +141,35 @@ class AsyncStore:
         if script is None:
             script = self._scripts[command.script] = self.client.register_script(source(command.script))
         if not (command.durable and self._wait_aof):
-            return await _unless_rejected(command, self._evaluate(script, command, self.client))
-        async with self.client.client() as one:  # WAITAOF is about its own connection
-            reply = await _unless_rejected(command, self._evaluate(script, command, one))
-            _synced(await one.execute_command("WAITAOF", 1, 0, WAITAOF_MS))  # type: ignore[no-untyped-call]
-            return reply
+            return await _unless_rejected(command, self._evaluate(script, command))
+        reply, synced = await self._evaluate_durably(script, command)
+        if isinstance(reply, ResponseError):
+            raise _rejected(command, reply) from reply
+        _check_synced(synced)
+        return reply
 
-    async def _evaluate(self, script: Any, command: StoreCommand[T], client: "redis.asyncio.Redis") -> Any:
+    async def _evaluate(self, script: Any, command: StoreCommand[T]) -> Any:
         try:
-            return await script(keys=[self.prefix], args=command.args, client=client)
+            return await script(keys=[self.prefix], args=command.args)
         except NoScriptError:  # loaded, and then a failover or a restart led to a server that has not got it
-            return await script(keys=[self.prefix], args=command.args, client=client)
+            return await script(keys=[self.prefix], args=command.args)
+
+    async def _evaluate_durably(self, script: Any, command: StoreCommand[T]) -> tuple[Any, Any]:
+        """Return the replies of the script and of WAITAOF, which are sent together.
+
+        WAITAOF is about the writes of its own connection: sent again after a reconnection it would promise a sync that
+        did not happen, so the two are retried together or not at all.
+        """
+        replies: list[Any] = []
+        for _ in range(SCRIPT_LOADS):
+            async with self.client.pipeline(transaction=False) as pipe:
+                pipe.evalsha(script.sha, 1, self.prefix, *map(str, command.args))
+                pipe.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
+                replies = await pipe.execute(raise_on_error=False)
+            if not isinstance(replies[0], NoScriptError):
+                break
+            await self.client.script_load(script.script)
+        return replies[0], replies[1]
 
     async def _config(self) -> dict[str, str]:
         try:
@@ -145,8 +184,12 @@ async def _unless_rejected(command: "StoreCommand[Any]", reply: Awaitable[Any]) 
     try:
         return await reply
     except ResponseError as error:
-        log.warning("job store rejected a command", command=command.script, error=str(error))
-        raise StoreRejected(retry_after=RETRY_AFTER_S) from error
+        raise _rejected(command, error) from error
+
+
+def _rejected(command: "StoreCommand[Any]", error: ResponseError) -> StoreRejected:
+    log.warning("job store rejected a command", command=command.script, error=str(error))
+    return StoreRejected(retry_after=RETRY_AFTER_S)
 
 
 def memory_store(prefix: str = "tileq:") -> Store:
@@ -156,8 +199,10 @@ def memory_store(prefix: str = "tileq:") -> Store:
     return Store(fakeredis.FakeRedis(decode_responses=True, server_type="valkey"), prefix)
 
 
-def _synced(answer: Any) -> None:
-    if int(answer[0]) < 1:
+def _check_synced(reply: Any) -> None:
+    if isinstance(reply, RedisError):
+        raise RedisError(f"the server did not sync its append-only file: {reply}") from reply
+    if int(reply[0]) < 1:
         raise RedisError(f"the server did not sync its append-only file within {WAITAOF_MS} ms")
 
 

@@ -1,7 +1,9 @@
 """Publishes hints from a background thread through a bounded queue, so that requests never wait for the broker."""
 
+import asyncio
 import queue
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -15,8 +17,10 @@ log = structlog.get_logger(__name__)
 class HintPublisher:
     """Publishes hints in the order they came."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, timeout_s: float = 5.0) -> None:
         self._publisher = publisher
+        self._timeout_s = timeout_s
+        self._probe = ThreadPoolExecutor(1, thread_name_prefix="broker-probe")
         self._waiting: queue.Queue[tuple[str, ...] | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="hint-publisher", daemon=True)
 
@@ -26,6 +30,7 @@ class HintPublisher:
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Publish what waits, for at most `timeout_s`."""
+        self._probe.shutdown(wait=False, cancel_futures=True)
         if self._thread.is_alive():
             self._put(None)
             self._thread.join(timeout_s)
@@ -38,6 +43,11 @@ class HintPublisher:
         """Publish that webhook messages are due."""
         if messages:
             self._put(("deliveries", *messages))
+
+    async def check(self) -> None:
+        """Raise the reason where the broker takes no message within `timeout_s`; one probe at a time."""
+        async with asyncio.timeout(self._timeout_s):
+            await asyncio.get_running_loop().run_in_executor(self._probe, self._publisher.check)
 
     def _put(self, hint: tuple[str, ...] | None) -> None:
         try:

@@ -79,7 +79,7 @@ class Commit:
         """
         uncertain = False  # whether the store may have the records although it did not say so
         try:
-            await self._readiness.refuse_unless_durable()
+            await self._readiness.refuse_unless_ready()
             await self._put_objects(prepared, batch)
             jobs = [replace(one.job, idem=reservation.key if one.job.id == resource_id else "") for one in prepared]
             call = transitions.submit(

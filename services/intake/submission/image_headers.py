@@ -8,21 +8,12 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from services.intake.submission.unknown_format import NO_KNOWN_TYPE, describe
 from shared.errors import ImageTooManyPixels, UndecodableImage, UnsupportedImageType
 from shared.images import SNIFF_BYTES, ImageLimits, accepted_formats, accepted_names, sniff
 from shared.imaging.opening import open_image
 from shared.imaging.orientation import upright_size
 
-_OTHERS = (
-    (b"%PDF", "a PDF"),
-    (b"<svg", "SVG"),
-    (b"<?xml", "XML or SVG"),
-    (b"%!PS", "PostScript"),
-    (b"8BPS", "a Photoshop file"),
-    (b"\0\0\1\0", "an icon"),
-    (b"SIMPLE  =", "FITS"),
-    (b"<", "HTML or SVG"),
-)
 _HEIF = ("image/heic", "image/heif")
 _MIN_BYTES = 12  # below this no format can be told
 
@@ -51,10 +42,9 @@ def inspect(file: BinaryIO, size: int, limits: ImageLimits, image: int) -> Image
 def _unknown(start: bytes, media_type: str | None, size: int, image: int) -> UndecodableImage | UnsupportedImageType:
     if size == 0:
         return UndecodableImage(f"image {image} is empty", image=image)
-    if size < _MIN_BYTES:
+    found = describe(start)
+    if size < _MIN_BYTES and found == NO_KNOWN_TYPE:
         return UndecodableImage(f"image {image} has {size} bytes, too few for any image", image=image)
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    found = next((name for magic, name in _OTHERS if text[:16].lower().startswith(magic.lower())), "of no known type")
     if media_type in _HEIF:
         found = "HEIC (this service takes it with the extra `heif`)"
     detail = f"image {image} is {found} by its content; send {accepted_names()}"

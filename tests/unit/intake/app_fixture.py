@@ -49,6 +49,7 @@ class Hints:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, ...]] = []
+        self.down = ""  #: why the broker takes nothing
 
     def job(self, model: str, job: str) -> bool:
         """See `Publisher`."""
@@ -59,6 +60,11 @@ class Hints:
         """See `Publisher`."""
         self.sent.append(("deliveries", *messages))
         return True
+
+    def check(self) -> None:
+        """See `Publisher`."""
+        if self.down:
+            raise ConnectionError(self.down)
 
 
 @dataclass

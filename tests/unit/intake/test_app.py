@@ -218,6 +218,13 @@ class TestDocument:
         kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RequestError)]
         assert [kind.code for kind in kinds if f"`{kind.code}`" not in document and kind.code not in unused] == []
 
+    def test_webhooks_have_the_shape_of_the_answers(self, intake: App) -> None:
+        document = intake.http.get("/openapi.json").json()
+        body = document["webhooks"]["event"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        event = document["components"]["schemas"][body["$ref"].rpartition("/")[2]]
+        shown = document["paths"]["/v1/jobs/{id}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert shown in event["properties"]["data"]["anyOf"]
+
     def test_every_reference_leads_somewhere(self, intake: App) -> None:
         document = intake.http.get("/openapi.json").json()
         named = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))

@@ -30,7 +30,7 @@ def started(**variables: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_process_serves_with_the_settings_of_its_environment() -> None:
-    ended = started()
+    ended = started(TILEQ_LOG_LEVEL="error")  # no Redis is there, of which it warns
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "serving\n", "")
 
 
@@ -52,7 +52,7 @@ def test_a_refused_setting_prints_no_secret_of_another() -> None:
 
 
 def test_what_only_the_process_can_judge_is_refused_alike() -> None:
-    ended = started(TILEQ_RECONCILE_PERIOD="9")
+    ended = started(TILEQ_RECONCILE_PERIOD="9", TILEQ_LOG_LEVEL="error")
     assert (ended.returncode, ended.stderr) == (2, "reconciler: TILEQ_RECONCILE_PERIOD is refused by this process\n")
 
 

@@ -87,6 +87,9 @@ class RecordedHints:
         self.messages += messages
         return True
 
+    def check(self) -> None:
+        """See `Publisher`."""
+
 
 class FakeDecoder:
     """Cuts every image into a 2x1 grid of grey tiles while `gate` is set; raises `error` if there is one."""

@@ -21,7 +21,7 @@ from shared.imaging.opening import configure_pillow, open_image
 from shared.imaging.orientation import upright
 from shared.tiling import Grid, grid, tile_count
 from workers.vision.images.colour import to_srgb
-from workers.vision.images.samples import is_wide, to_eight_bits, transparent_samples
+from workers.vision.images.samples import is_wide, scale_colours, to_eight_bits, transparent_samples
 from workers.vision.images.truncated import is_truncation, load_truncated
 
 WHITE = (255, 255, 255, 255)
@@ -74,7 +74,7 @@ def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
     except MemoryError as error:
         raise MemoryShortage("decoding") from error
     except UnidentifiedImageError as error:
-        raise DecodeError(f"it is not a complete {accepted_names()} image") from error
+        raise DecodeError(f"it is not a complete image of an accepted format ({accepted_names()})") from error
     except Exception as error:
         if "out of memory" in str(error).lower():  # how Pillow reports a failed malloc of a codec
             raise MemoryShortage("decoding") from error
@@ -136,6 +136,7 @@ def _decode(data: bytes, limits: ImageLimits) -> DecodedImage:
             opened.load()
             return DecodedImage(opened.convert("RGB"))
         image, warning = _load(opened, data, media_type, limits.max_missing_rows)
+        scale_colours(image, lambda: open_image(io.BytesIO(data), media_type))
         return DecodedImage(as_displayed(image), warning)
 
 

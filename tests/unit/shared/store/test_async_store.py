@@ -1,7 +1,7 @@
 """The store on the event loop: bounded time, and what a failure means."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import fakeredis
@@ -34,12 +34,10 @@ class Server(fakeredis.FakeAsyncRedis):
             raise self.scripted
         return await super().evalsha(*args, **options)
 
-    def client(self) -> Any:
-        """Return a client that keeps one connection."""
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Stay open."""
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Any:
+        """Return a pipeline that answers like the commands one by one."""
+        assert not transaction  # MULTI would answer before the sync
+        return Pipeline(self)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run a command."""
@@ -48,6 +46,39 @@ class Server(fakeredis.FakeAsyncRedis):
                 raise self.synced
             return self.synced
         return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
+class Pipeline:
+    """Runs its commands when told to, errors among the replies."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._calls: list[Callable[[], Coroutine[Any, Any, Any]]] = []
+
+    async def __aenter__(self) -> "Pipeline":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Keep nothing."""
+
+    def evalsha(self, *args: Any) -> None:
+        """Queue a script."""
+        self._calls.append(lambda: self._server.evalsha(*args))
+
+    def execute_command(self, *args: Any) -> None:
+        """Queue a command."""
+        self._calls.append(lambda: self._server.execute_command(*args))
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Run them."""
+        assert not raise_on_error
+        replies: list[Any] = []
+        for call in self._calls:
+            try:
+                replies.append(await call())
+            except ResponseError as error:
+                replies.append(error)
+        return replies
 
 
 def run(server: Server, command: StoreCommand[Any], *, wait_aof: bool = False) -> Any:

@@ -22,6 +22,7 @@ from tests.image_files import (
     png_chunk,
     png_with,
     rgb_profile,
+    tiff16,
     tiff_with,
 )
 from workers.vision.images.decode import DecodedImage, DecodeError, decode
@@ -101,6 +102,29 @@ class TestRange:
     )
     def test_a_tiff_is_scaled_by_its_range(self, values: list[float], kind: Any, expected: list[int]) -> None:
         assert shown(wide(values, kind)) == expected
+
+    def test_32_bits_are_signed_only_where_the_file_says_so(self) -> None:
+        data = bytearray(wide([0, -(1 << 31), -1], np.int32))
+        place = data.index(struct.pack("<HHI", 339, 3, 1)) + 8
+        assert shown(bytes(data)) == [255, 0, 255]
+        struct.pack_into("<H", data, place, 1)
+        assert shown(bytes(data)) == [0, 128, 255]
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("white", [255, 1023, 4095, 16383])
+    def test_colours_may_use_the_lower_bits_only(self, order: str, white: int) -> None:
+        data = tiff16([(white, white // 2, 0), (0, 0, 0)], order)
+        assert near(corner(data), (255, 128, 0), within=1)
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_colours_of_16_bits_stay(self, order: str) -> None:
+        assert corner(tiff16([(0xC8FF, 0x3C00, 0x1E80), (0, 0, 0)], order)) == (200, 60, 30)
+
+    def test_colours_of_the_lower_bits_may_be_transparent(self) -> None:
+        assert near(corner(tiff16([(4095, 0, 0, 0x8000), (0, 0, 0, 0xFFFF)], "<", alpha=True)), (255, 127, 127))
+
+    def test_dark_colours_of_8_bits_stay_dark(self) -> None:
+        assert corner(encoded(Image.new("RGB", (4, 4), (10, 20, 30)), "TIFF")) == (10, 20, 30)
 
     def test_a_png_says_what_is_white(self) -> None:
         assert shown(encoded(Image.fromarray(np.array([[0, 4095, 0x8080]], np.uint16)))) == [0, 16, 128]
