@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -104,7 +104,7 @@ def store(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok" if new_enough else "fail", "job store", f"{name} {version} at {where}, takes writes", fix)
     if problem := cluster_problem(info, settings.redis_prefix):
         yield Finding("fail", "cluster", problem.partition(": ")[0], problem.partition(": ")[2])
-    yield _durable(denied or judge_durability(info, config), config)
+    yield _durable(denied or judge_durability(info, config), info, config)
     policy = config.get("maxmemory-policy") or str(info.get("maxmemory_policy", "unknown"))
     fix = "" if policy == "noeviction" else _eviction_remedy(config)
     yield Finding("ok" if policy == "noeviction" else "fail", "eviction", policy, fix)
@@ -207,7 +207,7 @@ def _info(client: "redis.Redis") -> tuple[dict[str, Any], Durability | None]:
         return {}, not_permitted("INFO", error)
 
 
-def _durable(found: Durability, config: dict[str, str]) -> Finding:
+def _durable(found: Durability, info: Mapping[str, Any], config: dict[str, str]) -> Finding:
     if found.mode == "always":
         return Finding("ok", "durability", "append-only file, appendfsync always")
     if found.mode == "waitaof":

@@ -49,7 +49,9 @@ def redis_remedy(error: Exception, variable: str, *, tls: bool) -> str:
 
 
 def durability_remedy(info: Mapping[str, Any], config: Mapping[str, str]) -> str:
-    """Return the commands that make a server durable whose INFO and CONFIG GET append* are these."""
+    """Return the commands that make a server durable whose INFO and CONFIG GET append* are these; {} means denied."""
+    if not info:
+        return "let the user of TILEQ_REDIS_URL run INFO (ACL `+info`)"
     version = str(info.get("valkey_version") or info.get("redis_version") or "0")
     waits = tuple(map(int, version.split(".")[:2])) >= WAITAOF_VERSION
     commands = []

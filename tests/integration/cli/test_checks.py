@@ -73,6 +73,18 @@ def test_where_configuration_is_hidden_the_advice_names_the_services_parameters(
     )
 
 
+def test_what_the_user_may_not_run_is_granted_by_the_advice(tmp_path: Path) -> None:
+    with valkeys(tmp_path, {}) as (server,):
+        rules = ("on", ">s3cret", "~*", "&*", "+@all", "-info")
+        server.admin.execute_command("ACL", "SETUSER", "app", *rules)  # type: ignore[no-untyped-call]
+        url = server.url.replace("//", "//app:s3cret@")
+        finding = store_findings(url)["durability"]
+        granted = re.search(r"ACL `(\S+)`", finding.fix)
+        assert granted is not None, finding
+        server.admin.execute_command("ACL", "SETUSER", "app", granted[1])  # type: ignore[no-untyped-call]
+        assert store_findings(url)["durability"].level == "ok"
+
+
 def test_a_missing_or_wrong_password_is_told_as_such(tmp_path: Path) -> None:
     with valkeys(tmp_path, {}) as (server,):
         server.admin.config_set("requirepass", "s3cret")
