@@ -66,7 +66,7 @@ class BeamSearch:
         """The best 2 * beams continuations of all beams, with their summed scores."""
         totals = (scores.cpu() + torch.tensor(self._scores).unsqueeze(1)).flatten()
         keep = min(2 * self.sampling.num_beams, int(totals.isfinite().sum()))
-        if self.sampling.temperature > 0:
+        if not self.sampling.greedy:
             places = torch.multinomial(totals.softmax(dim=-1), keep, generator=self._generator)
             places = places[totals[places].argsort(descending=True)]
         else:

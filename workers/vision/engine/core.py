@@ -223,7 +223,7 @@ class EngineCore:
         sequence.count += 1
         rows = [sequence.row(branch) for branch in sequence.branches]
         scores = sampler.adjust(logits.float().log_softmax(dim=-1), rows)
-        if beams.sampling.temperature > 0:
+        if not beams.sampling.greedy:
             warped, ids = sampler.warp(scores, rows)
             scores = torch.full_like(scores, -torch.inf).scatter(1, ids, warped.float())
         continuations = beams.advance(scores, [sequence.answer(branch) for branch in sequence.branches])

@@ -42,7 +42,7 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """Choose a token for each row of (M, vocab) finite logits."""
     scores = adjust(logits.float(), rows)
     chosen: list[int] = scores.argmax(dim=-1).tolist()
-    drawing = [place for place, row in enumerate(rows) if row.sampling.temperature > 0]
+    drawing = [place for place, row in enumerate(rows) if not row.sampling.greedy]
     if drawing:
         drawn = _draw(*warp(scores[drawing], [rows[place] for place in drawing]), [rows[place] for place in drawing])
         for place, token in zip(drawing, drawn, strict=True):

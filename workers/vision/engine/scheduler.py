@@ -8,7 +8,7 @@ Every step first gives each running answer its row, then fills up with prompts, 
 """
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from workers.vision.engine.feature_cache import FeatureCache
@@ -198,13 +198,25 @@ class Scheduler:
     def _prefills(self, decoding: bool) -> Iterator[Chunk]:
         """Prompts in order, but no more than half of the rows to one of them while another waits."""
         left = self._budget.rows(decoding)
-        ready = [sequence for sequence in self.running if sequence.prefilling and self._ready(sequence)]
+        ready = list(
+            self._distinct(sequence for sequence in self.running if sequence.prefilling and self._ready(sequence))
+        )
         most = left if len(ready) < 2 else left // 2
         for sequence in ready:
             rows = min(sequence.branch.missing, most, left)
             if rows:
                 left -= rows
                 yield Chunk(sequence, sequence.branch, rows)
+
+    def _distinct(self, ready: Iterable[Sequence]) -> Iterator[Sequence]:
+        """Leave out for now who needs next what one before it is about to compute, and will take it over then."""
+        coming: set[bytes] = set()
+        for sequence in ready:
+            start = sequence.branch.computed
+            pages = sequence.digests(len(sequence.branch.tokens) // PAGE_TOKENS)[start // PAGE_TOKENS :]
+            if start % PAGE_TOKENS or not pages or pages[0] not in coming:
+                coming.update(pages)
+                yield sequence
 
     def _ready(self, sequence: Sequence) -> bool:
         """Whether its tiles are encoded; what a neighbour has computed meanwhile is taken over first."""

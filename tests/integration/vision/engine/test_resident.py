@@ -320,7 +320,9 @@ def test_a_watchdog_knows_what_the_part_in_progress_may_take(
 
     monkeypatch.setattr(runner, "encode", watched(runner.encode))
     monkeypatch.setattr(runner, "forward", watched(runner.forward))
-    finished(served, asked(served, tiles=2, max_new_tokens=3))
+    running = engine.submit(asked(served, "running", max_new_tokens=20_000))
+    assert any(isinstance(event, Delta) for event in running)
+    finished(served, asked(served, tiles=2, image=3, max_new_tokens=3))  # its tiles share steps with the answer
     times = [since for since, _ in seen]
     assert None not in times
     assert len(set(times)) == len(times)  # each part is a step of its own to the watchdog

@@ -14,7 +14,6 @@ from workers.vision.engine.page_pool import PagePool
 from workers.vision.engine.scheduler import Limits, Schedule, Scheduler
 from workers.vision.engine.sequence import Sequence, tile_spans
 from workers.vision.engine.step_budget import StepBudget
-from workers.vision.model.packed_batch import PAGE_TOKENS
 from workers.vision.prompts import ImageSpan, Prompt
 
 TILE_TOKENS = 32
@@ -98,19 +97,25 @@ def test_features_that_wait_for_their_prefill_are_bounded() -> None:
     assert [work.sequence.tiles.keys[0] for work in run(chosen).tiles] == [chosen.running[0].tiles.keys[0]] * 4
 
 
-def test_what_a_neighbour_computed_meanwhile_is_taken_over() -> None:
+def test_equal_prompts_at_once_are_computed_once() -> None:
     chosen = scheduler(rows=64, pages=40)
     early, late = sequence(text=100), sequence(text=100)
     chosen.add(early)
     chosen.add(late)
     run(chosen)
-    assert (early.branch.computed, late.branch.computed) == (32, 32)
+    assert (early.branch.computed, late.branch.computed) == (64, 0)
     run(chosen)
-    assert late.cached_tokens == 0  # side by side they have nothing to give to one another
-    third = sequence(text=100)
-    chosen.add(third)
-    run(chosen)
-    assert third.cached_tokens >= 4 * PAGE_TOKENS
+    assert (early.branch.computed, late.branch.computed) == (100, 64)
+    assert rows(run(chosen)) == [1, 4]
+    assert late.cached_tokens == 96
+    assert late.branch.pages[:6] == early.branch.pages[:6]
+
+
+def test_a_prompt_that_parts_from_its_neighbour_is_not_held_up() -> None:
+    chosen = scheduler(rows=64, pages=40)
+    for first in (100, 101):
+        chosen.add(sequence(text=100, first=first))
+    assert rows(run(chosen)) == [32, 32]
 
 
 def test_admission_waits_for_pages() -> None:
