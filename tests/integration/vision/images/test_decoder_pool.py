@@ -65,7 +65,7 @@ def turned() -> bytes:
     return encoded(image, "JPEG", exif=exif)
 
 
-def test_exif_turns_a_picture_as_people_expect(decoders: DecoderPool) -> None:
+def test_exif_turns_an_image(decoders: DecoderPool) -> None:
     tiled = decoders.tile(turned(), 12, thumbnail=True)
     assert (tiled.width, tiled.height) == (20, 40)
 
@@ -127,14 +127,14 @@ GOOD = encoded(Image.new("RGB", (300, 200), "green"), "JPEG")
 
 
 @pytest.mark.parametrize("data", [*BROKEN, GOOD[:100], GOOD[: len(GOOD) // 2]], ids=lambda data: repr(data[:8]))
-def test_what_is_no_picture_is_refused_for_good(decoders: DecoderPool, data: bytes) -> None:
+def test_what_is_no_image_is_refused_for_good(decoders: DecoderPool, data: bytes) -> None:
     with pytest.raises(DecodeError) as caught:
         decoders.tile(data, 12, thumbnail=True)
     assert caught.value.code == "undecodable_image"
     assert decoders.tile(GOOD, 12, thumbnail=True).grid == (3, 2)
 
 
-def test_flipped_bytes_cost_a_picture_at_most(decoders: DecoderPool) -> None:
+def test_flipped_bytes_cost_an_image_at_most(decoders: DecoderPool) -> None:
     rng = np.random.default_rng(7)
     refused = 0
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF"):
