@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import httpx
 import redis
 from packaging.requirements import Requirement
 
+from services.cli.remedies import durability_remedy, redis_remedy, storage_remedy
 from shared.broker import WEBHOOK_QUEUE, Hints, make_celery
 from shared.connections.redis_client import connect
 from shared.errors import TileqError
@@ -89,8 +90,12 @@ def store(settings: Settings) -> Iterator[Finding]:
                 config = {}  # managed services refuse CONFIG
             client.set(f"{settings.redis_prefix}doctor", "1", px=1000)
     except redis.RedisError as error:
-        fix = "start it or set TILEQ_REDIS_URL; on one machine `tileq up` brings its own"
-        yield Finding("fail", "job store", f"{where}: {error}", fix)
+        yield Finding(
+            "fail",
+            "job store",
+            f"{where}: {error}",
+            redis_remedy(error, "TILEQ_REDIS_URL", tls=settings.store_endpoint.tls is not None),
+        )
         return
     name = "Valkey" if info.get("valkey_version") else "Redis"
     version = str(info.get("valkey_version") or info.get("redis_version") or "of unknown version")
@@ -99,9 +104,9 @@ def store(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok" if new_enough else "fail", "job store", f"{name} {version} at {where}, takes writes", fix)
     if problem := cluster_problem(info, settings.redis_prefix):
         yield Finding("fail", "cluster", problem.partition(": ")[0], problem.partition(": ")[2])
-    yield _durable(denied or judge_durability(info, config), config)
+    yield _durable(denied or judge_durability(info, config), info, config)
     policy = config.get("maxmemory-policy") or str(info.get("maxmemory_policy", "unknown"))
-    fix = "" if policy == "noeviction" else "CONFIG SET maxmemory-policy noeviction, or jobs may be evicted"
+    fix = "" if policy == "noeviction" else _eviction_remedy(config)
     yield Finding("ok" if policy == "noeviction" else "fail", "eviction", policy, fix)
     near = abs(skew) <= _MAX_CLOCK_OFFSET_S
     yield Finding("ok" if near else "warn", "clock", f"{skew:+.2f} s to the store's", "" if near else "run NTP on both")
@@ -113,7 +118,13 @@ def broker(settings: Settings) -> Iterator[Finding]:
     try:
         waiting = Hints(make_celery(settings)).depth(WEBHOOK_QUEUE)
     except Exception as error:  # kombu's, redis' or the OS' error: any of them is the finding
-        yield Finding("fail", "Celery broker", f"{where}: {error}", "start it or set TILEQ_BROKER_URL")
+        variable = "TILEQ_BROKER_URL" if settings.broker_url else "TILEQ_REDIS_URL"
+        yield Finding(
+            "fail",
+            "Celery broker",
+            f"{where}: {error}",
+            redis_remedy(error, variable, tls=settings.broker_endpoint.tls is not None),
+        )
         return
     yield Finding("ok", "Celery broker", f"{where}, {waiting} hints wait for the webhook dispatcher")
 
@@ -129,8 +140,7 @@ def storage(settings: Settings) -> Iterator[Finding]:
         same = objects.get(_PROBE_KEY) == b"probe"
         objects.delete(_PROBE_KEY)
     except TileqError as error:
-        fix = "start it, or set TILEQ_S3_URL, TILEQ_S3_ACCESS_KEY and TILEQ_S3_SECRET_KEY; `tileq up` brings its own"
-        yield Finding("fail", "object storage", f"{where}: {error.detail}", fix)
+        yield Finding("fail", "object storage", f"{where}: {error.detail}", storage_remedy(error.detail))
         return
     took = f"{where}, written, read and removed in {time.monotonic() - began:.2f} s"
     if same:
@@ -158,7 +168,8 @@ def service(url: str) -> Iterator[Finding]:
     if answer.status_code == 200:
         yield Finding("ok", "service", f"{url} is ready")
     else:
-        yield Finding("fail", "service", f"{url} is not ready: {', '.join(down) or answer.status_code}", "read its log")
+        fix = "do what its reasons say" if down else "read the log of intake"
+        yield Finding("fail", "service", f"{url} is not ready: {', '.join(down) or answer.status_code}", fix)
 
 
 def disk(folder: Path) -> Iterator[Finding]:
@@ -196,19 +207,20 @@ def _info(client: "redis.Redis") -> tuple[dict[str, Any], Durability | None]:
         return {}, not_permitted("INFO", error)
 
 
-def _durable(found: Durability, config: dict[str, str]) -> Finding:
+def _durable(found: Durability, info: Mapping[str, Any], config: dict[str, str]) -> Finding:
     if found.mode == "always":
         return Finding("ok", "durability", "append-only file, appendfsync always")
     if found.mode == "waitaof":
         return Finding(
             "ok", "durability", f"append-only file, appendfsync {config.get('appendfsync', '?')} and WAITAOF"
         )
-    return Finding(
-        "fail",
-        "durability",
-        found.problem,
-        "CONFIG SET appendonly yes, CONFIG SET appendfsync always, and the same in its configuration file",
-    )
+    return Finding("fail", "durability", found.problem, durability_remedy(info, config))
+
+
+def _eviction_remedy(config: dict[str, str]) -> str:
+    if not config:
+        return "set maxmemory-policy to noeviction in the parameters of the service, or jobs may be evicted"
+    return "CONFIG SET maxmemory-policy noeviction, and the same in its configuration file, or jobs may be evicted"
 
 
 def _belongs(requirement: Requirement, extra: str) -> bool:

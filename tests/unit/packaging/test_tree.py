@@ -11,7 +11,7 @@ import pytest
 from tests.unit.packaging.tree import PACKAGES, ROOT, files
 
 GIVEN = {"pyproject.toml", "services", "workers", "shared", "tests", "infra", "docker-compose.yml", "README.md"}
-USUAL = {"LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "constraints.txt"}
+USUAL = {"LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "constraints.txt", "docs"}
 PYTHON = [name for name in files() if name.suffix == ".py"]
 
 

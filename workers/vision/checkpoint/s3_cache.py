@@ -107,14 +107,20 @@ class _CachedPrefix:
         lock = self.root / ".lock"
         with cache_lock(lock, exclusive=False, report=self.report):
             missing = self._unverified()
+            if not missing:
+                self._mark_used()
         if missing:
             with cache_lock(lock, exclusive=True, report=self.report) as locked:
                 self._fetch_all(self._unverified(), locked)
+                self._mark_used()
                 if locked:
                     _remove_old_versions(self.root, self.folder, self.report)
+        return self.folder
+
+    def _mark_used(self) -> None:
+        """Keep the folder from being removed as an old version."""
         with suppress(OSError):  # a read-only cache
             os.utime(self.folder)
-        return self.folder
 
     def _unverified(self) -> list[RemoteFile]:
         """The files that are absent or not what they must be."""

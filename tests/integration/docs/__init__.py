@@ -1,0 +1,1 @@
+"""The pages under docs/, run against stand-ins on this machine."""
