@@ -28,6 +28,7 @@ from shared.settings import SettingsError, StorageSettings
 
 T = TypeVar("T")
 
+BATCHES_PREFIX = "batches/"  #: of the manifests of batches
 PAGE_KEYS = 1000  #: keys of one LIST request, the most that S3 returns
 
 CONNECT_TIMEOUT_S = 5
@@ -64,7 +65,12 @@ def ended_key(job: str) -> str:
 
 def batch_key(batch: str) -> str:
     """Return the key of the manifest of `batch`."""
-    return f"batches/{batch}.json"
+    return f"{BATCHES_PREFIX}{batch}.json"
+
+
+def batch_id(key: str) -> str:
+    """Return the batch whose manifest lies at `key`."""
+    return key.removeprefix(BATCHES_PREFIX).removesuffix(".json")
 
 
 def tokenizer_key(model: str) -> str:

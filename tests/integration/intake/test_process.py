@@ -194,6 +194,26 @@ class TestBody:
         assert "Traceback" not in intake.log.read_text()
 
 
+class TestConnections:
+    """What a load balancer and a probe see."""
+
+    def test_head_of_a_stream_ends_and_leaves_no_trace_in_the_log(self, intake: Process) -> None:
+        with intake.client() as http:
+            id = submit(http, JPEG).json()["id"]
+            for path in (f"/v1/jobs/{id}/events", f"/v1/jobs/{id}/images/0", f"/v1/jobs/{id}", "/healthz", "/readyz"):
+                answer = http.head(path)
+                assert (answer.status_code, answer.content) == (200, b""), path
+            assert http.get(f"/v1/jobs/{id}").status_code == 200
+        assert "Traceback" not in intake.log.read_text()
+
+    def test_an_idle_connection_is_closed_when_the_settings_say(
+        self, environment: Mapping[str, str], tmp_path: Path
+    ) -> None:
+        with started(environment, tmp_path, TILEQ_KEEP_ALIVE="1") as intake, intake.connect() as line:
+            line.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert b'{"status":"ok"}' in _all(line)  # which reads until the connection is closed
+
+
 class TestServers:
     """When what it stands on is gone."""
 

@@ -1,11 +1,15 @@
 """What the API shows of a job."""
 
+import json
 from dataclasses import replace
+
+import pytest
 
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.records import JobOutput
-from shared.views import job_body, moment
+from shared.views import WebhookEvent, job_body, moment
+from shared.webhooks import signing
 
 HALF = JobOutput(text="half", finish_reason="length")
 LARGE = JobOutput(text="large", finish_reason="stop")
@@ -54,3 +58,11 @@ def test_a_large_output_is_said_to_be_left_out() -> None:
 def _stage(job: Job) -> str | None:
     progress = job_body(job).progress
     return progress.stage if progress else None
+
+
+@pytest.mark.parametrize(("payload", "limit"), [("full", 10_000), ("full", 10), ("thin", 10_000)])
+def test_the_body_of_a_webhook_is_a_documented_event(payload: str, limit: int) -> None:
+    data = job_body(replace(JOB, expires=1795600000.0)).model_dump()
+    body = signing.body("job.started", "2026-11-18T11:06:40.000Z", data, payload, limit, sequence=1)
+    event = WebhookEvent.model_validate_json(body, strict=True)
+    assert event.model_dump(exclude_unset=True) == json.loads(body)

@@ -154,7 +154,10 @@ class Decoder:
         self._options = options
         self._received = b""
         self._ended = False
-        self._socket, theirs = socket.socketpair()
+        try:
+            self._socket, theirs = socket.socketpair()
+        except OSError as error:
+            raise DecoderUnavailable(f"no connection to a decoder process could be made: {error}") from error
         try:
             with theirs:
                 self._process = _start(options, theirs)
