@@ -234,7 +234,7 @@ class ImageSettings(ProcessSettings):
         0.1, ge=0, le=1, description="share of rows that a truncated image may lack; it gets a `warning`; 0: refused"
     )
     image_mode: Literal["natural", "original"] = Field(
-        "natural", description="`natural`: EXIF turned, white under transparency, 16 bit scaled; `original`: the card's"
+        "natural", description="`natural`: as a viewer shows it; `original`: as the model card's code decodes it"
     )
 
 

@@ -42,6 +42,7 @@ def test_a_picture_and_a_question_go_in_and_the_answer_comes_back(api: Client, q
         "sha256": hashlib.sha256(RED).hexdigest(),
         "grid": [3, 2],
         "tiles": 7,
+        "warning": None,
     }
     assert ended["usage"]["prompt_tokens"] > 0
     assert ended["timings"]["total"] > 0

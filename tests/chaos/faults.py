@@ -117,6 +117,28 @@ def stop_worker(run: Run) -> None:
 
 
 @fault
+def stop_another(run: Run) -> None:
+    """SIGTERM to an intake, a reconciler or the dispatcher: what is under way ends, nothing is refused twice (12)."""
+    name = run.rng.choice((*INTAKES, *RECONCILERS, "webhooks"))
+    with run.ledger.fault("stop_another", name) as fault:
+        pid = run.fleet.kill(name, signal.SIGTERM)
+        if run.fleet.restarted(name, pid):
+            fault.evidence = f"pid {pid} ended when asked"
+
+
+@fault
+def freeze_another(run: Run) -> None:
+    """SIGSTOP and SIGCONT of an intake, a reconciler or the dispatcher."""
+    name = run.rng.choice((*INTAKES, *RECONCILERS, "webhooks"))
+    with run.ledger.fault("freeze_another", name) as fault:
+        run.fleet.kill(name, signal.SIGSTOP)
+        stopped = _within(2, lambda: _process_state(run.fleet.processes[name].pid) == "T")
+        wait(LEASE_S)
+        run.fleet.kill(name, signal.SIGCONT)
+        fault.evidence = "stopped, and went on" if stopped else ""
+
+
+@fault
 def lose_hints(run: Run) -> None:
     """SIGSTOP a worker, publish, SIGKILL it: BRPOP's reply goes to a dead socket, and the hint is lost (2)."""
     name = run.worker()
@@ -353,9 +375,7 @@ def fail_over(run: Run) -> None:
         with run.fleet.store() as old:
             old.execute_command("FAILOVER", "TO", "127.0.0.1", port)  # waits until the replica has everything
             eventually(lambda: old.info("replication")["role"] == "slave", 20, 0.02)
-        for proxy in run.fleet.proxies_of("redis"):
-            proxy.upstream = port
-        run.fleet.store_port = port
+        run.fleet.promoted(run.store_name, port)
         if all(_within(15, lambda url=url: _takes_ten(run, url)) for url in run.traffic.urls):  # type: ignore[misc]
             fault.evidence = f"port {port} took over; both intakes took ten jobs in a row"
 

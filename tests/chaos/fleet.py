@@ -223,6 +223,14 @@ class Fleet(threading.Thread):
             eventually(lambda: _in_sync(client), 20, 0.1)
         return port
 
+    def promoted(self, name: str, port: int) -> None:
+        """Say that `name`, started as a replica, is the primary: connections go there, and it restarts as one."""
+        one = self.processes[name]
+        one.program = replace(one.program, argv=one.program.argv[: -len(("--replicaof", "host", "port"))])
+        for proxy in self.proxies_of("redis"):
+            proxy.upstream = port
+        self.store_port = port
+
     def probe(self, url: str) -> Callable[[], str]:
         """Return the probe of readiness of the intake at `url`."""
         return answers(f"{url}/readyz")

@@ -1,4 +1,4 @@
-"""The cases of `TILEQ_PARITY`, their pictures and checkpoints, made by the folder's own scripts."""
+"""The cases of `TILEQ_PARITY`, their images and checkpoints, made by the folder's own scripts."""
 
 import importlib.util
 import json
@@ -61,8 +61,8 @@ def checkpoint(folder: Path, variant: str, seed: int) -> Path:
     return target
 
 
-def picture(width: int, height: int, seed: int) -> bytes:
-    """A PNG of the folder's picture."""
+def image_file(width: int, height: int, seed: int) -> bytes:
+    """A PNG of the image that the folder's script draws."""
     return encoded(Image.fromarray(script("images").picture(width, height, seed)))
 
 
@@ -81,6 +81,6 @@ def stock_model(folder: Path, dtype: torch.dtype = torch.float32) -> StockModel:
     return assemble(config, weights, dtype, on_one_device(config, torch.device("cpu")))
 
 
-def stacked(pictures: Sequence[TiledImage]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The tiles of all pictures, in order."""
-    return np.concatenate([np.zeros((0, 448, 448, 3), np.uint8), *(picture.tiles for picture in pictures)])
+def stacked(images: Sequence[TiledImage]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The tiles of all images, in order."""
+    return np.concatenate([np.zeros((0, 448, 448, 3), np.uint8), *(image.tiles for image in images)])

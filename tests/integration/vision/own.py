@@ -54,7 +54,7 @@ TEXTS = (
 SIZES = ((640, 480, 6), (97, 61, 12), (300, 1000, 40), (448, 448, 6))
 
 
-def picture(width: int, height: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def drawn(width: int, height: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Waves and noise, the same on every machine: integers alone."""
     rng = np.random.default_rng(width * 100_003 + height)
     y, x = np.mgrid[0:height, 0:width]
@@ -68,9 +68,9 @@ def sha256(array: np.ndarray[Any, Any]) -> str:
 
 
 def tiles(decoders: DecoderPool) -> Iterator[dict[str, Any]]:
-    """Grids and hashes of whole pictures."""
+    """Grids and hashes of whole images."""
     for width, height, limit in SIZES:
-        tiled = decoders.tile(encoded(Image.fromarray(picture(width, height))), limit, thumbnail=True)
+        tiled = decoders.tile(encoded(Image.fromarray(drawn(width, height))), limit, thumbnail=True)
         yield {
             "size": [width, height, limit],
             "grid": list(tiled.grid),
@@ -80,13 +80,13 @@ def tiles(decoders: DecoderPool) -> Iterator[dict[str, Any]]:
 
 
 def variant(name: str, folder: Path, decoders: DecoderPool, engine: EngineName = "transformers") -> dict[str, Any]:
-    """What the checkpoint `name` computes: ids, features, and a conversation of two rounds on two pictures."""
+    """What the checkpoint `name` computes: ids, features, and a conversation of two rounds on two images."""
     write_random(folder, 5, **VARIANTS[name])
     settings = Settings(engine=engine, model=str(folder), device="cpu", dtype="float32")
     served = make_engine(settings, lambda _: None)
-    pictures = [
+    images = [
         decoders.tile(
-            encoded(Image.fromarray(picture(width, height))), min(4, served.model.tiles[1]), served.model.thumbnail
+            encoded(Image.fromarray(drawn(width, height))), min(4, served.model.tiles[1]), served.model.thumbnail
         )
         for width, height in ((500, 400), (120, 300))
     ]
@@ -95,8 +95,8 @@ def variant(name: str, folder: Path, decoders: DecoderPool, engine: EngineName =
         Message(role="assistant", content="The colour."),
         Message(role="user", content="Which one is red?"),
     ]
-    prompt = served.prompt(rounds, [len(tiled.tiles) for tiled in pictures])
-    request = EngineRequest(name, prompt, cases.stacked(pictures), Sampling(max_new_tokens=24))
+    prompt = served.prompt(rounds, [len(tiled.tiles) for tiled in images])
+    request = EngineRequest(name, prompt, cases.stacked(images), Sampling(max_new_tokens=24))
     *_, done = served.engine.submit(request)
     served.engine.close()
     assert isinstance(done, Done)

@@ -43,13 +43,13 @@ def messages(case: dict[str, Any]) -> Iterator[Message]:
 def test_a_conversation_has_the_prompt_and_the_answer_of_the_original(
     served: ServedModel, decoders: DecoderPool, case: dict[str, Any]
 ) -> None:
-    pictures = [
+    tiled = [
         decoders.tile(
-            cases.picture(image["width"], image["height"], image["picture_seed"]), image["max_num"], thumbnail=True
+            cases.image_file(image["width"], image["height"], image["picture_seed"]), image["max_num"], thumbnail=True
         )
         for image in case["images"]
     ]
-    prompt = served.prompt(list(messages(case)), [len(tiled.tiles) for tiled in pictures])
+    prompt = served.prompt(list(messages(case)), [len(image.tiles) for image in tiled])
     assert served.tokenizer is not None
     context = served.tokenizer.token_id(IMAGE_CONTEXT)
     expected: list[int] = []
@@ -58,7 +58,7 @@ def test_a_conversation_has_the_prompt_and_the_answer_of_the_original(
     assert prompt.ids == expected
 
     limit = len(case["generated_ids"])
-    request = EngineRequest(case["kind"], prompt, cases.stacked(pictures), Sampling(max_new_tokens=limit))
+    request = EngineRequest(case["kind"], prompt, cases.stacked(tiled), Sampling(max_new_tokens=limit))
     events = list(served.engine.submit(request))
     done = events[-1]
     assert isinstance(done, Done)

@@ -103,8 +103,11 @@ def _send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _mapped_bytes() -> int:
-    """Address space of this process: libraries, and more of it on machines with many cores."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    """Address space of this process, which grows with the number of cores; 0 where it can't be read."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    except OSError:
+        return 0
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from tests.waiting import eventually
 from workers.vision.images import decoder_pool as decoder_pool_module
 from workers.vision.images import shared_file
 from workers.vision.images.decode import DecodeError
-from workers.vision.images.decoder_pool import Decoder, DecoderPool, DecoderUnavailable
+from workers.vision.images.decoder_pool import DecoderPool, DecoderProcess, DecoderUnavailable
 
 LIMIT = 2_000_000  # pixels
 
@@ -65,7 +65,7 @@ def turned() -> bytes:
     return encoded(image, "JPEG", exif=exif)
 
 
-def test_exif_turns_a_picture_as_people_expect(decoders: DecoderPool) -> None:
+def test_exif_turns_an_image(decoders: DecoderPool) -> None:
     tiled = decoders.tile(turned(), 12, thumbnail=True)
     assert (tiled.width, tiled.height) == (20, 40)
 
@@ -127,14 +127,14 @@ GOOD = encoded(Image.new("RGB", (300, 200), "green"), "JPEG")
 
 
 @pytest.mark.parametrize("data", [*BROKEN, GOOD[:100], GOOD[: len(GOOD) // 2]], ids=lambda data: repr(data[:8]))
-def test_what_is_no_picture_is_refused_for_good(decoders: DecoderPool, data: bytes) -> None:
+def test_what_is_no_image_is_refused_for_good(decoders: DecoderPool, data: bytes) -> None:
     with pytest.raises(DecodeError) as caught:
         decoders.tile(data, 12, thumbnail=True)
     assert caught.value.code == "undecodable_image"
     assert decoders.tile(GOOD, 12, thumbnail=True).grid == (3, 2)
 
 
-def test_flipped_bytes_cost_a_picture_at_most(decoders: DecoderPool) -> None:
+def test_flipped_bytes_cost_an_image_at_most(decoders: DecoderPool) -> None:
     rng = np.random.default_rng(7)
     refused = 0
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF"):
@@ -193,7 +193,7 @@ def test_a_process_that_hangs_is_killed_and_the_machine_is_blamed() -> None:
 def test_processor_time_is_the_images_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel counts whole seconds from the start of the process: one is left after its start."""
     monkeypatch.setattr(decoder_pool_module, "MAX_WALL_FACTOR", 100_000)
-    slow = encoded(Image.effect_noise((7_000, 7_000), 100), "WEBP", lossless=True, quality=0, method=0)
+    slow = encoded(Image.effect_noise((5_000, 5_000), 100), "JPEG", quality=95, progressive=True)
     with decoder_pool(timeout_s=0.001) as hasty, pytest.raises(DecodeError, match=r"0\.001 s of processor time"):
         hasty.tile(slow, 40, thumbnail=True)
 
@@ -221,13 +221,13 @@ def test_processes_that_die_again_and_again_are_the_workers_fault(
     monkeypatch: pytest.MonkeyPatch, number: int, code: str
 ) -> None:
     with decoder_pool() as decoders:
-        ask = Decoder._ask
+        ask = DecoderProcess._ask
 
-        def ask_and_kill(self: Decoder, *arguments: Any) -> Any:
+        def ask_and_kill(self: DecoderProcess, *arguments: Any) -> Any:
             stop_then_kill(self._process.pid, number)
             return ask(self, *arguments)
 
-        monkeypatch.setattr(Decoder, "_ask", ask_and_kill)
+        monkeypatch.setattr(DecoderProcess, "_ask", ask_and_kill)
         with pytest.raises(DecoderUnavailable, match=f"ended with signal {number:d}") as caught:
             decoders.tile(GOOD, 12, thumbnail=True)
         assert caught.value.code == code
@@ -305,8 +305,10 @@ def test_the_processes_know_no_secrets_and_no_torch(monkeypatch: pytest.MonkeyPa
 
 def test_the_processes_go_with_their_parent() -> None:
     program = (
-        "import os, signal; from tests.integration.vision.cases import decoder_pool; s = decoder_pool(); "
-        "print(s._idle.queue[0]._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal; from shared.images import ImageLimits; "
+        "from workers.vision.images.decoder_pool import DecoderOptions, DecoderPool; "
+        "pool = DecoderPool(1, DecoderOptions(ImageLimits(1, 1, 0, 'natural'))); "
+        "print(pool._idle.queue[0]._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     pid = int(ended.stdout)

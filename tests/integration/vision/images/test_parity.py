@@ -28,7 +28,7 @@ def decoders(request: pytest.FixtureRequest) -> Iterator[DecoderPool]:
 def test_tiles_are_the_bytes_of_the_original(decoders: DecoderPool, case: dict[str, Any]) -> None:
     size = (case["width"], case["height"])
     pixels = cases.script("images").picture(*size, case["picture_seed"])
-    assert hashlib.sha256(pixels.tobytes()).hexdigest() == case["picture_sha256"], "the picture itself"
+    assert hashlib.sha256(pixels.tobytes()).hexdigest() == case["picture_sha256"], "the image itself"
     tiled = decoders.tile(encoded(Image.fromarray(pixels)), case["max_num"], thumbnail=True)
     assert (tiled.width, tiled.height, len(tiled.tiles)) == (*size, case["tiles"])
     assert hashlib.sha256(tiled.tiles.tobytes()).hexdigest() == case["uint8_tiles_sha256"]

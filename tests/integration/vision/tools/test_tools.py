@@ -21,8 +21,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "street.png"
-    path.write_bytes(encoded(Image.fromarray(own.picture(640, 480))))
+    path = tmp_path_factory.mktemp("images") / "street.png"
+    path.write_bytes(encoded(Image.fromarray(own.drawn(640, 480))))
     return path
 
 
