@@ -186,3 +186,13 @@ def test_packages_of_this_environment_are_all_there() -> None:
 def test_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1 << 20}))  # type: ignore[attr-defined]
     assert {finding.level for finding in checks.disk(tmp_path / "not" / "yet")} == {"fail"}
+
+
+def test_a_cluster_needs_a_hash_tag_in_the_prefix(tmp_path: Path) -> None:
+    with valkeys(tmp_path, {"cluster-enabled": "yes"}) as (node,):
+        node.admin.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")  # type: ignore[no-untyped-call]
+        eventually(lambda: "cluster_state:ok" in str(node.admin.execute_command("CLUSTER", "INFO")))  # type: ignore[no-untyped-call]
+        found = by_name(list(checks.store(settings_of(redis_url=node.url))))
+        assert found["cluster"].level == "fail"
+        assert "TILEQ_REDIS_PREFIX={tileq}:" in found["cluster"].fix
+        assert "cluster" not in by_name(list(checks.store(settings_of(redis_url=node.url, redis_prefix="{tileq}:"))))
