@@ -136,7 +136,8 @@ def _decode(data: bytes, limits: ImageLimits) -> DecodedImage:
             opened.load()
             return DecodedImage(opened.convert("RGB"))
         image, warning = _load(opened, data, media_type, limits.max_missing_rows)
-        scale_colours(image, lambda: open_image(io.BytesIO(data), media_type))
+        if warning is None:  # the lower bytes of a truncated file can't be read again
+            scale_colours(image, lambda: open_image(io.BytesIO(data), media_type))
         return DecodedImage(as_displayed(image), warning)
 
 
@@ -146,7 +147,5 @@ def _load(opened: Image.Image, data: bytes, media_type: str, max_missing_rows: f
     except OSError as error:
         if not max_missing_rows or not is_truncation(error):
             raise
-        if found := load_truncated(lambda: open_image(io.BytesIO(data), media_type), data, max_missing_rows):
-            return found
-        raise
+        return load_truncated(lambda: open_image(io.BytesIO(data), media_type), data, max_missing_rows)
     return opened, None

@@ -20,21 +20,22 @@ def is_truncation(error: Exception) -> bool:
 
 def load_truncated(
     open_image: Callable[[], Image.Image], data: bytes, max_missing_rows: float
-) -> tuple[Image.Image, str] | None:
-    """Return the loaded image of the truncated file `data`, and a warning; None if too much is missing.
+) -> tuple[Image.Image, str]:
+    """Return the loaded image of the truncated file `data`, and a warning. Raises `OSError` if too much is missing.
 
     `open_image` opens it anew, `max_missing_rows` is a share of all rows.
     """
     probe = open_image()
     if _is_interlaced(probe):
-        return None
+        raise OSError("its file is truncated, and being interlaced it lacks rows everywhere")
     if probe.info.get("progressive"):
         if not _has_every_coefficient(data):
-            return None
+            raise OSError("its file is truncated, and being progressive it lacks detail everywhere")
         return _load_leniently(open_image()), "the file is truncated: the finest detail is missing"
     first, missing = _find_missing_rows(probe)
     if missing > max_missing_rows * probe.height:
-        return None
+        lost = f"{missing} of {probe.height} rows are missing"
+        raise OSError(f"its file is truncated: {lost}, more than TILEQ_MAX_MISSING_ROWS={max_missing_rows:g} allows")
     image = _load_leniently(open_image())
     if missing and image.format != "JPEG" and image.mode in ("L", "RGB"):  # libjpeg paints them itself
         grey = _GREY if image.mode == "L" else (_GREY,) * 3

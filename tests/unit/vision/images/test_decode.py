@@ -249,9 +249,14 @@ class TestTruncated:
         with pytest.raises(DecodeError, match="truncated"):
             decode(whole[: len(whole) // (4 if progressive else 2)], NATURAL)
 
+    def test_a_refusal_counts_the_rows_and_names_the_setting(self) -> None:
+        reason = "truncated: 100 of 300 rows are missing, more than TILEQ_MAX_MISSING_ROWS=0.1 allows"
+        with pytest.raises(DecodeError, match=reason):
+            decode(encoded(PHOTO, "BMP")[: -100 * 1200], NATURAL)
+
     def test_an_interlaced_image_is_refused(self) -> None:
         whole = encoded(PHOTO.convert("P"), "GIF", interlace=1)
-        with pytest.raises(DecodeError):
+        with pytest.raises(DecodeError, match="interlaced"):
             decode(whole[: -len(whole) // 40], NATURAL)
 
     def test_a_setting_refuses_them_and_so_does_the_card(self) -> None:
