@@ -380,6 +380,26 @@ def fail_over(run: Run) -> None:
             fault.evidence = f"port {port} took over; both intakes took ten jobs in a row"
 
 
+@fault
+def crash_over(run: Run) -> None:
+    """The primary dies for good, and its replica takes over with what had reached it; then `--recover` runs (21).
+
+    Replication is asynchronous: what the primary acknowledged in its last moment may be missing, and manifests bring
+    such jobs back.
+    """
+    with run.ledger.fault("crash_over", run.store_name, costs_attempts=True, loses_keys=True) as fault:
+        old = run.store_name
+        run.failovers += 1
+        port = run.fleet.start_replica(run.store_name)
+        pid = run.fleet.retire(old)
+        with redis.Redis(port=port, decode_responses=True) as replica:
+            replica.replicaof("NO", "ONE")
+        run.fleet.promoted(run.store_name, port)
+        recovered = recover(run)
+        if recovered and all(_within(15, lambda url=url: _takes_ten(run, url)) for url in run.traffic.urls):  # type: ignore[misc]
+            fault.evidence = f"pid {pid} is gone, port {port} took over; {recovered}"
+
+
 def _takes_ten(run: Run, url: str) -> bool:
     """Tell whether an intake takes ten jobs one after the other, and the last one is answered."""
     with httpx.Client(timeout=6) as http:
