@@ -93,6 +93,7 @@ def parse_redis_url(
     Raises `ValueError` with what is wrong and what to write instead.
     """
     scheme, separator, _ = url.partition("://")
+    scheme = scheme.lower()
     if not separator or scheme not in _SCHEMES:
         raise ValueError("must begin with redis://, rediss://, unix:// or redis-sentinel://")
     if ";" in url and "://" in url.rpartition(";")[2]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import structlog
+from pydantic import ValidationError
 
 from shared.broker import Hints
 from shared.ended import EndedMarker
@@ -17,7 +18,17 @@ from shared.jobs import Job, State
 from shared.requests import Manifest
 from shared.results import StoredResult
 from shared.settings import RetentionSettings
-from shared.storage import ObjectStorage, batch_key, delete_job_objects, ended_key, job_prefix, manifest_key, result_key
+from shared.storage import (
+    BATCHES_PREFIX,
+    ObjectStorage,
+    batch_id,
+    batch_key,
+    delete_job_objects,
+    ended_key,
+    job_prefix,
+    manifest_key,
+    result_key,
+)
 from shared.store import transitions
 from shared.store.client import Store
 
@@ -40,6 +51,8 @@ def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int
         counts[outcome] += 1
         if outcome != "unreadable":
             log.info("job restored", job=id, state=outcome)
+    for key in objects.keys(BATCHES_PREFIX):
+        hints.deliveries(*store.run(transitions.settle_batch(batch_id(key))))
     return counts
 
 
@@ -71,13 +84,21 @@ def _restore(id: str, store: Store, objects: ObjectStorage, hints: Hints) -> str
         batch = objects.get(batch_key(job.batch)).decode() if job.batch else ""
         state, fields = _end(id, objects)
     except (ValueError, TypeError, KeyError, ObjectMissing) as error:  # a truncated or foreign object
-        log.error("objects of a job can't be read", job=id, error=str(error))
+        log.error("objects of a job can't be read", job=id, error=_reason(error))
         return "unreadable"
     restored = store.run(transitions.restore(replace(job, **fields), state, 0, batch))
     if state is State.QUEUED:
         hints.job(job.model, id)
     hints.deliveries(*restored.messages)
     return state.value
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong, without the values: a manifest holds prompts and the headers of webhooks."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in found)
 
 
 def _end(id: str, objects: ObjectStorage) -> tuple[State, dict[str, Any]]:

@@ -23,7 +23,11 @@ def test_events_are_numbered_and_the_last_one_is_marked() -> None:
     [
         ("5-0/1", ("5-0", False)),
         ("5-0/12-end", ("5-0", True)),
-        *((id, ("", False)) for id in ("", "x", "1-1", "1-1/x", "-/1", "1-1/1-END", "1-1/1-end\n")),
+        *(
+            (id, ("", False))
+            for id in ("", "x", "1-1", "1-1/x", "-/1", "1-1/1-END", "1-1/1-end\n", f"{2**64}-0/1", f"0-{2**64}/1")
+        ),
+        (f"{2**64 - 1}-{2**64 - 1}/1", (f"{2**64 - 1}-{2**64 - 1}", False)),
     ],
 )
 def test_ids_are_parsed_back(id: str, parsed: tuple[str, bool]) -> None:

@@ -130,10 +130,24 @@ class TestForms:
         answer = post(intake, part('name="_charset_"', b"gbk"), part('name="prompt"', "你好？".encode("gbk")))
         assert prompt_of(intake, answer) == "你好？"
 
-    @pytest.mark.parametrize("charset", ["klingon", "hex", "rot13"])
+    @pytest.mark.parametrize(
+        "charset", ["klingon", "hex", "rot13", "undefined", "idna", "punycode", "unicode_escape", "utf-7", "x" * 200]
+    )
     def test_an_unknown_charset_is_refused(self, intake: App, charset: str) -> None:
         answer = post(intake, part('name="prompt"', b"aa", f"Content-Type: text/plain; charset={charset}\r\n"))
         assert "send UTF-8" in problem(answer, 400, "malformed_request")["detail"]
+
+    @pytest.mark.parametrize("charset", [b"\0", b"\xff", b"../utf-8"])
+    def test_so_is_one_that_is_no_name(self, intake: App, charset: bytes) -> None:
+        answer = post(intake, part('name="_charset_"', charset), part('name="prompt"', b"aa"))
+        assert "send UTF-8" in problem(answer, 400, "malformed_request")["detail"]
+
+    @pytest.mark.parametrize(
+        "charset", ["windows-1252", "ISO-8859-1", "Shift_JIS", "Big5", "EUC-KR", "koi8-r", "GB18030", "us-ascii"]
+    )
+    def test_charsets_of_the_web_are_known(self, intake: App, charset: str) -> None:
+        answer = post(intake, part('name="_charset_"', charset.encode()), part('name="prompt"', b"aa"))
+        assert prompt_of(intake, answer) == "aa"
 
     @pytest.mark.parametrize("name", ["prompt", "image"])
     @pytest.mark.parametrize("encoding", ["base64", "Quoted-Printable"])

@@ -17,6 +17,7 @@ from shared.connections.redis_endpoint import RedisEndpoint, TlsOptions, parse_r
         ("redis://app:secret@[fd00::1]:7000", RedisEndpoint("fd00::1", 7000, username="app", password="secret")),
         ("redis://app:@store", RedisEndpoint(host="store", username="app", password="")),
         ("rediss://store", RedisEndpoint(host="store", tls=TlsOptions())),
+        ("REDISS://store", RedisEndpoint(host="store", tls=TlsOptions())),
         (
             "rediss://store?ssl_ca_certs=/ca.pem&ssl_check_hostname=false",
             RedisEndpoint(host="store", tls=TlsOptions(ca_file="/ca.pem", check_hostname=False)),
