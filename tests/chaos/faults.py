@@ -72,6 +72,7 @@ class Run:
 Inject = Callable[[Run], None]
 #: The reconciler leaves a new job's first hint to intake for 2 s, then publishes it itself.
 DISPATCH_S = 3.0
+RECOVERY_S = 180.0  #: in which all records must be rebuilt
 FAULTS: dict[str, Inject] = {}
 
 
@@ -355,9 +356,11 @@ def recover(run: Run) -> str:
     environment = {name: str(value) for name, value in run.fleet.environment.items()}
     command = [sys.executable, "-m", "workers.reconciler", "--recover"]
     environment["TILEQ_REDIS_URL"] = f"redis://127.0.0.1:{run.fleet.store_port}/0"
-    done = subprocess.run(
-        command, env={**_own_environment(), **environment}, capture_output=True, text=True, check=False, timeout=60
-    )
+    env = {**_own_environment(), **environment}
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=RECOVERY_S)
+    except subprocess.TimeoutExpired:
+        return ""
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     return str(json.loads(lines[-1])) if done.returncode == 0 and lines else ""
 
