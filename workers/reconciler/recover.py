@@ -73,7 +73,7 @@ def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now
 
 
 def _jobs(objects: ObjectStorage) -> Iterator[tuple[str, list[str]]]:
-    """Yield (id, keys) of every job with a manifest, oldest first. One listing tells all; each would cost a round trip."""
+    """Yield (id, keys) of every job with a manifest, oldest first; one listing serves all, for each is a round trip."""
     for id, keys in groupby(objects.keys("jobs/"), lambda key: key.split("/", 2)[1]):
         if manifest_key(id) in (found := list(keys)):
             yield id, found
