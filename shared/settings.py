@@ -301,6 +301,13 @@ class WebhookSettings(ProcessSettings):
     webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one webhook dispatcher")
     webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all dispatchers together")
 
+    @field_validator("webhook_ca_file")
+    @classmethod
+    def _usable_webhook_ca_file(cls, value: str) -> str:
+        if value:
+            check_ca_file(value)
+        return value
+
     @field_validator("webhook_proxy")
     @classmethod
     def _readable_proxy(cls, value: SecretStr) -> SecretStr:

@@ -1,6 +1,7 @@
 """The doctor's checks against servers as they should be, as they should not be, and not there."""
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,17 @@ def test_object_storage_is_written_read_and_cleaned(s3: S3) -> None:
 def test_the_broker_is_reached(valkey_url: str, prefix: str) -> None:
     (finding,) = checks.broker(settings_of(redis_url=valkey_url, redis_prefix=prefix))
     assert (finding.level, "0 hints wait" in finding.seen) == ("ok", True)
+
+
+def test_the_egress_proxy_is_reached_where_there_is_one() -> None:
+    assert list(checks.egress_proxy(settings_of())) == []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        url = f"http://user:s3cret@127.0.0.1:{proxy.getsockname()[1]}"
+        (finding,) = checks.egress_proxy(settings_of(webhook_proxy=url))
+        assert finding.level == "ok"
+    (finding,) = checks.egress_proxy(settings_of(webhook_proxy=url))
+    assert (finding.level, "TILEQ_WEBHOOK_PROXY" in finding.fix) == ("fail", True)
+    assert "s3cret" not in str(finding)
 
 
 def test_packages_of_this_environment_are_all_there() -> None:

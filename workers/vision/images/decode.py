@@ -136,7 +136,8 @@ def _decode(data: bytes, limits: ImageLimits) -> DecodedImage:
             opened.load()
             return DecodedImage(opened.convert("RGB"))
         image, warning = _load(opened, data, media_type, limits.max_missing_rows)
-        scale_colours(image, lambda: open_image(io.BytesIO(data), media_type))
+        if warning is None:  # the lower bytes of a truncated file can't be read again
+            scale_colours(image, lambda: open_image(io.BytesIO(data), media_type))
         return DecodedImage(as_displayed(image), warning)
 
 

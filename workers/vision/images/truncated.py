@@ -25,9 +25,9 @@ def is_truncation(error: Exception) -> bool:
 def load_truncated(
     open_image: Callable[[bytes], Image.Image], data: bytes, max_missing_rows: float
 ) -> tuple[Image.Image, str] | None:
-    """Return the loaded image of the truncated file `data`, and a warning; None if too much is missing.
+    """Return the loaded image of the truncated file `data`, and a warning; None if it can't be shown at all.
 
-    `open_image` opens a file, `max_missing_rows` is a share of all rows.
+    `open_image` opens a file, `max_missing_rows` is a share of all rows; if more are missing, `OSError` says how many.
     """
     probe = open_image(data)
     if probe.format == "WEBP":
@@ -42,7 +42,8 @@ def load_truncated(
         rows &= _grey_rows(image)
     missing = int(rows.sum())
     if missing > max_missing_rows * image.height:
-        return None
+        lost = f"{missing} of {image.height} rows are missing"
+        raise OSError(f"its file is truncated: {lost}, more than TILEQ_MAX_MISSING_ROWS={max_missing_rows:g} allows")
     if missing and _is_interlaced(probe):
         if rows[::2].any():
             return None  # of an earlier pass than the last, which holds every second row

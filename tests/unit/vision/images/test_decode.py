@@ -249,6 +249,11 @@ class TestTruncated:
         with pytest.raises(DecodeError, match="truncated"):
             decode(whole[: len(whole) // (4 if progressive else 2)], NATURAL)
 
+    def test_a_refusal_counts_the_rows_and_names_the_setting(self) -> None:
+        reason = "truncated: 100 of 300 rows are missing, more than TILEQ_MAX_MISSING_ROWS=0.1 allows"
+        with pytest.raises(DecodeError, match=reason):
+            decode(encoded(PHOTO, "BMP")[: -100 * 1200], NATURAL)
+
     @pytest.mark.parametrize("cut", [1, 2, 8])
     @pytest.mark.parametrize("subsampling", [0, 2])
     def test_a_small_jpeg_without_its_end_lacks_no_whole_row(self, cut: int, subsampling: int) -> None:
