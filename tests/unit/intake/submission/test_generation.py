@@ -54,7 +54,13 @@ def test_what_can_not_be_honoured_is_refused_with_what_to_use(
 def test_values_that_change_nothing_are_accepted() -> None:
     neutral = {"early_stopping": False, "length_penalty": 1.0, "use_cache": True, "typical_p": None, "min_p": None}
     assert translate(neutral | {"top_k": 5}) == {"top_k": 5}
-    others = {"frequency_penalty": 0, "presence_penalty": 0.0, "n": 1, "stop_strings": None, "eos_token_id": None}
+    others: dict[str, Any] = {
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "n": 1,
+        "stop_strings": None,
+        "eos_token_id": None,
+    }
     others |= {"penalty_alpha": None, "suppress_tokens": [], "guidance_scale": 1.0, "output_logits": False}
     assert translate(others | {"top_k": 0}) == {}
 
