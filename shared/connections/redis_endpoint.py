@@ -196,6 +196,8 @@ def _node(text: str, default_port: int) -> tuple[str, int]:
         port = port.removeprefix(":")
     elif ":" in text:
         host, _, port = text.rpartition(":")
+    if any(character.isspace() for character in host):
+        raise ValueError("has white space in its host; leave it out")
     if not host or (":" in host and not text.startswith("[")):
         raise ValueError(f"names no host; {_QUOTING}")
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):

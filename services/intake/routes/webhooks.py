@@ -11,7 +11,7 @@ from services.intake.native import native_router
 from services.intake.openapi import errors, request_body, returns
 from services.intake.rendering import json_response
 from services.intake.routes.jobs import Id
-from services.intake.schemas.requests import RotateRequest, WebhookTestRequest
+from services.intake.schemas.requests import RotateRequest, WebhookTestRequest, without_nulls
 from services.intake.schemas.responses import (
     DeliveryBody,
     DeliveryList,
@@ -74,7 +74,7 @@ async def redeliver(
 async def test(request: Request, context: Context, caller: Caller) -> Response:
     """Send one signed `webhook.test` and return its outcome."""
     refuse_idempotency_key(request)
-    asked = read(WebhookTestRequest, await read_json(request, context.settings))
+    asked = read(WebhookTestRequest, without_nulls(await read_json(request, context.settings), WebhookTestRequest))
     host = await context.webhook_urls.host(asked.url)
     msg = new_id("msg")
     await context.store.run(deliveries.add_test(msg, caller.tenant, asked.url, host, headers=asked.headers))

@@ -1,6 +1,7 @@
 """Losing Redis entirely costs recomputing, not jobs."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -220,3 +221,19 @@ def test_only_orphans_too_old_for_any_record_are_swept() -> None:
     left = {key.split("/")[1] for key in objects.keys("jobs/")}
     assert left == {young.id, kept.id}
     assert old.id not in left
+
+
+def test_the_objects_are_listed_once_however_many_jobs_there_are() -> None:
+    listed: list[str] = []
+
+    class Listing(MemoryStorage):
+        def keys(self, prefix: str) -> Iterator[str]:
+            listed.append(prefix)
+            return super().keys(prefix)
+
+    objects = Listing()
+    for _ in range(250):
+        stored(objects)
+    assert recover(memory_store(), objects, RecordedHints())["queued"] == 250
+    assert listed.count("jobs/") == 1
+    assert len(listed) <= 2

@@ -71,3 +71,8 @@ class TestHeader:
     def test_its_old_name_is_refused_with_the_right_one(self, intake: App, path: str) -> None:
         answer = intake.http.post(path, json={"prompt": "?"}, headers={"X-Idempotency-Key": "K"})
         assert "send Idempotency-Key" in problem(answer, 400, "malformed_request")["detail"]
+
+    @pytest.mark.parametrize("name", ["X-Request-Idempotency-Key", "Idempotent-Key", "IdempotencyKey"])
+    def test_so_is_every_other_name_of_it(self, intake: App, name: str) -> None:
+        answer = intake.submit("?", headers={name: "K"})
+        assert "send Idempotency-Key" in problem(answer, 400, "malformed_request")["detail"]

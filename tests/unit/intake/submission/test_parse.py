@@ -180,7 +180,7 @@ class TestJson:
         batch = {"jobs": [{"prompt": "?"}], "defaults": {"generation": card}}
         assert intake.http.post("/v1/batches", json=batch).status_code == 202
 
-    @pytest.mark.parametrize("name", ["max_new_tokens", "temperature", "do_sample"])
+    @pytest.mark.parametrize("name", ["max_new_tokens", "temperature", "do_sample", "max_length", "use_cache"])
     def test_a_field_of_generation_beside_it_is_named(self, intake: App, name: str) -> None:
         body = problem(intake.http.post("/v1/jobs", json={"prompt": "?", name: 1}), 422, "invalid_field")
         assert (body["field"], "goes into `generation`" in body["detail"]) == (name, True)
@@ -202,6 +202,16 @@ class TestJson:
         (job,) = intake.http.get(f"/v1/batches/{batch.json()['id']}/jobs").json()["data"]
         manifest = Manifest.model_validate_json(intake.objects.get(manifest_key(job["id"])))
         assert manifest.request.images[0].max_tiles == 6
+
+    def test_null_is_absent_in_a_webhook_too(self, intake: App) -> None:
+        webhook = {"url": "http://127.0.0.1:9000/", "events": None, "payload": None, "headers": None}
+        assert intake.submit("?", webhook=webhook).status_code == 202
+        batch = {"jobs": [{"prompt": "?"}], "webhook": webhook, "defaults": {"webhook": webhook}}
+        assert intake.http.post("/v1/batches", json=batch).status_code == 202
+
+    def test_it_is_absent_beside_parts_too(self, intake: App) -> None:
+        asked = part('name="request"', b'{"prompt": "?", "images": null}')
+        assert post(intake, asked).status_code == 202
 
     def test_an_unknown_field_is_unknown_also_if_it_is_null(self, intake: App) -> None:
         assert problem(intake.submit("?", colour=None), 422, "invalid_field")["field"] == "colour"

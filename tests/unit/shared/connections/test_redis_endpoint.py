@@ -73,6 +73,8 @@ def test_every_part_of_a_url_is_honoured(url: str, endpoint: RedisEndpoint) -> N
         ("redis://store?ssl_ca_certs=/ca.pem", "`ssl_ca_certs`, but no TLS: begin it with rediss://"),
         ("redis://store?password=secret", "`password`; write redis://user:password@host"),
         ("rediss://store?ssl_cert_reqs=optional", "neither `required` nor `none`"),
+        ("redis://store ", "has white space in its host"),
+        ("redis-sentinel://a, b/service", "has white space in its host"),
         ("redis://store?db=1&db=1", "has the option `db` twice"),
     ],
 )
