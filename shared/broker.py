@@ -42,7 +42,7 @@ def make_celery(settings: BrokerSettings, *queues: str) -> Celery:
     endpoint = settings.broker_endpoint
     visibility = int(4 * settings.max_run_within)
     app.conf.update(
-        broker_url=endpoint.address,  # shown in logs, read by nobody
+        broker_url=endpoint.address,  # shown in logs only
         broker_transport=EndpointTransport,
         result_backend=None,
         task_ignore_result=True,

@@ -82,7 +82,7 @@ async def _exposed(context: AppContext) -> str | None:
         return None
     try:
         no_keys = await context.authenticator.has_no_keys()
-    except QueueUnavailable as error:  # until the store answers, nobody is let in
+    except QueueUnavailable as error:  # until the store answers, every request is refused
         log.warning("API keys not known yet", error=error.detail)
         return None
     if not no_keys:

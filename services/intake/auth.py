@@ -3,7 +3,7 @@
 keys exist            `Authorization: Bearer tq_…` decides, from every address
 no keys exist         loopback clients only, with a loopback `Host` (a name rebound to 127.0.0.1 does not pass), without
                       a foreign `Origin`, and not through a proxy
-the store is down     nobody is let in: 503
+the store is down     every request is refused: 503
 """
 
 import hmac

@@ -1,4 +1,4 @@
-"""Every error as an answer in the format of its surface, whoever raises it: a route, FastAPI, the router, or a bug."""
+"""Every error as an answer in the format of its surface, raised by a route, FastAPI, the router, or a bug."""
 
 from collections.abc import Mapping
 
@@ -58,7 +58,7 @@ def install_handlers(app: FastAPI, default: Surface) -> None:
         return error_response(Malformed(str(error.detail)), request, default)
 
     async def disconnected(request: Request, error: Exception) -> Response:
-        del error  # the client closed the connection within its body; nobody reads this
+        del error  # the client closed the connection within its body, so this answer is not read
         return error_response(Malformed("the connection ended before the request body did"), request, default)
 
     app.add_exception_handler(RequestError, refused)

@@ -1,1 +1,1 @@
-"""The reconciler: republishes what nobody claimed, reaps what nobody renews, expires what is late."""
+"""The reconciler: republishes hints of unclaimed jobs, reaps expired leases, ends overdue jobs."""

@@ -42,7 +42,7 @@ def build_request(
 ) -> EngineRequest:
     """Write the prompt with as many image tokens as there are tiles, and join the tiles in its order.
 
-    Under "tenant" only prompts of one tenant share keys and values: whoever could share with others would learn from
+    Under "tenant" only prompts of one tenant share keys and values: a tenant that shared with others would learn from
     the time to the first token, and from `cached_tokens`, which images they ask about.
     """
     counts = iter([len(image.tiles) for image in tiled])

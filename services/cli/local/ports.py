@@ -19,7 +19,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def free_ports(count: int, *, with_grpc: bool = False, host: str = _LOOPBACK) -> list[int]:
-    """Return `count` different ports nobody listens on; `with_grpc`: those `GRPC_OFFSET` above are free too.
+    """Return `count` different free ports; `with_grpc`: those `GRPC_OFFSET` above are free too.
 
     A port is given out again only after the rest of the block.
     """

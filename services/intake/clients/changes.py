@@ -81,7 +81,7 @@ class Changes:
 
     @property
     def waiting(self) -> int:
-        """How many ids somebody waits for."""
+        """Number of ids with a waiter."""
         return len(self._subscriptions)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One reader of all delta streams of this process: one blocking XREAD for every job that somebody follows.
+"""One reader of all delta streams of this process: one blocking XREAD for all jobs that are followed.
 
 Each subscription has its own position, and a stream is read from the position of its slowest one, so a subscription
 that joins or leaves while the read blocks loses nothing. A join wakes the read through a stream of this process.

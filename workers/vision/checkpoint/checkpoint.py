@@ -68,7 +68,7 @@ def read_tokenizer(folder: Path, config: Config) -> Tokenizer:
 
 
 def describe(config: Config, source: str) -> Model:
-    """The registry's entry of these files, by name or else by shape; a stranger gets one of its own."""
+    """The registry's entry of these files, by name or else by shape; an unknown checkpoint gets one of its own."""
     named = next((name for name in (source, config.name) if is_internvl2(name)), "")
     known = None if named else find_model(config.name) or find_model(source) or _of_shape(config)
     title = Path((named or source).split("@", 1)[0]).name or "model"

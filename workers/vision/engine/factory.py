@@ -90,4 +90,4 @@ def _renamed(model: Model, settings: VisionWorkerSettings) -> Model:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)  # noqa: T201 - for whoever starts a worker by hand
+    print(line, file=sys.stderr)  # noqa: T201 - seen where a worker is started by hand
