@@ -81,7 +81,9 @@ class Int8Linear:
 
     def expanded(self, dtype: torch.dtype) -> Tensor:
         """The weight that the codes stand for, (out, in)."""
-        return self.codes.to(dtype).mul_(self.scales.to(dtype).unsqueeze(1))
+        if self._kernels and dtype == torch.bfloat16:
+            return self._kernels.expand_int8(self.codes, self.scales)
+        return (self.codes.float() * self.scales.unsqueeze(1)).to(dtype)
 
 
 class Int4Linear:

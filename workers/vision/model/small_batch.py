@@ -37,6 +37,7 @@ class SmallBatchKernels:
         self._library.linear_bf16.argtypes = [pointer] * 4 + [size] * 3
         self._library.linear_int8.argtypes = [pointer] * 5 + [size] * 3
         self._library.linear_int4.argtypes = [pointer] * 6 + [size] * 3
+        self._library.expand_int8.argtypes = [pointer] * 3 + [size] * 2
         self._library.expand_int4.argtypes = [pointer] * 4 + [size] * 2
         self._library.attend_rows.argtypes = [pointer] * 6 + [size] * 6
 
@@ -57,6 +58,12 @@ class SmallBatchKernels:
         y = _output(x, len(words))
         sizes = len(words), 4 * words.shape[1], len(x)
         self._library.linear_int4(_at(words), _at(scales), _at(values), _at(x), _at(bias), _at(y), *sizes)
+        return y
+
+    def expand_int8(self, codes: Tensor, scales: Tensor) -> Tensor:
+        """(out, in) bfloat16 of what `linear_int8` takes."""
+        y = torch.empty(codes.shape, dtype=torch.bfloat16)
+        self._library.expand_int8(_at(codes), _at(scales), _at(y), *codes.shape)
         return y
 
     def expand_int4(self, words: Tensor, scales: Tensor, values: Tensor) -> Tensor:
