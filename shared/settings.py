@@ -49,7 +49,7 @@ class SettingsError(ValueError):
 class ProcessSettings(BaseSettings):
     """Settings of every process. `TILEQ_NAME` sets the field `name`; `TILEQ_NAME_FILE` names a file that holds it."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False)
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level written")
     log_format: Literal["json", "console"] = Field(
@@ -228,8 +228,8 @@ class HttpSettings(KeySettings):
 class ImageSettings(ProcessSettings):
     """What an image may be, and how it is shown to the model; intake and the decoder apply the same values."""
 
-    max_image_pixels: int = Field(50_000_000, description="width x height of one image, from its header")
-    max_image_side: int = Field(32_768, description="longest side of one image, pixels")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="width x height of one image, from its header")
+    max_image_side: int = Field(32_768, ge=1, description="longest side of one image, pixels")
     max_missing_rows: float = Field(
         0.1, ge=0, le=1, description="share of rows that a truncated image may lack; it gets a `warning`; 0: refused"
     )
@@ -241,13 +241,13 @@ class ImageSettings(ProcessSettings):
 class RequestSettings(ImageSettings):
     """What a request may hold."""
 
-    max_body_bytes: int = Field(64 << 20, description="one request, all images and fields")
-    max_image_bytes: int = Field(20 << 20, description="one image as sent")
-    max_images: int = Field(32, description="images of one job, those of its parents included")
-    max_tiles: int = Field(200, description="tiles of one job, all images and thumbnails together")
-    max_new_tokens: int = Field(4_096, description="largest `max_new_tokens` of a request")
-    max_batch_jobs: int = Field(1_000, description="jobs of one batch")
-    max_queued: int = Field(100_000, description="queued jobs of the service; above it, 503 overloaded")
+    max_body_bytes: int = Field(64 << 20, ge=1, description="one request, all images and fields")
+    max_image_bytes: int = Field(20 << 20, ge=1, description="one image as sent")
+    max_images: int = Field(32, ge=1, description="images of one job, those of its parents included")
+    max_tiles: int = Field(200, ge=1, description="tiles of one job, all images and thumbnails together")
+    max_new_tokens: int = Field(4_096, ge=1, description="largest `max_new_tokens` of a request")
+    max_batch_jobs: int = Field(1_000, ge=1, description="jobs of one batch")
+    max_queued: int = Field(100_000, ge=1, description="queued jobs of the service; above it, 503 overloaded")
 
 
 class JobSettings(ProcessSettings):
@@ -279,7 +279,7 @@ class WebhookSettings(ProcessSettings):
         (), description="networks (CIDR, commas) allowed although not public; without keys, loopback is"
     )
     webhook_http: bool = Field(False, description="also deliver to http:// at public addresses")
-    webhook_ports: Annotated[tuple[int, ...], Commas] = Field(
+    webhook_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Commas] = Field(
         (), description="ports a webhook may name; empty: 80, 443 and 1024 and above, databases' and the like left out"
     )
     webhook_ca_file: str = Field(
@@ -294,12 +294,19 @@ class WebhookSettings(ProcessSettings):
         False, description="CONNECT names the host, which the proxy resolves again, instead of the judged address"
     )
     webhook_timeout: float = Field(15, gt=0, description="one delivery attempt in all: resolve, connect, send, answer")
-    webhook_schedule: Annotated[tuple[float, ...], Commas] = Field(
+    webhook_schedule: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Commas] = Field(
         WEBHOOK_SCHEDULE, description="waits before the second and later attempts, with jitter"
     )
     webhook_full_bytes: int = Field(256 << 10, description="a full body above this becomes thin and says `truncated`")
     webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one webhook dispatcher")
     webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all dispatchers together")
+
+    @field_validator("webhook_ca_file")
+    @classmethod
+    def _usable_webhook_ca_file(cls, value: str) -> str:
+        if value:
+            check_ca_file(value)
+        return value
 
     @field_validator("webhook_proxy")
     @classmethod
@@ -362,7 +369,7 @@ class VisionSettings(ProcessSettings):
     )
     decoders: int = Field(2, ge=1, description="processes that decode images")
     decode_timeout: float = Field(20, gt=0, description="processor seconds for one image; thrice that by the clock")
-    decode_memory: int = Field(2 << 30, description="memory of one decoding process, beyond that at its start")
+    decode_memory: int = Field(2 << 30, ge=1, description="memory of one decoding process, beyond that at its start")
     delta_interval: float = Field(0.05, gt=0, description="text is collected this long before it is published")
     cancel_interval: float = Field(0.5, gt=0, description="how often a worker checks its jobs for cancellation")
     stall: float = Field(

@@ -24,10 +24,11 @@ from minio.error import InvalidResponseError, MinioException, S3Error
 
 from shared.connections.s3_credentials import credentials_provider
 from shared.errors import ObjectMissing, StorageDown
-from shared.settings import StorageSettings
+from shared.settings import SettingsError, StorageSettings
 
 T = TypeVar("T")
 
+BATCHES_PREFIX = "batches/"  #: of the manifests of batches
 PAGE_KEYS = 1000  #: keys of one LIST request, the most that S3 returns
 
 CONNECT_TIMEOUT_S = 5
@@ -64,7 +65,12 @@ def ended_key(job: str) -> str:
 
 def batch_key(batch: str) -> str:
     """Return the key of the manifest of `batch`."""
-    return f"batches/{batch}.json"
+    return f"{BATCHES_PREFIX}{batch}.json"
+
+
+def batch_id(key: str) -> str:
+    """Return the batch whose manifest lies at `key`."""
+    return key.removeprefix(BATCHES_PREFIX).removesuffix(".json")
 
 
 def tokenizer_key(model: str) -> str:
@@ -121,18 +127,21 @@ class S3Storage:
         self.bucket = settings.s3_bucket
         self._prefix = settings.s3_prefix
         self._region = endpoint.region
-        self.client = Minio(
-            endpoint=endpoint.host,
-            credentials=credentials_provider(
-                endpoint,
-                settings.s3_access_key,
-                settings.s3_secret_key.get_secret_value(),
-                settings.s3_session_token.get_secret_value(),
-            ),
-            secure=endpoint.secure,
-            region=endpoint.region,
-            http_client=pool,
-        )
+        try:
+            self.client = Minio(
+                endpoint=endpoint.host,
+                credentials=credentials_provider(
+                    endpoint,
+                    settings.s3_access_key,
+                    settings.s3_secret_key.get_secret_value(),
+                    settings.s3_session_token.get_secret_value(),
+                ),
+                secure=endpoint.secure,
+                region=endpoint.region,
+                http_client=pool,
+            )
+        except ValueError as error:  # a host or region that the client does not take
+            raise SettingsError(f"TILEQ_S3_URL or TILEQ_S3_REGION: {error}") from None
         if settings.s3_addressing == "virtual":
             self.client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
         elif settings.s3_addressing == "path":

@@ -1,4 +1,4 @@
-"""Pictures as files in memory."""
+"""Images as files in memory."""
 
 import io
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from PIL import Image
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """Return `picture` as a file of `kind`."""
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Return `image` as a file of `kind`."""
     written = io.BytesIO()
-    picture.save(written, kind, **options)
+    image.save(written, kind, **options)
     return written.getvalue()

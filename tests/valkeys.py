@@ -40,7 +40,9 @@ def valkeys(folder: Path, *options: Mapping[str, str]) -> Iterator[list[Server]]
 
 
 @contextmanager
-def sentinel(folder: Path, service: str, primary: int) -> Iterator[int]:
+def sentinel(
+    folder: Path, service: str, primary: int, *, password: str = "", down_after_ms: int = 1000
+) -> Iterator[int]:
     """Run a Sentinel that watches the Valkey on port `primary`; yield its port."""
     (port,) = free_ports(1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,12 +50,18 @@ def sentinel(folder: Path, service: str, primary: int) -> Iterator[int]:
     configuration.write_text(
         f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
         f"sentinel monitor {service} 127.0.0.1 {primary} 1\n"
-        f"sentinel down-after-milliseconds {service} 1000\n"
-        f"sentinel failover-timeout {service} 5000\n"
+        f"sentinel down-after-milliseconds {service} {down_after_ms}\n"
+        f"sentinel failover-timeout {service} 5000\n" + (f"requirepass {password}\n" if password else "")
     )
     binary = needed(lambda: valkey(folder, port)).argv[0]
     argv = [binary, str(configuration), "--sentinel"]
-    with supervised(folder, [[Program("sentinel", argv, probe=answers_ping(port), stop_within=1)]]):
+    probe = answers_ping(port)
+
+    def answers() -> str:
+        missing = probe()
+        return "" if "NOAUTH" in missing else missing  # it is there, and asks for its password
+
+    with supervised(folder, [[Program("sentinel", argv, probe=answers, stop_within=1)]]):
         yield port
 
 

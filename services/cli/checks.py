@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,7 @@ def run_checks(settings: Settings, folder: Path, url: str) -> Iterator[Finding]:
     yield from store(settings)
     yield from broker(settings)
     yield from storage(settings)
+    yield from egress_proxy(settings)
     yield from service(url)
     yield from disk(folder)
     yield from gpu()
@@ -152,6 +154,21 @@ def storage(settings: Settings) -> Iterator[Finding]:
             f"{where} returned other bytes than were written",
             "look for a proxy between tileq and the server that changes bodies",
         )
+
+
+def egress_proxy(settings: Settings) -> Iterator[Finding]:
+    """Check that the proxy of webhooks accepts connections, where there is one."""
+    proxy = settings.webhook_proxy_endpoint
+    if proxy is None:
+        return
+    where = f"{proxy.host}:{proxy.port}"
+    try:
+        socket.create_connection((proxy.host, proxy.port), timeout=5).close()
+    except OSError as error:
+        fix = "start it, or name the right host and port in TILEQ_WEBHOOK_PROXY"
+        yield Finding("fail", "egress proxy", f"{where}: {error.strerror or error}", fix)
+    else:
+        yield Finding("ok", "egress proxy", f"{where} accepts connections")
 
 
 def service(url: str) -> Iterator[Finding]:

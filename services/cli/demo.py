@@ -80,6 +80,8 @@ DEMO_SETTINGS = {
     "TILEQ_WEBHOOK_HTTP": "false",
     "TILEQ_WEBHOOK_PORTS": "",
     "TILEQ_WEBHOOK_ALLOW": "",
+    "TILEQ_WEBHOOK_PROXY": "",
+    "TILEQ_ROOT_PATH": "",
 }
 
 

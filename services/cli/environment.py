@@ -40,10 +40,20 @@ def use_local_service(data: Path | None) -> Path | None:
     found = read_environment(folder)
     if data is not None and not found:
         raise CommandError(f"no `tileq up` runs in {folder}")
-    for name in found:
+    for name in (*found, *address_variables()) if found else ():
+        os.environ.pop(name, None)
         os.environ.pop(f"{name}_FILE", None)
     os.environ.update(found)
     return folder if found else None
+
+
+def address_variables() -> list[str]:
+    """Return the variables of addresses, credentials and certificates, which belong to one service and to no other."""
+    from shared.settings import ProcessSettings, RedisSettings, StorageSettings  # noqa: PLC0415
+
+    fields = {*RedisSettings.model_fields, *StorageSettings.model_fields, "host", "port"}
+    fields -= {*ProcessSettings.model_fields, "redis_prefix", "require_aof", "redis_timeout", "s3_timeout"}
+    return [f"TILEQ_{name.upper()}" for name in sorted(fields)]
 
 
 def write_environment(folder: Path, environment: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from redis import exceptions
 
 from shared.connections.redis_client import NotPrimary
-from shared.store.durability import WAITAOF_VERSION
+from shared.store.durability import WAITAOF_VERSION, evicts_jobs
 
 START_REDIS = "start it or set {variable}; on one machine `tileq up` brings its own"
 #: Class of an error of redis-py, or part of its text (without the first word of the reply) → remedy; the first counts.
@@ -59,6 +59,8 @@ def durability_remedy(info: Mapping[str, Any], config: Mapping[str, str]) -> str
         commands.append("CONFIG SET appendonly yes")
     if not waits and config.get("appendfsync") != "always":
         commands.append("CONFIG SET appendfsync always")
+    if evicts_jobs(info):
+        commands.append("CONFIG SET maxmemory-policy noeviction")
     if not config:  # a managed service
         settings = " and ".join(command.removeprefix("CONFIG SET ") for command in commands)
         return f"set {settings} in the parameters of the service" if settings else "let its user run CONFIG GET"

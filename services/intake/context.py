@@ -66,6 +66,8 @@ def _refuse_unknown_query(request: Request) -> None:
     known = [parameter.alias for parameter in route.dependant.query_params]
     prefix = QUERY_PREFIXES.get((request.method, route.path))
     for name in request.query_params:
+        if name in known and len(request.query_params.getlist(name)) > 1:
+            raise InvalidField(f"the query parameter `{name}` was sent more than once; send it once", field=name)
         if name not in known and not (prefix and name.startswith(prefix) and name != prefix):
             listed = ", ".join([*known, *([f"{prefix}KEY"] if prefix else [])])
             hint = f"use {listed}" if listed else "this call has none"

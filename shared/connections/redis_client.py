@@ -22,6 +22,7 @@ from redis.exceptions import (
     MasterDownError,
     MovedError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
 )
 from redis.retry import Retry
@@ -32,6 +33,7 @@ HEALTH_CHECK_S = 15
 BROKER_READ_S = 2.0  #: beyond the time-out of a round trip: kombu's BRPOP waits 1 s at the server
 RETRIES, RETRY_CAP_S = 2, 0.5
 
+_NO_PRIMARY = "a node answers, and knows no such service or holds its primary to be down"
 LEFT = Counter("tileq_redis_primary_changes_total", "Answers by which a server said that it no longer takes writes")
 log = structlog.get_logger(__name__)
 
@@ -58,7 +60,7 @@ class Primary:
             try:
                 host, port = nodes.discover_master(self.endpoint.service)
             except sentinel.MasterNotFoundError:
-                raise self._not_found() from None
+                raise self._not_found([_answer_of(node) for node in nodes.sentinels]) from None
         return str(host), int(port)
 
     async def locate_async(self) -> tuple[str, int] | None:
@@ -71,7 +73,7 @@ class Primary:
         try:
             host, port = await nodes.discover_master(self.endpoint.service)
         except async_sentinel.MasterNotFoundError:
-            raise self._not_found() from None
+            raise self._not_found([await _answer_of_async(node) for node in nodes.sentinels]) from None
         finally:
             for node in nodes.sentinels:
                 await node.aclose()
@@ -83,11 +85,32 @@ class Primary:
         LEFT.inc()
         log.warning("Redis server takes no writes, connecting anew", error=str(error))
         if isinstance(error, MovedError):
-            return NotPrimary(f"this node of a Redis Cluster does not hold tileq's keys, {error} does")
+            node = f"{error.host}:{error.port}"
+            return NotPrimary(
+                f"this node of a Redis Cluster does not hold tileq's keys: name {node} in the URL instead"
+            )
         return NotPrimary(f"the server takes no writes: {error}")
 
-    def _not_found(self) -> ConnectionError:
-        return ConnectionError(f"no node of Sentinel that answers knows the primary of {self.endpoint.service!r}")
+    def _not_found(self, answers: list[str]) -> ConnectionError:
+        told = "; ".join(answers)
+        return ConnectionError(f"no node of Sentinel names a primary of the service {self.endpoint.service!r}: {told}")
+
+
+def _answer_of(node: Any) -> str:
+    """Return why a node of Sentinel named no primary; redis-py's own message keeps the reasons back."""
+    try:
+        node.ping()
+    except RedisError as error:
+        return str(error)
+    return _NO_PRIMARY
+
+
+async def _answer_of_async(node: Any) -> str:
+    try:
+        await node.ping()
+    except RedisError as error:
+        return str(error)
+    return _NO_PRIMARY
 
 
 def refuses_writes(error: ResponseError) -> bool:

@@ -93,6 +93,7 @@ def parse_redis_url(
     Raises `ValueError` with what is wrong and what to write instead.
     """
     scheme, separator, _ = url.partition("://")
+    scheme = scheme.lower()
     if not separator or scheme not in _SCHEMES:
         raise ValueError("must begin with redis://, rediss://, unix:// or redis-sentinel://")
     if ";" in url and "://" in url.rpartition(";")[2]:
@@ -195,6 +196,8 @@ def _node(text: str, default_port: int) -> tuple[str, int]:
         port = port.removeprefix(":")
     elif ":" in text:
         host, _, port = text.rpartition(":")
+    if any(character.isspace() for character in host):
+        raise ValueError("has white space in its host; leave it out")
     if not host or (":" in host and not text.startswith("[")):
         raise ValueError(f"names no host; {_QUOTING}")
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):

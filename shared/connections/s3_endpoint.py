@@ -78,7 +78,7 @@ def check_ca_file(path: str) -> None:
 
 
 def _split(url: str) -> SplitResult:
-    scheme = url.partition("://")[0]
+    scheme = url.partition("://")[0].lower()
     if scheme not in ("http", "https"):
         raise ValueError("must begin with http:// or https://")
     try:

@@ -39,7 +39,7 @@ class _Png:
         for count, (kind, length) in enumerate(self._chunks()):
             if self._header_only and count > _MAX_CHUNKS:
                 break
-            if kind in _CRITICAL:
+            if kind in _CRITICAL and not self._is_suggestion(kind):
                 self._take_critical(kind, length)
             elif kind in _READ and count < _MAX_CHUNKS and length <= MAX_METADATA_BYTES:
                 self._take_ancillary(kind, length)
@@ -80,6 +80,10 @@ class _Png:
                 return place + at - 4
             at = rest.find(b"IDAT", at + 1)
         return None
+
+    def _is_suggestion(self, kind: bytes) -> bool:
+        """Whether a palette only suggests colours, for screens of few of them (5.6)."""
+        return kind == b"PLTE" and self._colour_type != _PALETTE
 
     def _take_critical(self, kind: bytes, length: int) -> None:
         if kind == b"IDAT" and self._header_only:

@@ -1,7 +1,8 @@
 """TIFF with a directory of its first image that holds only tags on which pixels depend (TIFF 6.0; BigTIFF).
 
-Pillow and libtiff refuse images for a date or a resolution of the wrong type. The new directory is put behind the
-file, and the header points to it; the data of the kept tags stays where it is.
+Pillow and libtiff refuse images for a date or a resolution of the wrong type. The new directory takes the place of the
+old one, which is no shorter; all else stays where it is, so that what lies behind the end of a truncated file does not
+become pixels.
 """
 
 import struct
@@ -57,19 +58,17 @@ def read_tiff(file: BinaryIO, header_only: bool) -> Container:
 
 def _rewrite(data: bytes) -> Container:
     layout = _Layout("<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+"))
-    pointer = 8 if layout.big else 4
-    (place,) = layout.offset.unpack_from(data, pointer)
+    (place,) = layout.offset.unpack_from(data, 8 if layout.big else 4)
     (count,) = layout.count.unpack_from(data, place)
     if not 0 < count <= _MAX_TAGS:
         raise ValueError(f"{count} tags")
     first = place + layout.count.size
     entries = [layout.entry.unpack_from(data, first + n * layout.entry.size) for n in range(count)]
     kept = [entry for entry in entries if entry[0] in _KEPT or _is_orientation(layout, entry)]
-    directory = layout.count.pack(len(kept)) + b"".join(layout.entry.pack(*entry) for entry in kept) + bytes(8)
-    padding = bytes(-len(data) % 8)
-    header = data[:pointer] + layout.offset.pack(len(data) + len(padding))
     profile = next((_values(layout, entry, data) for entry in entries if entry[0] == _ICC), None)
-    return Container(as_file(header, data[len(header) :], padding, directory), Metadata(icc=profile))
+    directory = layout.count.pack(len(kept)) + b"".join(layout.entry.pack(*entry) for entry in kept)
+    directory += bytes(layout.offset.size)  # no further image
+    return Container(as_file(data[:place], directory, data[place + len(directory) :]), Metadata(icc=profile))
 
 
 def _is_orientation(layout: _Layout, entry: tuple[int, int, int, bytes]) -> bool:

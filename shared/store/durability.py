@@ -24,6 +24,12 @@ def judge_durability(info: Mapping[str, Any], config: Mapping[str, str]) -> Dura
             "it keeps no append-only file, so an accepted job would die with it: start it with `--appendonly yes`, "
             + _OR_LIVE_WITH_IT,
         )
+    if evicts_jobs(info):
+        return Durability(
+            "none",
+            f"it removes any key once its memory is full ({info['maxmemory_policy']}), accepted jobs too: set "
+            f"`maxmemory-policy noeviction`, {_OR_LIVE_WITH_IT}",
+        )
     fsync = config.get("appendfsync", "")
     if fsync == "always":
         return Durability("always")
@@ -43,6 +49,12 @@ def judge_durability(info: Mapping[str, Any], config: Mapping[str, str]) -> Dura
         f"its append-only file is synced with `appendfsync {fsync}`, and version {version} can't sync on demand, so a "
         f"crash could lose an accepted job: start it with `--appendfsync always`, or {newer}, {_OR_LIVE_WITH_IT}",
     )
+
+
+def evicts_jobs(info: Mapping[str, Any]) -> bool:
+    """Tell whether the server that INFO describes removes keys without expiry when its memory is full."""
+    limited = str(info.get("maxmemory", 0)) != "0"
+    return limited and str(info.get("maxmemory_policy", "")).startswith("allkeys")
 
 
 def not_permitted(command: str, error: Exception) -> Durability:

@@ -231,6 +231,11 @@ def restore(job: Job, state: State, grace: float, batch: str = "") -> StoreComma
     )
 
 
+def settle_batch(id: str) -> StoreCommand[list[str]]:
+    """End a restored batch without active jobs, although some jobs are missing → messages now due; else do nothing."""
+    return StoreCommand("settle_batch", (id,), list)
+
+
 # --- queries
 
 

@@ -32,6 +32,6 @@ def hook() -> Receiver:
     return receiver()
 
 
-def picture(width: int = 900, height: int = 600, colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
+def plain_png(width: int = 900, height: int = 600, colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
     """Return a PNG of one colour."""
     return encoded(Image.new("RGB", (width, height), colour))

@@ -38,8 +38,8 @@ def said(api: Client, job: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("question", ASKED, ids=lambda asked: asked["answer"])
 def test_the_questions_of_the_demo_are_answered_rightly(asked: Client, question: dict[str, str]) -> None:
-    picture = (IMAGES / question["image"]).read_bytes()
-    assert said(asked, asked.submit(question["question"], picture)) == question["answer"]
+    image = (IMAGES / question["image"]).read_bytes()
+    assert said(asked, asked.submit(question["question"], image)) == question["answer"]
 
 
 def test_small_print_on_a_page_needs_its_tiles(asked: Client) -> None:
@@ -47,7 +47,7 @@ def test_small_print_on_a_page_needs_its_tiles(asked: Client) -> None:
     assert said(asked, asked.submit(TOTAL["question"], RECEIPT, tiles=1)) != TOTAL["answer"]
 
 
-def test_a_second_round_is_about_the_same_picture(asked: Client) -> None:
+def test_a_second_round_is_about_the_same_image(asked: Client) -> None:
     messages = [
         {"role": "user", "content": LEFTMOST["question"]},
         {"role": "assistant", "content": LEFTMOST["answer"]},
@@ -64,6 +64,6 @@ def test_a_second_round_is_about_the_same_picture(asked: Client) -> None:
         ("How many shapes are there in the second picture?", str(len(OTHER.shapes))),
     ],
 )
-def test_two_pictures_in_one_question_are_told_apart(asked: Client, question: str, answer: str) -> None:
+def test_two_images_in_one_question_are_told_apart(asked: Client, question: str, answer: str) -> None:
     prompt = f"Image-1: <image>\nImage-2: <image>\n{question}"
     assert said(asked, asked.submit(prompt, SHAPES, encoded(Image.fromarray(OTHER.image)))) == answer

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from tests.acceptance.client import Client, data_uri
-from tests.acceptance.conftest import picture
+from tests.acceptance.conftest import plain_png
 from tests.receiver import Receiver
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.acceptance
-RED = picture()
+RED = plain_png()
 
 
 def jobs(count: int) -> list[dict[str, object]]:
@@ -51,7 +51,7 @@ def test_files_of_a_multipart_batch_are_named_by_the_requests(api: Client) -> No
 def test_one_bad_item_refuses_the_batch_and_every_bad_item_is_listed(api: Client) -> None:
     bad = jobs(3)
     bad[0]["generation"] = {"max_new_tokens": 0}
-    bad[2]["images"] = [data_uri(b"no picture")]
+    bad[2]["images"] = [data_uri(b"no image")]
     answer = api.http.post("/v1/batches", json={"jobs": bad})
     assert 400 <= answer.status_code < 500
     assert [error["index"] for error in answer.json()["errors"]] == [0, 2]

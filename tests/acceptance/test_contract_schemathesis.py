@@ -18,14 +18,20 @@ from tests.service import service
 pytestmark = pytest.mark.acceptance
 
 KEY = "tq_contract"
-PATIENCE = 40  #: seconds for one call: a test of a webhook may take 20
+CALL_TIMEOUT_S = 40  #: seconds for one call: a test of a webhook may take 20
 
 
 def walk(url: str, document: Path, folder: Path, *options: str) -> str:
     """Walk `document` against the service at `url`; fail with the report if anything was found."""
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", str(document), "--url", url, *options]
-    common = ["--seed=1", f"--request-timeout={PATIENCE}", "--continue-on-failure", "--checks=all", "--warnings=off"]
-    # A schema can't say that a picture must be one, or a parent a job that succeeded.
+    common = [
+        "--seed=1",
+        f"--request-timeout={CALL_TIMEOUT_S}",
+        "--continue-on-failure",
+        "--checks=all",
+        "--warnings=off",
+    ]
+    # A schema can't say that an image must be one, or a parent a job that succeeded.
     common += ["--exclude-checks=positive_data_acceptance", "--suppress-health-check=all"]
     done = subprocess.run([*command, *common], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -50,11 +56,11 @@ def test_with_a_key_every_call_answers_as_documented(tmp_path: Path) -> None:
 
 def test_without_keys_every_call_answers_as_documented(tmp_path: Path) -> None:
     with service() as here, httpx.Client(base_url=here.url) as http:
-        document, open_house = tmp_path / "openapi.json", served(http)
-        del open_house["components"]["securitySchemes"]  # else keys would be made up, and refused
-        for calls in open_house["paths"].values():
+        document, keyless = tmp_path / "openapi.json", served(http)
+        del keyless["components"]["securitySchemes"]  # else keys would be made up, and refused
+        for calls in keyless["paths"].values():
             for call in calls.values():
                 call.pop("security", None)
-        document.write_text(json.dumps(open_house))
+        document.write_text(json.dumps(keyless))
         walk(here.url, document, tmp_path, "--phases=examples,coverage", "--max-examples=5")
         assert http.get("/readyz").status_code == 200

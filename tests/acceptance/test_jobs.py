@@ -9,15 +9,15 @@ import httpx
 import pytest
 
 from tests.acceptance.client import Client, data_uri, events
-from tests.acceptance.conftest import picture
+from tests.acceptance.conftest import plain_png
 from tests.service import Service
 
 pytestmark = pytest.mark.acceptance
-RED, BLUE = picture(), picture(300, 1000, (30, 30, 200))
+RED, BLUE = plain_png(), plain_png(300, 1000, (30, 30, 200))
 
 
 @pytest.mark.parametrize("question", ["What does the sign say?", "请详细描述图片"])
-def test_a_picture_and_a_question_go_in_and_the_answer_comes_back(api: Client, question: str) -> None:
+def test_an_image_and_a_question_go_in_and_the_answer_comes_back(api: Client, question: str) -> None:
     answer = api.http.post(
         "/v1/jobs",
         files={"image": ("street.png", RED)},
@@ -72,7 +72,7 @@ def test_several_rounds_and_placeholders_are_one_request(api: Client) -> None:
     assert "哪一个更新?" in api.ended(job["id"])["output"]["text"]
 
 
-def test_a_parent_is_continued_with_its_pictures(api: Client) -> None:
+def test_a_parent_is_continued_with_its_images(api: Client) -> None:
     first = api.ended(api.submit("What is it?", RED)["id"])
     second = api.ended(api.submit("And the colour?", parent=first["id"])["id"])
     assert second["parent"] == first["id"]
@@ -84,7 +84,7 @@ def test_a_parent_is_continued_with_its_pictures(api: Client) -> None:
     assert api.post("x", parent=first["id"]).json()["code"] == "unknown_parent"
 
 
-def test_a_question_without_pictures_is_answered(api: Client) -> None:
+def test_a_question_without_images_is_answered(api: Client) -> None:
     ended = api.ended(api.submit("你好,你是谁?")["id"])
     assert (ended["state"], ended["images"], ended["usage"]["image_tokens"]) == ("succeeded", [], 0)
 
@@ -138,7 +138,7 @@ def test_an_idempotency_key_gives_the_same_job_and_refuses_another_request(api: 
 
 def test_a_refused_request_does_not_use_its_key_up(api: Client) -> None:
     key = {"Idempotency-Key": "refused-first"}
-    assert api.post("x", b"no picture", headers=key).status_code in (415, 422)
+    assert api.post("x", b"no image", headers=key).status_code in (415, 422)
     assert api.post("x", headers=key).status_code == 202
 
 
@@ -160,7 +160,7 @@ def test_a_result_is_there_once_the_job_succeeded(api: Client) -> None:
     assert (result["text"], result["usage"]) == (job["output"]["text"], job["usage"])
 
 
-def test_the_picture_comes_back_as_sent_and_as_the_model_saw_it(api: Client) -> None:
+def test_the_image_comes_back_as_sent_and_as_the_model_saw_it(api: Client) -> None:
     job = api.ended(api.submit("Picture?", RED)["id"])
     sent = api.http.get(f"/v1/jobs/{job['id']}/images/0")
     assert (sent.content, sent.headers["content-type"]) == (RED, "image/png")

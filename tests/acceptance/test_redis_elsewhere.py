@@ -1,5 +1,6 @@
 """The whole service on a Redis of somebody else's: after a failover, and on a node of a Redis Cluster."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,3 +89,15 @@ def test_a_cluster_without_a_hash_tag_is_refused_at_start_with_the_cure(module: 
     assert done.returncode == 2
     assert "TILEQ_REDIS_PREFIX={tileq}:" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_user_held_to_the_prefix_and_to_harmless_commands_is_served(tmp_path: Path, hook: Receiver) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "running-elsewhere.md").read_text()
+    (rules,) = re.findall(r"ACL SETUSER tileq on >PASSWORD ([^`]*)`", page)
+    with valkeys(tmp_path, {}) as (server,):
+        server.admin.execute_command("ACL", "SETUSER", "tileq", "on", ">PASSWORD", *rules.split())  # type: ignore[no-untyped-call]
+        env = {"TILEQ_REDIS_URL": server.url.replace("://", "://tileq:PASSWORD@")}
+        with service(env=env) as here, httpx.Client(base_url=here.url, timeout=60) as http:
+            answered(Client(http), hook, "Held back?")
+            assert http.get("/readyz").status_code == 200
+        assert server.admin.acl_log() == []

@@ -40,11 +40,11 @@ PROMPT = "What does the sign say?"
 def jpeg(size: int = 200_000, seed: int = 7) -> bytes:
     """Return a JPEG of about `size` bytes, 1280x960, of noise over colour (it does not compress further)."""
     rng = random.Random(seed)
-    picture = Image.frombytes("RGB", (320, 240), rng.randbytes(3 * 320 * 240)).resize((1280, 960))
+    noise = Image.frombytes("RGB", (320, 240), rng.randbytes(3 * 320 * 240)).resize((1280, 960))
     data = b""
     for quality in range(30, 100):
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=quality)
+        noise.save(buffer, "JPEG", quality=quality)
         data = buffer.getvalue()
         if len(data) >= size:
             break
@@ -217,10 +217,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of samples")
     parser.add_argument("--only", choices=["accept", "whole"])
-    parser.add_argument("--decode", action="store_true", help="let the echo worker decode and tile each picture")
+    parser.add_argument("--decode", action="store_true", help="let the echo worker decode and tile each image")
     parser.add_argument("--clients", type=int, default=16)
     arguments = parser.parse_args()
-    decoded = "tileq decodes and tiles each picture" if arguments.decode else "no picture decoded"
+    decoded = "tileq decodes and tiles each image" if arguments.decode else "no image decoded"
     table = Table(title=f"tileq beside the same work by hand, {decoded} ({machine()})")
     for column in ("", "by hand", "tileq", "ratio", "goal", ""):
         table.add_column(column, justify="left" if not column else "right")

@@ -1,6 +1,6 @@
-"""`make bench-answer`: how long a question about a tiled picture takes through the whole service, demo model on a CPU.
+"""`make bench-answer`: how long a question about a tiled image takes through the whole service, demo model on a CPU.
 
-The picture is a page of 1792x1344, which becomes 4x3 tiles and a thumbnail. The same 13 tiles through the tower alone,
+The image is a page of 1792x1344, which becomes 4x3 tiles and a thumbnail. The same 13 tiles through the tower alone,
 in this process and with the service idle, stand beside it: the rest is what the service and the decoder add.
 """
 
@@ -55,12 +55,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
-    picture, taken, stages = page(), [], []
+    image, taken, stages = page(), [], []
     with service(engine="resident") as here, httpx.Client(base_url=here.url, timeout=60) as http:
         api = Client(http)
         for _ in range(rounds + 1):
             began = time.perf_counter()
-            job = api.job(api.submit(QUESTION, picture, tiles=12)["id"], wait=30)
+            job = api.job(api.submit(QUESTION, image, tiles=12)["id"], wait=30)
             taken.append(time.perf_counter() - began)
             assert job["state"] == "succeeded", job
             assert job["images"][0]["tiles"] == TILES, job

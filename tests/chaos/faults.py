@@ -72,6 +72,7 @@ class Run:
 Inject = Callable[[Run], None]
 #: The reconciler leaves a new job's first hint to intake for 2 s, then publishes it itself.
 DISPATCH_S = 3.0
+RECOVERY_S = 180.0  #: in which all records must be rebuilt
 FAULTS: dict[str, Inject] = {}
 
 
@@ -355,9 +356,11 @@ def recover(run: Run) -> str:
     environment = {name: str(value) for name, value in run.fleet.environment.items()}
     command = [sys.executable, "-m", "workers.reconciler", "--recover"]
     environment["TILEQ_REDIS_URL"] = f"redis://127.0.0.1:{run.fleet.store_port}/0"
-    done = subprocess.run(
-        command, env={**_own_environment(), **environment}, capture_output=True, text=True, check=False, timeout=60
-    )
+    env = {**_own_environment(), **environment}
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=RECOVERY_S)
+    except subprocess.TimeoutExpired:
+        return ""
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     return str(json.loads(lines[-1])) if done.returncode == 0 and lines else ""
 
@@ -378,6 +381,26 @@ def fail_over(run: Run) -> None:
         run.fleet.promoted(run.store_name, port)
         if all(_within(15, lambda url=url: _takes_ten(run, url)) for url in run.traffic.urls):  # type: ignore[misc]
             fault.evidence = f"port {port} took over; both intakes took ten jobs in a row"
+
+
+@fault
+def crash_over(run: Run) -> None:
+    """The primary dies for good, and its replica takes over with what had reached it; then `--recover` runs (21).
+
+    Replication is asynchronous: what the primary acknowledged in its last moment may be missing, and manifests bring
+    such jobs back.
+    """
+    with run.ledger.fault("crash_over", run.store_name, costs_attempts=True, loses_keys=True) as fault:
+        old = run.store_name
+        run.failovers += 1
+        port = run.fleet.start_replica(run.store_name)
+        pid = run.fleet.retire(old)
+        with redis.Redis(port=port, decode_responses=True) as replica:
+            replica.replicaof("NO", "ONE")
+        run.fleet.promoted(run.store_name, port)
+        recovered = recover(run)
+        if recovered and all(_within(15, lambda url=url: _takes_ten(run, url)) for url in run.traffic.urls):  # type: ignore[misc]
+            fault.evidence = f"pid {pid} is gone, port {port} took over; {recovered}"
 
 
 def _takes_ten(run: Run, url: str) -> bool:

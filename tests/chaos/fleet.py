@@ -31,7 +31,7 @@ from tests.waiting import eventually
 
 PERIOD_S = 0.05  #: between two looks at the processes
 LEASE_S = 2.0
-STALL_S = 3.0
+STALL_S = 7.0  #: longer than an attempt waits for a store and a storage that do not answer
 SLOTS = 4
 ENVIRONMENT = {
     "TILEQ_ENGINE": "echo",
@@ -45,7 +45,7 @@ ENVIRONMENT = {
     "TILEQ_STALL": str(STALL_S),
     "TILEQ_SHUTDOWN_GRACE": "0.5",
     "TILEQ_REDIS_TIMEOUT": "2",
-    "TILEQ_S3_TIMEOUT": "4",
+    "TILEQ_S3_TIMEOUT": "3",
     "TILEQ_DECODERS": "1",
     "TILEQ_WEBHOOK_TIMEOUT": "2",
     "TILEQ_WEBHOOK_SCHEDULE": ",".join(["0.3", "0.5", "1", "1", "2", "2", *["3"] * 14]),
@@ -184,6 +184,11 @@ class Fleet(threading.Thread):
         finally:
             self._announced[name] = 1  # the death is seen only now
             self._down.discard(name)
+
+    def retire(self, name: str) -> int:
+        """Kill `name` for good."""
+        self._down.add(name)
+        return self.kill(name)
 
     def restarted(self, name: str, pid: int, within: float = 30) -> bool:
         """Wait until `name` has another pid than `pid` and is ready; False when it never gets there."""

@@ -80,8 +80,8 @@ MUTANTS = (
     Mutant(
         "images are decoded however much of them is missing",
         "workers/vision/images/truncated.py",
-        "if missing > max_missing_rows * probe.height:",
-        "if missing > probe.height:",
+        "if missing > max_missing_rows * image.height:",
+        "if missing > image.height:",
         ("tests/unit/vision/images",),
     ),
     Mutant(

@@ -45,9 +45,9 @@ def test_the_receiver_of_the_readme_takes_every_event(data: dict[str, Any], monk
     request = SimpleNamespace(data=body.encode(), headers=headers("msg_x", body, [secret], time.time()))
     flask = SimpleNamespace(Flask=lambda _: SimpleNamespace(post=lambda _: lambda view: view), request=request)
     monkeypatch.setitem(sys.modules, "flask", flask)
-    room_of_it: dict[str, Any] = {"__name__": "receiver"}
-    exec(code[1].replace("whsec_…", secret), room_of_it)
-    assert room_of_it["arrived"]() == ("", 204)
+    namespace: dict[str, Any] = {"__name__": "receiver"}
+    exec(code[1].replace("whsec_…", secret), namespace)
+    assert namespace["arrived"]() == ("", 204)
 
 
 def _any_name(path: str) -> str:

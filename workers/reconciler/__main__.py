@@ -18,7 +18,7 @@ from shared.process import run_process
 from shared.settings import ReconcilerSettings
 from shared.storage import S3Storage
 from shared.store.client import Store
-from shared.store.keys import server_time
+from shared.store.health import probe
 from workers.reconciler.collector import StoreCollector
 from workers.reconciler.reconcile import Reconciler
 from workers.reconciler.recover import recover, sweep
@@ -51,7 +51,7 @@ def serve(settings: ReconcilerSettings) -> int:
     """Reconcile until a signal; return the exit status."""
     reconciler = assemble(settings)
     REGISTRY.register(StoreCollector(reconciler.store))
-    health = HealthServer(settings, ready={"store": lambda: reconciler.store.run(server_time())})
+    health = HealthServer(settings, ready={"store": lambda: reconciler.store.run(probe())})
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -3,11 +3,13 @@
 Manifests are listed in the order of their ids, which is that of time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby, islice
 from typing import Any
 
 import structlog
+from pydantic import ValidationError
 
 from shared.broker import Hints
 from shared.ended import EndedMarker
@@ -17,10 +19,21 @@ from shared.jobs import Job, State
 from shared.requests import Manifest
 from shared.results import StoredResult
 from shared.settings import RetentionSettings
-from shared.storage import ObjectStorage, batch_key, delete_job_objects, ended_key, job_prefix, manifest_key, result_key
+from shared.storage import (
+    BATCHES_PREFIX,
+    ObjectStorage,
+    batch_id,
+    batch_key,
+    delete_job_objects,
+    ended_key,
+    job_prefix,
+    manifest_key,
+    result_key,
+)
 from shared.store import transitions
 from shared.store.client import Store
 
+READ_AT_ONCE = 100  #: records asked for in one round trip
 log = structlog.get_logger(__name__)
 
 
@@ -32,14 +45,16 @@ def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int
     changes nothing. A job that ended right before the loss may have no marker yet: see shared/ended.py.
     """
     counts = dict.fromkeys(("known", "queued", "succeeded", "failed", "cancelled", "expired", "unreadable"), 0)
-    for id in _manifests(objects):
-        if store.run(transitions.read_jobs([id])):
-            counts["known"] += 1
-            continue
-        outcome = _restore(id, store, objects, hints)
-        counts[outcome] += 1
-        if outcome != "unreadable":
-            log.info("job restored", job=id, state=outcome)
+    for some in _chunks(_jobs(objects), READ_AT_ONCE):
+        known = {job.id for job in store.run(transitions.read_jobs(list(some)))}
+        counts["known"] += len(known)
+        for id in (id for id in some if id not in known):
+            outcome = _restore(id, some[id], store, objects, hints)
+            counts[outcome] += 1
+            if outcome != "unreadable":
+                log.info("job restored", job=id, state=outcome)
+    for key in objects.keys(BATCHES_PREFIX):
+        hints.deliveries(*store.run(transitions.settle_batch(batch_id(key))))
     return counts
 
 
@@ -47,7 +62,7 @@ def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now
     """Delete objects that no record knows and that are too old for any: left by an intake that died before its 202."""
     oldest = now - 2 * (settings.retain_for + settings.max_start_within + settings.max_run_within)
     swept = 0
-    for id in _manifests(objects):
+    for id, _ in _jobs(objects):
         if created_at(id) > oldest:
             break
         if not store.run(transitions.read_jobs([id])):
@@ -57,21 +72,26 @@ def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now
     return swept
 
 
-def _manifests(objects: ObjectStorage) -> Iterator[str]:
-    for key in objects.keys("jobs/"):
-        _, id, name = key.split("/", 2)
-        if name == "request.json":
-            yield id
+def _jobs(objects: ObjectStorage) -> Iterator[tuple[str, list[str]]]:
+    """Yield (id, keys) of every job with a manifest, oldest first; one listing serves all, for each is a round trip."""
+    for id, keys in groupby(objects.keys("jobs/"), lambda key: key.split("/", 2)[1]):
+        if manifest_key(id) in (found := list(keys)):
+            yield id, found
 
 
-def _restore(id: str, store: Store, objects: ObjectStorage, hints: Hints) -> str:
+def _chunks(jobs: Iterator[tuple[str, list[str]]], size: int) -> Iterator[dict[str, list[str]]]:
+    while chunk := dict(islice(jobs, size)):
+        yield chunk
+
+
+def _restore(id: str, keys: Sequence[str], store: Store, objects: ObjectStorage, hints: Hints) -> str:
     try:
         manifest = Manifest.model_validate_json(objects.get(manifest_key(id)))
         job = replace(Job.from_hash(manifest.record), created=created_at(id), state=State.QUEUED)
         batch = objects.get(batch_key(job.batch)).decode() if job.batch else ""
-        state, fields = _end(id, objects)
+        state, fields = _end(id, keys, objects)
     except (ValueError, TypeError, KeyError, ObjectMissing) as error:  # a truncated or foreign object
-        log.error("objects of a job can't be read", job=id, error=str(error))
+        log.error("objects of a job can't be read", job=id, error=_reason(error))
         return "unreadable"
     restored = store.run(transitions.restore(replace(job, **fields), state, 0, batch))
     if state is State.QUEUED:
@@ -80,12 +100,19 @@ def _restore(id: str, store: Store, objects: ObjectStorage, hints: Hints) -> str
     return state.value
 
 
-def _end(id: str, objects: ObjectStorage) -> tuple[State, dict[str, Any]]:
-    """Return the state of `id` and the fields that tell its end, as far as the objects know.
+def _reason(error: Exception) -> str:
+    """Return what is wrong, without the values: a manifest holds prompts and the headers of webhooks."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in found)
+
+
+def _end(id: str, keys: Sequence[str], objects: ObjectStorage) -> tuple[State, dict[str, Any]]:
+    """Return the state of `id` and the fields that tell its end, as far as its objects, `keys`, know.
 
     The marker decides before a result: a worker may have written one whose attempt was no longer valid.
     """
-    keys = list(objects.keys(job_prefix(id)))
     if ended_key(id) in keys:
         marker = EndedMarker.from_bytes(objects.get(ended_key(id)))
         return marker.state, {"error": marker.error, "ended": marker.ended, "attempt": marker.attempt}

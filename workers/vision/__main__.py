@@ -21,7 +21,7 @@ from shared.process import run_process
 from shared.settings import VisionWorkerSettings
 from shared.storage import ObjectStorage, S3Storage, tokenizer_key
 from shared.store.client import Store
-from shared.store.keys import server_time
+from shared.store.health import probe
 from workers.vision.attempt import InFlightJobs
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.deltas import DeltaWriter
@@ -102,7 +102,7 @@ def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: Decoder
             on_stop=shutdown.request,
             hostname=f"vision@{name}",
         )
-        health.require({"broker": consumer.check, "store": lambda: store.run(server_time())})
+        health.require({"broker": consumer.check, "store": lambda: store.run(probe())})
         return consumer.run()
 
 

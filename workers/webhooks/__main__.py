@@ -12,7 +12,7 @@ from shared.process import run_process
 from shared.settings import SettingsError, WebhooksSettings
 from shared.storage import S3Storage
 from shared.store.client import Store
-from shared.store.keys import server_time
+from shared.store.health import probe
 from shared.webhooks.signing import secret_problem
 from workers.webhooks.client import WebhookClient
 from workers.webhooks.dispatcher import WebhookDispatcher
@@ -38,7 +38,7 @@ def serve(settings: WebhooksSettings) -> int:
         threads=settings.webhook_concurrency,
         on_stop=stop.set,
     )
-    health = HealthServer(settings, ready={"broker": consumer.check, "store": lambda: store.run(server_time())})
+    health = HealthServer(settings, ready={"broker": consumer.check, "store": lambda: store.run(probe())})
     log.info("webhook dispatcher started", threads=settings.webhook_concurrency, timeout=settings.webhook_timeout)
     status = consumer.run()
     health.close()

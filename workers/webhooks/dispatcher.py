@@ -31,6 +31,8 @@ BUILD_TIMEOUT_S = 8.0
 MAX_PER_HINT = 50
 #: Before a message that could not be built is claimed again.
 RELEASE_DELAY_S = 5.0
+#: Between two tries to record an attempt.
+RECORD_RETRY_DELAY_S = 0.5
 #: A first attempt of `job.started` after the job's end is made only within this time.
 SUPERSEDED_MAX_AGE_S = 10.0
 
@@ -181,7 +183,7 @@ class WebhookDispatcher:
                 if self.stopping() or time.monotonic() - claimed > self.settings.webhook_timeout + LEASE_MARGIN_S:
                     raise
                 log.warning("attempt not recorded yet, retrying", error=error.detail)
-                time.sleep(0.5)
+                time.sleep(RECORD_RETRY_DELAY_S)
 
 
 def _is_late(delivery: Delivery) -> bool:

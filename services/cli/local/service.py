@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from services.cli.environment import address_variables
 from services.cli.local.ports import free_ports
 from services.cli.local.process import Program
 from services.cli.local.seaweed import seaweed
@@ -21,18 +22,6 @@ from shared.settings import Settings
 from shared.webhooks.signing import new_secret
 
 _SECRET = "TILEQ_WEBHOOK_SECRET"  # noqa: S105  # the variable's name
-#: Variables of addresses and credentials: set by this module, whatever the user's shell has for other services.
-_ADDRESSES = (
-    "REDIS_URL",
-    "BROKER_URL",
-    "EVENTS_URL",
-    "S3_URL",
-    "S3_ACCESS_KEY",
-    "S3_SECRET_KEY",
-    "S3_BUCKET",
-    "PORT",
-    "HOST",
-)
 
 
 @dataclass(frozen=True)
@@ -101,7 +90,8 @@ def process(name: str, module: str, environment: Mapping[str, str], folder: Path
     """
     (port,) = free_ports(1)
     variables = {
-        **{f"TILEQ_{name}_FILE": None for name in _ADDRESSES},
+        # Set by this module, whatever the user's shell has for other services.
+        **{variable: None for name in address_variables() for variable in (name, f"{name}_FILE")},
         # torch makes a folder for what it compiles as it is imported, in the system's temporary folder if not told.
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled"),
         **environment,

@@ -111,6 +111,9 @@ class DeltaReader:
             except RedisError as error:
                 log.warning("delta streams can't be read, trying again", error=str(error))
                 await asyncio.sleep(ERROR_DELAY_S)
+            except Exception:  # without this reader no stream would get another delta
+                log.exception("delta reader failed, trying again")
+                await asyncio.sleep(ERROR_DELAY_S)
 
     async def _read(self) -> None:
         positions: dict[Any, Any] = {

@@ -5,13 +5,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from services.intake.event_stream import Ended, Event, KeepAlive, Reset, StateChanged, TextDelta
+from services.intake.event_stream import Ended, Event, KeepAlive, Reset, StateChanged, TextAppended
 from services.intake.rendering import to_json
 
 RETRY = b"retry: 2000\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
+MAX_ID_NUMBER = 2**64 - 1  #: of either half of the id of a stream entry
 _EVENT_ID = re.compile(r"(\d{1,20}-\d{1,20})/\d{1,20}(-end)?")
-_NAMES: dict[type[Any], str] = {StateChanged: "state", TextDelta: "delta", Reset: "reset", Ended: "end"}
+_NAMES: dict[type[Any], str] = {StateChanged: "state", TextAppended: "delta", Reset: "reset", Ended: "end"}
 
 #: One server-sent event, for the OpenAPI document.
 EVENT_SCHEMA = {
@@ -28,7 +29,10 @@ EVENT_SCHEMA = {
 def parse_event_id(id: str) -> tuple[str, bool]:
     """Return the position that an event id names, "" for one that is none of ours, and whether it is the end's."""
     found = _EVENT_ID.fullmatch(id)
-    return (found[1], found[2] is not None) if found else ("", False)
+    # A number beyond 64 bits would fail the one read that serves every stream.
+    if found is None or any(int(number) > MAX_ID_NUMBER for number in found[1].split("-")):
+        return "", False
+    return found[1], found[2] is not None
 
 
 class SseEncoder:
@@ -55,7 +59,7 @@ async def encoded(events: AsyncGenerator[Event, None]) -> AsyncIterator[bytes]:
             yield encoder.encode(event)
 
 
-def _data(event: StateChanged | TextDelta | Reset | Ended) -> bytes:
+def _data(event: StateChanged | TextAppended | Reset | Ended) -> bytes:
     if isinstance(event, Reset):
         return b"{}"
-    return to_json({"text": event.text} if isinstance(event, TextDelta) else event.job)
+    return to_json({"text": event.text} if isinstance(event, TextAppended) else event.job)

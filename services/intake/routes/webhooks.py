@@ -11,7 +11,7 @@ from services.intake.native import native_router
 from services.intake.openapi import errors, request_body, returns
 from services.intake.rendering import json_response
 from services.intake.routes.jobs import Id
-from services.intake.schemas.requests import RotateRequest, WebhookTestRequest
+from services.intake.schemas.requests import RotateRequest, WebhookTestRequest, without_nulls
 from services.intake.schemas.responses import (
     DeliveryBody,
     DeliveryList,
@@ -20,7 +20,7 @@ from services.intake.schemas.responses import (
     delivery_body,
 )
 from services.intake.schemas.validation import read
-from services.intake.submission.body import read_json
+from services.intake.submission.body import read_json, refuse_body
 from services.intake.submission.headers import refuse_idempotency_key
 from shared.deliveries import Delivery
 from shared.errors import BodyTooLarge, InvalidField, Malformed, NotFound, UnsupportedMediaType, WebhookRefused
@@ -56,6 +56,7 @@ async def redeliver(
 ) -> Response:
     """Send a message once more, on a fresh schedule, under the same `webhook-id`."""
     refuse_idempotency_key(request)
+    await refuse_body(request, context.settings)
     await context.queries.get(caller.tenant, id)
     if not is_message_id(msg) or not await context.store.run(deliveries.redeliver(caller.tenant, id, msg)):
         raise NotFound
@@ -74,7 +75,7 @@ async def redeliver(
 async def test(request: Request, context: Context, caller: Caller) -> Response:
     """Send one signed `webhook.test` and return its outcome."""
     refuse_idempotency_key(request)
-    asked = read(WebhookTestRequest, await read_json(request, context.settings))
+    asked = read(WebhookTestRequest, without_nulls(await read_json(request, context.settings), WebhookTestRequest))
     host = await context.webhook_urls.host(asked.url)
     msg = new_id("msg")
     await context.store.run(deliveries.add_test(msg, caller.tenant, asked.url, host, headers=asked.headers))

@@ -62,6 +62,12 @@ def without_nulls(value: Mapping[str, Any], schema: type[BaseModel]) -> dict[str
     return {name: field for name, field in value.items() if field is not None or name not in schema.model_fields}
 
 
+def without_webhook_nulls(body: dict[str, Any]) -> dict[str, Any]:
+    """Return `body`, its `webhook` without fields that are null."""
+    webhook = body.get("webhook")
+    return body | {"webhook": without_nulls(webhook, Webhook)} if isinstance(webhook, dict) else body
+
+
 def _sendable(headers: dict[str, str]) -> dict[str, str]:
     if problem := headers_problem(headers):
         raise ValueError(problem)
@@ -79,7 +85,7 @@ Headers = Annotated[
 ]
 
 
-class Webhook(StrictModel):
+class Webhook(NullableModel):
     """The webhook of a job."""
 
     url: Url
@@ -88,7 +94,7 @@ class Webhook(StrictModel):
     headers: Headers = Field({}, repr=False)
 
 
-class BatchWebhook(StrictModel):
+class BatchWebhook(NullableModel):
     """The webhook of a batch."""
 
     url: Url
@@ -229,7 +235,7 @@ class BatchForm(BaseModel):
     request: BatchJson
 
 
-class WebhookTestRequest(StrictModel):
+class WebhookTestRequest(NullableModel):
     """The URL to send a test to."""
 
     url: Url

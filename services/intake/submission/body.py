@@ -1,6 +1,7 @@
 """Request bodies, read under limits while they arrive: total bytes, bytes of each part, number of parts, and time."""
 
 import asyncio
+import codecs
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -20,8 +21,11 @@ FORM, JSON = "multipart/form-data", "application/json"
 
 MAX_TEXT_BYTES = 8 << 20  #: of one field, the JSON of a large batch included
 MIN_BYTES_PER_S = 16 << 10  #: below this a body is refused once `body_timeout` has passed
+MAX_EMPTY_BYTES = 64  #: of a body that says nothing
 MAX_UNCHECKED_BYTES = 64 << 10  #: of a field whose name was not checked yet
 CHARSET_FIELD = "_charset_"  #: names the charset of text fields that name none (RFC 7578, 4.6)
+#: Beginnings of Python's names of charsets.
+_CHARSETS = ("utf-8", "utf-16", "utf-32", "ascii", "iso", "cp", "gb", "big5", "euc", "shift_jis", "koi8", "mac-", "tis")
 _PLAIN_ENCODINGS = ("7bit", "8bit", "binary")
 
 
@@ -45,17 +49,25 @@ class Form:
         sent = self.fields[name]
         default = self.fields[CHARSET_FIELD].data.decode("ascii", "replace") if CHARSET_FIELD in self.fields else ""
         charset = sent.charset or default or "utf-8"
+        if not _is_charset(charset):
+            detail = f"the field `{name}` has the unknown charset {charset[:40]!r}; send UTF-8"
+            raise Malformed(detail, field=name)
         try:
             return sent.data.decode(charset)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise Malformed(f"the field `{name}` is not {charset.upper()}", field=name) from error
-        except LookupError as error:  # also of codecs that are no charset, such as `hex`
-            detail = f"the field `{name}` has the unknown charset {charset[:40]!r}; send UTF-8"
-            raise Malformed(detail, field=name) from error
 
     def has(self, name: str) -> bool:
         """Tell whether field `name` was sent, and not empty."""
         return name in self.fields and bool(self.fields[name].data)
+
+
+def _is_charset(name: str) -> bool:
+    """Tell whether `name` is a charset of text: Python also has codecs that unpack or unescape."""
+    try:
+        return codecs.lookup(name).name.startswith(_CHARSETS)
+    except (LookupError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,18 @@ async def read_json(
     if _media_type(request) != JSON:
         raise UnsupportedMediaType(f"this call accepts {JSON} only")
     return parse_object(b"".join([chunk async for chunk in _chunks(request, settings)]))
+
+
+async def refuse_body(request: Request, settings: IntakeSettings) -> None:
+    """Raise `Malformed` for a body that a call without one would ignore; an empty object is as good as none."""
+    if not _has_body(request):
+        return
+    sent = b""
+    async for chunk in _chunks(request, settings):
+        sent += chunk
+        if len(sent) > MAX_EMPTY_BYTES or sent.strip() not in (b"", b"{", b"{}"):
+            detail = f"{request.method} {request.scope['route'].path} takes no body and would ignore it; leave it out"
+            raise Malformed(detail)
 
 
 def _media_type(request: Request) -> str:

@@ -7,7 +7,7 @@ from services.intake.schemas.requests import without_nulls
 from shared.errors import InvalidField
 from shared.requests import Generation
 
-#: Fields of transformers' GenerationConfig that tileq has under another name.
+#: Fields of transformers and other services that tileq has under another name.
 _RENAMED = {
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
@@ -34,9 +34,30 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "output_attentions": (False,),
     "output_hidden_states": (False,),
     "return_dict_in_generate": (False,),
+    "output_logits": (False,),
+    "penalty_alpha": (0,),
+    "encoder_repetition_penalty": (1,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "guidance_scale": (1,),
+    "renormalize_logits": (False,),
+    "remove_invalid_values": (False,),
+    "bad_words_ids": ([],),
+    "force_words_ids": ([],),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+}
+#: Fields of `_RENAMED` with the values that change nothing. No null of a length: it could mean that there is none.
+_NEUTRAL_RENAMED: Mapping[str, tuple[Any, ...]] = {
+    "stop_strings": (None, []),
+    "frequency_penalty": (None, 0),
+    "presence_penalty": (None, 0),
+    "n": (None, 1),
 }
 #: Fields that the checkpoint decides.
 _OF_CHECKPOINT = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+NAMES = frozenset({*Generation.model_fields, *_RENAMED, *_NEUTRAL, *_OF_CHECKPOINT, "do_sample"})
 
 
 def translate(generation: Any, field: str = "generation") -> Any:
@@ -44,13 +65,15 @@ def translate(generation: Any, field: str = "generation") -> Any:
 
     `do_sample` false is greedy and true samples at transformers' temperature of 1, unless `temperature` says otherwise;
     a contradiction between the two is refused. A field that is null is absent, but for `max_new_tokens`, where null
-    could also mean that there is no limit.
+    could also mean that there is no limit; so is a `top_k` of 0.
     """
     if not isinstance(generation, dict):
         return generation
     kept = {name: value for name, value in generation.items() if not _is_neutral(name, value, field)}
     if kept.get("max_new_tokens", 0) is not None:
         kept = without_nulls(kept, Generation)
+    if kept.get("top_k", None) == 0 and type(kept["top_k"]) is int:
+        del kept["top_k"]
     if "do_sample" in kept:
         _apply_do_sample(kept, f"{field}.do_sample")
     return kept
@@ -58,6 +81,8 @@ def translate(generation: Any, field: str = "generation") -> Any:
 
 def _is_neutral(name: str, value: Any, field: str) -> bool:
     place = f"{field}.{name}"
+    if value in _NEUTRAL_RENAMED.get(name, ()) or (value is None and name in _OF_CHECKPOINT):
+        return True
     if name in _RENAMED:
         raise InvalidField(f"`{place}` is not a field; use {_RENAMED[name]}", field=place)
     if name in _OF_CHECKPOINT:

@@ -26,8 +26,10 @@ def refuse_idempotency_key(request: Request) -> None:
 
 
 def _idempotency_key(request: Request) -> str | None:
-    if "x-idempotency-key" in request.headers:
-        raise Malformed("X-Idempotency-Key is not supported; send Idempotency-Key", field="X-Idempotency-Key")
+    for name in request.headers:
+        if "idempoten" in name and name != "idempotency-key":
+            title = name[:100].title()
+            raise Malformed(f"{title} is not supported; send Idempotency-Key", field=title)
     sent = request.headers.getlist("idempotency-key")
     if not sent:
         return None

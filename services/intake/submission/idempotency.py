@@ -47,7 +47,7 @@ async def reserve_key(
     if outcome == "mismatch":
         raise IdempotencyMismatch
     if outcome == "in_progress":
-        raise IdempotencyInProgress(retry_after=max(1.0, left_s))
+        raise IdempotencyInProgress(retry_after=_retry_after(left_s))
     if outcome == "replay":
         yield KeyReservation(key, token, replay)
         return
@@ -60,6 +60,12 @@ async def reserve_key(
         raise
     finally:
         heartbeat.cancel()
+
+
+def _retry_after(left_s: float) -> float:
+    """Return when to ask again: soon while the other request is alive, else when its lease ends."""
+    beats = left_s > LEASE_S - 2 * HEARTBEAT_S
+    return 1.0 if beats else max(1.0, left_s)
 
 
 async def _extend(store: AsyncStore, tenant: str, key: str, token: str) -> None:

@@ -6,13 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.intake.schemas.requests import BatchJob, BatchRequest, Defaults, JobRequest, without_nulls
+from services.intake.schemas.requests import (
+    BatchJob,
+    BatchRequest,
+    Defaults,
+    JobRequest,
+    without_nulls,
+    without_webhook_nulls,
+)
 from services.intake.schemas.validation import read
 from services.intake.submission import generation
 from services.intake.submission.data_uri import read_data_uri
 from services.intake.uploads import Upload
 from shared.errors import InvalidField, RequestError
-from shared.requests import Generation
 from shared.settings import IntakeSettings
 
 
@@ -105,9 +111,9 @@ def translated(body: dict[str, Any]) -> dict[str, Any]:
     Raises `InvalidField` for a field of generation that stands beside it.
     """
     for name in body:
-        if name in Generation.model_fields or name in ("max_tokens", "do_sample"):
+        if name in generation.NAMES:
             raise InvalidField(f"unknown field `{name}`; it goes into `generation`", field=name)
-    body = without_nulls(body, BatchJob)
+    body = without_webhook_nulls(without_nulls(body, BatchJob))
     return body | {"generation": generation.translate(body["generation"])} if "generation" in body else body
 
 

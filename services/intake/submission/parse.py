@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 
-from services.intake.schemas.requests import BatchRequest, JobRequest, without_nulls
+from services.intake.schemas.requests import BatchRequest, JobRequest, without_nulls, without_webhook_nulls
 from services.intake.schemas.validation import read
 from services.intake.submission import generation
 from services.intake.submission.body import CHARSET_FIELD, Form, MultipartLimits, read_body
@@ -87,7 +87,7 @@ def _form_request(form: Form) -> dict[str, Any]:
         if len(sent) > 1:
             raise InvalidField("send either the part `request` or plain fields, not both", field="request")
         asked = parse_object(form.text("request"))
-        if "images" in asked:
+        if asked.pop("images", None) is not None:
             raise InvalidField("in a multipart body images are parts named `image`", field="images")
         return asked
     asked = {name: form.text(name) for name in ("prompt", "model") if name in sent}
@@ -126,7 +126,10 @@ def _batch_request(body: dict[str, Any], settings: IntakeSettings) -> BatchReque
     if len(jobs) > settings.max_batch_jobs:
         detail = f"the batch has {len(jobs)} jobs; at most {settings.max_batch_jobs} are allowed"
         raise InvalidField(detail, field="jobs")
-    if isinstance(defaults := body.get("defaults"), dict) and "generation" in defaults:
-        translated = generation.translate(defaults["generation"], "defaults.generation")
-        body = body | {"defaults": defaults | {"generation": translated}}
-    return read(BatchRequest, {**without_nulls(body, BatchRequest), "jobs": [{}]}).model_copy(update={"jobs": jobs})
+    if isinstance(defaults := body.get("defaults"), dict):
+        defaults = without_webhook_nulls(defaults)
+        if "generation" in defaults:
+            defaults["generation"] = generation.translate(defaults["generation"], "defaults.generation")
+        body = body | {"defaults": defaults}
+    body = without_webhook_nulls(without_nulls(body, BatchRequest))
+    return read(BatchRequest, {**body, "jobs": [{}]}).model_copy(update={"jobs": jobs})

@@ -160,6 +160,23 @@ local function create_delivery(subject, kind, tenant, webhook, event)
   return msg
 end
 
+-- End a batch of which no job is active, if all its jobs have ended; with `force` also if some are not known, because they
+-- could not be restored. Returns the delivery now due or nil.
+local function end_batch(id, expires, force)
+  local key = P .. 'batch:' .. id
+  local b = read(key, 'tenant', 'total', 'queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired', 'ended', 'webhook')
+  local function sum(...)
+    local n = 0
+    for _, name in ipairs({...}) do n = n + (tonumber(b[name]) or 0) end
+    return n
+  end
+  if b.ended ~= '' or sum('queued', 'running') > 0 then return nil end
+  if not force and sum('succeeded', 'failed', 'cancelled', 'expired') < sum('total') then return nil end
+  call('HSET', key, 'ended', stamp(now), 'expires', stamp(expires))
+  call('ZADD', P .. 'expiry', stamp(expires), id)
+  return create_delivery(id, 'batch', b.tenant, b.webhook, 'ended')
+end
+
 -- End a job: leave every queue, create the delivery, count the batch. Returns the deliveries now due.
 local function close(id, j, to, error)
   dequeue(id, j)
@@ -173,15 +190,7 @@ local function close(id, j, to, error)
   move(id, j, to)
   local due = {}
   due[#due + 1] = create_delivery(id, 'job', j.tenant, j.webhook, to)
-  if j.batch ~= '' then
-    local key = P .. 'batch:' .. j.batch
-    local b = read(key, 'queued', 'running', 'ended', 'webhook')
-    if (tonumber(b.queued) or 0) + (tonumber(b.running) or 0) == 0 and b.ended == '' then
-      call('HSET', key, 'ended', stamp(now), 'expires', stamp(expires))
-      call('ZADD', P .. 'expiry', stamp(expires), j.batch)
-      due[#due + 1] = create_delivery(j.batch, 'batch', j.tenant, b.webhook, 'ended')
-    end
-  end
+  if j.batch ~= '' then due[#due + 1] = end_batch(j.batch, expires, false) end
   return due
 end
 

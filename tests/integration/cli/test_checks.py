@@ -1,6 +1,7 @@
 """The doctor's checks against servers as they should be, as they should not be, and not there."""
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,17 @@ def test_the_broker_is_reached(valkey_url: str, prefix: str) -> None:
     assert (finding.level, "0 hints wait" in finding.seen) == ("ok", True)
 
 
+def test_the_egress_proxy_is_reached_where_there_is_one() -> None:
+    assert list(checks.egress_proxy(settings_of())) == []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        url = f"http://user:s3cret@127.0.0.1:{proxy.getsockname()[1]}"
+        (finding,) = checks.egress_proxy(settings_of(webhook_proxy=url))
+        assert finding.level == "ok"
+    (finding,) = checks.egress_proxy(settings_of(webhook_proxy=url))
+    assert (finding.level, "TILEQ_WEBHOOK_PROXY" in finding.fix) == ("fail", True)
+    assert "s3cret" not in str(finding)
+
+
 def test_packages_of_this_environment_are_all_there() -> None:
     found = by_name(list(checks.packages()))
     assert found["packages"].level == "ok", found["packages"]
@@ -174,3 +186,13 @@ def test_packages_of_this_environment_are_all_there() -> None:
 def test_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1 << 20}))  # type: ignore[attr-defined]
     assert {finding.level for finding in checks.disk(tmp_path / "not" / "yet")} == {"fail"}
+
+
+def test_a_cluster_needs_a_hash_tag_in_the_prefix(tmp_path: Path) -> None:
+    with valkeys(tmp_path, {"cluster-enabled": "yes"}) as (node,):
+        node.admin.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")  # type: ignore[no-untyped-call]
+        eventually(lambda: "cluster_state:ok" in str(node.admin.execute_command("CLUSTER", "INFO")))  # type: ignore[no-untyped-call]
+        found = by_name(list(checks.store(settings_of(redis_url=node.url))))
+        assert found["cluster"].level == "fail"
+        assert "TILEQ_REDIS_PREFIX={tileq}:" in found["cluster"].fix
+        assert "cluster" not in by_name(list(checks.store(settings_of(redis_url=node.url, redis_prefix="{tileq}:"))))

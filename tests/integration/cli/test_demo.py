@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.local.seaweed import find_weed
+from tests.certificates import Authority
 from tests.integration.cli.command import TILEQ, environment, tileq
 from tests.servers import needed
 from tests.waiting import eventually
@@ -23,9 +24,22 @@ def servers() -> None:
     needed(find_weed)
 
 
-def test_the_demo_gives_right_answers_and_shows_how_they_came(tmp_path: Path) -> None:
+def test_the_demo_gives_right_answers_and_shows_how_they_came(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     # What the user's shell has for other services must not reach the demo's.
-    foreign = {"TILEQ_API_KEYS": "acme=tq_x", "TILEQ_REDIS_URL": "redis://127.0.0.1:1/0", "TILEQ_S3_BUCKET": "other"}
+    foreign = {
+        "TILEQ_API_KEYS": "acme=tq_x",
+        "TILEQ_REDIS_URL": "rediss://127.0.0.1:1/0",
+        "TILEQ_REDIS_CA_FILE": Authority.create(tmp_path_factory.mktemp("ca")).ca_file,
+        "TILEQ_S3_BUCKET": "other",
+        "TILEQ_S3_PREFIX": "team/tileq",
+        "TILEQ_S3_ADDRESSING": "virtual",
+        "TILEQ_S3_ACCESS_KEY": "KEY",
+        "TILEQ_S3_SECRET_KEY": "secret",
+        "TILEQ_S3_SESSION_TOKEN": "token",
+        "TILEQ_ROOT_PATH": "/vision",
+    }
     ran = tileq("demo", env={"TMPDIR": str(tmp_path), **foreign})
     assert ran.returncode == 0, ran.stdout + ran.stderr
     shown = [

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,24 @@ class TestWay:
                     assert _next(events, "delta") == {"text": text}
                 succeed(intake, job, "A square.")
                 assert _next(events, "end")["output"]["text"] == "A square."
+
+    def test_a_made_up_position_harms_no_other_stream(self, intake: Process) -> None:
+        with intake.client(timeout=10) as http, ExitStack() as lines:
+            id = submit(http).json()["id"]
+            job = claim(intake)
+            held = []
+            for position in (f"{2**64}-0/1", f"{2**64 - 1}-{2**64 - 1}/1", "0-1/1"):
+                other = submit(http).json()["id"]  # each alone on its job, so that its position is the one that is read
+                line = http.stream("GET", f"/v1/jobs/{other}/events", headers={"Last-Event-ID": position})
+                held.append(_events(lines.enter_context(line)))  # which keeps it open
+                _next(held[-1], "state")
+            events = _events(lines.enter_context(http.stream("GET", f"/v1/jobs/{id}/events")))
+            _next(events, "state")
+            fields: Any = TextDelta(job.attempt, 0, "A square.").fields()
+            intake.store.client.xadd(stream_key(intake.store.prefix, id), fields)
+            assert _next(events, "delta") == {"text": "A square."}
+            succeed(intake, job, "A square.")
+            _next(events, "end")
 
     def test_many_lines_at_once(self, environment: Mapping[str, str], tmp_path: Path) -> None:
         (port,) = free_ports(1)

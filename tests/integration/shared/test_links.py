@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from shared.broker import WEBHOOK_QUEUE, Hints, make_celery
-from shared.connections.redis_client import connect, connect_async
+from shared.connections.redis_client import NotPrimary, connect, connect_async
 from shared.connections.redis_endpoint import RedisEndpoint
 from shared.settings import Settings
 from tests.certificates import Authority
@@ -240,6 +240,62 @@ def test_after_one_refused_write_the_other_connections_read_from_the_new_primary
         one.set("where", "second")
         assert other.get("where") == "second"
     client.close()
+
+
+def test_what_sentinels_nodes_answer_is_told_and_their_password_is_a_setting(tmp_path: Path) -> None:
+    with (
+        valkeys(tmp_path / "valkeys", {}) as (server,),
+        sentinel(tmp_path / "sentinel", "mymaster", server.port, password="sentinel-pw") as port,
+    ):
+        url = f"redis-sentinel://127.0.0.1:1,127.0.0.1:{port}/mymaster/0"
+        said = refusals(Settings(redis_url=url, redis_timeout=1))
+        assert all("127.0.0.1:1" in one and "Authentication required" in one for one in said), said
+        use_every_link(Settings(redis_url=url, redis_sentinel_password="sentinel-pw", redis_prefix="known:"))
+        wrong = url.replace("mymaster", "other")
+        said = refusals(Settings(redis_url=wrong, redis_sentinel_password="sentinel-pw", redis_timeout=1))
+        assert all("names a primary of the service 'other'" in one for one in said), said
+        assert "sentinel-pw" not in str(said)
+        assert keys_of(server, "known:") == WRITTEN
+
+
+def test_tls_with_sentinel_verifies_its_nodes_and_the_primary(
+    server: Server, authority: Authority, tmp_path: Path
+) -> None:
+    with (
+        tcp_proxy(server.port, authority.server_context("primary")) as primary,
+        # It cannot speak TLS itself, and must not find out that the primary does.
+        sentinel(tmp_path, "mymaster", primary.port, down_after_ms=3_600_000) as port,
+        tcp_proxy(port, authority.server_context("node")) as node,
+    ):
+        url = f"rediss-sentinel://127.0.0.1:{node.port}/mymaster/0"
+        use_every_link(Settings(redis_url=url, redis_ca_file=authority.ca_file, redis_prefix="both:"))
+        node.received.clear()
+        refusals(Settings(redis_url=url, redis_timeout=1))
+        assert bytes(node.received) == b""
+    assert keys_of(server, "both:") == WRITTEN
+
+
+def test_a_node_of_a_cluster_without_the_keys_names_the_node_that_has_them(tmp_path: Path) -> None:
+    with valkeys(tmp_path, {"cluster-enabled": "yes"}, {"cluster-enabled": "yes"}) as (node, other):
+        slot = int(node.admin.execute_command("CLUSTER", "KEYSLOT", "{tileq}:"))  # type: ignore[no-untyped-call]
+        node.admin.execute_command("CLUSTER", "ADDSLOTS", slot)  # type: ignore[no-untyped-call]
+        for one in (node, other):
+            one.admin.config_set("cluster-require-full-coverage", "no")
+        other.admin.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)  # type: ignore[no-untyped-call]
+        eventually(lambda: moved(other), within=20)
+        with pytest.raises(NotPrimary, match=rf"name 127\.0\.0\.1:{node.port} in the URL"):
+            write_synchronously(Settings(redis_url=other.url).store_endpoint, "{tileq}:x")
+
+
+def moved(node: Server) -> bool:
+    """Tell whether `node` has learnt which node holds the keys."""
+    try:
+        node.admin.exists("{tileq}:x")
+    except redis.exceptions.MovedError:
+        return True
+    except redis.RedisError:
+        return False
+    return False
 
 
 def state_of(watch: "redis.Redis") -> dict[str, Any]:

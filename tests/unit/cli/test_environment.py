@@ -47,6 +47,16 @@ def test_a_store_that_the_shell_names_goes_before_the_usual_folder(
     assert settings().redis_url == "redis://127.0.0.1:7/0"
 
 
+def test_nothing_of_another_service_reaches_the_joined_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = service_in(tmp_path / "tileq")
+    for name in ("TILEQ_REDIS_CA_FILE", "TILEQ_S3_SESSION_TOKEN", "TILEQ_S3_PREFIX", "TILEQ_BROKER_URL_FILE"):
+        monkeypatch.setenv(name, "of-another-service")
+    monkeypatch.setenv("TILEQ_REDIS_PREFIX", "mine:")
+    assert use_local_service(folder) == folder
+    found = settings()
+    assert (found.redis_ca_file, found.s3_prefix, found.redis_prefix) == ("", "", "mine:")
+
+
 def test_a_folder_without_a_service_is_told(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="no `tileq up` runs in"):
         use_local_service(tmp_path / "empty")

@@ -157,6 +157,16 @@ def test_a_query_parameter_that_would_be_ignored_is_refused(intake: App, method:
     assert hint in problem(answer, 422, "invalid_field")["detail"]
 
 
+@pytest.mark.parametrize("query", ["state=queued&state=running", "limit=1&limit=2"])
+def test_a_query_parameter_that_is_there_twice_is_refused(intake: App, query: str) -> None:
+    answer = intake.http.get(f"/v1/jobs?{query}")
+    assert "more than once" in problem(answer, 422, "invalid_field")["detail"]
+
+
+def test_several_filters_of_metadata_are_not(intake: App) -> None:
+    assert intake.http.get("/v1/jobs?metadata.a=1&metadata.a=2").status_code == 200
+
+
 def test_probes_may_have_any_query(intake: App) -> None:
     assert intake.http.get("/healthz?t=1").status_code == 200
 

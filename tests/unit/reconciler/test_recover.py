@@ -1,15 +1,17 @@
 """Losing Redis entirely costs recomputing, not jobs."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from shared.conversation import Message
 from shared.ended import write_ended_markers
 from shared.ids import message_id, new_id
 from shared.jobs import Job, State
-from shared.records import JobOutput
+from shared.records import JobOutput, WebhookTarget
 from shared.requests import Manifest, Request
 from shared.settings import Settings
 from shared.storage import MemoryStorage, batch_key, delete_job_objects, ended_key, image_key, manifest_key, result_key
@@ -151,12 +153,63 @@ def test_a_batch_comes_back_with_its_jobs_and_ends() -> None:
     assert (found[0].counts["cancelled"], found[0].ended > 0, set(found[1])) == (2, True, {job.id for job in jobs})
 
 
+def batch_of(objects: MemoryStorage, size: int) -> tuple[str, list[Job]]:
+    """Store the manifests of a batch and its jobs; return its id and them."""
+    batch = new_id("batch")
+    jobs = [stored(objects, batch=batch) for _ in range(size)]
+    hook = WebhookTarget(url="http://h/", host="h", events=["batch.ended"]).model_dump_json()
+    facts = {"id": batch, "tenant": "t", "total": str(size), "created": "1.0", "webhook": hook}
+    objects.put(batch_key(batch), json.dumps(facts).encode(), "application/json")
+    return batch, jobs
+
+
+def ended(store: Store, batch: str) -> bool:
+    found = store.run(batches.get("t", batch))
+    assert found is not None
+    return found[0].ended > 0
+
+
+def test_a_batch_does_not_end_before_all_its_jobs_are_restored() -> None:
+    store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
+    batch, (done, waiting) = batch_of(objects, 2)
+    objects.put(result_key(done.id, 1), stored_result("a", 1).to_bytes(), "application/json")
+    assert counted(recover(store, objects, hints)) == {"succeeded": 1, "queued": 1}
+    assert not ended(store, batch)
+    assert ("webhooks", message_id(batch, "ended")) not in hints.sent
+    moved = store.run(transitions.cancel("t", waiting.id))
+    assert ended(store, batch)
+    assert message_id(batch, "ended") in moved.messages
+
+
+def test_a_batch_whose_jobs_had_all_ended_ends_also_if_one_is_unreadable() -> None:
+    store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
+    batch, (done, broken) = batch_of(objects, 2)
+    objects.put(result_key(done.id, 1), stored_result("a", 1).to_bytes(), "application/json")
+    objects.put(manifest_key(broken.id), b"{", "application/json")
+    assert counted(recover(store, objects, hints)) == {"succeeded": 1, "unreadable": 1}
+    assert ended(store, batch)
+    assert ("webhooks", message_id(batch, "ended")) in hints.sent
+
+
 def test_an_unreadable_manifest_is_counted_and_does_not_stop_the_others() -> None:
     store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
     objects.put(manifest_key(new_id("job")), b"{", "application/json")
     job = stored(objects)
     assert recover(store, objects, hints)["unreadable"] == 1
     assert read(store, job).state is State.QUEUED
+
+
+def test_an_unreadable_manifest_is_reported_without_its_content() -> None:
+    store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
+    job = stored(objects)
+    manifest = json.loads(objects.get(manifest_key(job.id)))
+    manifest["record"]["webhook"] = json.dumps({"headers": {"Authorization": "Bearer s3cret"}})
+    manifest["request"]["messages"] = [{"role": "s3cret", "content": 7}]
+    objects.put(manifest_key(job.id), json.dumps(manifest).encode(), "application/json")
+    with capture_logs() as logs:
+        assert counted(recover(store, objects, hints)) == {"unreadable": 1}
+    assert "role" in str(logs)
+    assert "s3cret" not in str(logs)
 
 
 def test_only_orphans_too_old_for_any_record_are_swept() -> None:
@@ -168,3 +221,19 @@ def test_only_orphans_too_old_for_any_record_are_swept() -> None:
     left = {key.split("/")[1] for key in objects.keys("jobs/")}
     assert left == {young.id, kept.id}
     assert old.id not in left
+
+
+def test_the_objects_are_listed_once_however_many_jobs_there_are() -> None:
+    listed: list[str] = []
+
+    class Listing(MemoryStorage):
+        def keys(self, prefix: str) -> Iterator[str]:
+            listed.append(prefix)
+            return super().keys(prefix)
+
+    objects = Listing()
+    for _ in range(250):
+        stored(objects)
+    assert recover(memory_store(), objects, RecordedHints())["queued"] == 250
+    assert listed.count("jobs/") == 1
+    assert len(listed) <= 2

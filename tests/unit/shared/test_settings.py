@@ -118,6 +118,27 @@ def test_a_misspelt_variable_is_known_as_unknown_with_the_name_that_was_meant(mo
     assert unknown_variables() == {"TILEQ_REDIS_ULR": "TILEQ_REDIS_URL"}
 
 
+@pytest.mark.parametrize("value", ["inf", "nan", "0", "-1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("LEASE", "RETAIN_FOR", "REDIS_TIMEOUT", "BODY_TIMEOUT", "STALL"),
+        *("MAX_IMAGES", "MAX_BODY_BYTES", "MAX_IMAGE_PIXELS", "DECODE_MEMORY", "WEBHOOK_PORTS"),
+    ],
+)
+def test_what_could_never_work_is_refused_at_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"TILEQ_{name}", value)
+    with pytest.raises(SettingsError, match=f"TILEQ_{name}"):
+        read_settings()
+
+
+@pytest.mark.parametrize("value", ["-5", "5,nan", "inf"])
+def test_so_is_a_schedule_that_never_comes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("TILEQ_WEBHOOK_SCHEDULE", value)
+    with pytest.raises(SettingsError, match="TILEQ_WEBHOOK_SCHEDULE"):
+        read_settings()
+
+
 def test_results_must_outlive_the_webhook_retries() -> None:
     with pytest.raises(ValidationError, match="TILEQ_RETAIN_FOR=100 is not longer than the webhook retry window"):
         Settings(retain_for=100)

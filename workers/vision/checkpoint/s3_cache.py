@@ -18,11 +18,10 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from minio import Minio
-from minio.error import MinioException
+from minio.error import MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError
 
 from workers.vision.checkpoint.cache import Report, cache_lock, is_fetched, select_parallel
@@ -32,6 +31,8 @@ from workers.vision.checkpoint.fields import CheckpointError
 
 BLOCK_BYTES = 1 << 20
 MAX_FETCHES = 3  #: of one file, until one has the announced digest or two bring the same bytes
+RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between requests none of which brought a byte
+PASSING_CODES = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "TooManyRequests")
 OLD_VERSION_TTL_S = 86_400.0  # another worker may be about to load it
 #: Part sizes of the usual clients, for servers that do not state them: aws, boto3, rclone, s5cmd, mc, minio-py.
 USUAL_PART_MIB = (5, 8, 10, 15, 16, 25, 32, 50, 64, 100, 128, 200, 256, 500, 512, 1000, 1024)
@@ -91,16 +92,12 @@ class _CachedPrefix:
     root: Path
     report: Report
 
-    @cached_property
-    def folder(self) -> Path:
-        """The folder of this listing."""
+    def __post_init__(self) -> None:
         lines = sorted(f"{remote.name} {remote.etag} {remote.size}\n" for remote in self.remotes)
-        return self.root / f"@{hashlib.sha256(''.join(lines).encode()).hexdigest()[:16]}"
-
-    @cached_property
-    def digests(self) -> dict[str, Digest | None]:
-        """What the server states of each file's content."""
-        return {remote.name: stated_digest(self.client, remote) for remote in self.remotes}
+        #: of this listing
+        self.folder = self.root / f"@{hashlib.sha256(''.join(lines).encode()).hexdigest()[:16]}"
+        #: what the server states of each file's content
+        self.digests = {remote.name: stated_digest(self.client, remote) for remote in self.remotes}
 
     def ensure(self) -> Path:
         """Return the folder once every file in it is there and verified."""
@@ -182,23 +179,39 @@ class _CachedPrefix:
         raise CheckpointError(f"{remote.url}: {MAX_FETCHES} fetches brought different bytes, none of them those stored")
 
     def _download(self, remote: RemoteFile, part: Path) -> None:
-        """Fetch what `part` lacks. Raises `CheckpointError` if fewer or more bytes come than were announced."""
-        have = part.stat().st_size if part.exists() else 0
+        """Fetch what `part` lacks, going on after errors that pass. Raises `CheckpointError` if other bytes come."""
+        delays = iter(RETRY_DELAYS_S)
+        have = _size(part)
         resumed = f", from {have / 1e6:.1f} MB on" if have else ""
         self.report(f"fetching {remote.name}, {remote.size / 1e6:.1f} MB{resumed}")
-        with part.open("ab") as file:
-            if have < remote.size:
-                response = self.client.get_object(remote.bucket, remote.key, offset=have)
-                try:
-                    for block in response.stream(BLOCK_BYTES):
-                        file.write(block)
-                finally:
-                    response.close()
-                    response.release_conn()
-        if (size := part.stat().st_size) != remote.size:
+        part.touch()
+        while have < remote.size:
+            try:
+                self._append(remote, part, have)
+            except (MinioException, HTTPError) as error:
+                if _size(part) > have:
+                    delays = iter(RETRY_DELAYS_S)
+                if not _may_pass(error) or (delay := next(delays, None)) is None:
+                    raise
+                self.report(f"{remote.url}: {error}; going on in {delay:g} s")
+                time.sleep(delay)
+            else:
+                break
+            have = _size(part)
+        if (size := _size(part)) != remote.size:
             if size > remote.size:
                 part.unlink()
             raise CheckpointError(f"{remote.url}: {remote.size} bytes announced, {size} came; start again to go on")
+
+    def _append(self, remote: RemoteFile, part: Path, offset: int) -> None:
+        with part.open("ab") as file:
+            response = self.client.get_object(remote.bucket, remote.key, offset=offset)
+            try:
+                for block in response.stream(BLOCK_BYTES):
+                    file.write(block)
+            finally:
+                response.close()
+                response.release_conn()
 
     def _part(self, remote: RemoteFile) -> Path:
         """A name that no other process uses."""
@@ -210,6 +223,17 @@ class _CachedPrefix:
         for path in parts[:-1]:
             path.unlink()
         return parts[-1].rename(self._part(remote)) if parts else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the server was too busy or the connection broke, and the same request may succeed later."""
+    if isinstance(error, S3Error):
+        return error.code in PASSING_CODES
+    return isinstance(error, HTTPError | ServerError)
 
 
 def stated_digest(client: Minio, remote: RemoteFile) -> Digest | None:

@@ -78,7 +78,7 @@ def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
     except Exception as error:
         if "out of memory" in str(error).lower():  # how Pillow reports a failed malloc of a codec
             raise MemoryShortage("decoding") from error
-        raise DecodeError(f"it is broken: {error or type(error).__name__}"[:MAX_REASON_CHARACTERS]) from error
+        raise DecodeError(f"it is broken: {str(error) or type(error).__name__}"[:MAX_REASON_CHARACTERS]) from error
 
 
 def as_displayed(image: Image.Image) -> Image.Image:
@@ -136,7 +136,8 @@ def _decode(data: bytes, limits: ImageLimits) -> DecodedImage:
             opened.load()
             return DecodedImage(opened.convert("RGB"))
         image, warning = _load(opened, data, media_type, limits.max_missing_rows)
-        scale_colours(image, lambda: open_image(io.BytesIO(data), media_type))
+        if warning is None:  # the lower bytes of a truncated file can't be read again
+            scale_colours(image, lambda: open_image(io.BytesIO(data), media_type))
         return DecodedImage(as_displayed(image), warning)
 
 
@@ -146,7 +147,7 @@ def _load(opened: Image.Image, data: bytes, media_type: str, max_missing_rows: f
     except OSError as error:
         if not max_missing_rows or not is_truncation(error):
             raise
-        if found := load_truncated(lambda: open_image(io.BytesIO(data), media_type), data, max_missing_rows):
+        if found := load_truncated(lambda file: open_image(io.BytesIO(file), media_type), data, max_missing_rows):
             return found
         raise
     return opened, None

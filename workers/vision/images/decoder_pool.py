@@ -94,9 +94,9 @@ class DecoderPool:
     def __init__(self, processes: int, options: DecoderOptions) -> None:
         self._options = options
         self._closed = threading.Event()
-        self._idle: queue.LifoQueue[Decoder | None] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[DecoderProcess | None] = queue.LifoQueue()
         self._processes = processes
-        started = [Decoder(options) for _ in range(processes)]  # all at once, then wait for each
+        started = [DecoderProcess(options) for _ in range(processes)]  # all at once, then wait for each
         for decoder in started:
             decoder.await_ready()
             self._idle.put(decoder)
@@ -131,10 +131,10 @@ class DecoderPool:
                 decoder.end()
         self._idle.put(None)  # wakes a waiting thread; each passes it on
 
-    def _replace(self, dead: "Decoder | None") -> "Decoder":
+    def _replace(self, dead: "DecoderProcess | None") -> "DecoderProcess":
         if dead:
             dead.end()
-        decoder = Decoder(self._options)
+        decoder = DecoderProcess(self._options)
         decoder.await_ready()
         return decoder
 
@@ -147,7 +147,7 @@ class DecoderPool:
         self.close()
 
 
-class Decoder:
+class DecoderProcess:
     """One process, for one thread at a time."""
 
     def __init__(self, options: DecoderOptions) -> None:

@@ -3,11 +3,15 @@
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from minio import Minio
+from minio.error import S3Error
+from urllib3 import HTTPResponse
+from urllib3.exceptions import ProtocolError
 
 from services.cli.local.seaweed import S3
 from tests.random_checkpoint import write_random
@@ -69,6 +73,7 @@ def test_a_prefix_is_fetched_once_without_code_or_pickles(bucket: Bucket, tmp_pa
 
 PROGRAM = """
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from minio import Minio
 from workers.vision.checkpoint.fetch import locate
@@ -185,6 +190,53 @@ def test_an_object_of_several_parts_is_verified(bucket: Bucket) -> None:
     (folder / ".checksums").unlink()
     bucket.locate("models/parts")
     assert not bucket.fetched
+
+
+class BreakingResponse:
+    """A response whose connection breaks after some bytes."""
+
+    def __init__(self, response: Any, count: int) -> None:
+        self._response, self._count = response, count
+
+    def stream(self, size: int) -> Iterator[bytes]:
+        del size
+        yield self._response.read(self._count)
+        raise ProtocolError("the connection broke")
+
+    def close(self) -> None:
+        self._response.close()
+
+    def release_conn(self) -> None:
+        self._response.release_conn()
+
+
+def test_a_connection_that_breaks_is_made_again(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = bucket.put_checkpoint("models/breaking", write_random(tmp_path / "made"))
+    get = bucket.client.get_object
+    monkeypatch.setattr(s3_cache, "RETRY_DELAYS_S", (0.0,))
+    monkeypatch.setattr(bucket.client, "get_object", lambda *a, **k: BreakingResponse(get(*a, **k), 300_000))
+    assert content(bucket.locate("models/breaking")) == files
+    assert sum("the connection broke; going on" in line for line in bucket.reports) > 2
+
+
+@pytest.mark.parametrize(("code", "requests"), [("SlowDown", 3), ("AccessDenied", 1)])
+def test_only_an_error_that_may_pass_is_repeated(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, requests: int
+) -> None:
+    bucket.put_checkpoint("models/refused", write_random(tmp_path / "made"))
+    asked = []
+
+    def refuse(*_: Any, **options: Any) -> Any:
+        asked.append(options)
+        raise S3Error(HTTPResponse(), code, code, "", "", "")
+
+    monkeypatch.setattr(s3_cache, "RETRY_DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr(bucket.client, "get_object", refuse)
+    with pytest.raises(CheckpointError, match=code):
+        bucket.locate("models/refused")
+    assert len(asked) == requests
 
 
 class TestAServerWhoseEtagIsNoHash:

@@ -24,7 +24,7 @@ from tests.waiting import eventually
 from workers.vision.images import decoder_pool as decoder_pool_module
 from workers.vision.images import shared_file
 from workers.vision.images.decode import DecodeError
-from workers.vision.images.decoder_pool import Decoder, DecoderPool, DecoderUnavailable
+from workers.vision.images.decoder_pool import DecoderPool, DecoderProcess, DecoderUnavailable
 
 LIMIT = 2_000_000  # pixels
 
@@ -221,13 +221,13 @@ def test_processes_that_die_again_and_again_are_the_workers_fault(
     monkeypatch: pytest.MonkeyPatch, number: int, code: str
 ) -> None:
     with decoder_pool() as decoders:
-        ask = Decoder._ask
+        ask = DecoderProcess._ask
 
-        def ask_and_kill(self: Decoder, *arguments: Any) -> Any:
+        def ask_and_kill(self: DecoderProcess, *arguments: Any) -> Any:
             stop_then_kill(self._process.pid, number)
             return ask(self, *arguments)
 
-        monkeypatch.setattr(Decoder, "_ask", ask_and_kill)
+        monkeypatch.setattr(DecoderProcess, "_ask", ask_and_kill)
         with pytest.raises(DecoderUnavailable, match=f"ended with signal {number:d}") as caught:
             decoders.tile(GOOD, 12, thumbnail=True)
         assert caught.value.code == code

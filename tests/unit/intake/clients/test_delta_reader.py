@@ -19,13 +19,14 @@ class Server(fakeredis.FakeAsyncRedis):
 
     reads = 0
     failures = 0
+    failure: Exception = Unreachable("down")
 
     async def xread(self, *args: Any, **options: Any) -> Any:
         """Read, or fail as often as `failures` says."""
         self.reads += 1
         if self.failures:
             self.failures -= 1
-            raise Unreachable("down")
+            raise self.failure
         return await super().xread(*args, **options)
 
 
@@ -147,11 +148,12 @@ def test_a_long_stream_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
     scenario(play)
 
 
-def test_after_an_error_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failure", [Unreachable("down"), KeyError("unexpected")], ids=["the server's", "our own"])
+def test_after_an_error_nothing_is_missing(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delta_reader, "ERROR_DELAY_S", 0.01)
 
     async def play(server: Server, reader: DeltaReader) -> None:
-        server.failures = 2
+        server.failures, server.failure = 2, failure
         await write(server, "a", "1")
         assert await Client(reader, "a").until(1) == ["1"]
 

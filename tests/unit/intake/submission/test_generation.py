@@ -1,5 +1,6 @@
 """Generation fields under the names of transformers."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -37,6 +38,8 @@ def test_do_sample_is_honoured(generation: dict[str, Any], temperature: float) -
         ({"stop_strings": ["a"]}, "stop_strings", "use stop"),
         ({"num_return_sequences": 2}, "num_return_sequences", "leave it out"),
         ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size", "leave it out"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "use repetition_penalty"),
+        ({"n": 2}, "n", "one job for each answer"),
         ({"eos_token_id": 2}, "eos_token_id", "checkpoint"),
     ],
 )
@@ -51,6 +54,21 @@ def test_what_can_not_be_honoured_is_refused_with_what_to_use(
 def test_values_that_change_nothing_are_accepted() -> None:
     neutral = {"early_stopping": False, "length_penalty": 1.0, "use_cache": True, "typical_p": None, "min_p": None}
     assert translate(neutral | {"top_k": 5}) == {"top_k": 5}
+    others: dict[str, Any] = {
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "n": 1,
+        "stop_strings": None,
+        "eos_token_id": None,
+    }
+    others |= {"penalty_alpha": None, "suppress_tokens": [], "guidance_scale": 1.0, "output_logits": False}
+    assert translate(others | {"top_k": 0}) == {}
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "max_length", "max_tokens"])
+def test_a_length_that_is_null_is_not_dropped(name: str) -> None:
+    with suppress(InvalidField):
+        assert translate({name: None}) == {name: None}
 
 
 @pytest.mark.parametrize("value", ["x", 1, None, []])

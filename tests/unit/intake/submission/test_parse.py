@@ -130,10 +130,24 @@ class TestForms:
         answer = post(intake, part('name="_charset_"', b"gbk"), part('name="prompt"', "你好？".encode("gbk")))
         assert prompt_of(intake, answer) == "你好？"
 
-    @pytest.mark.parametrize("charset", ["klingon", "hex", "rot13"])
+    @pytest.mark.parametrize(
+        "charset", ["klingon", "hex", "rot13", "undefined", "idna", "punycode", "unicode_escape", "utf-7", "x" * 200]
+    )
     def test_an_unknown_charset_is_refused(self, intake: App, charset: str) -> None:
         answer = post(intake, part('name="prompt"', b"aa", f"Content-Type: text/plain; charset={charset}\r\n"))
         assert "send UTF-8" in problem(answer, 400, "malformed_request")["detail"]
+
+    @pytest.mark.parametrize("charset", [b"\0", b"\xff", b"../utf-8"])
+    def test_so_is_one_that_is_no_name(self, intake: App, charset: bytes) -> None:
+        answer = post(intake, part('name="_charset_"', charset), part('name="prompt"', b"aa"))
+        assert "send UTF-8" in problem(answer, 400, "malformed_request")["detail"]
+
+    @pytest.mark.parametrize(
+        "charset", ["windows-1252", "ISO-8859-1", "Shift_JIS", "Big5", "EUC-KR", "koi8-r", "GB18030", "us-ascii"]
+    )
+    def test_charsets_of_the_web_are_known(self, intake: App, charset: str) -> None:
+        answer = post(intake, part('name="_charset_"', charset.encode()), part('name="prompt"', b"aa"))
+        assert prompt_of(intake, answer) == "aa"
 
     @pytest.mark.parametrize("name", ["prompt", "image"])
     @pytest.mark.parametrize("encoding", ["base64", "Quoted-Printable"])
@@ -166,7 +180,7 @@ class TestJson:
         batch = {"jobs": [{"prompt": "?"}], "defaults": {"generation": card}}
         assert intake.http.post("/v1/batches", json=batch).status_code == 202
 
-    @pytest.mark.parametrize("name", ["max_new_tokens", "temperature", "do_sample"])
+    @pytest.mark.parametrize("name", ["max_new_tokens", "temperature", "do_sample", "max_length", "use_cache"])
     def test_a_field_of_generation_beside_it_is_named(self, intake: App, name: str) -> None:
         body = problem(intake.http.post("/v1/jobs", json={"prompt": "?", name: 1}), 422, "invalid_field")
         assert (body["field"], "goes into `generation`" in body["detail"]) == (name, True)
@@ -188,6 +202,22 @@ class TestJson:
         (job,) = intake.http.get(f"/v1/batches/{batch.json()['id']}/jobs").json()["data"]
         manifest = Manifest.model_validate_json(intake.objects.get(manifest_key(job["id"])))
         assert manifest.request.images[0].max_tiles == 6
+
+    def test_null_is_absent_in_a_webhook_too(self, intake: App) -> None:
+        webhook = {"url": "http://127.0.0.1:9000/", "events": None, "payload": None, "headers": None}
+        assert intake.submit("?", webhook=webhook).status_code == 202
+        batch = {"jobs": [{"prompt": "?"}], "webhook": webhook, "defaults": {"webhook": webhook}}
+        assert intake.http.post("/v1/batches", json=batch).status_code == 202
+
+    def test_the_name_of_a_refused_webhook_header_is_told_as_it_was_sent(self, intake: App) -> None:
+        webhook = {"url": "http://127.0.0.1:9000/", "headers": {"Content-Type": "a"}}
+        assert (
+            "the header Content-Type is" in problem(intake.submit("?", webhook=webhook), 422, "invalid_field")["detail"]
+        )
+
+    def test_it_is_absent_beside_parts_too(self, intake: App) -> None:
+        asked = part('name="request"', b'{"prompt": "?", "images": null}')
+        assert post(intake, asked).status_code == 202
 
     def test_an_unknown_field_is_unknown_also_if_it_is_null(self, intake: App) -> None:
         assert problem(intake.submit("?", colour=None), 422, "invalid_field")["field"] == "colour"

@@ -17,6 +17,7 @@ from shared.connections.redis_endpoint import RedisEndpoint, TlsOptions, parse_r
         ("redis://app:secret@[fd00::1]:7000", RedisEndpoint("fd00::1", 7000, username="app", password="secret")),
         ("redis://app:@store", RedisEndpoint(host="store", username="app", password="")),
         ("rediss://store", RedisEndpoint(host="store", tls=TlsOptions())),
+        ("REDISS://store", RedisEndpoint(host="store", tls=TlsOptions())),
         (
             "rediss://store?ssl_ca_certs=/ca.pem&ssl_check_hostname=false",
             RedisEndpoint(host="store", tls=TlsOptions(ca_file="/ca.pem", check_hostname=False)),
@@ -72,6 +73,8 @@ def test_every_part_of_a_url_is_honoured(url: str, endpoint: RedisEndpoint) -> N
         ("redis://store?ssl_ca_certs=/ca.pem", "`ssl_ca_certs`, but no TLS: begin it with rediss://"),
         ("redis://store?password=secret", "`password`; write redis://user:password@host"),
         ("rediss://store?ssl_cert_reqs=optional", "neither `required` nor `none`"),
+        ("redis://store ", "has white space in its host"),
+        ("redis-sentinel://a, b/service", "has white space in its host"),
         ("redis://store?db=1&db=1", "has the option `db` twice"),
     ],
 )

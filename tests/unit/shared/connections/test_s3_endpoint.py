@@ -13,6 +13,7 @@ from shared.storage import S3Storage
     [
         ("http://127.0.0.1:9000", S3Endpoint("127.0.0.1:9000", False)),
         ("https://minio.example/", S3Endpoint("minio.example", True)),
+        ("HTTPS://MinIO.example", S3Endpoint("minio.example", True)),
         ("https://s3.eu-central-1.amazonaws.com", S3Endpoint("s3.eu-central-1.amazonaws.com", True, "eu-central-1")),
         ("https://s3.cn-north-1.amazonaws.com.cn", S3Endpoint("s3.cn-north-1.amazonaws.com.cn", True, "cn-north-1")),
         ("https://s3.dualstack.eu-west-1.amazonaws.com",
@@ -71,6 +72,11 @@ def test_what_a_url_should_not_hold_is_refused_with_the_cure(url: str, reason: s
         parse_s3_url(url)
     assert reason in str(refused.value)
     assert "hunter2" not in str(refused.value)
+
+
+def test_what_the_client_itself_refuses_is_refused_as_a_setting() -> None:
+    with pytest.raises(SettingsError, match=r"^TILEQ_S3_URL or TILEQ_S3_REGION: "):
+        S3Storage(Settings(s3_region="eu_central_"))
 
 
 def test_two_regions_contradict_one_another(monkeypatch: pytest.MonkeyPatch) -> None:

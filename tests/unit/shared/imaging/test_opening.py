@@ -80,6 +80,12 @@ def test_a_chunk_that_leads_out_of_the_file_refuses_no_png(length: int) -> None:
     assert pixels(png_with(IMAGE, struct.pack(">I", length) + b"tEXtabc")) == RED
 
 
+@pytest.mark.parametrize("body", [bytes(9), bytes(10), bytes(900)])
+def test_a_palette_that_only_suggests_colours_refuses_no_png(body: bytes) -> None:
+    broken = png_chunk(b"PLTE", body)[:-4] + b"?!?!"
+    assert pixels(png_with(IMAGE, broken)) == RED
+
+
 def test_chunks_between_pixels_and_a_missing_end_refuse_no_png() -> None:
     noise = Image.effect_noise((300, 300), 80)
     whole = encoded(noise)

@@ -12,6 +12,8 @@ from shared.store.durability import Durability, judge_durability
 
 OLD, NEW = {"aof_enabled": 1, "redis_version": "7.0.15"}, {"aof_enabled": 1, "valkey_version": "9.1.2"}
 
+EVICTING = {"maxmemory": 1 << 30, "maxmemory_policy": "allkeys-lru"}
+
 
 @pytest.mark.parametrize(
     ("info", "config", "mode"),
@@ -24,6 +26,9 @@ OLD, NEW = {"aof_enabled": 1, "redis_version": "7.0.15"}, {"aof_enabled": 1, "va
         ({"aof_enabled": 1, "redis_version": "7.2.4"}, {"appendfsync": "everysec"}, "waitaof"),
         (OLD, {"appendfsync": "everysec"}, "none"),
         (OLD, {}, "none"),
+        (NEW | EVICTING, {"appendfsync": "always"}, "none"),
+        (NEW | EVICTING | {"maxmemory": 0}, {"appendfsync": "always"}, "always"),
+        (NEW | EVICTING | {"maxmemory_policy": "volatile-lru"}, {"appendfsync": "always"}, "always"),
     ],
 )
 def test_how_a_server_keeps_writes_is_read_off_it(info: dict[str, Any], config: dict[str, str], mode: str) -> None:
@@ -37,6 +42,7 @@ def test_how_a_server_keeps_writes_is_read_off_it(info: dict[str, Any], config: 
         ({"aof_enabled": 0}, {}, "no append-only file", "--appendonly yes"),
         (OLD, {"appendfsync": "everysec"}, "`appendfsync everysec`", "--appendfsync always"),
         (OLD, {}, "configuration is hidden", "+config|get"),
+        (NEW | EVICTING, {"appendfsync": "always"}, "accepted jobs too", "`maxmemory-policy noeviction`"),
     ],
 )
 def test_each_cause_has_its_own_cure(info: dict[str, Any], config: dict[str, str], cause: str, cure: str) -> None:

@@ -249,10 +249,50 @@ class TestTruncated:
         with pytest.raises(DecodeError, match="truncated"):
             decode(whole[: len(whole) // (4 if progressive else 2)], NATURAL)
 
-    def test_an_interlaced_image_is_refused(self) -> None:
+    def test_a_refusal_counts_the_rows_and_names_the_setting(self) -> None:
+        reason = "truncated: 100 of 300 rows are missing, more than TILEQ_MAX_MISSING_ROWS=0.1 allows"
+        with pytest.raises(DecodeError, match=reason):
+            decode(encoded(PHOTO, "BMP")[: -100 * 1200], NATURAL)
+
+    @pytest.mark.parametrize("cut", [1, 2, 8])
+    @pytest.mark.parametrize("subsampling", [0, 2])
+    def test_a_small_jpeg_without_its_end_lacks_no_whole_row(self, cut: int, subsampling: int) -> None:
+        image = PHOTO.resize((64, 48)).point(lambda value: value // 3)
+        whole = encoded(image, "JPEG", subsampling=subsampling)
+        found = decode(whole[:-cut], NATURAL)
+        assert found.warning == "the file is truncated: the end of its last rows may be missing"
+        assert (np.asarray(found.image)[:32] == np.asarray(decode(whole, NATURAL).image)[:32]).all()
+
+    @pytest.mark.parametrize("lossless", [False, True])
+    def test_a_webp_short_of_a_few_bytes_is_shown_with_a_warning(self, lossless: bool) -> None:
+        whole = encoded(PHOTO, "WEBP", lossless=lossless)
+        found = decoded(whole[:-50])
+        assert found.warning == f"the file is truncated: 50 of {len(whole)} bytes are missing"
+        assert np.abs(np.asarray(found.image, int) - np.asarray(decoded(whole).image))[:270].mean() < 5
+
+    def test_a_webp_that_lacks_much_is_refused(self) -> None:
+        whole = encoded(PHOTO, "WEBP")
+        with pytest.raises(DecodeError, match="failed to read"):
+            decode(whole[: len(whole) // 2], NATURAL)
+
+    def test_rows_of_the_last_pass_are_shown_as_those_above(self) -> None:
         whole = encoded(PHOTO.convert("P"), "GIF", interlace=1)
+        found = decoded(whole[: -len(whole) // 80])
+        rows, expected = np.asarray(found.image), np.asarray(decoded(whole).image)
+        assert "rows are missing" in (found.warning or "")
+        assert (rows[299] == expected[298]).all()
+        assert (rows[::2] == expected[::2]).all()
+
+    def test_an_interlaced_image_that_lacks_an_earlier_pass_is_refused(self) -> None:
+        whole = encoded(PHOTO.convert("P"), "GIF", interlace=1)
+        limits = replace(NATURAL, max_missing_rows=1)
         with pytest.raises(DecodeError):
-            decode(whole[: -len(whole) // 40], NATURAL)
+            decode(whole[: len(whole) // 3], limits)
+
+    @pytest.mark.parametrize("cut", [1, 100])
+    def test_what_lies_behind_a_truncated_tiff_becomes_no_pixels(self, cut: int) -> None:
+        found = decoded(encoded(PHOTO, "TIFF")[:-cut])
+        assert found.warning == "the file is truncated: 1 of 300 rows are missing"
 
     def test_a_setting_refuses_them_and_so_does_the_card(self) -> None:
         data = encoded(PHOTO, "JPEG")[:-50]
@@ -291,3 +331,12 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(DecodeError) as caught:
         decode(data, NATURAL)
     assert caught.value.code == "undecodable_image"
+
+
+def test_an_error_of_a_decoder_without_a_text_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("workers.vision.images.decode.open_image", fail)
+    with pytest.raises(DecodeError, match="it is broken: AssertionError"):
+        decode(encoded(PHOTO), NATURAL)
