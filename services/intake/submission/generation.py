@@ -105,5 +105,7 @@ def _apply_do_sample(generation: dict[str, Any], place: str) -> None:
         generation["temperature"] = 1.0
     elif sample and temperature == 0:
         raise InvalidField(f"`{place}` is true, but `temperature` 0 is greedy; use a temperature above 0", field=place)
+    elif not sample and temperature == 1 and not isinstance(temperature, bool):
+        generation["temperature"] = 0  # 1 is transformers' default, which greedy decoding ignores
     elif not sample and temperature:
         raise InvalidField(f"`{place}` is false, which is greedy; leave `temperature` out or send 0", field=place)

@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Request
@@ -49,7 +50,19 @@ async def parse_batch(request: Request, settings: IntakeSettings) -> BatchSubmis
         if upload.name in parts:
             raise InvalidField(f"duplicate part {upload.name[:80]!r}", field=upload.name[:80])
         parts[upload.name] = upload
-    return BatchSubmission(_batch_request(parse_object(body.text("request")), settings), parts, settings)
+    asked = _batch_request(parse_object(body.text("request")), settings)
+    _check_parts_are_named(parts, asked)
+    return BatchSubmission(asked, parts, settings)
+
+
+def _check_parts_are_named(parts: Mapping[str, Upload], request: BatchRequest) -> None:
+    """Raise `InvalidField` for a file that no job names: the question about it would be answered without it."""
+    lists = [job["images"] for job in request.jobs if isinstance(job.get("images"), list)]
+    named = {str(image.get("part")) for images in lists for image in images if isinstance(image, dict)}
+    for name in parts:
+        if name not in named:
+            detail = f'no job names the part {name[:80]!r}; name it in its `images` as {{"part": {name[:80]!r}}}'
+            raise InvalidField(detail, field=name[:80])
 
 
 def _job_parts(max_images: int) -> MultipartLimits:

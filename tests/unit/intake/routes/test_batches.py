@@ -56,6 +56,14 @@ def test_parts_are_named_by_many_jobs(intake: App) -> None:
     assert intake.http.get(f"/v1/jobs/{second['id']}/images/1").content == other
 
 
+def test_a_part_that_no_job_names_is_refused_by_its_name(intake: App) -> None:
+    asked = {"jobs": [question(0, images=[{"part": "a"}])]}
+    answer = intake.http.post(
+        "/v1/batches", files=[("request", ("", json.dumps(asked))), ("a", PNG), ("forgotten", PNG)]
+    )
+    assert problem(answer, 422, "invalid_field")["field"] == "forgotten"
+
+
 def test_defaults_are_what_a_job_does_not_say(intake: App) -> None:
     defaults = {
         "prompt": "What is it?",

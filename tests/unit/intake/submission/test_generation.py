@@ -20,6 +20,7 @@ def test_the_generation_of_the_model_card_is_taken_as_it_stands() -> None:
         ({"do_sample": True}, 1.0),
         ({"do_sample": True, "temperature": 0.3}, 0.3),
         ({"do_sample": False, "temperature": 0}, 0),
+        ({"do_sample": False, "temperature": 1.0}, 0),
         ({"do_sample": None, "temperature": 0.3}, 0.3),
     ],
 )
