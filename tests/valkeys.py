@@ -40,7 +40,9 @@ def valkeys(folder: Path, *options: Mapping[str, str]) -> Iterator[list[Server]]
 
 
 @contextmanager
-def sentinel(folder: Path, service: str, primary: int, password: str = "") -> Iterator[int]:
+def sentinel(
+    folder: Path, service: str, primary: int, *, password: str = "", down_after_ms: int = 1000
+) -> Iterator[int]:
     """Run a Sentinel that watches the Valkey on port `primary`; yield its port."""
     (port,) = free_ports(1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +50,7 @@ def sentinel(folder: Path, service: str, primary: int, password: str = "") -> It
     configuration.write_text(
         f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
         f"sentinel monitor {service} 127.0.0.1 {primary} 1\n"
-        f"sentinel down-after-milliseconds {service} 1000\n"
+        f"sentinel down-after-milliseconds {service} {down_after_ms}\n"
         f"sentinel failover-timeout {service} 5000\n" + (f"requirepass {password}\n" if password else "")
     )
     binary = needed(lambda: valkey(folder, port)).argv[0]

@@ -107,13 +107,13 @@ def _state(key: ApiKey, now: float) -> str:
 @contextmanager
 def _store(data: Data) -> Iterator["Store"]:
     from shared.connections.redis_client import connect  # noqa: PLC0415  # see local_commands.py
-    from shared.store.client import Store  # noqa: PLC0415
+    from shared.store.client import Store, syncs_on_demand  # noqa: PLC0415
 
     use_local_service(data)
     found = settings()
     client = connect(found.store_endpoint)
     try:
-        yield Store(client, found.redis_prefix)
+        yield Store(client, found.redis_prefix, wait_aof=syncs_on_demand(client))
     except QueueUnavailable as error:
         raise CommandError(f"{error.detail}; TILEQ_REDIS_URL or --data selects another store") from None
     finally:

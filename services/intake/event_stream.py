@@ -1,7 +1,7 @@
 """A job as typed events, in order, until it ends. A route turns them into bytes.
 
     StateChanged   the job without its output: at first, and whenever it changed
-    TextDelta      a piece of text; the pieces since the last Reset concatenate to the output's text
+    TextAppended   a piece of text; the pieces since the last Reset concatenate to the output's text
     Reset          the text so far is void: a new attempt began, or part of the stream is lost
     Ended          the job, for good
 
@@ -37,7 +37,7 @@ class StateChanged:
 
 
 @dataclass(frozen=True)
-class TextDelta:
+class TextAppended:
     """A piece of text was generated."""
 
     position: str
@@ -64,7 +64,7 @@ class KeepAlive:
     """Nothing has happened for `KEEPALIVE_S`."""
 
 
-Event = StateChanged | TextDelta | Reset | Ended | KeepAlive
+Event = StateChanged | TextAppended | Reset | Ended | KeepAlive
 
 
 @dataclass
@@ -130,7 +130,7 @@ class _Progress:
 
     def _pieces(self, pieces: Iterator[str | None]) -> Iterator[Event]:
         for piece in pieces:
-            yield Reset(self.position) if piece is None else TextDelta(self.position, piece)
+            yield Reset(self.position) if piece is None else TextAppended(self.position, piece)
 
 
 class EventStreams:

@@ -199,6 +199,16 @@ def memory_store(prefix: str = "tileq:") -> Store:
     return Store(fakeredis.FakeRedis(decode_responses=True, server_type="valkey"), prefix)
 
 
+def syncs_on_demand(client: "redis.Redis") -> bool:
+    """Tell whether durable commands must wait for the server's disk (`wait_aof` of `Store`)."""
+    try:
+        info = dict(client.info())
+        config = {str(name): str(value) for name, value in client.config_get("append*").items()}
+    except RedisError:  # denied, so that nothing is known; or not reached, which the command itself will say
+        return False
+    return judge_durability(info, config).mode == "waitaof"
+
+
 def _check_synced(reply: Any) -> None:
     if isinstance(reply, RedisError):
         raise RedisError(f"the server did not sync its append-only file: {reply}") from reply

@@ -39,9 +39,9 @@ def redacted(text: str, headers: Mapping[str, str]) -> str:
 
 def _problem(name: str, value: str) -> str | None:
     if len(name) > MAX_NAME_CHARS or not _NAME.fullmatch(name):
-        return f"{ascii(name)[:MAX_NAME_CHARS]} is not a header name of at most {MAX_NAME_CHARS} characters"
+        return f"the name {ascii(name)[:MAX_NAME_CHARS]} is not a header name of at most {MAX_NAME_CHARS} characters"
     if name.lower() in _RESERVED or name.lower().startswith(_RESERVED_PREFIXES):
-        return f"{name} is set by tileq or belongs to the connection; leave it out"
+        return f"the header {name} is set by tileq or belongs to the connection; leave it out"
     if len(value) > MAX_VALUE_CHARS:
         return f"the value of {name} is longer than {MAX_VALUE_CHARS} characters"
     if not _VALUE.fullmatch(value):

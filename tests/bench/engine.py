@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from tests.bench.random_model import MINI, Kind, make_engine
+from tests.bench.random_model import MINI, Kind, make_engine, shapes
 from workers.vision.engine.base import Done, Engine, EngineRequest, Sampling
-from workers.vision.prompts import ImageSpan, Prompt
+from workers.vision.prompts import IMAGE_CONTEXT, ImageSpan, Prompt
 
 TILE_TOKENS, SIDE = 256, 448
 TEXT = 30  # tokens before and after the image
@@ -31,6 +31,7 @@ class Bench:
     """One engine under measurement."""
 
     engine: Engine
+    image_token: int
     taken: dict[str, list[float]] = field(default_factory=dict)
     _serial: int = 0
 
@@ -46,7 +47,7 @@ class Bench:
         pixels = drawn.integers(0, 256, (tiles, SIDE, SIDE, 3), np.uint8)
         # Ids of plain text, other ones for each image, so that nothing is found in a cache by chance.
         before, after = drawn.integers(300, 400, TEXT), np.random.default_rng(question).integers(300, 400, TEXT)
-        ids = [*before.tolist(), *[405] * (tiles * TILE_TOKENS), *after.tolist()]
+        ids = [*before.tolist(), *[self.image_token] * (tiles * TILE_TOKENS), *after.tolist()]
         spans = (ImageSpan(TEXT, tiles * TILE_TOKENS, tiles),) if tiles else ()
         return EngineRequest(str(self._serial), Prompt(ids, spans, ""), pixels, Sampling(max_new_tokens=new))
 
@@ -107,11 +108,11 @@ def main() -> None:
     chosen = parser.parse_args()
     kinds: Sequence[Kind] = [chosen.only] if chosen.only else ["transformers", "resident"]
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
-    found = {}
+    found, image_token = {}, shapes(MINI)[1].token_id(IMAGE_CONTEXT)
     for kind in kinds:
         dtype = getattr(torch, chosen.dtype)
         engine = make_engine(kind, MINI, torch.device(chosen.device), dtype, chosen.quantise)
-        found[kind] = measure(Bench(engine), chosen.requests, chosen.rounds, chosen.tiles)
+        found[kind] = measure(Bench(engine, image_token), chosen.requests, chosen.rounds, chosen.tiles)
         engine.close()
         print(f"{kind} done, load {os.getloadavg()[0]:.1f}")
     print("\n".join(table(found)))

@@ -22,6 +22,7 @@ from services.intake.queries import JobQueries
 from services.intake.rendering import json_response, to_json
 from services.intake.routes.jobs import Id, Limit
 from services.intake.schemas.responses import BatchCancelBody, JobPage
+from services.intake.submission.body import refuse_body
 from services.intake.submission.headers import read_headers
 from services.intake.submission.parse import parse_batch
 from shared.batches import Batch
@@ -94,6 +95,7 @@ async def results(context: Context, caller: Caller, id: Id) -> Response:
 async def cancel(request: Request, context: Context, caller: Caller, id: Id) -> Response:
     """Cancel every job that has not ended."""
     read_headers(request)  # only checked: cancelling twice is cancelling once, with an Idempotency-Key and without
+    await refuse_body(request, context.settings)
     queries, tenant = context.queries, caller.tenant
     before = await queries.get_batch(tenant, id)
     outcomes: set[str] = set()

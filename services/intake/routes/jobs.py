@@ -23,6 +23,7 @@ from services.intake.openapi import (
 from services.intake.rendering import json_response
 from services.intake.routes.sse import EVENT_SCHEMA, encoded, parse_event_id
 from services.intake.schemas.responses import CancelBody, JobPage, ResultBody
+from services.intake.submission.body import refuse_body
 from services.intake.submission.headers import read_headers
 from services.intake.submission.model import RequestHeaders
 from services.intake.submission.parse import parse_submission
@@ -121,6 +122,7 @@ async def delete(context: Context, caller: Caller, id: Id) -> Response:
 async def cancel(request: Request, context: Context, caller: Caller, id: Id) -> Response:
     """Cancel: a queued job ends at once, a running one within about a second, an ended one stays as it is."""
     read_headers(request)  # only checked: cancelling twice is cancelling once, with an Idempotency-Key and without
+    await refuse_body(request, context.settings)
     await context.queries.get(caller.tenant, id)
     moved = await context.store.run(transitions.cancel(caller.tenant, id))
     if not moved.value:
@@ -151,6 +153,7 @@ async def cancel(request: Request, context: Context, caller: Caller, id: Id) -> 
 async def retry(request: Request, context: Context, caller: Caller, id: Id) -> Response:
     """Ask the same again, as a new job with `retry_of`."""
     headers = read_headers(request)
+    await refuse_body(request, context.settings)
     return await _respond(context, await context.submissions.retry(caller, id, headers), headers)
 
 

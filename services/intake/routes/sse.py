@@ -5,14 +5,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from services.intake.event_stream import Ended, Event, KeepAlive, Reset, StateChanged, TextDelta
+from services.intake.event_stream import Ended, Event, KeepAlive, Reset, StateChanged, TextAppended
 from services.intake.rendering import to_json
 
 RETRY = b"retry: 2000\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 MAX_ID_NUMBER = 2**64 - 1  #: of either half of the id of a stream entry
 _EVENT_ID = re.compile(r"(\d{1,20}-\d{1,20})/\d{1,20}(-end)?")
-_NAMES: dict[type[Any], str] = {StateChanged: "state", TextDelta: "delta", Reset: "reset", Ended: "end"}
+_NAMES: dict[type[Any], str] = {StateChanged: "state", TextAppended: "delta", Reset: "reset", Ended: "end"}
 
 #: One server-sent event, for the OpenAPI document.
 EVENT_SCHEMA = {
@@ -59,7 +59,7 @@ async def encoded(events: AsyncGenerator[Event, None]) -> AsyncIterator[bytes]:
             yield encoder.encode(event)
 
 
-def _data(event: StateChanged | TextDelta | Reset | Ended) -> bytes:
+def _data(event: StateChanged | TextAppended | Reset | Ended) -> bytes:
     if isinstance(event, Reset):
         return b"{}"
-    return to_json({"text": event.text} if isinstance(event, TextDelta) else event.job)
+    return to_json({"text": event.text} if isinstance(event, TextAppended) else event.job)

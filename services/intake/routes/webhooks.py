@@ -20,7 +20,7 @@ from services.intake.schemas.responses import (
     delivery_body,
 )
 from services.intake.schemas.validation import read
-from services.intake.submission.body import read_json
+from services.intake.submission.body import read_json, refuse_body
 from services.intake.submission.headers import refuse_idempotency_key
 from shared.deliveries import Delivery
 from shared.errors import BodyTooLarge, InvalidField, Malformed, NotFound, UnsupportedMediaType, WebhookRefused
@@ -56,6 +56,7 @@ async def redeliver(
 ) -> Response:
     """Send a message once more, on a fresh schedule, under the same `webhook-id`."""
     refuse_idempotency_key(request)
+    await refuse_body(request, context.settings)
     await context.queries.get(caller.tenant, id)
     if not is_message_id(msg) or not await context.store.run(deliveries.redeliver(caller.tenant, id, msg)):
         raise NotFound

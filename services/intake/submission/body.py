@@ -21,6 +21,7 @@ FORM, JSON = "multipart/form-data", "application/json"
 
 MAX_TEXT_BYTES = 8 << 20  #: of one field, the JSON of a large batch included
 MIN_BYTES_PER_S = 16 << 10  #: below this a body is refused once `body_timeout` has passed
+MAX_EMPTY_BYTES = 64  #: of a body that says nothing
 MAX_UNCHECKED_BYTES = 64 << 10  #: of a field whose name was not checked yet
 CHARSET_FIELD = "_charset_"  #: names the charset of text fields that name none (RFC 7578, 4.6)
 #: Beginnings of Python's names of charsets.
@@ -100,6 +101,18 @@ async def read_json(
     if _media_type(request) != JSON:
         raise UnsupportedMediaType(f"this call accepts {JSON} only")
     return parse_object(b"".join([chunk async for chunk in _chunks(request, settings)]))
+
+
+async def refuse_body(request: Request, settings: IntakeSettings) -> None:
+    """Raise `Malformed` for a body that a call without one would ignore; an empty object is as good as none."""
+    if not _has_body(request):
+        return
+    sent = b""
+    async for chunk in _chunks(request, settings):
+        sent += chunk
+        if len(sent) > MAX_EMPTY_BYTES or sent.strip() not in (b"", b"{", b"{}"):
+            detail = f"{request.method} {request.scope['route'].path} takes no body and would ignore it; leave it out"
+            raise Malformed(detail)
 
 
 def _media_type(request: Request) -> str:

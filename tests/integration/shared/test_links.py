@@ -258,6 +258,23 @@ def test_what_sentinels_nodes_answer_is_told_and_their_password_is_a_setting(tmp
         assert keys_of(server, "known:") == WRITTEN
 
 
+def test_tls_with_sentinel_verifies_its_nodes_and_the_primary(
+    server: Server, authority: Authority, tmp_path: Path
+) -> None:
+    with (
+        tcp_proxy(server.port, authority.server_context("primary")) as primary,
+        # It cannot speak TLS itself, and must not find out that the primary does.
+        sentinel(tmp_path, "mymaster", primary.port, down_after_ms=3_600_000) as port,
+        tcp_proxy(port, authority.server_context("node")) as node,
+    ):
+        url = f"rediss-sentinel://127.0.0.1:{node.port}/mymaster/0"
+        use_every_link(Settings(redis_url=url, redis_ca_file=authority.ca_file, redis_prefix="both:"))
+        node.received.clear()
+        refusals(Settings(redis_url=url, redis_timeout=1))
+        assert bytes(node.received) == b""
+    assert keys_of(server, "both:") == WRITTEN
+
+
 def test_a_node_of_a_cluster_without_the_keys_names_the_node_that_has_them(tmp_path: Path) -> None:
     with valkeys(tmp_path, {"cluster-enabled": "yes"}, {"cluster-enabled": "yes"}) as (node, other):
         slot = int(node.admin.execute_command("CLUSTER", "KEYSLOT", "{tileq}:"))  # type: ignore[no-untyped-call]

@@ -81,7 +81,9 @@ class Int8Linear:
 
     def expanded(self, dtype: torch.dtype) -> Tensor:
         """The weight that the codes stand for, (out, in)."""
-        return self.codes.to(dtype).mul_(self.scales.to(dtype).unsqueeze(1))
+        if self._kernels and dtype == torch.bfloat16:
+            return self._kernels.expand_int8(self.codes, self.scales)
+        return (self.codes.float() * self.scales.unsqueeze(1)).to(dtype)
 
 
 class Int4Linear:
@@ -108,8 +110,8 @@ class Int4Linear:
 
     def expanded(self, dtype: torch.dtype) -> Tensor:
         """The weight that the codes stand for, (out, in)."""
-        if self._kernels:
-            return self._kernels.expand_int4(self.words, self.scales, self.values).to(dtype)
+        if self._kernels and dtype == torch.bfloat16:
+            return self._kernels.expand_int4(self.words, self.scales, self.values)
         words = self.words.view(len(self.words), -1, 1, 32).to(torch.int32)
         codes = (words >> torch.tensor([0, 4, 8, 12]).view(4, 1)) & 15
         wide = self.values.float()[codes].view(*self.scales.shape, GROUP) * self.scales.float().unsqueeze(2)

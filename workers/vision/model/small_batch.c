@@ -53,6 +53,12 @@ static inline lanes load_int8(const int8_t *w) { /* every int8 is a bfloat16 exa
 /* The table holds its 16 values twice, so the fifth bit of an index, which the instruction also reads, does not matter. */
 #define plane(w, n, table) \
     ((lanes)_mm512_permutexvar_epi16(_mm512_srli_epi16(_mm512_loadu_si512(w), 4 * n), (__m512i)table))
+static inline void store_scaled(bf16 *to, lanes w, float scale) {
+    __m512 factor = _mm512_set1_ps(scale);
+    __m512 low = _mm512_mul_ps(_mm512_cvtpbh_ps((__m256bh)_mm512_castsi512_si256((__m512i)w)), factor);
+    __m512 high = _mm512_mul_ps(_mm512_cvtpbh_ps((__m256bh)_mm512_extracti64x4_epi64((__m512i)w, 1)), factor);
+    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
 #else
 typedef struct { float at[32]; } sum;
 typedef struct { float at[32]; } lanes;
@@ -84,6 +90,9 @@ static inline lanes plane(const uint16_t *w, int n, lanes table) {
     lanes out;
     for (int i = 0; i < 32; i++) out.at[i] = table.at[(w[i] >> (4 * n)) & 15];
     return out;
+}
+static inline void store_scaled(bf16 *to, lanes w, float scale) {
+    for (int i = 0; i < 32; i++) to[i] = to_bf16(w.at[i] * scale);
 }
 #endif
 
@@ -175,12 +184,22 @@ void linear_int4(const uint16_t *w, const bf16 *scales, const bf16 *values, cons
 #undef CALL
 }
 
+void expand_int8(const int8_t *w, const float *scales, bf16 *y, long out, long in) {
+    _Pragma("omp parallel for schedule(dynamic, 32)") for (long o = 0; o < out; o++)
+        for (long k = 0; k < in; k += 32) store_scaled(y + o * in + k, load_int8(w + o * in + k), scales[o]);
+}
+
 void expand_int4(const uint16_t *w, const bf16 *scales, const bf16 *values, bf16 *y, long out, long in) {
+    const lanes table = load(values);
     _Pragma("omp parallel for schedule(dynamic, 32)") for (long o = 0; o < out; o++) {
-        for (long k = 0; k < in; k++) {
-            uint16_t word = w[o * (in / 4) + k / 128 * 32 + k % 32];
-            float value = to_float(values[(word >> (k % 128 / 32 * 4)) & 15]);
-            y[o * in + k] = to_bf16(value * to_float(scales[o * (in / 64) + k / 64]));
+        for (long k = 0; k < in; k += 128) {
+            const uint16_t *words = w + o * (in / 4) + k / 4;
+            const bf16 *scale = scales + o * (in / 64) + k / 64;
+            bf16 *to = y + o * in + k;
+            store_scaled(to, plane(words, 0, table), to_float(scale[0]));
+            store_scaled(to + 32, plane(words, 1, table), to_float(scale[0]));
+            store_scaled(to + 64, plane(words, 2, table), to_float(scale[1]));
+            store_scaled(to + 96, plane(words, 3, table), to_float(scale[1]));
         }
     }
 }

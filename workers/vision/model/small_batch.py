@@ -33,10 +33,12 @@ class SmallBatchKernels:
     def __init__(self) -> None:
         """Compile and load. Raises `KernelsUnavailable`."""
         pointer, size = ctypes.c_void_p, ctypes.c_long
+        self._memory = torch.empty(0, dtype=torch.bfloat16)
         self._library = _compiled()
         self._library.linear_bf16.argtypes = [pointer] * 4 + [size] * 3
         self._library.linear_int8.argtypes = [pointer] * 5 + [size] * 3
         self._library.linear_int4.argtypes = [pointer] * 6 + [size] * 3
+        self._library.expand_int8.argtypes = [pointer] * 3 + [size] * 2
         self._library.expand_int4.argtypes = [pointer] * 4 + [size] * 2
         self._library.attend_rows.argtypes = [pointer] * 6 + [size] * 6
 
@@ -59,11 +61,23 @@ class SmallBatchKernels:
         self._library.linear_int4(_at(words), _at(scales), _at(values), _at(x), _at(bias), _at(y), *sizes)
         return y
 
+    def expand_int8(self, codes: Tensor, scales: Tensor) -> Tensor:
+        """(out, in) bfloat16 of what `linear_int8` takes; valid until the next expansion."""
+        y = self._expanded(*codes.shape)
+        self._library.expand_int8(_at(codes), _at(scales), _at(y), *codes.shape)
+        return y
+
     def expand_int4(self, words: Tensor, scales: Tensor, values: Tensor) -> Tensor:
-        """(out, in) bfloat16 of what `linear_int4` takes."""
-        y = torch.empty(len(words), 4 * words.shape[1], dtype=torch.bfloat16)
+        """(out, in) bfloat16 of what `linear_int4` takes; valid until the next expansion."""
+        y = self._expanded(len(words), 4 * words.shape[1])
         self._library.expand_int4(_at(words), _at(scales), _at(values), _at(y), *y.shape)
         return y
+
+    def _expanded(self, rows: int, columns: int) -> Tensor:
+        """Memory for a weight, the same each time: fresh pages would take longer than filling them."""
+        if self._memory.numel() < rows * columns:
+            self._memory = torch.empty(rows * columns, dtype=torch.bfloat16)
+        return self._memory[: rows * columns].view(rows, columns)
 
     def attend_rows(self, queries: Tensor, keys: Tensor, values: Tensor, tables: DecodeTables) -> Tensor:
         """(B, heads, head) over pools of (slots, kv_heads, head), all bfloat16; `head` a multiple of 32."""

@@ -71,6 +71,18 @@ def test_a_whole_pair_of_surrogates_is_a_character(intake: App) -> None:
 
 
 @pytest.mark.parametrize(
+    "path",
+    ["/v1/jobs/x/cancel", "/v1/jobs/x/retry", "/v1/batches/x/cancel", "/v1/jobs/x/deliveries/msg_x/redeliver"],
+)
+def test_a_body_that_would_be_ignored_is_refused(intake: App, path: str) -> None:
+    answer = intake.http.post(path, json={"generation": {"temperature": 1}})
+    assert "takes no body" in problem(answer, 400, "malformed_request")["detail"]
+    problem(intake.http.post(path, data={"tiles": "4"}), 400, "malformed_request")
+    problem(intake.http.post(path, json={}), 404, "not_found")
+    problem(intake.http.post(path, content=b"", headers=JSON), 404, "not_found")
+
+
+@pytest.mark.parametrize(
     "kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonx", "image/png"]
 )
 def test_another_type_of_body_is_415(intake: App, kind: str) -> None:

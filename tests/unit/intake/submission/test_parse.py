@@ -209,6 +209,12 @@ class TestJson:
         batch = {"jobs": [{"prompt": "?"}], "webhook": webhook, "defaults": {"webhook": webhook}}
         assert intake.http.post("/v1/batches", json=batch).status_code == 202
 
+    def test_the_name_of_a_refused_webhook_header_is_told_as_it_was_sent(self, intake: App) -> None:
+        webhook = {"url": "http://127.0.0.1:9000/", "headers": {"Content-Type": "a"}}
+        assert (
+            "the header Content-Type is" in problem(intake.submit("?", webhook=webhook), 422, "invalid_field")["detail"]
+        )
+
     def test_it_is_absent_beside_parts_too(self, intake: App) -> None:
         asked = part('name="request"', b'{"prompt": "?", "images": null}')
         assert post(intake, asked).status_code == 202
