@@ -10,7 +10,8 @@ from services.intake.submission.size_errors import image_too_large
 from services.intake.uploads import Upload
 from shared.errors import InvalidField, UndecodableImage
 
-_HEAD = re.compile(r"\s*data:[^,]{0,300}?;\s*base64\s*,", re.ASCII | re.IGNORECASE)
+#: RFC 2397 puts `base64` last; some encoders put parameters behind it.
+_HEAD = re.compile(r"\s*data:[^,]{0,300}?;\s*base64\s*(?:;[^,]{0,200})?,", re.ASCII | re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _WHITE_SPACE = b" \t\r\n\f"
 

@@ -12,6 +12,8 @@ MAX_WAIT_S = 60.0
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _WAIT = re.compile(r"""(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])""", re.IGNORECASE)
 
+_QUOTED_LIST = re.compile(r'"[^",]*,[^"]*"')  #: a quoted value with a comma: the preferences in it are none
+
 
 def read_headers(request: Request) -> RequestHeaders:
     """Return what the headers of `request` ask for. Raises `Malformed`."""
@@ -44,7 +46,8 @@ def _idempotency_key(request: Request) -> str | None:
 
 def _wait(request: Request) -> float | None:
     """Return the wait that is preferred; what can't be read is no preference (RFC 7240)."""
-    found = _WAIT.search(",".join(request.headers.getlist("prefer")))
+    preferences = _QUOTED_LIST.sub('""', ",".join(request.headers.getlist("prefer")))
+    found = _WAIT.search(preferences)
     return min(float(found[1]), MAX_WAIT_S) if found else None
 
 

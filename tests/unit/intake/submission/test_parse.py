@@ -47,6 +47,7 @@ class TestDataUris:
             "data:image/png;base64," + quote(BASE64, safe=""),
             "DATA:IMAGE/PNG;BASE64," + BASE64,
             "data:image/png;charset=utf-8;base64," + BASE64,
+            "data:image/png;base64;name=sign.png," + BASE64,
             "data:;base64," + BASE64,
             " data:image/jpg; base64 ," + BASE64,
         ],

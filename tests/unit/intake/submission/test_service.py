@@ -515,8 +515,9 @@ class TestPrefer:
         answer = intake.submit("?", headers={"Prefer": "respond-async, wait=1"})
         assert (answer.status_code, answer.headers["preference-applied"]) == (202, "wait=1")
 
-    def test_what_can_not_be_read_is_no_preference(self, intake: App) -> None:
-        answer = intake.submit("?", headers={"Prefer": "wait=soon"})
+    @pytest.mark.parametrize("preference", ["wait=soon", 'note="a, wait=20"'])
+    def test_what_can_not_be_read_is_no_preference(self, intake: App, preference: str) -> None:
+        answer = intake.submit("?", headers={"Prefer": preference})
         assert answer.status_code == 202
         assert "preference-applied" not in answer.headers
 
