@@ -60,6 +60,7 @@ class TestDataUris:
             "escaped",
             "upper",
             "charset",
+            "parameter behind",
             "no type",
             "gaps",
         ],
