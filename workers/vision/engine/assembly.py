@@ -22,8 +22,8 @@ from workers.vision.model.packed_batch import PAGE_TOKENS
 from workers.vision.model.vision_language_model import VisionLanguageModel
 
 CPU_SHARE, CPU_MOST = 8, 4 << 30  # an eighth of the memory, and no more bytes than this, for keys and values
-CUDA_SHARE = 0.85  # of what is free once the model is loaded; the rest is for the steps' own tensors
-FEATURE_SHARE = 8  # image features get an eighth of what keys and values get
+CUDA_MEMORY_FRACTION = 0.85  # of what is free once the model is loaded; the rest is for the steps' own tensors
+FEATURE_DIVISOR = 8  # image features get an eighth of what keys and values get
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -43,7 +43,7 @@ def resident_engine(
             config=config,
             tokenizer=tokenizer,
             pages=pages,
-            feature_bytes=budget // FEATURE_SHARE,
+            feature_bytes=budget // FEATURE_DIVISOR,
             limits=Limits(sequences=slots or default_slots(device), held_tiles=256),
             budget=step_budget(config, dtype, device),
         )
@@ -71,7 +71,7 @@ def step_budget(config: Config, dtype: torch.dtype, device: torch.device) -> Ste
 def kv_budget(device: torch.device) -> int:
     """Bytes for keys and values. A CPU's memory is committed only as pages are written."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * CUDA_SHARE)
+        return int(torch.cuda.mem_get_info(device)[0] * CUDA_MEMORY_FRACTION)
     return min(CPU_MOST, _memory() // CPU_SHARE)
 
 

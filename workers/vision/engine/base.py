@@ -28,6 +28,7 @@ TokenMask = Callable[[Sequence[int]], NDArray[np.bool_]]
 Tiles = NDArray[np.uint8]  #: (T, side, side, 3), row by row, the thumbnail last; (0, …) for a request without images
 
 
+DEFAULT_TOP_K = 50  #: of transformers' GenerationConfig, and so of generation under the card's code
 MIN_TEMPERATURE = 1e-3  #: below it logits divided by it may leave float32, and the draw is the most likely token anyway
 
 

@@ -29,7 +29,7 @@ from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.page_pool import OutOfPages, PagePool
 from workers.vision.engine.scheduler import Limits, Schedule, Scheduler, TileWork
 from workers.vision.engine.sequence import Branch, Sequence, tile_spans
-from workers.vision.engine.step_allowance import SLACK
+from workers.vision.engine.step_allowance import HANG_FACTOR
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.engine.torch_errors import translate
 from workers.vision.model.packed_batch import PAGE_TOKENS
@@ -95,7 +95,7 @@ class EngineCore:
         self._scheduler.add(sequence)
 
     def drop_cancelled(self, everything: bool = False) -> None:
-        """Let go of what nobody wants any more, or of all there is."""
+        """End the cancelled sequences, or all of them."""
         for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
             if everything or sequence.handle.cancelled:
                 self._end_sequence(sequence, Cancelled())
@@ -124,7 +124,7 @@ class EngineCore:
         parts["host"] = max(0.0, parts["host"] - sum(seconds for part, seconds in parts.items() if part != "host"))
         return EngineStats(
             running=len(self._scheduler.running),
-            step_allowance=SLACK * self._expected_s,
+            step_allowance=HANG_FACTOR * self._expected_s,
             finished=self._counts["finished"],
             generated_tokens=self._counts["tokens"],
             memory_bytes=torch.cuda.memory_allocated() if torch.cuda.is_available() else None,

@@ -17,9 +17,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from workers.vision.engine.base import NonFiniteLogits, Sampling
-
-DEFAULT_TOP_K = 50  #: of transformers' GenerationConfig, and so of generation under the card's code
+from workers.vision.engine.base import DEFAULT_TOP_K, NonFiniteLogits, Sampling
 
 
 def processors(sampling: Sampling, dtype: torch.dtype, device: torch.device) -> LogitsProcessorList:

@@ -55,7 +55,7 @@ class PagePool:
         return found
 
     def idle_among(self, pages: Sequence[int]) -> int:
-        """How many of `pages` nobody holds: acquiring them takes them from what is available."""
+        """Number of `pages` without a reader: acquiring them takes them from the available ones."""
         return sum(page in self._idle for page in pages)
 
     def acquire(self, pages: Sequence[int]) -> None:
@@ -91,7 +91,7 @@ class PagePool:
             self._digest[page] = digest
 
     def release(self, pages: Sequence[int], *, forget: bool = False) -> None:
-        """Let go of a sequence's pages; the last are given away first. `forget`: nobody is to find them again."""
+        """Release a sequence's pages; the last are reused first. `forget`: they are no longer found by their digest."""
         for page in reversed(pages):
             if forget:
                 self._unpublish(page)

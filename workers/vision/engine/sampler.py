@@ -2,7 +2,7 @@
 
 Order and meaning are those of generation in transformers, which the model card's code uses: repetition penalty over
 generated tokens, temperature, top-k, top-p. Each request draws from a generator of its own, one number a token, so that
-a seed gives the same text whoever else is in the batch.
+a seed gives the same text in every batch.
 """
 
 import random
@@ -12,10 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.vision.engine.base import EngineRequest, Sampling
-
-TOP_K = 50  # what generation in transformers falls back to when it samples
-COLDEST = 1e-6  # below this temperature a division overflows; the draw is greedy long before
+from workers.vision.engine.base import DEFAULT_TOP_K, MIN_TEMPERATURE, EngineRequest, Sampling
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def warp(scores: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     """What temperature, top-k and top-p leave of (M, vocab): scores, the best first, -inf if cut off, and their ids."""
     widths = [min(_top_k(row.sampling), scores.shape[-1]) for row in rows]
     best, ids = scores.topk(max(widths), dim=-1)
-    best = (best - best[:, :1]) / _column(scores, [max(row.sampling.temperature, COLDEST) for row in rows])
+    best = (best - best[:, :1]) / _column(scores, [max(row.sampling.temperature, MIN_TEMPERATURE) for row in rows])
     best = best.masked_fill(torch.arange(max(widths), device=scores.device) >= _column(scores, widths), -torch.inf)
     shares = best.softmax(dim=-1)
     better = shares.cumsum(dim=-1) - shares
@@ -85,7 +82,7 @@ def _draw(scores: Tensor, ids: Tensor, rows: Sequence[Row]) -> list[int]:
 
 
 def _top_k(sampling: Sampling) -> int:
-    return (TOP_K if sampling.top_k is None else sampling.top_k) or 1 << 31
+    return (DEFAULT_TOP_K if sampling.top_k is None else sampling.top_k) or 1 << 31
 
 
 def _column(like: Tensor, values: Sequence[float]) -> Tensor:

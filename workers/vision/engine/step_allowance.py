@@ -1,7 +1,7 @@
 """How long an engine step may take on this device, so that a slow device is not taken for a hanging one.
 
 A step is what passes between two signs of progress: on a CPU one layer over all tokens of a prefill, on a GPU, which is
-asked for all layers ahead, the whole forward pass. The allowance is `SLACK` times the step's operations at the measured
+asked for all layers ahead, the whole forward pass. The allowance is `HANG_FACTOR` times the step's operations at the measured
 speed: of one matrix product at the start, and then of the layers as they are computed, since attention, memory and
 other processes make them slower than products.
 """
@@ -12,7 +12,7 @@ import torch
 
 from workers.vision.checkpoint.config import Config
 
-SLACK = 10.0  #: times slower than measured before a step counts as hanging
+HANG_FACTOR = 10.0  #: times slower than measured before a step counts as hanging
 SMOOTHING = 0.1  #: weight of the newest layer in the measured speed
 PRODUCT_SIDE = 768  #: of the square matrices multiplied to measure the speed
 PRODUCTS = 4  #: of which the fastest counts; the first one warms up
@@ -48,7 +48,7 @@ class StepAllowance:
     @property
     def seconds(self) -> float:
         """Seconds that the step in progress may take."""
-        return SLACK * self._layers * self._operations * self._seconds_per_operation
+        return HANG_FACTOR * self._layers * self._operations * self._seconds_per_operation
 
 
 def decoder_layer_operations(config: Config, tokens: int) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 SMOOTHING = 0.3  # weight of the newest measurement
-LEAST_ROWS = 32  # below this a step reads all weights for next to nothing
+MIN_ROWS = 32  # below this a step reads all weights for next to nothing
 
 
 @dataclass
@@ -19,7 +19,7 @@ class StepBudget:
 
     def rows(self, decoding: bool) -> int:
         """Prompt tokens that this step may compute."""
-        return _within(self.most_rows, self.pause_s if decoding else self.longest_s, self.row_s, LEAST_ROWS)
+        return _within(self.most_rows, self.pause_s if decoding else self.longest_s, self.row_s, MIN_ROWS)
 
     def tiles(self, decoding: bool) -> int:
         """Tiles that this step may encode."""
@@ -36,7 +36,7 @@ class StepBudget:
     def halve(self) -> bool:
         """The device had too little memory for a step of this size; False if steps can't get smaller."""
         before = self.most_rows, self.most_tiles
-        self.most_rows = min(self.most_rows, max(LEAST_ROWS, self.most_rows // 2))
+        self.most_rows = min(self.most_rows, max(MIN_ROWS, self.most_rows // 2))
         self.most_tiles = max(1, self.most_tiles // 2)
         return before != (self.most_rows, self.most_tiles)
 

@@ -23,6 +23,7 @@ from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
 from workers.vision.engine import logits
 from workers.vision.engine.base import (
+    DEFAULT_TOP_K,
     ContextExceeded,
     Done,
     EngineClosed,
@@ -271,7 +272,7 @@ def _generation_config(sampling: Sampling, max_new_tokens: int, end: int) -> Gen
             "do_sample": True,
             "temperature": sampling.temperature,
             "top_p": 1.0 if sampling.top_p is None else sampling.top_p,
-            "top_k": logits.DEFAULT_TOP_K if sampling.top_k is None else sampling.top_k,
+            "top_k": DEFAULT_TOP_K if sampling.top_k is None else sampling.top_k,
         }
     config: GenerationConfig = make(
         max_new_tokens=max_new_tokens, num_beams=sampling.num_beams, eos_token_id=end, pad_token_id=end, **options

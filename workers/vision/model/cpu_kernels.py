@@ -12,15 +12,15 @@ from workers.vision.model.attention import AttendRows, attend_padded
 from workers.vision.model.decoder import PLAIN_KERNELS, DecoderKernels
 from workers.vision.model.linear import BLOCK, CpuLinear, Int4Linear, Int8Linear, Linear, MakeLinear, PlainLinear
 from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables
-from workers.vision.model.small_batch import LEAST_OUTPUTS, TILE_INPUTS, KernelsUnavailable, SmallBatchKernels
+from workers.vision.model.small_batch import MIN_OUTPUTS, TILE_INPUTS, KernelsUnavailable, SmallBatchKernels
 
 #: Rows for which the kernel may be faster: expanding a quantised weight pays off for more rows than reading one does.
 ROWS: dict[Quantised | None, tuple[int, ...]] = {None: (1, 4, 8), "int8": (1, 8, 32), "int4": (1, 8, 32)}
 SHAPE = (4096, 2048)
-COPIES = 4  # of the weight, together larger than a core's cache, as a model is
+WEIGHT_COPIES = 4  # of the weight, together larger than a core's cache, as a model is
 REPETITIONS = 6  # both sides in turn, the best of each: what else runs on the machine must not decide
-TOLERANCE = 0.02  # of the largest output: bfloat16 sums in another order differ by half of that at most
-SLOWER = 0.7  # times as fast as torch: below it the kernel is not used; nearer to 1 a busy machine would decide
+RELATIVE_TOLERANCE = 0.02  # of the largest output: bfloat16 sums in another order differ by half of that at most
+MIN_SPEEDUP = 0.7  # times as fast as torch: below it the kernel is not used; nearer to 1 a busy machine would decide
 
 Make = Callable[[Tensor, Tensor | None, SmallBatchKernels, int], Linear]
 KINDS: dict[Quantised | None, Make] = {None: CpuLinear, "int8": Int8Linear, "int4": Int4Linear}
@@ -58,7 +58,7 @@ def checked_attention(kernels: SmallBatchKernels, config: DecoderConfig, report:
     keys, values = (draw(8 * PAGE_TOKENS, config.kv_heads, config.head) for _ in "kv")
     tables = DecodeTables(torch.arange(2), torch.tensor([[5, 2, 7], [1, 0, 0]]), torch.tensor([40, 9]))
     found, expected = (attend(queries, keys, values, tables).float() for attend in (kernels.attend_rows, attend_padded))
-    if (found - expected).abs().max() > TOLERANCE * expected.abs().max():
+    if (found - expected).abs().max() > RELATIVE_TOLERANCE * expected.abs().max():
         report("attention: torch's own, because small_batch.c computes something else here")
         return None
     return kernels.attend_rows
@@ -78,18 +78,18 @@ def measure(kernels: SmallBatchKernels, quantised: Quantised | None) -> tuple[in
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(*SHAPE, generator=random).mul_(0.02).to(torch.bfloat16)
     make = KINDS[quantised]
-    weights = [weight.clone() for _ in range(COPIES)]
+    weights = [weight.clone() for _ in range(WEIGHT_COPIES)]
     fast = [make(weight, None, kernels, max(ROWS[quantised])) for weight in weights]
     slow = [make(weight, None, kernels, 0) for weight in weights]
     most_rows, speedup = 0, 0.0
     for rows in ROWS[quantised]:
         x = torch.randn(rows, SHAPE[1], generator=random).to(torch.bfloat16)
         expected = slow[0](x).float()
-        if (fast[0](x).float() - expected).abs().max() > TOLERANCE * expected.abs().max():
+        if (fast[0](x).float() - expected).abs().max() > RELATIVE_TOLERANCE * expected.abs().max():
             break
         faster = _faster(fast, slow, x)
         speedup = speedup or faster
-        if faster < SLOWER:
+        if faster < MIN_SPEEDUP:
             break
         most_rows = rows
     return most_rows, speedup
@@ -98,7 +98,7 @@ def measure(kernels: SmallBatchKernels, quantised: Quantised | None) -> tuple[in
 def _maker(quantised: Quantised | None, kernels: SmallBatchKernels | None, most_rows: int) -> MakeLinear:
     def make(weight: Tensor, bias: Tensor | None) -> Linear:
         rows, columns = weight.shape
-        fits = rows >= LEAST_OUTPUTS and columns % TILE_INPUTS == 0
+        fits = rows >= MIN_OUTPUTS and columns % TILE_INPUTS == 0
         usable = kernels if fits else None
         if quantised == "int8":
             return Int8Linear(weight, bias, usable, most_rows)

@@ -20,7 +20,7 @@ SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 LIBRARIES = ("-lm",)
 COMPILE_TIMEOUT_S = 60
-TILE_INPUTS, LEAST_OUTPUTS = 32, 4  # `in` is a multiple of the first, `out` no less than the second
+TILE_INPUTS, MIN_OUTPUTS = 32, 4  # `in` is a multiple of the first, `out` no less than the second
 
 
 class KernelsUnavailable(Exception):

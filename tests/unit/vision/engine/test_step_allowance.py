@@ -8,7 +8,7 @@ import torch
 from tests.random_checkpoint import write_random
 from workers.vision.checkpoint.config import Config, read_config
 from workers.vision.engine.step_allowance import (
-    SLACK,
+    HANG_FACTOR,
     StepAllowance,
     decoder_layer_operations,
     measure_seconds_per_operation,
@@ -27,7 +27,7 @@ def test_a_long_prefill_on_a_slow_device_may_take_longer(config: Config) -> None
     for allowance in (slow, fast):
         allowance.prefill(4000)
     assert slow.seconds == pytest.approx(1000 * fast.seconds)
-    assert slow.seconds == pytest.approx(SLACK * decoder_layer_operations(config, 4000) * 1e-9)
+    assert slow.seconds == pytest.approx(HANG_FACTOR * decoder_layer_operations(config, 4000) * 1e-9)
     short = slow.seconds
     slow.prefill(8000)
     assert slow.seconds > 2 * short
@@ -36,7 +36,7 @@ def test_a_long_prefill_on_a_slow_device_may_take_longer(config: Config) -> None
 def test_a_step_of_the_tower_counts_its_tiles(config: Config) -> None:
     allowance = StepAllowance(config, 1e-9, 1)
     allowance.vision(8)
-    assert allowance.seconds == pytest.approx(SLACK * 8 * vision_layer_operations(config, 1) * 1e-9)
+    assert allowance.seconds == pytest.approx(HANG_FACTOR * 8 * vision_layer_operations(config, 1) * 1e-9)
 
 
 def test_where_all_layers_are_asked_for_ahead_a_step_is_all_of_them(config: Config) -> None:
@@ -55,8 +55,8 @@ def test_layers_that_take_longer_than_the_product_raise_the_allowance_and_fast_o
     allowance.layer_done(0)
     assert allowance.seconds == before
     for _ in range(100):
-        allowance.layer_done(before)  # SLACK times slower than the product
-    assert allowance.seconds == pytest.approx(SLACK * before, rel=0.01)
+        allowance.layer_done(before)  # HANG_FACTOR times slower than the product
+    assert allowance.seconds == pytest.approx(HANG_FACTOR * before, rel=0.01)
 
 
 def test_single_tokens_have_no_allowance_of_their_own(config: Config) -> None:

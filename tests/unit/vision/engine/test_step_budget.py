@@ -1,6 +1,6 @@
 """A step's size follows the device's measured speed."""
 
-from workers.vision.engine.step_budget import LEAST_ROWS, StepBudget
+from workers.vision.engine.step_budget import MIN_ROWS, StepBudget
 
 
 def budget() -> StepBudget:
@@ -30,7 +30,7 @@ def test_a_slow_device_holds_running_answers_up_for_no_longer_than_the_pause() -
 
 
 def test_a_step_is_never_so_small_that_reading_the_weights_is_all_it_does() -> None:
-    assert measured(row_s=60.0, tile_s=60.0).rows(True) == LEAST_ROWS
+    assert measured(row_s=60.0, tile_s=60.0).rows(True) == MIN_ROWS
 
 
 def test_one_slow_step_does_not_decide() -> None:
@@ -46,4 +46,4 @@ def test_halving_ends_at_the_smallest_step() -> None:
     assert (shrinking.rows(False), shrinking.tiles(False)) == (256, 4)
     while shrinking.halve():
         pass
-    assert (shrinking.rows(False), shrinking.tiles(False)) == (LEAST_ROWS, 1)
+    assert (shrinking.rows(False), shrinking.tiles(False)) == (MIN_ROWS, 1)
