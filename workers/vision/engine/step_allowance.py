@@ -1,8 +1,8 @@
 """How long an engine step may take on this device, so that a slow device is not taken for a hanging one.
 
 A step is what passes between two signs of progress: on a CPU one layer over all tokens of a prefill, on a GPU, which is
-asked for all layers ahead, the whole forward pass. The allowance is `HANG_FACTOR` times the step's operations at the measured
-speed: of one matrix product at the start, and then of the layers as they are computed, since attention, memory and
+asked for all layers ahead, the whole forward pass. The allowance is `HANG_FACTOR` times the step's operations at the
+measured speed: of one matrix product at the start, and then of the layers as they are computed, since attention, memory and
 other processes make them slower than products.
 """
 
