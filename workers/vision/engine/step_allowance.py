@@ -2,8 +2,8 @@
 
 A step is what passes between two signs of progress: on a CPU one layer over all tokens of a prefill, on a GPU, which is
 asked for all layers ahead, the whole forward pass. The allowance is `HANG_FACTOR` times the step's operations at the
-measured speed: of one matrix product at the start, and then of the layers as they are computed, since attention, memory and
-other processes make them slower than products.
+measured speed: of one matrix product at the start, and then of the layers as they are computed, since attention,
+memory and other processes make them slower than products.
 """
 
 import time
