@@ -92,7 +92,7 @@ def process(name: str, module: str, environment: Mapping[str, str], folder: Path
     variables = {
         # Set by this module, whatever the user's shell has for other services.
         **{variable: None for name in address_variables() for variable in (name, f"{name}_FILE")},
-        # torch makes a folder for what it compiles as it is imported, in the system's temporary folder if not told.
+        # torch makes a folder for compiled code as it is imported, by default in the system's temporary folder.
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled"),
         **environment,
     }

@@ -89,7 +89,7 @@ class Scheduler:
         insort(self.waiting, sequence, key=lambda waiting: waiting.order)
 
     def remove(self, sequence: Sequence, *, forget: bool = False) -> None:
-        """Let go of a sequence, wherever it is; `forget`: what it computed is not to be shared."""
+        """Remove a sequence from running or waiting; `forget`: its pages are not shared."""
         if sequence in self.running:
             self.running.remove(sequence)
             self._release(sequence, forget=forget)
@@ -209,7 +209,7 @@ class Scheduler:
                 yield Chunk(sequence, sequence.branch, rows)
 
     def _distinct(self, ready: Iterable[Sequence]) -> Iterator[Sequence]:
-        """Leave out for now who needs next what one before it is about to compute, and will take it over then."""
+        """Yield `ready` without the sequences whose next page an earlier one computes in this step; they share it then."""
         coming: set[bytes] = set()
         for sequence in ready:
             start = sequence.branch.computed
