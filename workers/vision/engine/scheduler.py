@@ -209,7 +209,7 @@ class Scheduler:
                 yield Chunk(sequence, sequence.branch, rows)
 
     def _distinct(self, ready: Iterable[Sequence]) -> Iterator[Sequence]:
-        """Yield `ready` without the sequences whose next page an earlier one computes in this step; they share it then."""
+        """Yield `ready` without sequences whose next page an earlier one computes in this step; they share it then."""
         coming: set[bytes] = set()
         for sequence in ready:
             start = sequence.branch.computed
