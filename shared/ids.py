@@ -27,11 +27,6 @@ def created_at(id: str) -> float:
     return number / 1000
 
 
-def message_id(subject: str, event: str) -> str:
-    """Return the webhook id of `event` ("succeeded") of the job or batch `subject`: the same for every attempt."""
-    return f"msg_{subject.partition('_')[2]}_{event}"
-
-
 def is_message_id(text: str) -> bool:
     """Tell whether `text` has the shape of a webhook id."""
     return re.fullmatch(rf"msg_[{_DIGITS}]{{{_TIME + _RANDOM}}}(_[a-z]+)?", text) is not None

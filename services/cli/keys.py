@@ -37,7 +37,7 @@ def create(
     if problem := tenant_problem(tenant):
         raise UsageError(problem)
     with _store(data) as store:
-        _, count, now = store.run(keys.get(""))
+        count, now = store.run(keys.count_keys()), store.run(keys.server_time())
         key = new_key()
         expires = now + days * _DAY_S if days is not None else 0
         store.run(keys.put(digest(key), ApiKey(tenant, name, now, expires)))
@@ -51,7 +51,7 @@ def create(
 def listing(data: Data = None, json: AsJson = False) -> None:
     """List the keys by the first characters of their SHA-256."""
     with _store(data) as store:
-        _, _, now = store.run(keys.get(""))
+        now = store.run(keys.server_time())
         found = sorted(store.run(keys.list_all()).items(), key=lambda entry: entry[1].created)
     if json:
         for hashed, key in found:
@@ -82,7 +82,7 @@ def revoke(
     """Revoke a key; the service refuses it within seconds (TILEQ_KEY_CACHE)."""
     wanted = digest(id) if id.startswith("tq_") else id.lower()
     with _store(data) as store:
-        _, _, now = store.run(keys.get(""))
+        now = store.run(keys.server_time())
         found = [(hashed, key) for hashed, key in store.run(keys.list_all()).items() if hashed.startswith(wanted)]
         if len(found) != 1:
             raise CommandError(_no_single_key(id, len(found)))

@@ -67,12 +67,11 @@ class Authenticator:
         return next((tenant for known, tenant in self._fixed.items() if hmac.compare_digest(known, hashed)), None)
 
     async def _find_tenant(self, hashed: str) -> str | None:
-        key, _, now = await self._store.run(keys.get(hashed))
+        key, now = await self._store.run(keys.get(hashed))
         return key.tenant if key and key.live(now) else None
 
     async def _count_keys(self) -> int:
-        _, count, _ = await self._store.run(keys.get(""))
-        return count
+        return await self._store.run(keys.count_keys())
 
 
 def fixed_key(entry: str) -> tuple[str, str]:

@@ -13,11 +13,11 @@ def put(hashed: str, key: ApiKey) -> StoreCommand[int]:
     return StoreCommand("key_put", (hashed, json.dumps(asdict(key))), int, durable=True)
 
 
-def get(hashed: str) -> StoreCommand[tuple[ApiKey | None, int, float]]:
-    """The key of this digest or None, how many keys there are, and the store's time."""
+def get(hashed: str) -> StoreCommand[tuple[ApiKey | None, float]]:
+    """The key of this digest or None, and the store's clock in seconds since the epoch."""
 
-    def parse(answer: Any) -> tuple[ApiKey | None, int, float]:
-        return (ApiKey(**json.loads(answer[0])) if answer[0] else None), int(answer[1]), float(answer[2])
+    def parse(answer: Any) -> tuple[ApiKey | None, float]:
+        return (ApiKey(**json.loads(answer[0])) if answer[0] else None), float(answer[2])
 
     return StoreCommand("key_get", (hashed,), parse)
 

@@ -16,7 +16,6 @@ from standardwebhooks import Webhook
 
 #: Events of a webhook whose request names none: the terminal states.
 DEFAULT_EVENTS = ("job.succeeded", "job.failed", "job.cancelled", "job.expired")
-EVENTS = ("job.started", *DEFAULT_EVENTS, "batch.ended")
 _THIN = ("id", "object", "state", "metadata", "expires_at")
 
 

@@ -145,8 +145,7 @@ class WebhookDispatcher:
         """Return whether the service has no keys; a tenant that merely has the keyless name may not reach loopback."""
         if tenant != KEYLESS or self.settings.api_keys:
             return False
-        _, known, _ = self.store.run(keys.get(""))
-        return known == 0
+        return self.store.run(keys.count_keys()) == 0
 
     def _record(
         self, delivery: Delivery, response: DeliveryResponse, decision: Decision, at: float, claimed: float

@@ -15,7 +15,7 @@ from shared.imaging.opening import open_image
 from shared.imaging.orientation import upright_size
 
 _HEIF = ("image/heic", "image/heif")
-_MIN_BYTES = 12  # below this no format can be told
+_MIN_BYTES = 12  # below this no format can be recognised
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def _open(file: BinaryIO, media_type: str, limits: ImageLimits, image: int) -> I
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooManyPixels(f"image {image} has more than {limits.max_pixels} pixels", image=image) from error
     except Exception as error:  # Pillow's readers raise eight kinds; whichever it is, this image can't be read
-        told = "its header can't be read" if "cannot identify" in str(error) else f"{error}"[:200]
-        detail = f"image {image} is not a readable {accepted_formats()[media_type]}: {told}"
+        reason = "its header can't be read" if "cannot identify" in str(error) else f"{error}"[:200]
+        detail = f"image {image} is not a readable {accepted_formats()[media_type]}: {reason}"
         raise UndecodableImage(detail, image=image) from error
 
 

@@ -7,12 +7,13 @@ import pytest
 import redis
 
 from shared.deliveries import Delivery, DeliveryOutcome
-from shared.ids import message_id, new_id
+from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.records import WebhookTarget
 from shared.store import deliveries, keys, transitions
 from shared.store.client import Store, memory_store
 from shared.store.stats import get_stats
+from tests.message_ids import message_id
 from tests.waiting import eventually
 
 LONG = 60.0

@@ -22,13 +22,14 @@ from services.cli.local.valkey import valkey
 from shared.broker import Hints, make_celery
 from shared.connections.redis_client import connect
 from shared.deliveries import Delivery
-from shared.ids import message_id, new_id
+from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.records import WebhookTarget
 from shared.settings import Settings
 from shared.store import deliveries, transitions
 from shared.store import secrets as webhook_secrets
 from shared.store.client import Store
+from tests.message_ids import message_id
 from tests.receiver import Receiver, receiver
 from tests.waiting import eventually
 

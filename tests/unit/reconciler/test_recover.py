@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from shared.conversation import Message
 from shared.ended import write_ended_markers
-from shared.ids import message_id, new_id
+from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.records import JobOutput, WebhookTarget
 from shared.requests import Manifest, Request
@@ -18,6 +18,7 @@ from shared.storage import MemoryStorage, batch_key, delete_job_objects, ended_k
 from shared.store import batches, transitions
 from shared.store.client import Store, memory_store
 from shared.store.stats import get_stats
+from tests.message_ids import message_id
 from tests.results import stored_result
 from tests.unit.reconciler.test_reconcile import HOOK, RecordedHints
 from tests.waiting import eventually

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from shared.ids import created_at, is_id, is_message_id, message_id, new_id
+from shared.ids import created_at, is_id, is_message_id, new_id
+from tests.message_ids import message_id
 
 
 def test_ids_are_unique_carry_no_dot_and_tell_their_kind() -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from shared.deliveries import Delivery
 from shared.errors import QueueUnavailable, StorageDown
-from shared.ids import message_id, new_id
+from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.keys import KEYLESS, ApiKey
 from shared.records import WebhookTarget
@@ -23,6 +23,7 @@ from shared.store import secrets as webhook_secrets
 from shared.store.client import Store, memory_store
 from shared.store.command import StoreCommand
 from shared.webhooks import signing
+from tests.message_ids import message_id
 from tests.results import stored_result
 from tests.waiting import eventually
 from workers.webhooks import dispatcher as module
