@@ -11,16 +11,9 @@ from typing import TypeVar
 import structlog
 
 from shared.connections.startup import refuse_unsuitable_servers
+from shared.environment import former_names_in_use, read_settings, service_links, unknown_variables
 from shared.logs import configure_logs
-from shared.settings import (
-    ProcessSettings,
-    RedisSettings,
-    SettingsError,
-    former_names_in_use,
-    read_settings,
-    service_links,
-    unknown_variables,
-)
+from shared.settings import ProcessSettings, RedisSettings, SettingsError
 
 EXIT_REFUSED = 2  #: the settings cannot be served; a supervisor that restarts the process gets the same answer
 

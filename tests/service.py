@@ -20,7 +20,8 @@ from services.cli.local.ports import free_ports
 from services.cli.local.process import Program
 from services.cli.local.service import process, whole_service
 from services.cli.local.supervisor import supervised
-from shared.settings import Settings, read_settings
+from shared.environment import read_settings
+from shared.settings import Settings
 from tests.servers import needed
 
 #: Short waits, so that a test sees in seconds what production sees in minutes.

@@ -14,7 +14,8 @@ if TYPE_CHECKING:  # pydantic takes a fifth of a second, and `tileq ask` needs n
 
 def settings() -> "Settings":
     """Return the settings of the environment; `UsageError` names the variables that are wrong, never their values."""
-    from shared.settings import SettingsError, read_settings  # noqa: PLC0415
+    from shared.environment import read_settings  # noqa: PLC0415
+    from shared.settings import SettingsError  # noqa: PLC0415
 
     try:
         return read_settings()

@@ -11,7 +11,8 @@ import redis
 from celery import Celery
 
 from shared.broker import make_celery, queue
-from shared.settings import Settings, read_settings
+from shared.environment import read_settings
+from shared.settings import Settings
 from shared.storage import S3Storage
 
 QUEUE, TASK = "bare", "bare.run"

@@ -12,7 +12,8 @@ from compose_spec import PyCompose
 
 from services.cli.local.seaweed import find_weed
 from services.intake.__main__ import SHUTDOWN_TIMEOUT_S
-from shared.settings import Settings, read_settings
+from shared.environment import read_settings
+from shared.settings import Settings
 from tests.unit.packaging.compose import RequiredVariableError, compose, example, filled, named
 from tests.unit.packaging.dockerfile import last, stages, variables
 from tests.unit.packaging.tree import ROOT

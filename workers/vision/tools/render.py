@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from shared.conversation import ConversationError, Message
-from shared.settings import Settings, SettingsError, read_settings
+from shared.environment import read_settings
+from shared.settings import Settings, SettingsError
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.engine.factory import find_checkpoint
 from workers.vision.images.decode import DecodeError

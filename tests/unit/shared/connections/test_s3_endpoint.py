@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from shared.connections.s3_endpoint import S3Endpoint, normal_prefix, parse_s3_url
-from shared.settings import Settings, SettingsError, read_settings
+from shared.environment import read_settings
+from shared.settings import Settings, SettingsError
 from shared.storage import S3Storage
 
 
