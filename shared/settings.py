@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.connections.redis_endpoint import RedisEndpoint, TlsOptions, check_tls_files, parse_redis_url
 from shared.connections.s3_endpoint import S3Endpoint, check_bucket_name, check_ca_file, normal_prefix, parse_s3_url
+from shared.encryption import Keyring
 from shared.webhooks.proxy import ProxyEndpoint, parse_proxy_url
 
 PREFIX = "TILEQ_"
@@ -314,6 +315,27 @@ class WebhookSettings(ProcessSettings):
         return tuple(ip_network(part) for part in _split(value)) if isinstance(value, str) else value
 
 
+class SecretsSettings(ProcessSettings):
+    """The keys that encrypt stored secrets."""
+
+    secrets_key: SecretStr = Field(
+        SecretStr(""),
+        description="encrypts stored webhook secrets and headers of receivers: 32 bytes in base64 (`tileq secrets "
+        "new-key`); of several, commas between, the first encrypts and all decrypt; empty: they are stored in plain",
+    )
+
+    @field_validator("secrets_key")
+    @classmethod
+    def _usable_keys(cls, value: SecretStr) -> SecretStr:
+        Keyring.of(value.get_secret_value())
+        return value
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys of `secrets_key`."""
+        return Keyring.of(self.secrets_key.get_secret_value())
+
+
 class ModelSettings(ProcessSettings):
     """Which checkpoint is served, and under which name."""
 
@@ -393,11 +415,19 @@ class BrokerSettings(RedisSettings, JobSettings):
     """Celery: its Redis, and the longest job, which the visibility time-out must outlast."""
 
 
-class IntakeSettings(StorageSettings, HttpSettings, RequestSettings, BrokerSettings, RetentionSettings, ModelSettings):
+class IntakeSettings(
+    StorageSettings,
+    HttpSettings,
+    RequestSettings,
+    SecretsSettings,
+    BrokerSettings,
+    RetentionSettings,
+    ModelSettings,
+):
     """What `services.intake` reads."""
 
 
-class WebhooksSettings(StorageSettings, KeySettings, BrokerSettings, RetentionSettings):
+class WebhooksSettings(StorageSettings, KeySettings, SecretsSettings, BrokerSettings, RetentionSettings):
     """What `workers.webhooks` reads."""
 
 
@@ -419,7 +449,7 @@ GROUPS: tuple[tuple[str, tuple[type[ProcessSettings], ...]], ...] = (
     ("HTTP", (HttpSettings,)),
     ("What a request may hold", (RequestSettings,)),
     ("Jobs", (JobSettings,)),
-    ("Webhooks", (WebhookSettings,)),
+    ("Webhooks", (WebhookSettings, SecretsSettings)),
     ("Vision worker", (ModelSettings, VisionSettings)),
     ("Every process", (ProcessSettings,)),
 )

@@ -36,7 +36,7 @@ def create(
     """Make a key and print it once; only its SHA-256 is stored."""
     if problem := tenant_problem(tenant):
         raise UsageError(problem)
-    with _store(data) as store:
+    with open_store(data) as store:
         count, now = store.run(keys.count_keys()), store.run(keys.server_time())
         key = new_key()
         expires = now + days * _DAY_S if days is not None else 0
@@ -50,7 +50,7 @@ def create(
 @app.command("list")
 def listing(data: Data = None, json: AsJson = False) -> None:
     """List the keys by the first characters of their SHA-256."""
-    with _store(data) as store:
+    with open_store(data) as store:
         now = store.run(keys.server_time())
         found = sorted(store.run(keys.list_all()).items(), key=lambda entry: entry[1].created)
     if json:
@@ -81,7 +81,7 @@ def revoke(
 ) -> None:
     """Revoke a key; the service refuses it within seconds (TILEQ_KEY_CACHE)."""
     wanted = digest(id) if id.startswith("tq_") else id.lower()
-    with _store(data) as store:
+    with open_store(data) as store:
         now = store.run(keys.server_time())
         found = [(hashed, key) for hashed, key in store.run(keys.list_all()).items() if hashed.startswith(wanted)]
         if len(found) != 1:
@@ -105,7 +105,8 @@ def _state(key: ApiKey, now: float) -> str:
 
 
 @contextmanager
-def _store(data: Data) -> Iterator["Store"]:
+def open_store(data: Data) -> Iterator["Store"]:
+    """Open the job store that `data` or the environment names. Raises `CommandError` where it does not answer."""
     from shared.connections.redis_client import connect  # noqa: PLC0415  # see local_commands.py
     from shared.store.client import Store, syncs_on_demand  # noqa: PLC0415
 

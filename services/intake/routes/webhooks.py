@@ -78,7 +78,8 @@ async def test(request: Request, context: Context, caller: Caller) -> Response:
     asked = read(WebhookTestRequest, without_nulls(await read_json(request, context.settings), WebhookTestRequest))
     host = await context.webhook_urls.host(asked.url)
     msg = new_id("msg")
-    await context.store.run(deliveries.add_test(msg, caller.tenant, asked.url, host, headers=asked.headers))
+    headers = context.settings.keyring.encrypt_headers(asked.headers, caller.tenant)
+    await context.store.run(deliveries.add_test(msg, caller.tenant, asked.url, host, headers=headers))
     context.publisher.deliveries(msg)
     sent = await _outcome(context, msg)
     last = sent.log[-1] if sent and sent.log else {}
@@ -98,7 +99,8 @@ async def rotate(request: Request, context: Context, caller: Caller) -> Response
     asked = read(RotateRequest, await read_json(request, context.settings, default={}))
     configured = context.settings.webhook_secret.get_secret_value() if caller.tenant == KEYLESS else ""
     secret = signing.new_secret()
-    until = await context.store.run(webhook_secrets.rotate_secret(caller.tenant, secret, asked.overlap, configured))
+    rotation = webhook_secrets.rotate_secret(caller.tenant, secret, asked.overlap, configured, context.settings.keyring)
+    until = await context.store.run(rotation)
     body = SecretBody.model_validate({"secret": secret, "overlap_ends_at": moment(until)})
     return json_response(body, headers={"Cache-Control": "no-store"})
 

@@ -73,6 +73,7 @@ class Preparation:
         self._prompt_length = prompt_length
         self._webhook_urls = webhook_urls
         self._settings = settings
+        self._keyring = settings.keyring
         self._limits = ImageLimits.of(settings)
 
     async def prepare(
@@ -95,7 +96,7 @@ class Preparation:
             start_within=asked.start_within or settings.start_within,
             run_within=asked.run_within or settings.run_within,
             images=[image.view() for image in request.images],
-            webhook=await self.webhook(asked.webhook, DEFAULT_EVENTS),
+            webhook=await self.webhook(tenant, asked.webhook, DEFAULT_EVENTS),
             metadata=asked.metadata,
             parent=asked.parent or "",
             affinity=affinity_of(request),
@@ -127,8 +128,13 @@ class Preparation:
         )
         return PreparedJob(job, request, copies=[image.key for image in asked.images])
 
-    async def webhook(self, asked: Webhook | BatchWebhook | None, events: Sequence[str]) -> WebhookTarget | None:
-        """Return the `webhook` of a record, with `events` where none are named. Raises `WebhookRefused`."""
+    async def webhook(
+        self, tenant: str, asked: Webhook | BatchWebhook | None, events: Sequence[str]
+    ) -> WebhookTarget | None:
+        """Return the `webhook` of a record, with `events` where none are named, and its headers encrypted.
+
+        Raises `WebhookRefused`.
+        """
         if asked is None:
             return None
         host = await self._webhook_urls.host(asked.url)
@@ -137,7 +143,7 @@ class Preparation:
             host=host,
             events=list(asked.events or events),
             payload=asked.payload,
-            headers=asked.headers,
+            headers=self._keyring.encrypt_headers(asked.headers, tenant),
         )
 
     async def _inspect(self, upload: Upload, n: int, inspected: dict[str, ImageInfo]) -> InspectedImage:

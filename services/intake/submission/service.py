@@ -127,7 +127,7 @@ class Submissions:
         record = {"id": id, "tenant": tenant, "total": str(len(asked.jobs)), "created": f"{time.time():.6f}"}
         if asked.metadata:
             record["metadata"] = json.dumps(asked.metadata, ensure_ascii=False)
-        if webhook := await self._preparation.webhook(asked.webhook, ["batch.ended"]):
+        if webhook := await self._preparation.webhook(tenant, asked.webhook, ["batch.ended"]):
             record["webhook"] = webhook.model_dump_json()
         if reservation.key:
             record["idem"] = reservation.key

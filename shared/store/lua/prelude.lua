@@ -9,6 +9,7 @@
 --   hosts               hosts by next due delivery  line:{host} deliveries queued for one host by when due
 --   host:{host}:busy    deliveries in flight        host:{host}:fails, :open      failures in a row, breaker open until
 --   idem:{t}:{key}      hash                        trash       ids whose objects are still to be deleted
+--   secrets_keys        ids of the keys that encrypt stored secrets
 --   unmarked            ids of jobs that ended without a result by their end, until their ended.json is written
 -- FAILURES, put in front by shared/store/client.py, maps the code of a failure to its message (shared/errors.py).
 local P = KEYS[1]
@@ -232,17 +233,21 @@ local function claimed_job(id, attempt)
 end
 
 -- Resolve the webhook secrets of a tenant. A newly configured secret signs from now on, and the one before it for another
--- day; a tenant without any secret gets the candidate.
-local function resolve_secrets(tenant, configured, candidate)
+-- day; a tenant without any secret gets the candidate. Secrets come and stay encrypted, each time with another nonce, so
+-- the configured one is known by its SHA-256 (earlier versions stored it in plain, and `plain` is compared for them).
+local function resolve_secrets(tenant, configured, fingerprint, plain, candidate)
   local key = P .. 'secret:' .. tenant
   local s = read(key, 'current', 'configured')
-  if configured ~= '' and configured ~= s.configured then
-    if s.current ~= '' and s.current ~= configured then
+  local known = s.configured == plain and fingerprint or s.configured
+  if configured ~= '' and fingerprint ~= known then
+    if s.current ~= '' then
       call('HSET', key, 'previous', s.current, 'previous_until', stamp(now + 86400))
     end
-    call('HSET', key, 'current', configured, 'configured', configured)
+    call('HSET', key, 'current', configured, 'configured', fingerprint)
   elseif s.current == '' then
     call('HSET', key, 'current', candidate)
+  elseif known ~= s.configured then
+    call('HSET', key, 'configured', known)
   end
   return read(key, 'current', 'previous', 'previous_until')
 end
