@@ -2,7 +2,7 @@
 
 TileqError
 ├── RequestError            what a client hears, as application/problem+json (RFC 9457)
-│   ├── 400 Malformed · 401 MissingKey, InvalidKey · 404 NotFound · 405 MethodNotAllowed
+│   ├── 400 Malformed · 401 MissingKey, InvalidKey · 403 InsufficientScope · 404 NotFound · 405 MethodNotAllowed
 │   ├── 409 IdempotencyInProgress, JobNotEnded, JobFailed · 410 ResultLost · 413 BodyTooLarge, ImageTooLarge
 │   ├── 415 UnsupportedMediaType, UnsupportedImageType
 │   ├── 422 InvalidField, UnknownModel, UndecodableImage, … WebhookRefused
@@ -73,6 +73,19 @@ class InvalidKey(RequestError):
     """This API key is unknown, expired or revoked."""
 
     status, code, title = 401, "invalid_key", "API key not accepted"
+
+
+class InsufficientScope(RequestError):
+    """This API key does not allow this call; `tileq keys create --scope` makes one that does."""
+
+    status, code, title = 403, "insufficient_scope", "Scope missing"
+
+    def __init__(self, scope: str = "") -> None:
+        super().__init__(
+            f"this API key lacks the scope `{scope}`, which this call needs; `tileq keys create --scope {scope}` makes "
+            "one that has it"
+        )
+        self.scope = scope
 
 
 class NotFound(RequestError):

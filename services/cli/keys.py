@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli import output
+from services.cli.audit import audit
 from services.cli.environment import settings, use_local_service
 from services.cli.errors import CommandError, UsageError
 from services.cli.options import AsJson, Data
 from shared.errors import QueueUnavailable
-from shared.keys import ApiKey, digest, new_key, tenant_problem
+from shared.keys import ApiKey, Scope, digest, new_key, tenant_problem
 from shared.store import keys
 from shared.views import moment
 
@@ -31,6 +33,9 @@ def create(
     tenant: Annotated[str, typer.Argument(help="Owner of the key; it sees no jobs of other tenants.")],
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
     days: Annotated[float | None, typer.Option(min=0, help="Days until it expires; default: never.")] = None,
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="What the key may do; repeat it for several. Default: everything.")
+    ] = None,
     data: Data = None,
 ) -> None:
     """Make a key and print it once; only its SHA-256 is stored."""
@@ -38,9 +43,10 @@ def create(
         raise UsageError(problem)
     with open_store(data) as store:
         count, now = store.run(keys.count_keys()), store.run(keys.server_time())
-        key = new_key()
+        key, scopes = new_key(), tuple(one.value for one in scope or ())
         expires = now + days * _DAY_S if days is not None else 0
-        store.run(keys.put(digest(key), ApiKey(tenant, name, now, expires)))
+        store.run(keys.put(digest(key), ApiKey(tenant, name, now, expires, scopes=scopes)))
+    audit("key.create", _id(key), tenant=tenant, scopes=[one.value for one in scope or []])
     print(key)
     output.note("the key is not shown again; send it as `Authorization: Bearer tq_…`, or set TILEQ_API_KEY")
     if count == 0:
@@ -57,7 +63,9 @@ def listing(data: Data = None, json: AsJson = False) -> None:
         for hashed, key in found:
             times = {name: moment(getattr(key, name)) for name in ("created", "expires", "revoked")}
             output.as_json(
-                {"id": hashed[:_ID_CHARS], "tenant": key.tenant, "name": key.name, "live": key.live(now)} | times
+                {"id": hashed[:_ID_CHARS], "tenant": key.tenant, "name": key.name, "live": key.live(now)}
+                | {"scopes": sorted(key.rights)}
+                | times
             )
         return
     rows = (
@@ -65,13 +73,14 @@ def listing(data: Data = None, json: AsJson = False) -> None:
             hashed[:_ID_CHARS],
             key.tenant,
             key.name,
+            ",".join(key.scopes) or "all",
             moment(key.created),
             moment(key.expires) or "never",
             _state(key, now),
         )
         for hashed, key in found
     )
-    output.table(("id", "tenant", "name", "created", "expires", "state"), rows)
+    output.table(("id", "tenant", "name", "scopes", "created", "expires", "state"), rows)
 
 
 @app.command()
@@ -88,8 +97,13 @@ def revoke(
             raise CommandError(_no_single_key(id, len(found)))
         ((hashed, key),) = found
         if not key.revoked:
-            store.run(keys.put(hashed, ApiKey(key.tenant, key.name, key.created, key.expires, now)))
+            store.run(keys.put(hashed, replace(key, revoked=now)))
+    audit("key.revoke", hashed[:_ID_CHARS], "already_revoked" if key.revoked else "done", tenant=key.tenant)
     print(f"{hashed[:_ID_CHARS]} of {key.tenant} {'was already revoked' if key.revoked else 'revoked'}")
+
+
+def _id(key: str) -> str:
+    return digest(key)[:_ID_CHARS]
 
 
 def _no_single_key(prefix: str, found: int) -> str:

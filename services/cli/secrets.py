@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from services.cli import output
+from services.cli.audit import audit
 from services.cli.environment import settings
 from services.cli.errors import CommandError
 from services.cli.keys import open_store
@@ -45,8 +46,10 @@ def reencrypt(
         store.run(use_keys(keyring))
         counts = Reencryption(store, S3Storage(found), keyring, output.note).run()
         if counts.failed:
+            audit("secrets.reencrypt", keyring.ids[0], "failed", failed=counts.failed)
             raise CommandError(f"{counts.failed} values could not be re-encrypted; keep every key until they can")
         retired = store.run(retire_keys(keyring))
+    audit("secrets.reencrypt", keyring.ids[0], changed=counts.changed, retired=retired)
     if not quiet:
         print(f"{counts.changed} values encrypted with the key {keyring.ids[0]}, {counts.unchanged} already were")
         old = ", ".join(id for id in retired if id != keyring.ids[0])

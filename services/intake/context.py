@@ -1,5 +1,6 @@
 """What the routes need, built once by the factory and handed in."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from services.intake.principal import Principal
 from services.intake.queries import JobQueries
 from services.intake.submission.service import Submissions
 from shared.errors import InvalidField
+from shared.keys import Scope
 from shared.settings import IntakeSettings
 from shared.store.client import AsyncStore
 
@@ -52,12 +54,19 @@ async def _context(request: Request) -> AppContext:
     return found
 
 
-async def _principal(request: Request) -> Principal:
-    context: AppContext = request.app.state.context
-    principal = await context.authenticator.authenticate(request)
-    request.state.tenant = principal.tenant
-    _refuse_unknown_query(request)
-    return principal
+def requires(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
+    """Return the dependency that authenticates a request and refuses a key without `scope`."""
+
+    async def authenticate(request: Request) -> Principal:
+        context: AppContext = request.app.state.context
+        principal = await context.authenticator.authenticate(request)
+        request.state.principal = principal
+        principal.require(scope)
+        _refuse_unknown_query(request)
+        return principal
+
+    authenticate.scope = scope  # type: ignore[attr-defined]  # for the test that every route names one
+    return authenticate
 
 
 def _refuse_unknown_query(request: Request) -> None:
@@ -75,4 +84,7 @@ def _refuse_unknown_query(request: Request) -> None:
 
 
 Context = Annotated[AppContext, Depends(_context)]
-Caller = Annotated[Principal, Depends(_principal)]
+Reader = Annotated[Principal, Depends(requires(Scope.READ))]
+Submitter = Annotated[Principal, Depends(requires(Scope.SUBMIT))]
+Canceller = Annotated[Principal, Depends(requires(Scope.CANCEL))]
+Manager = Annotated[Principal, Depends(requires(Scope.MANAGE))]

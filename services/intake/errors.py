@@ -11,7 +11,15 @@ from starlette.routing import Match
 
 from services.intake.schemas.validation import invalid_fields
 from services.intake.surface import Surface, surface_of
-from shared.errors import InvalidKey, Malformed, MethodNotAllowed, MissingKey, NotFound, RequestError
+from shared.errors import (
+    InsufficientScope,
+    InvalidKey,
+    Malformed,
+    MethodNotAllowed,
+    MissingKey,
+    NotFound,
+    RequestError,
+)
 
 
 class Unexpected(RequestError):
@@ -31,6 +39,8 @@ def error_response(
         sent["Retry-After"] = str(max(1, round(error.retry_after)))
     if isinstance(error, MissingKey | InvalidKey):
         sent["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, InsufficientScope):  # RFC 6750, 3.1
+        sent["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     body = surface.error_body(error, request.state.request_id)
     return Response(body, error.status, sent, media_type=surface.error_media_type)
 

@@ -21,6 +21,7 @@ from shared.views import BatchBody, JobBody, WebhookEvent
 COMMON_ERRORS: tuple[type[RequestError], ...] = (
     shared_errors.MissingKey,
     shared_errors.InvalidKey,
+    shared_errors.InsufficientScope,
     shared_errors.InvalidField,
     shared_errors.QueueUnavailable,
     Unexpected,
@@ -186,6 +187,6 @@ def _complete(made: dict[str, Any]) -> dict[str, Any]:
             for status, response in call["responses"].items():
                 request_id = {"description": "as sent, or a new one", "schema": {"type": "string"}}
                 response.setdefault("headers", {})["X-Request-Id"] = request_id
-                if status == "401":
+                if status in ("401", "403"):
                     response["headers"]["WWW-Authenticate"] = {"schema": {"type": "string"}}
     return made

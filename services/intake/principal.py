@@ -1,16 +1,10 @@
 """The caller of a request: which tenant, by which key, with which rights and limits."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
+from shared.errors import InsufficientScope
+from shared.keys import Scope
 from shared.settings import IntakeSettings
-
-
-class Scope(StrEnum):
-    """What a key may do."""
-
-    JOBS = "jobs"  #: Submit, read, cancel and delete jobs and batches.
-    WEBHOOKS = "webhooks"  #: Test webhooks and rotate their secret.
 
 
 @dataclass(frozen=True)
@@ -33,3 +27,8 @@ class Principal:
     limits: PrincipalLimits
     key_id: str = ""  #: beginning of the key's SHA-256; "" on a service without keys
     scopes: frozenset[Scope] = frozenset(Scope)
+
+    def require(self, scope: Scope) -> None:
+        """Raise `InsufficientScope` unless the caller has `scope`."""
+        if scope not in self.scopes:
+            raise InsufficientScope(scope.value)
