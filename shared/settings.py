@@ -369,7 +369,14 @@ class VisionSettings(ProcessSettings):
     )
     prefix_cache_sharing: Literal["tenant", "all"] = Field(
         "tenant",
-        description="whose equal prompts share keys and values; with `all` a tenant can time what others asked",
+        description="who shares what is computed of equal prompts and images; with `all` tenants can time each other",
+    )
+    affinity_window: int = Field(
+        16,
+        ge=1,
+        le=100,
+        description="waiting jobs of a tenant among which a claim prefers one whose conversation or image the worker "
+        "has cached; 1: strictly by age",
     )
     decoders: int = Field(2, ge=1, description="processes that decode images")
     decode_timeout: float = Field(20, gt=0, description="processor seconds for one image; thrice that by the clock")

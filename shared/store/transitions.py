@@ -17,6 +17,8 @@ from shared.store.command import StoreArgument, StoreCommand, TransitionResult, 
 #: The reply to a heartbeat: go on; or stop, because of a cancellation, because `run_within` passed, or because another
 #: attempt may own the job.
 Verdict = Literal["ok", "cancel", "deadline_exceeded", "lease_lost"]
+MAX_PASSES = 8  #: younger jobs that may be claimed before a job because their conversation or image is cached
+MAX_PASSED_S = 2.0  #: since the first of them; then the job is overtaken no more
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,22 @@ def unreserve(tenant: str, key: str, token: str) -> StoreCommand[bool]:
 # --- processing
 
 
-def claim(model: str, worker: str, lease: float) -> StoreCommand[TransitionResult[Job | None]]:
-    """Claim the fairest queued job of `model` (priority, tenants in turn, age) for `lease` seconds, or None."""
+def claim(
+    model: str, worker: str, lease: float, cached: Sequence[str] = (), window: int = 1
+) -> StoreCommand[TransitionResult[Job | None]]:
+    """Claim the fairest queued job of `model` (priority, tenants in turn, age) for `lease` seconds, or None.
+
+    Among the oldest `window` jobs of the tenant whose turn it is, one goes first that has an affinity key of `cached`
+    (`tenant/key`, or `/key` for any tenant). At most `MAX_PASSES` younger jobs go before one, and none once
+    `MAX_PASSED_S` have passed since the first of them.
+    """
 
     def parse(answer: Any) -> TransitionResult[Job | None]:
         record, messages = _with_deliveries(answer)
         return TransitionResult(Job.from_hash(hash_to_dict(record)) if record else None, messages)
 
-    return StoreCommand("claim", (model, worker, lease), parse)
+    preferred = cached if window > 1 else ()
+    return StoreCommand("claim", (model, worker, lease, window, MAX_PASSES, MAX_PASSED_S, *preferred), parse)
 
 
 def heartbeat(

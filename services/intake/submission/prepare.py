@@ -14,6 +14,7 @@ from services.intake.submission.image_headers import ImageInfo, inspect
 from services.intake.submission.model import Submission
 from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.uploads import Upload
+from shared.affinity import affinity_of
 from shared.conversation import Message
 from shared.errors import NotFound, ObjectMissing, ResultLost, UnknownParent
 from shared.ids import new_id
@@ -98,6 +99,7 @@ class Preparation:
             webhook=await self.webhook(tenant, asked.webhook, DEFAULT_EVENTS),
             metadata=asked.metadata,
             parent=asked.parent or "",
+            affinity=affinity_of(request),
             request=_inline(request),
             custom_id=submission.custom_id,
             batch=batch,
@@ -121,6 +123,7 @@ class Preparation:
             retain=self._settings.retain_for,
             retry_of=old.id,
             trace=trace,
+            affinity=affinity_of(request),
             request=_inline(request),
         )
         return PreparedJob(job, request, copies=[image.key for image in asked.images])
