@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +14,9 @@ from services.cli.errors import CommandError, UsageError
 from services.cli.options import AsJson, Data
 from shared.errors import QueueUnavailable
 from shared.keys import ApiKey, Scope, digest, new_key, tenant_problem
+from shared.limits import LimitOverride
 from shared.store import keys
+from shared.store import limits as tenant_limits
 from shared.views import moment
 
 if TYPE_CHECKING:
@@ -100,6 +102,41 @@ def revoke(
             store.run(keys.put(hashed, replace(key, revoked=now)))
     audit("key.revoke", hashed[:_ID_CHARS], "already_revoked" if key.revoked else "done", tenant=key.tenant)
     print(f"{hashed[:_ID_CHARS]} of {key.tenant} {'was already revoked' if key.revoked else 'revoked'}")
+
+
+@app.command()
+def limits(  # noqa: PLR0917  # typer reads the options from it
+    tenant: Annotated[str, typer.Argument(help="Owner of the keys that share the limits.")],
+    requests: Annotated[int | None, typer.Option(min=0, help="Requests in a minute; 0: no limit.")] = None,
+    queued: Annotated[int | None, typer.Option(min=0, help="Queued jobs; 0: no limit.")] = None,
+    bytes: Annotated[int | None, typer.Option(min=0, help="Bytes of images stored in a day; 0: no limit.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=0, help="Tokens generated in a day; 0: no limit.")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Go back to the settings, TILEQ_LIMIT_….")] = False,
+    data: Data = None,
+    json: AsJson = False,
+) -> None:
+    """Show what a tenant may use and has used today, or set other limits for it than the settings."""
+    if problem := tenant_problem(tenant):
+        raise UsageError(problem)
+    asked = LimitOverride(requests=requests, queued=queued, bytes=bytes, tokens=tokens).given()
+    with open_store(data) as store:
+        override, used = store.run(tenant_limits.get(tenant))
+        if asked or reset:
+            override = LimitOverride.model_validate(({} if reset or not override else override.given()) | asked)
+            store.run(tenant_limits.put(tenant, override))
+            audit("limits.set", tenant, limits=override.given())
+    own = override.given() if override else {}
+    effective = asdict(settings().tenant_limits.overridden(override))
+    counted = dict[str, int](used.items())
+    rows = [(name, value, "own" if name in own else "settings", counted.get(name)) for name, value in effective.items()]
+    if json:
+        names = ("limit", "value", "from", "used")
+        output.as_json({"tenant": tenant, "limits": [dict(zip(names, row, strict=True)) for row in rows]})
+        return
+    output.table(
+        ("limit", "value", "from", "used"),
+        ((name, str(value or "none"), source, "" if now is None else str(now)) for name, value, source, now in rows),
+    )
 
 
 def _id(key: str) -> str:

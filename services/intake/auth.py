@@ -16,8 +16,9 @@ from services.intake.principal import Principal, PrincipalLimits
 from services.intake.ttl_cache import TtlCache
 from shared.errors import InvalidKey, MissingKey
 from shared.keys import KEYLESS, ApiKey, digest, tenant_problem
+from shared.limits import TenantLimits
 from shared.settings import IntakeSettings
-from shared.store import keys
+from shared.store import keys, limits
 from shared.store.client import AsyncStore
 
 MAX_KEY_CHARACTERS = 200  #: ours have 43
@@ -30,7 +31,8 @@ class Authenticator:
 
     def __init__(self, store: AsyncStore, settings: IntakeSettings) -> None:
         self._store = store
-        self._limits = PrincipalLimits.of(settings)
+        self._max_queued, self._default_limits = settings.max_queued, settings.tenant_limits
+        self._limits: TtlCache[str, TenantLimits] = TtlCache(settings.key_cache)
         self._fixed = dict(fixed_key(entry) for entry in settings.api_keys)
         self._keys: TtlCache[str, ApiKey | None] = TtlCache(settings.key_cache)
         self._key_count: TtlCache[None, int] = TtlCache(settings.key_cache, 1)
@@ -44,7 +46,7 @@ class Authenticator:
             return await self._by_key(sent[0])
         if await self.has_no_keys():
             _refuse_unless_local(request)
-            return Principal(KEYLESS, self._limits)
+            return Principal(KEYLESS, await self._limits_of(KEYLESS))
         raise MissingKey
 
     async def has_no_keys(self) -> bool:
@@ -61,7 +63,15 @@ class Authenticator:
             if await self.has_no_keys():
                 raise InvalidKey("this service has no API keys; leave the Authorization header out") from error
             raise
-        return Principal(key.tenant, self._limits, hashed[:KEY_ID_CHARACTERS], key.rights)
+        return Principal(key.tenant, await self._limits_of(key.tenant), hashed[:KEY_ID_CHARACTERS], key.rights)
+
+    async def _limits_of(self, tenant: str) -> PrincipalLimits:
+        found = await self._limits.load(tenant, lambda: self._find_limits(tenant))
+        return PrincipalLimits(self._max_queued, found)
+
+    async def _find_limits(self, tenant: str) -> TenantLimits:
+        override, _ = await self._store.run(limits.get(tenant))
+        return self._default_limits.overridden(override)
 
     def _fixed_key(self, hashed: str) -> ApiKey | None:
         found = (tenant for known, tenant in self._fixed.items() if hmac.compare_digest(known, hashed))

@@ -19,6 +19,7 @@ from services.intake.clients.webhook_urls import WebhookUrlPolicy
 from services.intake.event_stream import EventStreams
 from services.intake.principal import Principal
 from services.intake.queries import JobQueries
+from services.intake.rate_limits import RateLimiter
 from services.intake.submission.service import Submissions
 from shared.errors import InvalidField
 from shared.keys import Scope
@@ -37,6 +38,7 @@ class AppContext:
     store: AsyncStore
     storage: Storage
     authenticator: Authenticator
+    rate_limiter: RateLimiter
     queries: JobQueries
     submissions: Submissions
     streams: EventStreams
@@ -61,6 +63,7 @@ def requires(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
         context: AppContext = request.app.state.context
         principal = await context.authenticator.authenticate(request)
         request.state.principal = principal
+        await context.rate_limiter.admit(request, principal, submits=scope is Scope.SUBMIT)
         principal.require(scope)
         _refuse_unknown_query(request)
         return principal

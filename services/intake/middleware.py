@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.intake import metrics
 from services.intake.audit import audit
 from services.intake.errors import Unexpected, error_response
+from services.intake.rate_limits import limit_headers
 from services.intake.surface import Surface, surface_of
 
 LINGER_BYTES = 512 << 20
@@ -157,6 +158,7 @@ class RequestScope:
             sent.append((b"cache-control", b"no-store"))  # answers are a tenant's own
         message["headers"] = [
             *sent,
+            *limit_headers(self.request),
             (b"x-request-id", self.request.state.request_id.encode()),
             *surface_of(self.scope, self._default).headers,
             *([(b"connection", b"close")] if self._body_left else []),

@@ -23,6 +23,7 @@ COMMON_ERRORS: tuple[type[RequestError], ...] = (
     shared_errors.InvalidKey,
     shared_errors.InsufficientScope,
     shared_errors.InvalidField,
+    shared_errors.RateLimited,
     shared_errors.QueueUnavailable,
     Unexpected,
 )
@@ -45,6 +46,7 @@ SUBMIT_ERRORS: tuple[type[RequestError], ...] = (
     shared_errors.WebhookRefused,
     shared_errors.IdempotencyMismatch,
     shared_errors.IdempotencyInProgress,
+    shared_errors.QuotaExceeded,
     shared_errors.Overloaded,
     shared_errors.ResultLost,
     shared_errors.StorageUnavailable,

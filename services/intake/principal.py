@@ -4,19 +4,15 @@ from dataclasses import dataclass
 
 from shared.errors import InsufficientScope
 from shared.keys import Scope
-from shared.settings import IntakeSettings
+from shared.limits import TenantLimits
 
 
 @dataclass(frozen=True)
 class PrincipalLimits:
-    """What one caller may use. Every caller has the limits of the service until keys carry their own."""
+    """What one caller may use."""
 
     max_queued: int  #: queued jobs of the service above which a submission is refused
-
-    @classmethod
-    def of(cls, settings: IntakeSettings) -> "PrincipalLimits":
-        """Return the limits that the settings name."""
-        return cls(max_queued=settings.max_queued)
+    tenant: TenantLimits  #: of all callers of the tenant together
 
 
 @dataclass(frozen=True)
