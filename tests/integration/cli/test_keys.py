@@ -60,6 +60,8 @@ def test_secrets_in_plain_are_encrypted_by_the_command(tmp_path: Path) -> None:
         client.hset("tileq:secret:acme", "current", "whsec_c2VjcmV0")
         env = {"TILEQ_REDIS_URL": server.url, "TILEQ_SECRETS_KEY": tileq("secrets", "new-key").stdout.strip()}
         done = tileq("secrets", "reencrypt", env=env | {"TILEQ_S3_URL": "http://127.0.0.1:9"})
-        assert client.hget("tileq:secret:acme", "current").startswith("enc:v1:")
+        assert str(client.hget("tileq:secret:acme", "current")).startswith("enc:v1:")
     assert done.returncode == 1  # the object storage could not be read
+    assert "run it again" in done.stderr
+    assert "Traceback" not in done.stderr
     assert "whsec_" not in done.stdout + done.stderr
