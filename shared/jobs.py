@@ -106,6 +106,7 @@ class Job:
     retry_of: str = ""
     idem: str = ""  #: hash of the Idempotency-Key
     trace: str = ""  #: W3C traceparent
+    affinity: str = ""  #: keys of the prompts that it could share, see shared/affinity.py
     request: str = ""  #: copy of a small manifest, which spares the worker a round trip; deleted at the end
     result: str = ""  #: key of the winning result object
     output: JobOutput | None = None  #: copy of a small output; the result object is the truth

@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.connections.redis_endpoint import RedisEndpoint, TlsOptions, check_tls_files, parse_redis_url
 from shared.connections.s3_endpoint import S3Endpoint, check_bucket_name, check_ca_file, normal_prefix, parse_s3_url
+from shared.encryption import Keyring
+from shared.limits import TenantLimits
 from shared.webhooks.proxy import ProxyEndpoint, parse_proxy_url
 
 PREFIX = "TILEQ_"
@@ -232,6 +234,22 @@ class RequestSettings(ImageSettings):
     max_queued: int = Field(100_000, ge=1, description="queued jobs of the service; above it, 503 overloaded")
 
 
+class LimitSettings(ProcessSettings):
+    """What one tenant may use; `tileq keys limits` sets other values for one of them."""
+
+    limit_requests: int = Field(0, ge=0, description="requests of one tenant in a minute; 0: no limit")
+    limit_queued: int = Field(0, ge=0, description="queued jobs of one tenant; 0: no limit")
+    limit_bytes: int = Field(
+        0, ge=0, description="bytes of images that one tenant's jobs store in a day (UTC); 0: no limit"
+    )
+    limit_tokens: int = Field(0, ge=0, description="tokens generated for one tenant in a day (UTC); 0: no limit")
+
+    @property
+    def tenant_limits(self) -> TenantLimits:
+        """The limits of a tenant that has none of its own."""
+        return TenantLimits(self.limit_requests, self.limit_queued, self.limit_bytes, self.limit_tokens)
+
+
 class JobSettings(ProcessSettings):
     """Leases, attempts and deadlines of jobs."""
 
@@ -314,6 +332,27 @@ class WebhookSettings(ProcessSettings):
         return tuple(ip_network(part) for part in _split(value)) if isinstance(value, str) else value
 
 
+class SecretsSettings(ProcessSettings):
+    """The keys that encrypt stored secrets."""
+
+    secrets_key: SecretStr = Field(
+        SecretStr(""),
+        description="encrypts stored webhook secrets and headers of receivers: 32 bytes in base64 (`tileq secrets "
+        "new-key`); of several, commas between, the first encrypts and all decrypt; empty: they are stored in plain",
+    )
+
+    @field_validator("secrets_key")
+    @classmethod
+    def _usable_keys(cls, value: SecretStr) -> SecretStr:
+        Keyring.of(value.get_secret_value())
+        return value
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys of `secrets_key`."""
+        return Keyring.of(self.secrets_key.get_secret_value())
+
+
 class ModelSettings(ProcessSettings):
     """Which checkpoint is served, and under which name."""
 
@@ -347,7 +386,14 @@ class VisionSettings(ProcessSettings):
     )
     prefix_cache_sharing: Literal["tenant", "all"] = Field(
         "tenant",
-        description="whose equal prompts share keys and values; with `all` a tenant can time what others asked",
+        description="who shares what is computed of equal prompts and images; with `all` tenants can time each other",
+    )
+    affinity_window: int = Field(
+        16,
+        ge=1,
+        le=100,
+        description="waiting jobs of a tenant among which a claim prefers one whose conversation or image the worker "
+        "has cached; 1: strictly by age",
     )
     decoders: int = Field(2, ge=1, description="processes that decode images")
     decode_timeout: float = Field(20, gt=0, description="processor seconds for one image; thrice that by the clock")
@@ -386,11 +432,20 @@ class BrokerSettings(RedisSettings, JobSettings):
     """Celery: its Redis, and the longest job, which the visibility time-out must outlast."""
 
 
-class IntakeSettings(StorageSettings, HttpSettings, RequestSettings, BrokerSettings, RetentionSettings, ModelSettings):
+class IntakeSettings(
+    StorageSettings,
+    HttpSettings,
+    RequestSettings,
+    LimitSettings,
+    SecretsSettings,
+    BrokerSettings,
+    RetentionSettings,
+    ModelSettings,
+):
     """What `services.intake` reads."""
 
 
-class WebhooksSettings(StorageSettings, KeySettings, BrokerSettings, RetentionSettings):
+class WebhooksSettings(StorageSettings, KeySettings, SecretsSettings, BrokerSettings, RetentionSettings):
     """What `workers.webhooks` reads."""
 
 
@@ -411,8 +466,9 @@ GROUPS: tuple[tuple[str, tuple[type[ProcessSettings], ...]], ...] = (
     ("Where things are", (RedisSettings, StorageSettings)),
     ("HTTP", (HttpSettings,)),
     ("What a request may hold", (RequestSettings,)),
+    ("What one tenant may use", (LimitSettings,)),
     ("Jobs", (JobSettings,)),
-    ("Webhooks", (WebhookSettings,)),
+    ("Webhooks", (WebhookSettings, SecretsSettings)),
     ("Vision worker", (ModelSettings, VisionSettings)),
     ("Every process", (ProcessSettings,)),
 )

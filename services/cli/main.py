@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from services.cli import jobs, keys, local_commands, output, tools
+from services.cli import jobs, keys, local_commands, output, secrets, tools
 from services.cli.ask import print_id, show_until_end, submitting
 from services.cli.errors import CommandError
 
@@ -35,6 +35,7 @@ def make_app() -> typer.Typer:
     for command in (jobs.status, jobs.wait, jobs.cancel, jobs.jobs, jobs.deliveries, jobs.models):
         app.command(rich_help_panel=_INSPECT)(command)
     app.add_typer(keys.app, name="keys", rich_help_panel=_OPERATE)
+    app.add_typer(secrets.app, name="secrets", rich_help_panel=_OPERATE)
     app.command(rich_help_panel=_OPERATE)(local_commands.doctor)
     for tool in (tools.inspect, tools.render):
         app.command(rich_help_panel=_OPERATE, context_settings=tools.PASS_THROUGH)(tool)

@@ -24,6 +24,7 @@ from shared.process import run_process
 from shared.settings import IntakeSettings, SettingsError
 from shared.storage import S3Storage
 from shared.store.client import AsyncStore
+from shared.store.secrets import missing_keys_problem, use_keys
 
 SHUTDOWN_TIMEOUT_S = 10  #: for requests to end after SIGTERM
 READY_TIMEOUT_S = 30  #: for the checks behind /readyz of the health port; each has a shorter one of its own
@@ -50,8 +51,9 @@ def serve(settings: IntakeSettings) -> int:
 
 
 async def _serve(context: AppContext, server: "_Server") -> int:
-    if (problem := await _exposed(context)) is not None:
-        raise SettingsError(problem)
+    for check in (_exposed, _missing_keys):
+        if (problem := await check(context)) is not None:
+            raise SettingsError(problem)
     health = HealthServer(
         context.settings, ready={"intake": partial(_check_ready, context, asyncio.get_running_loop())}
     )
@@ -91,6 +93,19 @@ async def _exposed(context: AppContext) -> str | None:
         f"TILEQ_HOST={host} is reachable from other machines, and this service has no API keys. "
         "Make one with `tileq keys create`, or set TILEQ_API_KEYS, or bind 127.0.0.1."
     )
+
+
+async def _missing_keys(context: AppContext) -> str | None:
+    """Return why the keys of TILEQ_SECRETS_KEY do not suffice, or None."""
+    keyring = context.settings.keyring
+    if not keyring.ids:
+        log.info("webhook secrets and headers are stored in plain: TILEQ_SECRETS_KEY is empty")
+    try:
+        missing = await context.store.run(use_keys(keyring))
+    except QueueUnavailable as error:
+        log.warning("keys of stored secrets not checked at start", error=error.detail)
+        return None
+    return missing_keys_problem(missing)
 
 
 class _Server(uvicorn.Server):

@@ -1,10 +1,13 @@
 """Headers that a client adds to its webhooks, such as a token for the gateway in front of its receiver.
 
-The values are secrets: they are stored with the job and sent, and neither shown by the API nor logged.
+The values are secrets: they are stored with the job, encrypted where there is a key (`shared/encryption.py`), and sent,
+and neither shown by the API nor logged.
 """
 
 import re
 from collections.abc import Mapping
+
+from shared.encryption import MARKER
 
 MAX_HEADERS = 16
 MAX_NAME_CHARS = 100
@@ -44,6 +47,8 @@ def _problem(name: str, value: str) -> str | None:
         return f"the header {name} is set by tileq or belongs to the connection; leave it out"
     if len(value) > MAX_VALUE_CHARS:
         return f"the value of {name} is longer than {MAX_VALUE_CHARS} characters"
+    if value.startswith(MARKER):
+        return f"the value of {name} begins with {MARKER}, which marks encrypted values; send it in plain"
     if not _VALUE.fullmatch(value):
         return f"the value of {name} must be visible ASCII, without white space at its ends"
     return None

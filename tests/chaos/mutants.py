@@ -62,6 +62,20 @@ MUTANTS = (
         (STORE,),
         ("kill_worker",),
     ),
+    Mutant(
+        "jobs are overtaken for ever",
+        f"{LUA}/claim.lua",
+        "if (tonumber(j.passes) or 0) >= tonumber(ARGV[5]) then break end",
+        "",
+        ("tests/integration/shared/test_claim_order.py",),
+    ),
+    Mutant(
+        "affinity across tenants",
+        f"{LUA}/claim.lua",
+        "if cached[tenant .. '/' .. key] or cached['/' .. key] then",
+        "if cached['acme/' .. key] or cached['other/' .. key] or cached['/' .. key] then",
+        ("tests/integration/shared/test_claim_order.py",),
+    ),
     Mutant("heartbeats past the deadline", f"{LUA}/heartbeat.lua", " and not late then", " then", (STORE,)),
     Mutant(
         "hints acknowledged before the end",

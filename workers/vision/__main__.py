@@ -22,6 +22,7 @@ from shared.settings import VisionWorkerSettings
 from shared.storage import ObjectStorage, S3Storage, tokenizer_key
 from shared.store.client import Store
 from shared.store.health import probe
+from workers.vision.affinity import CachedPrompts
 from workers.vision.attempt import InFlightJobs
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.deltas import DeltaWriter
@@ -84,7 +85,17 @@ def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: Decoder
     heartbeat = Heartbeat(store, jobs, engine, registration, lease=settings.lease, interval=settings.cancel_interval)
     shutdown = GracefulShutdown(store, jobs, engine, settings.shutdown_grace)
     worker = Worker(
-        name, settings, store, objects, Hints(app), served, images, deltas, jobs, stopping=shutdown.stopping
+        name,
+        settings,
+        store,
+        objects,
+        Hints(app),
+        served,
+        images,
+        deltas,
+        jobs,
+        stopping=shutdown.stopping,
+        cached=CachedPrompts(engine.stats().cache_tokens, settings.prefix_cache_sharing),
     )
     with ExitStack() as stack:
         stack.callback(shutdown.finished.set)

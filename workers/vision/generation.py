@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import numpy as np
 import structlog
 
 from shared.errors import Permanent, Transient
 from shared.requests import Request
+from workers.vision.affinity import PrefixSharing
 from workers.vision.attempt import Attempt, AttemptAborted
 from workers.vision.deltas import DeltaBuffer
 from workers.vision.engine.base import (
@@ -29,7 +29,6 @@ from workers.vision.engine.factory import ServedModel
 from workers.vision.images.decoder_pool import TiledImage
 from workers.vision.watchdog import exit_now
 
-PrefixSharing = Literal["tenant", "all"]
 log = structlog.get_logger(__name__)
 
 

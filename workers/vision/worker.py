@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -26,6 +26,7 @@ from shared.store import transitions
 from shared.store.client import Store
 from shared.store.command import StoreCommand, TransitionResult
 from workers.vision import generation, outcomes
+from workers.vision.affinity import CachedPrompts
 from workers.vision.attempt import Attempt, AttemptAborted, InFlightJobs
 from workers.vision.deltas import DeltaWriter
 from workers.vision.engine.base import Done
@@ -59,6 +60,7 @@ class Worker:
     deltas: DeltaWriter
     jobs: InFlightJobs
     stopping: threading.Event
+    cached: CachedPrompts = field(default_factory=CachedPrompts)
 
     def handle_hint(self, hint: str) -> int:
         """Process jobs while there are any, up to `MAX_JOBS_PER_HINT`; return how many."""
@@ -82,13 +84,23 @@ class Worker:
 
     def _claim(self) -> Job | None:
         try:
-            claimed = self.store.run(transitions.claim(self.served.model.id, self.name, self.settings.lease))
+            claimed = self.store.run(
+                transitions.claim(
+                    self.served.model.id,
+                    self.name,
+                    self.settings.lease,
+                    self.cached.keys(),
+                    self.settings.affinity_window,
+                )
+            )
         except QueueUnavailable as error:
             CLAIMS.labels("unavailable").inc()
             log.warning("claim failed, the reconciler will repeat the hint", error=error.detail)
             return None
         self.hints.deliveries(*claimed.messages)
         CLAIMS.labels("job" if claimed.value else "nothing").inc()
+        if claimed.value:
+            self.cached.count_claim(claimed.value)
         return claimed.value
 
     def _outcome(self, attempt: Attempt) -> Outcome:
@@ -123,6 +135,7 @@ class Worker:
         engine_request = generation.build_request(
             self.served, attempt, request, tiled, self.settings.prefix_cache_sharing
         )
+        self.cached.add(attempt.job, len(engine_request.prompt.ids))
         done = generation.run(self.served.engine, attempt, engine_request, text)
         flushed = text.flush()
         outcome = self._store(attempt, done)

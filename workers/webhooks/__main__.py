@@ -7,12 +7,14 @@ import structlog
 
 from shared.broker import DELIVERY_DUE, WEBHOOK_QUEUE, HintConsumer, make_celery
 from shared.connections.redis_client import connect
+from shared.errors import QueueUnavailable
 from shared.health import HealthServer
 from shared.process import run_process
 from shared.settings import SettingsError, WebhooksSettings
 from shared.storage import S3Storage
 from shared.store.client import Store
 from shared.store.health import probe
+from shared.store.secrets import missing_keys_problem, use_keys
 from shared.webhooks.signing import secret_problem
 from workers.webhooks.client import WebhookClient
 from workers.webhooks.dispatcher import WebhookDispatcher
@@ -26,10 +28,11 @@ def main() -> int:
 
 
 def serve(settings: WebhooksSettings) -> int:
-    """Consume hints until a signal; return the exit status. Raises `SettingsError` for a malformed secret."""
+    """Consume hints until a signal; return the exit status. Raises `SettingsError` for secrets that can't sign."""
     refuse_malformed_secret(settings)
     stop = threading.Event()
     store = Store(connect(settings.store_endpoint), settings.redis_prefix)
+    refuse_missing_keys(store, settings)
     dispatcher = WebhookDispatcher(store, S3Storage(settings), WebhookClient(settings), settings, stop.is_set)
     consumer = HintConsumer(
         make_celery(settings, WEBHOOK_QUEUE),
@@ -51,6 +54,17 @@ def refuse_malformed_secret(settings: WebhooksSettings) -> None:
     secret = settings.webhook_secret.get_secret_value()
     if secret and (problem := secret_problem(secret)) is not None:
         raise SettingsError(f"TILEQ_WEBHOOK_SECRET {problem}")
+
+
+def refuse_missing_keys(store: Store, settings: WebhooksSettings) -> None:
+    """Raise `SettingsError` where stored secrets are encrypted with a key that TILEQ_SECRETS_KEY lacks."""
+    try:
+        missing = store.run(use_keys(settings.keyring))
+    except QueueUnavailable as error:  # then a message whose secrets can't be decrypted is put off
+        log.warning("keys of stored secrets not checked at start", error=error.detail)
+        return
+    if (problem := missing_keys_problem(missing)) is not None:
+        raise SettingsError(problem)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from shared.deliveries import Delivery
+from shared.encryption import DecryptionFailed
 from shared.errors import NotFound, ObjectMissing, QueueUnavailable, StorageDown
 from shared.keys import KEYLESS
 from shared.settings import WebhooksSettings
@@ -31,6 +32,8 @@ BUILD_TIMEOUT_S = 8.0
 MAX_PER_HINT = 50
 #: Before a message that could not be built is claimed again.
 RELEASE_DELAY_S = 5.0
+#: Before a message whose secrets can't be decrypted is claimed again.
+DECRYPTION_RETRY_DELAY_S = 60.0
 #: Between two tries to record an attempt.
 RECORD_RETRY_DELAY_S = 0.5
 #: A first attempt of `job.started` after the job's end is made only within this time.
@@ -43,6 +46,9 @@ ATTEMPT_SECONDS = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
 )
 IN_FLIGHT = Gauge("tileq_webhook_attempts_in_flight", "Delivery attempts under way")
+UNDECRYPTABLE = Counter(
+    "tileq_webhook_undecryptable_total", "Deliveries put off since TILEQ_SECRETS_KEY lacks the key of their secrets"
+)
 log = structlog.get_logger(__name__)
 
 
@@ -62,6 +68,7 @@ class WebhookDispatcher:
         self.client = client
         self.settings = settings
         self.stopping = stopping
+        self._keyring = settings.keyring
         self._agent = f"tileq/{version('tileq')}"  # fails at start where tileq is not installed
 
     def deliver_due(self, hint: str) -> int:
@@ -88,6 +95,8 @@ class WebhookDispatcher:
     def _deliver(self, delivery: Delivery, claimed: float) -> None:
         at = time.time()
         try:
+            headers = self._keyring.decrypt_headers(delivery.headers, delivery.tenant)
+            delivery = replace(delivery, headers=headers)
             message = build_message(delivery, self.store, self.objects, self.settings)
             headers = self._headers(delivery, message, at)
             keyless = self._keyless(delivery.tenant)
@@ -98,6 +107,10 @@ class WebhookDispatcher:
             return
         except (StorageDown, QueueUnavailable) as error:
             self._release(delivery, error.detail, RELEASE_DELAY_S)
+            return
+        except DecryptionFailed as error:  # an operator's mistake, so it costs the message no attempt
+            UNDECRYPTABLE.inc()
+            self._release(delivery, error.detail, DECRYPTION_RETRY_DELAY_S, code="secrets_key_missing")
             return
         except Exception:  # an unreadable record must use up its schedule instead of being retried for ever
             log.exception("webhook message could not be built")
@@ -126,13 +139,13 @@ class WebhookDispatcher:
             jitter=random.random(),
         )
 
-    def _release(self, delivery: Delivery, reason: str, delay: float) -> None:
-        log.warning("webhook released without an attempt", error=reason)
+    def _release(self, delivery: Delivery, reason: str, delay: float, *, code: str | None = None) -> None:
+        log.warning("webhook released without an attempt", error=reason, **({"code": code} if code else {}))
         self.store.run(deliveries.release(delivery.msg, delivery.fence, delay))
 
     def _headers(self, delivery: Delivery, message: WebhookMessage, now: float) -> dict[str, str]:
         fixed = self.settings.webhook_secret.get_secret_value() if delivery.tenant == KEYLESS else ""
-        secrets = self.store.run(webhook_secrets.active_secrets(delivery.tenant, fixed))
+        secrets = self.store.run(webhook_secrets.active_secrets(delivery.tenant, fixed, self._keyring))
         headers = {
             **delivery.headers,
             "content-type": "application/json",

@@ -2,6 +2,7 @@
 
 FOLDER/valkey, FOLDER/objects     the data; everything else can be lost
 FOLDER/webhook-secret             `whsec_…` of the keyless tenant, made once
+FOLDER/secrets-key                encrypts stored secrets, made once
 """
 
 import os
@@ -18,10 +19,12 @@ from services.cli.local.process import Program
 from services.cli.local.seaweed import seaweed
 from services.cli.local.supervisor import Stages
 from services.cli.local.valkey import valkey
+from shared.encryption import new_key
 from shared.settings import Settings
 from shared.webhooks.signing import new_secret
 
 _SECRET = "TILEQ_WEBHOOK_SECRET"  # noqa: S105  # the variable's name
+_SECRETS_KEY = "TILEQ_SECRETS_KEY"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ def whole_service(
         "TILEQ_S3_BUCKET": s3.bucket,
         "TILEQ_HOST": host,
         "TILEQ_PORT": str(port),
-        **_webhook_secret(folder),
+        **_kept_in_file(_SECRET, folder / "webhook-secret", new_secret),
+        **_kept_in_file(_SECRETS_KEY, folder / "secrets-key", new_key),
         **(more or {}),
     }
 
@@ -114,12 +118,11 @@ def answers(url: str) -> Callable[[], str]:
     return probe
 
 
-def _webhook_secret(folder: Path) -> dict[str, str]:
-    """Return the variable naming the secret's file, which is made if absent; nothing where the user sets a secret."""
-    if _SECRET in os.environ or f"{_SECRET}_FILE" in os.environ:
+def _kept_in_file(variable: str, path: Path, make: Callable[[], str]) -> dict[str, str]:
+    """Return the variable naming the secret's file, which is made if absent; nothing where the user sets a value."""
+    if variable in os.environ or f"{variable}_FILE" in os.environ:
         return {}
-    path = folder / "webhook-secret"
     if not path.exists():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(new_secret() + "\n")
-    return {f"{_SECRET}_FILE": str(path)}
+            file.write(make() + "\n")
+    return {f"{variable}_FILE": str(path)}

@@ -14,6 +14,7 @@ from services.intake.submission.image_headers import ImageInfo, inspect
 from services.intake.submission.model import Submission
 from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.uploads import Upload
+from shared.affinity import affinity_of
 from shared.conversation import Message
 from shared.errors import NotFound, ObjectMissing, ResultLost, UnknownParent
 from shared.ids import new_id
@@ -72,6 +73,7 @@ class Preparation:
         self._prompt_length = prompt_length
         self._webhook_urls = webhook_urls
         self._settings = settings
+        self._keyring = settings.keyring
         self._limits = ImageLimits.of(settings)
 
     async def prepare(
@@ -94,9 +96,10 @@ class Preparation:
             start_within=asked.start_within or settings.start_within,
             run_within=asked.run_within or settings.run_within,
             images=[image.view() for image in request.images],
-            webhook=await self.webhook(asked.webhook, DEFAULT_EVENTS),
+            webhook=await self.webhook(tenant, asked.webhook, DEFAULT_EVENTS),
             metadata=asked.metadata,
             parent=asked.parent or "",
+            affinity=affinity_of(request),
             request=_inline(request),
             custom_id=submission.custom_id,
             batch=batch,
@@ -120,12 +123,18 @@ class Preparation:
             retain=self._settings.retain_for,
             retry_of=old.id,
             trace=trace,
+            affinity=affinity_of(request),
             request=_inline(request),
         )
         return PreparedJob(job, request, copies=[image.key for image in asked.images])
 
-    async def webhook(self, asked: Webhook | BatchWebhook | None, events: Sequence[str]) -> WebhookTarget | None:
-        """Return the `webhook` of a record, with `events` where none are named. Raises `WebhookRefused`."""
+    async def webhook(
+        self, tenant: str, asked: Webhook | BatchWebhook | None, events: Sequence[str]
+    ) -> WebhookTarget | None:
+        """Return the `webhook` of a record, with `events` where none are named, and its headers encrypted.
+
+        Raises `WebhookRefused`.
+        """
         if asked is None:
             return None
         host = await self._webhook_urls.host(asked.url)
@@ -134,7 +143,7 @@ class Preparation:
             host=host,
             events=list(asked.events or events),
             payload=asked.payload,
-            headers=asked.headers,
+            headers=self._keyring.encrypt_headers(asked.headers, tenant),
         )
 
     async def _inspect(self, upload: Upload, n: int, inspected: dict[str, ImageInfo]) -> InspectedImage:

@@ -1,13 +1,44 @@
--- Claim the fairest queued job of `model` for `worker`: by priority, then tenants in turn, then age.
--- ARGV: model, worker, lease. Returns {record or {}, deliveries now due}.
+-- Claim the fairest queued job of `model` for `worker`: by priority, then tenants in turn, then age. Among the oldest
+-- `window` jobs of the tenant whose turn it is, one that shares a cached prompt of the worker goes first (affinity).
+-- ARGV: model, worker, lease, window, max passes, max seconds since the first pass, then for each prompt that the worker
+-- has cached 'tenant/key', or '/key' for any tenant. Returns {record or {}, deliveries now due}.
 promote()
+local cached
+for i = 7, #ARGV do
+  cached = cached or {}
+  cached[ARGV[i]] = true
+end
+
+local function shares(tenant, affinity)
+  for key in string.gmatch(affinity, '%S+') do
+    if cached[tenant .. '/' .. key] or cached['/' .. key] then return true end
+  end
+  return false
+end
+
+-- The next job of a tenant, and the older ones that it overtakes. A job that was passed over often enough, or for the first
+-- time long enough ago, is overtaken no more, so at most `max passes` younger jobs ever go before one.
+local function choose(ready, tenant)
+  local ids = call('ZRANGE', ready, 0, cached and tonumber(ARGV[4]) - 1 or 0)
+  if not ids[2] then return ids[1], {} end
+  local passed = {}
+  for i, id in ipairs(ids) do
+    local j = read(P .. 'job:' .. id, 'affinity', 'passes', 'passed')
+    if shares(tenant, j.affinity) then return id, passed end
+    if (tonumber(j.passes) or 0) >= tonumber(ARGV[5]) then break end
+    if j.passed ~= '' and now - tonumber(j.passed) > tonumber(ARGV[6]) then break end
+    passed[i] = id
+  end
+  return ids[1], {}
+end
+
 local due = {}
 for priority = 0, 2 do
   local turns = P .. 'turns:' .. ARGV[1] .. ':' .. priority
   local tenant = call('ZRANGE', turns, 0, 0)[1]
   while tenant do
     local ready = P .. 'ready:' .. ARGV[1] .. ':' .. priority .. ':' .. tenant
-    local id = call('ZRANGE', ready, 0, 0)[1]
+    local id, passed = choose(ready, tenant)
     local j = id and job(id)
     if not id then
       call('ZREM', turns, tenant)
@@ -20,6 +51,10 @@ for priority = 0, 2 do
       for _, msg in ipairs(close(id, j, 'failed', failure('timed_out'))) do due[#due + 1] = msg end
     else
       local key = P .. 'job:' .. id
+      for _, older in ipairs(passed) do
+        call('HINCRBY', P .. 'job:' .. older, 'passes', 1)
+        call('HSETNX', P .. 'job:' .. older, 'passed', stamp(now))
+      end
       dequeue(id, j)
       if call('EXISTS', ready) == 1 then call('ZADD', turns, stamp(now), tenant) end
       call('HINCRBY', key, 'attempt', 1)
@@ -28,7 +63,7 @@ for priority = 0, 2 do
         call('HSET', key, 'started', stamp(now), 'run_by', stamp(j.run_by))
       end
       call('HSET', key, 'owner', ARGV[2], 'claimed', stamp(now))
-      call('HDEL', key, 'hints', 'stage', 'not_before')
+      call('HDEL', key, 'hints', 'stage', 'not_before', 'passes', 'passed')
       call('ZREM', P .. 'outbox', id)
       call('ZADD', P .. 'leases', stamp(now + tonumber(ARGV[3])), id)
       -- The worker stops the attempt at run_by; 5 s later the reconciler ends a job whose worker hangs.

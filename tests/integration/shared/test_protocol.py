@@ -67,6 +67,11 @@ Step = tuple[str, Callable[[JobState], tuple[JobState, Any]], Callable[[Store], 
 def job_steps(job: JobState) -> Iterator[Step]:
     """Every script for every argument that matters: what the model says, and the call."""
     yield "claim", protocol.claim, lambda store: _attempt(store.run(transitions.claim(MODEL, "w", FAR)).value)
+    yield (
+        "claim with affinity",
+        protocol.claim,
+        lambda store: _attempt(store.run(transitions.claim(MODEL, "w", FAR, [f"{TENANT}/k"], 16)).value),
+    )
     yield "reap", lambda j: protocol.reap(j, RULES), lambda store: _state(store.run(transitions.reap(0)).value)
     yield "expire_due", protocol.expire_due, lambda store: _state(store.run(transitions.expire_due()).value)
     yield "cancel", protocol.cancel, lambda store: store.run(transitions.cancel(TENANT, ID)).value

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from shared.tokenization.tokenizer import Tokenizer
 from tests.encoded import encoded
 from tests.waiting import eventually
 from workers.reconciler.reconcile import Reconciler
+from workers.vision.model.packed_batch import PAGE_TOKENS
 
 pytestmark = pytest.mark.integration
 
@@ -94,8 +95,16 @@ class Backends:
         """Messages that the broker has lent out."""
         return [str(key) for key in self.store.client.scan_iter(f"{self.settings.redis_prefix}mq:unacked*")]
 
-    def submit(self, text: str, image: bytes = b"", *, hint: bool = True, max_new_tokens: int = 512) -> Job:
-        """Take a job in as intake does."""
+    def submit(
+        self,
+        text: str,
+        image: bytes = b"",
+        *,
+        hint: bool = True,
+        max_new_tokens: int = 512,
+        before: Sequence[Message] = (),
+    ) -> Job:
+        """Take a job in as intake does; `before` holds the rounds before this one."""
         id = new_id("job")
         images: tuple[StoredImage, ...] = ()
         if image:
@@ -116,7 +125,7 @@ class Backends:
         message = Message(role="user", content=text)
         request = Request(
             model=DEMO_MODEL_ID,
-            messages=(message,),
+            messages=(*before, message),
             images=images,
             groups=(1,) * len(images),
             generation=Generation(max_new_tokens=max_new_tokens),
@@ -214,6 +223,21 @@ def test_a_model_answers_and_its_tokenizer_is_handed_to_intake(backends: Backend
     assert all(getattr(job.timings, stage) > 0 for stage in ("vision", "prefill", "decode", "first_token", "total"))
     tokenizer = Tokenizer.from_json(backends.objects.get(tokenizer_key(DEMO_MODEL_ID)).decode())
     assert tokenizer.count("What is this?") > 0
+
+
+def test_a_second_round_and_another_question_about_the_image_are_cached(backends: Backends) -> None:
+    question = "What is this?"
+    with backends.worker(TILEQ_ENGINE="resident", TILEQ_DEVICE="cpu", TILEQ_DTYPE="float32"):
+        first = backends.ended(backends.submit(question, an_image(), max_new_tokens=8), within=120)
+        assert first.output is not None, backends.log()
+        rounds = [Message(role="user", content=question), Message(role="assistant", content=first.output.text)]
+        second = backends.ended(backends.submit("Which colour?", an_image(), max_new_tokens=8, before=rounds))
+        other = backends.ended(backends.submit("How many?", an_image(), max_new_tokens=8))
+    cached = [job.usage.cached_tokens for job in (first, second, other) if job.usage]
+    image = 3 * BY_ID[DEMO_MODEL_ID].tokens_per_tile
+    assert cached[0] == 0
+    assert min(cached[1:]) > image - PAGE_TOKENS
+    assert cached[1] > cached[2]  # the first question and its answer too
 
 
 def test_jobs_that_waited_for_a_worker_are_answered_though_their_hints_were_lost(backends: Backends) -> None:

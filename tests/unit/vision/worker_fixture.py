@@ -24,6 +24,7 @@ from shared.store.client import Store, memory_store
 from shared.store.command import StoreCommand
 from shared.tiling import tile_count
 from tests.waiting import eventually
+from workers.vision.affinity import CachedPrompts
 from workers.vision.attempt import InFlightJobs
 from workers.vision.deltas import DeltaWriter
 from workers.vision.engine.base import Done, Engine, EngineRequest, EngineStats, Event
@@ -245,6 +246,10 @@ class WorkerFixture:
             grid=(2, 1),
             tiles=3,
         )
+
+    def with_cache(self, cached: CachedPrompts) -> Worker:
+        """The worker, with another memory of what its engine has cached."""
+        return replace(self.worker, cached=cached)
 
     def handle_hint(self, hint: str = "hint") -> int:
         return self.worker.handle_hint(hint)

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from standardwebhooks import Webhook
 from structlog.testing import capture_logs
 
 from shared.deliveries import Delivery
+from shared.encryption import Keyring, new_key
 from shared.errors import QueueUnavailable, StorageDown
 from shared.ids import new_id
 from shared.jobs import Job, State
@@ -409,3 +411,41 @@ class Flaky(Store):
             self._lost.add(call.args)
             raise QueueUnavailable("the answer was lost")
         return answer
+
+
+def encrypted_delivery(store: Store, keyring: Keyring) -> str:
+    headers = keyring.encrypt_headers({"Authorization": "Bearer s3cret-token"}, "acme")
+    msg = new_id("msg")
+    store.run(deliveries.add_test(msg, "acme", "https://a.example/hook", "a.example:443", headers=headers))
+    return msg
+
+
+def test_encrypted_headers_and_secrets_are_sent_and_sign_in_plain(store: Store, objects: MemoryStorage) -> None:
+    settings = Settings(webhook_schedule=(0.01,), secrets_key=SecretStr(new_key()))
+    encrypted_delivery(store, settings.keyring)
+    dispatcher = make_dispatcher(store, objects, settings=settings)
+    dispatcher.deliver_due("")
+    ((_, body, headers, _),) = sent(dispatcher).posted
+    assert headers["Authorization"] == "Bearer s3cret-token"
+    (secret,) = store.run(webhook_secrets.active_secrets("acme", "", settings.keyring))
+    Webhook(secret).verify(body, headers)
+
+
+def test_a_message_whose_key_is_missing_is_put_off_and_sent_once_it_is_back(
+    store: Store, objects: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DECRYPTION_RETRY_DELAY_S", 0.0)
+    settings = Settings(webhook_schedule=(0.01,), secrets_key=SecretStr(new_key()))
+    msg = encrypted_delivery(store, settings.keyring)
+    keyless = make_dispatcher(store, objects)
+    monkeypatch.setattr(module, "MAX_PER_HINT", 1)
+    with capture_logs() as logs:
+        keyless.deliver_due("")
+    assert sent(keyless).posted == []
+    assert [entry["code"] for entry in logs if "code" in entry] == ["secrets_key_missing"]
+    assert "s3cret" not in str(logs)
+    (waiting,) = store.run(deliveries.get([msg]))
+    assert (waiting.state, waiting.attempts) == ("pending", 0)
+    dispatcher = make_dispatcher(store, objects, settings=settings)
+    dispatcher.deliver_due("")
+    assert len(sent(dispatcher).posted) == 1

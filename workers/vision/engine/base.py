@@ -174,6 +174,7 @@ class EngineStats:
     step_allowance: float = 0.0  #: seconds that this step may take at the device's measured speed; 0: unknown
     memory_bytes: int | None = None  #: held on the device; None: unknown
     pages: int = 0  #: of keys and values; this and what follows is of the resident engine
+    cache_tokens: int = 0  #: whose keys and values all pages hold together
     used_pages: int = 0  #: by requests
     shared_pages: int = 0  #: whose content other requests can find
     feature_bytes: int = 0  #: of image features kept

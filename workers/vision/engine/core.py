@@ -129,6 +129,7 @@ class EngineCore:
             generated_tokens=self._counts["tokens"],
             memory_bytes=torch.cuda.memory_allocated() if torch.cuda.is_available() else None,
             pages=self._pool.size,
+            cache_tokens=self._pool.size * PAGE_TOKENS,
             used_pages=self._pool.used,
             shared_pages=self._pool.published,
             feature_bytes=self._features.bytes,

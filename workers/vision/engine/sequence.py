@@ -126,7 +126,7 @@ class TileSpans:
 
     starts: list[int]
     tokens: int  #: of one tile
-    keys: list[bytes]  #: sha256 of the tile's pixels
+    keys: list[bytes]  #: sha256 over the request's salt and the tile's pixels: features are shared as prefixes are
 
     def after(self, position: int) -> range:
         """The tiles with a token at `position` or later."""
@@ -147,5 +147,10 @@ class TileSpans:
 def tile_spans(request: EngineRequest, tokens_per_tile: int) -> TileSpans:
     """Find each tile's tokens, and hash its pixels (about 1 ms a tile)."""
     starts = [span.offset + tile * tokens_per_tile for span in request.prompt.images for tile in range(span.tiles)]
-    keys = [hashlib.sha256(np.ascontiguousarray(tile).data).digest() for tile in request.tiles]
+    salted = hashlib.sha256(request.cache_salt.encode())
+    keys = []
+    for tile in request.tiles:
+        digest = salted.copy()
+        digest.update(np.ascontiguousarray(tile).data)
+        keys.append(digest.digest())
     return TileSpans(starts, tokens_per_tile, keys)

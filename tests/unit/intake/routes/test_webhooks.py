@@ -1,8 +1,10 @@
 """What was sent to a webhook, and sending again."""
 
 import pytest
+from pydantic import SecretStr
 
 from services.intake.schemas.responses import DeliveryList, SecretBody, WebhookTestBody
+from shared.encryption import new_key
 from shared.keys import KEYLESS
 from shared.store import batches, deliveries
 from shared.store import secrets as webhook_secrets
@@ -55,6 +57,23 @@ def test_headers_are_accepted_and_sent_and_shown_nowhere(intake: App) -> None:
     assert found is not None
     assert found[0].webhook is not None
     assert found[0].webhook.headers == SECRET["headers"]
+
+
+def test_with_a_key_headers_and_secrets_are_stored_encrypted_only() -> None:
+    with running_app(secrets_key=SecretStr(new_key()), webhook_secret=SecretStr(signing.new_secret())) as intake:
+        id = intake.answered(webhook=HOOK | SECRET)
+        batch = {"jobs": [{"prompt": "?"}], "webhook": {"url": HOOK["url"]} | SECRET}
+        assert intake.http.post("/v1/batches", json=batch).status_code == 202
+        assert intake.http.post(f"/v1/jobs/{id}/retry").status_code == 202
+        rotated = intake.http.post("/v1/webhooks/secret/rotate").json()["secret"]
+        (delivery,) = intake.store.run(deliveries.get([f"msg_{id[4:]}_succeeded"]))
+        assert intake.settings.keyring.decrypt_headers(delivery.headers, KEYLESS) == SECRET["headers"]
+        stored = [intake.objects.get(key).decode(errors="replace") for key in intake.objects.keys("")]
+        for name in intake.store.client.scan_iter(_type="hash"):
+            stored += map(str, intake.store.client.hvals(name))
+        given = intake.settings.webhook_secret.get_secret_value()
+        assert not [text for text in stored if "s3cret" in text or rotated in text or given in text]
+        assert sum("enc:v1:" in text for text in stored) >= 8
 
 
 @pytest.mark.parametrize("name", ["Host", "Webhook-Signature", "Content-Length", "x y"])

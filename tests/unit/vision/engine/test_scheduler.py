@@ -90,6 +90,13 @@ def test_equal_tiles_are_encoded_once() -> None:
     assert not run(chosen).tiles
 
 
+def test_equal_tiles_of_other_salts_are_encoded_again() -> None:
+    chosen = scheduler(tiles=8)
+    for salt in ("acme", "other"):
+        chosen.add(sequence(tiles=2, image=1, cache_salt=salt))
+    assert len(run(chosen).tiles) == 4
+
+
 def test_features_that_wait_for_their_prefill_are_bounded() -> None:
     chosen = scheduler(tiles=8, held=3)
     chosen.add(sequence(tiles=4, image=1))  # the first in order may have more
