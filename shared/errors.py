@@ -2,10 +2,11 @@
 
 TileqError
 ├── RequestError            what a client hears, as application/problem+json (RFC 9457)
-│   ├── 400 Malformed · 401 MissingKey, InvalidKey · 404 NotFound · 405 MethodNotAllowed
+│   ├── 400 Malformed · 401 MissingKey, InvalidKey · 403 InsufficientScope · 404 NotFound · 405 MethodNotAllowed
 │   ├── 409 IdempotencyInProgress, JobNotEnded, JobFailed · 410 ResultLost · 413 BodyTooLarge, ImageTooLarge
 │   ├── 415 UnsupportedMediaType, UnsupportedImageType
 │   ├── 422 InvalidField, UnknownModel, UndecodableImage, … WebhookRefused
+│   ├── 429 RateLimited, QuotaExceeded
 │   └── 503 Overloaded, QueueUnavailable, StorageUnavailable
 ├── Permanent               a job that can never succeed: failed at once, no retry
 └── Transient               a transient error: retried, up to `max_attempts`
@@ -13,6 +14,8 @@ TileqError
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from shared.limits import LimitState
 
 #: The failures that the store itself finds: code of the job's error → its message. `%s` is `max_attempts`. The Lua
 #: scripts read them too, so a message holds no single quotes.
@@ -73,6 +76,19 @@ class InvalidKey(RequestError):
     """This API key is unknown, expired or revoked."""
 
     status, code, title = 401, "invalid_key", "API key not accepted"
+
+
+class InsufficientScope(RequestError):
+    """This API key does not allow this call; `tileq keys create --scope` makes one that does."""
+
+    status, code, title = 403, "insufficient_scope", "Scope missing"
+
+    def __init__(self, scope: str = "") -> None:
+        super().__init__(
+            f"this API key lacks the scope `{scope}`, which this call needs; `tileq keys create --scope {scope}` makes "
+            "one that has it"
+        )
+        self.scope = scope
 
 
 class NotFound(RequestError):
@@ -199,6 +215,28 @@ class WebhookRefused(RequestError):
     """This webhook URL is not one that tileq may call."""
 
     status, code, title = 422, "webhook_refused", "Webhook refused"
+
+
+class LimitPassed(RequestError):
+    """A limit of the caller's tenant would be passed."""
+
+    status, retryable = 429, True
+
+    def __init__(self, detail: str = "", *, limit: LimitState | None = None) -> None:
+        super().__init__(detail, retry_after=limit.reset_s if limit else None)
+        self.limit = limit
+
+
+class RateLimited(LimitPassed):
+    """This tenant has sent too many requests; repeat the request later."""
+
+    code, title = "rate_limited", "Too many requests"
+
+
+class QuotaExceeded(LimitPassed):
+    """This tenant has used up what it may use; nothing was accepted."""
+
+    code, title = "quota_exceeded", "Quota exceeded"
 
 
 class Overloaded(RequestError):

@@ -1,13 +1,25 @@
 """API keys: `tq_…`, each of a tenant, stored as SHA-256 only (the secret has 160 random bits, so no salt is needed)."""
 
 import hashlib
+import json
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any, Self
 
 #: The one tenant of a service without keys.
 KEYLESS = "local"
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class Scope(StrEnum):
+    """What a key may do. A key that names no scope may do everything."""
+
+    READ = "read"  #: Read jobs, batches, images, results, deliveries and models.
+    SUBMIT = "submit"  #: Submit jobs and batches.
+    CANCEL = "cancel"  #: Cancel jobs and batches, and delete ended jobs.
+    MANAGE = "manage"  #: Rotate the webhook secret, test a webhook, deliver a message again.
 
 
 @dataclass(frozen=True)
@@ -19,6 +31,25 @@ class ApiKey:
     created: float
     expires: float = 0
     revoked: float = 0
+    scopes: tuple[str, ...] = ()  #: names of `Scope`; none: every right
+
+    @property
+    def rights(self) -> frozenset[Scope]:
+        """The scopes that the key has; names of a newer version give no right to anything here."""
+        if not self.scopes:
+            return frozenset(Scope)
+        return frozenset(scope for scope in Scope if scope.value in self.scopes)
+
+    def to_json(self) -> str:
+        """Return the stored form; scopes are left out where there are none, so that earlier versions read it."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value or name != "scopes"})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Parse the stored form; unknown fields (of a newer version) are ignored."""
+        record: dict[str, Any] = json.loads(text)
+        known = {field.name: record[field.name] for field in fields(cls) if field.name in record}
+        return cls(**known | {"scopes": tuple(known.get("scopes", ()))})
 
     def live(self, now: float) -> bool:
         """Whether the key is accepted at `now`."""

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from shared.connections.redis_endpoint import RedisEndpoint, TlsOptions, check_tls_files, parse_redis_url
 from shared.connections.s3_endpoint import S3Endpoint, check_bucket_name, check_ca_file, normal_prefix, parse_s3_url
 from shared.encryption import Keyring
+from shared.limits import TenantLimits
 from shared.webhooks.proxy import ProxyEndpoint, parse_proxy_url
 
 PREFIX = "TILEQ_"
@@ -233,6 +234,22 @@ class RequestSettings(ImageSettings):
     max_queued: int = Field(100_000, ge=1, description="queued jobs of the service; above it, 503 overloaded")
 
 
+class LimitSettings(ProcessSettings):
+    """What one tenant may use; `tileq keys limits` sets other values for one of them."""
+
+    limit_requests: int = Field(0, ge=0, description="requests of one tenant in a minute; 0: no limit")
+    limit_queued: int = Field(0, ge=0, description="queued jobs of one tenant; 0: no limit")
+    limit_bytes: int = Field(
+        0, ge=0, description="bytes of images that one tenant's jobs store in a day (UTC); 0: no limit"
+    )
+    limit_tokens: int = Field(0, ge=0, description="tokens generated for one tenant in a day (UTC); 0: no limit")
+
+    @property
+    def tenant_limits(self) -> TenantLimits:
+        """The limits of a tenant that has none of its own."""
+        return TenantLimits(self.limit_requests, self.limit_queued, self.limit_bytes, self.limit_tokens)
+
+
 class JobSettings(ProcessSettings):
     """Leases, attempts and deadlines of jobs."""
 
@@ -419,6 +436,7 @@ class IntakeSettings(
     StorageSettings,
     HttpSettings,
     RequestSettings,
+    LimitSettings,
     SecretsSettings,
     BrokerSettings,
     RetentionSettings,
@@ -448,6 +466,7 @@ GROUPS: tuple[tuple[str, tuple[type[ProcessSettings], ...]], ...] = (
     ("Where things are", (RedisSettings, StorageSettings)),
     ("HTTP", (HttpSettings,)),
     ("What a request may hold", (RequestSettings,)),
+    ("What one tenant may use", (LimitSettings,)),
     ("Jobs", (JobSettings,)),
     ("Webhooks", (WebhookSettings, SecretsSettings)),
     ("Vision worker", (ModelSettings, VisionSettings)),

@@ -2,17 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli import output
+from services.cli.audit import audit
 from services.cli.environment import settings, use_local_service
 from services.cli.errors import CommandError, UsageError
 from services.cli.options import AsJson, Data
 from shared.errors import QueueUnavailable
-from shared.keys import ApiKey, digest, new_key, tenant_problem
+from shared.keys import ApiKey, Scope, digest, new_key, tenant_problem
+from shared.limits import LimitOverride
 from shared.store import keys
+from shared.store import limits as tenant_limits
 from shared.views import moment
 
 if TYPE_CHECKING:
@@ -31,6 +35,9 @@ def create(
     tenant: Annotated[str, typer.Argument(help="Owner of the key; it sees no jobs of other tenants.")],
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
     days: Annotated[float | None, typer.Option(min=0, help="Days until it expires; default: never.")] = None,
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="What the key may do; repeat it for several. Default: everything.")
+    ] = None,
     data: Data = None,
 ) -> None:
     """Make a key and print it once; only its SHA-256 is stored."""
@@ -38,9 +45,10 @@ def create(
         raise UsageError(problem)
     with open_store(data) as store:
         count, now = store.run(keys.count_keys()), store.run(keys.server_time())
-        key = new_key()
+        key, scopes = new_key(), tuple(one.value for one in scope or ())
         expires = now + days * _DAY_S if days is not None else 0
-        store.run(keys.put(digest(key), ApiKey(tenant, name, now, expires)))
+        store.run(keys.put(digest(key), ApiKey(tenant, name, now, expires, scopes=scopes)))
+    audit("key.create", _id(key), tenant=tenant, scopes=[one.value for one in scope or []])
     print(key)
     output.note("the key is not shown again; send it as `Authorization: Bearer tq_…`, or set TILEQ_API_KEY")
     if count == 0:
@@ -57,7 +65,9 @@ def listing(data: Data = None, json: AsJson = False) -> None:
         for hashed, key in found:
             times = {name: moment(getattr(key, name)) for name in ("created", "expires", "revoked")}
             output.as_json(
-                {"id": hashed[:_ID_CHARS], "tenant": key.tenant, "name": key.name, "live": key.live(now)} | times
+                {"id": hashed[:_ID_CHARS], "tenant": key.tenant, "name": key.name, "live": key.live(now)}
+                | {"scopes": sorted(key.rights)}
+                | times
             )
         return
     rows = (
@@ -65,13 +75,14 @@ def listing(data: Data = None, json: AsJson = False) -> None:
             hashed[:_ID_CHARS],
             key.tenant,
             key.name,
+            ",".join(key.scopes) or "all",
             moment(key.created),
             moment(key.expires) or "never",
             _state(key, now),
         )
         for hashed, key in found
     )
-    output.table(("id", "tenant", "name", "created", "expires", "state"), rows)
+    output.table(("id", "tenant", "name", "scopes", "created", "expires", "state"), rows)
 
 
 @app.command()
@@ -88,8 +99,48 @@ def revoke(
             raise CommandError(_no_single_key(id, len(found)))
         ((hashed, key),) = found
         if not key.revoked:
-            store.run(keys.put(hashed, ApiKey(key.tenant, key.name, key.created, key.expires, now)))
+            store.run(keys.put(hashed, replace(key, revoked=now)))
+    audit("key.revoke", hashed[:_ID_CHARS], "already_revoked" if key.revoked else "done", tenant=key.tenant)
     print(f"{hashed[:_ID_CHARS]} of {key.tenant} {'was already revoked' if key.revoked else 'revoked'}")
+
+
+@app.command()
+def limits(  # noqa: PLR0917  # typer reads the options from it
+    tenant: Annotated[str, typer.Argument(help="Owner of the keys that share the limits.")],
+    requests: Annotated[int | None, typer.Option(min=0, help="Requests in a minute; 0: no limit.")] = None,
+    queued: Annotated[int | None, typer.Option(min=0, help="Queued jobs; 0: no limit.")] = None,
+    bytes: Annotated[int | None, typer.Option(min=0, help="Bytes of images stored in a day; 0: no limit.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=0, help="Tokens generated in a day; 0: no limit.")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Go back to the settings, TILEQ_LIMIT_….")] = False,
+    data: Data = None,
+    json: AsJson = False,
+) -> None:
+    """Show what a tenant may use and has used today, or set other limits for it than the settings."""
+    if problem := tenant_problem(tenant):
+        raise UsageError(problem)
+    asked = LimitOverride(requests=requests, queued=queued, bytes=bytes, tokens=tokens).given()
+    with open_store(data) as store:
+        override, used = store.run(tenant_limits.get(tenant))
+        if asked or reset:
+            override = LimitOverride.model_validate(({} if reset or not override else override.given()) | asked)
+            store.run(tenant_limits.put(tenant, override))
+            audit("limits.set", tenant, limits=override.given())
+    own = override.given() if override else {}
+    effective = asdict(settings().tenant_limits.overridden(override))
+    counted = dict[str, int](used.items())
+    rows = [(name, value, "own" if name in own else "settings", counted.get(name)) for name, value in effective.items()]
+    if json:
+        names = ("limit", "value", "from", "used")
+        output.as_json({"tenant": tenant, "limits": [dict(zip(names, row, strict=True)) for row in rows]})
+        return
+    output.table(
+        ("limit", "value", "from", "used"),
+        ((name, str(value or "none"), source, "" if now is None else str(now)) for name, value, source, now in rows),
+    )
+
+
+def _id(key: str) -> str:
+    return digest(key)[:_ID_CHARS]
 
 
 def _no_single_key(prefix: str, found: int) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from services.cli import output
+from services.cli.audit import audit
 from services.cli.environment import settings
 from services.cli.errors import CommandError
 from services.cli.keys import open_store
@@ -34,6 +35,7 @@ def reencrypt(
     restart. Secrets stored in plain, before there was a key, are encrypted too.
     """
     from services.cli.reencrypt import Reencryption  # noqa: PLC0415  # see local_commands.py
+    from shared.errors import StorageDown  # noqa: PLC0415
     from shared.storage import S3Storage  # noqa: PLC0415
     from shared.store.secrets import retire_keys, use_keys  # noqa: PLC0415
 
@@ -43,10 +45,17 @@ def reencrypt(
         if not keyring.ids:
             raise CommandError("TILEQ_SECRETS_KEY is empty; `tileq secrets new-key` makes a key")
         store.run(use_keys(keyring))
-        counts = Reencryption(store, S3Storage(found), keyring, output.note).run()
+        try:
+            counts = Reencryption(store, S3Storage(found), keyring, output.note).run()
+        except StorageDown as error:
+            raise CommandError(
+                f"{error.detail}; nothing is lost: run it again, and keep every key until then"
+            ) from None
         if counts.failed:
+            audit("secrets.reencrypt", keyring.ids[0], "failed", failed=counts.failed)
             raise CommandError(f"{counts.failed} values could not be re-encrypted; keep every key until they can")
         retired = store.run(retire_keys(keyring))
+    audit("secrets.reencrypt", keyring.ids[0], changed=counts.changed, retired=retired)
     if not quiet:
         print(f"{counts.changed} values encrypted with the key {keyring.ids[0]}, {counts.unchanged} already were")
         old = ", ".join(id for id in retired if id != keyring.ids[0])

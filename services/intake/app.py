@@ -24,6 +24,7 @@ from services.intake.middleware import RequestMiddleware
 from services.intake.native import NATIVE
 from services.intake.openapi import install_document
 from services.intake.queries import JobQueries
+from services.intake.rate_limits import RateLimiter
 from services.intake.routes import batches, images, jobs, system, webhooks
 from services.intake.submission.commit import Commit
 from services.intake.submission.prepare import Preparation
@@ -77,6 +78,7 @@ def build_context(
         store=store,
         storage=storage,
         authenticator=authenticator,
+        rate_limiter=RateLimiter(store),
         queries=queries,
         submissions=Submissions(store, queries, preparation, commit, settings),
         streams=EventStreams(queries, changes, deltas, max_streams=settings.max_streams),

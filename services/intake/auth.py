@@ -15,9 +15,10 @@ from fastapi import Request
 from services.intake.principal import Principal, PrincipalLimits
 from services.intake.ttl_cache import TtlCache
 from shared.errors import InvalidKey, MissingKey
-from shared.keys import KEYLESS, digest, tenant_problem
+from shared.keys import KEYLESS, ApiKey, digest, tenant_problem
+from shared.limits import TenantLimits
 from shared.settings import IntakeSettings
-from shared.store import keys
+from shared.store import keys, limits
 from shared.store.client import AsyncStore
 
 MAX_KEY_CHARACTERS = 200  #: ours have 43
@@ -30,9 +31,10 @@ class Authenticator:
 
     def __init__(self, store: AsyncStore, settings: IntakeSettings) -> None:
         self._store = store
-        self._limits = PrincipalLimits.of(settings)
+        self._max_queued, self._default_limits = settings.max_queued, settings.tenant_limits
+        self._limits: TtlCache[str, TenantLimits] = TtlCache(settings.key_cache)
         self._fixed = dict(fixed_key(entry) for entry in settings.api_keys)
-        self._tenants: TtlCache[str, str | None] = TtlCache(settings.key_cache)
+        self._keys: TtlCache[str, ApiKey | None] = TtlCache(settings.key_cache)
         self._key_count: TtlCache[None, int] = TtlCache(settings.key_cache, 1)
 
     async def authenticate(self, request: Request) -> Principal:
@@ -44,7 +46,7 @@ class Authenticator:
             return await self._by_key(sent[0])
         if await self.has_no_keys():
             _refuse_unless_local(request)
-            return Principal(KEYLESS, self._limits)
+            return Principal(KEYLESS, await self._limits_of(KEYLESS))
         raise MissingKey
 
     async def has_no_keys(self) -> bool:
@@ -54,21 +56,30 @@ class Authenticator:
     async def _by_key(self, header: str) -> Principal:
         try:
             hashed = digest(_bearer(header))
-            tenant = self._fixed_tenant(hashed) or await self._tenants.load(hashed, lambda: self._find_tenant(hashed))
-            if tenant is None:
+            key = self._fixed_key(hashed) or await self._keys.load(hashed, lambda: self._find_key(hashed))
+            if key is None:
                 raise InvalidKey
         except InvalidKey as error:
             if await self.has_no_keys():
                 raise InvalidKey("this service has no API keys; leave the Authorization header out") from error
             raise
-        return Principal(tenant, self._limits, hashed[:KEY_ID_CHARACTERS])
+        return Principal(key.tenant, await self._limits_of(key.tenant), hashed[:KEY_ID_CHARACTERS], key.rights)
 
-    def _fixed_tenant(self, hashed: str) -> str | None:
-        return next((tenant for known, tenant in self._fixed.items() if hmac.compare_digest(known, hashed)), None)
+    async def _limits_of(self, tenant: str) -> PrincipalLimits:
+        found = await self._limits.load(tenant, lambda: self._find_limits(tenant))
+        return PrincipalLimits(self._max_queued, found)
 
-    async def _find_tenant(self, hashed: str) -> str | None:
+    async def _find_limits(self, tenant: str) -> TenantLimits:
+        override, _ = await self._store.run(limits.get(tenant))
+        return self._default_limits.overridden(override)
+
+    def _fixed_key(self, hashed: str) -> ApiKey | None:
+        found = (tenant for known, tenant in self._fixed.items() if hmac.compare_digest(known, hashed))
+        return next((ApiKey(tenant, "TILEQ_API_KEYS", 0) for tenant in found), None)
+
+    async def _find_key(self, hashed: str) -> ApiKey | None:
         key, now = await self._store.run(keys.get(hashed))
-        return key.tenant if key and key.live(now) else None
+        return key if key and key.live(now) else None
 
     async def _count_keys(self) -> int:
         return await self._store.run(keys.count_keys())

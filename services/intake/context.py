@@ -1,5 +1,6 @@
 """What the routes need, built once by the factory and handed in."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,8 +19,10 @@ from services.intake.clients.webhook_urls import WebhookUrlPolicy
 from services.intake.event_stream import EventStreams
 from services.intake.principal import Principal
 from services.intake.queries import JobQueries
+from services.intake.rate_limits import RateLimiter
 from services.intake.submission.service import Submissions
 from shared.errors import InvalidField
+from shared.keys import Scope
 from shared.settings import IntakeSettings
 from shared.store.client import AsyncStore
 
@@ -35,6 +38,7 @@ class AppContext:
     store: AsyncStore
     storage: Storage
     authenticator: Authenticator
+    rate_limiter: RateLimiter
     queries: JobQueries
     submissions: Submissions
     streams: EventStreams
@@ -52,12 +56,20 @@ async def _context(request: Request) -> AppContext:
     return found
 
 
-async def _principal(request: Request) -> Principal:
-    context: AppContext = request.app.state.context
-    principal = await context.authenticator.authenticate(request)
-    request.state.tenant = principal.tenant
-    _refuse_unknown_query(request)
-    return principal
+def requires(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
+    """Return the dependency that authenticates a request and refuses a key without `scope`."""
+
+    async def authenticate(request: Request) -> Principal:
+        context: AppContext = request.app.state.context
+        principal = await context.authenticator.authenticate(request)
+        request.state.principal = principal
+        await context.rate_limiter.admit(request, principal, submits=scope is Scope.SUBMIT)
+        principal.require(scope)
+        _refuse_unknown_query(request)
+        return principal
+
+    authenticate.scope = scope  # type: ignore[attr-defined]  # for the test that every route names one
+    return authenticate
 
 
 def _refuse_unknown_query(request: Request) -> None:
@@ -75,4 +87,7 @@ def _refuse_unknown_query(request: Request) -> None:
 
 
 Context = Annotated[AppContext, Depends(_context)]
-Caller = Annotated[Principal, Depends(_principal)]
+Reader = Annotated[Principal, Depends(requires(Scope.READ))]
+Submitter = Annotated[Principal, Depends(requires(Scope.SUBMIT))]
+Canceller = Annotated[Principal, Depends(requires(Scope.CANCEL))]
+Manager = Annotated[Principal, Depends(requires(Scope.MANAGE))]

@@ -1,5 +1,6 @@
 """Every error as an answer in the format of its surface, raised by a route, FastAPI, the router, or a bug."""
 
+import math
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
@@ -9,9 +10,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
+from services.intake.rate_limits import show_limits
 from services.intake.schemas.validation import invalid_fields
 from services.intake.surface import Surface, surface_of
-from shared.errors import InvalidKey, Malformed, MethodNotAllowed, MissingKey, NotFound, RequestError
+from shared.errors import (
+    InsufficientScope,
+    InvalidKey,
+    LimitPassed,
+    Malformed,
+    MethodNotAllowed,
+    MissingKey,
+    NotFound,
+    RequestError,
+)
 
 
 class Unexpected(RequestError):
@@ -28,9 +39,13 @@ def error_response(
     surface = surface_of(request.scope, default)
     sent = dict(headers or {})
     if error.retry_after is not None:
-        sent["Retry-After"] = str(max(1, round(error.retry_after)))
+        sent["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, MissingKey | InvalidKey):
         sent["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, LimitPassed) and error.limit is not None:
+        show_limits(request, [error.limit])
+    if isinstance(error, InsufficientScope):  # RFC 6750, 3.1
+        sent["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     body = surface.error_body(error, request.state.request_id)
     return Response(body, error.status, sent, media_type=surface.error_media_type)
 

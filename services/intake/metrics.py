@@ -17,6 +17,7 @@ ACCEPT = Histogram(
 ACCEPTED = Counter("tileq_jobs_accepted_total", "Jobs accepted")
 RECEIVED = Counter("tileq_http_request_body_bytes_total", "Bytes of request bodies")
 REFUSED = Counter("tileq_http_refusals_total", "Refused requests by code", ["code"])
+LIMITED = Counter("tileq_limit_refusals_total", "Requests refused by a limit of their tenant", ["limit"])
 STREAMS = Gauge("tileq_event_streams", "Event streams that are open")
 DROPPED_HINTS = Counter("tileq_hints_dropped_total", "Hints that did not fit into the queue to the broker")
 DROPPED_TASKS = Counter("tileq_background_tasks_dropped_total", "Background tasks that were not started")

@@ -16,7 +16,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.intake import metrics
+from services.intake.audit import audit
 from services.intake.errors import Unexpected, error_response
+from services.intake.rate_limits import limit_headers
 from services.intake.surface import Surface, surface_of
 
 LINGER_BYTES = 512 << 20
@@ -122,6 +124,8 @@ class RequestScope:
         route = getattr(scope.get("route"), "path", "unmatched")
         code = getattr(state, "code", None)
         received = getattr(state, "received", 0)
+        principal = getattr(state, "principal", None)
+        audit(self.request, route, self.status, code)
         metrics.REQUESTS.labels(route, self.method if route != "unmatched" else "", self.status).inc()
         metrics.SECONDS.labels(route).observe(self._seconds)
         metrics.RECEIVED.inc(received)
@@ -134,7 +138,7 @@ class RequestScope:
             "status": self.status,
             "seconds": round(self._seconds, 4),
             "bytes": received,
-            "tenant": getattr(state, "tenant", None),
+            "tenant": principal.tenant if principal else None,
             "code": code,
         }
         level = log.debug if route in _QUIET_ROUTES else log.info
@@ -149,8 +153,12 @@ class RequestScope:
             await self._drain(SMALL_BODY_BYTES, SMALL_BODY_S)  # so that the connection stays open
         self.status = message["status"]
         self._seconds = time.monotonic() - self.request.state.began
+        sent = list(message.get("headers", ()))
+        if not any(name.lower() == b"cache-control" for name, _ in sent):
+            sent.append((b"cache-control", b"no-store"))  # answers are a tenant's own
         message["headers"] = [
-            *message.get("headers", ()),
+            *sent,
+            *limit_headers(self.request),
             (b"x-request-id", self.request.state.request_id.encode()),
             *surface_of(self.scope, self._default).headers,
             *([(b"connection", b"close")] if self._body_left else []),

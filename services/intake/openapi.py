@@ -21,7 +21,9 @@ from shared.views import BatchBody, JobBody, WebhookEvent
 COMMON_ERRORS: tuple[type[RequestError], ...] = (
     shared_errors.MissingKey,
     shared_errors.InvalidKey,
+    shared_errors.InsufficientScope,
     shared_errors.InvalidField,
+    shared_errors.RateLimited,
     shared_errors.QueueUnavailable,
     Unexpected,
 )
@@ -44,6 +46,7 @@ SUBMIT_ERRORS: tuple[type[RequestError], ...] = (
     shared_errors.WebhookRefused,
     shared_errors.IdempotencyMismatch,
     shared_errors.IdempotencyInProgress,
+    shared_errors.QuotaExceeded,
     shared_errors.Overloaded,
     shared_errors.ResultLost,
     shared_errors.StorageUnavailable,
@@ -186,6 +189,6 @@ def _complete(made: dict[str, Any]) -> dict[str, Any]:
             for status, response in call["responses"].items():
                 request_id = {"description": "as sent, or a new one", "schema": {"type": "string"}}
                 response.setdefault("headers", {})["X-Request-Id"] = request_id
-                if status == "401":
+                if status in ("401", "403"):
                     response["headers"]["WWW-Authenticate"] = {"schema": {"type": "string"}}
     return made

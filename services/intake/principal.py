@@ -1,28 +1,18 @@
 """The caller of a request: which tenant, by which key, with which rights and limits."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from shared.settings import IntakeSettings
-
-
-class Scope(StrEnum):
-    """What a key may do."""
-
-    JOBS = "jobs"  #: Submit, read, cancel and delete jobs and batches.
-    WEBHOOKS = "webhooks"  #: Test webhooks and rotate their secret.
+from shared.errors import InsufficientScope
+from shared.keys import Scope
+from shared.limits import TenantLimits
 
 
 @dataclass(frozen=True)
 class PrincipalLimits:
-    """What one caller may use. Every caller has the limits of the service until keys carry their own."""
+    """What one caller may use."""
 
     max_queued: int  #: queued jobs of the service above which a submission is refused
-
-    @classmethod
-    def of(cls, settings: IntakeSettings) -> "PrincipalLimits":
-        """Return the limits that the settings name."""
-        return cls(max_queued=settings.max_queued)
+    tenant: TenantLimits  #: of all callers of the tenant together
 
 
 @dataclass(frozen=True)
@@ -33,3 +23,8 @@ class Principal:
     limits: PrincipalLimits
     key_id: str = ""  #: beginning of the key's SHA-256; "" on a service without keys
     scopes: frozenset[Scope] = frozenset(Scope)
+
+    def require(self, scope: Scope) -> None:
+        """Raise `InsufficientScope` unless the caller has `scope`."""
+        if scope not in self.scopes:
+            raise InsufficientScope(scope.value)

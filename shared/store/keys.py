@@ -1,7 +1,5 @@
 """Commands on API keys; see `shared/keys.py`."""
 
-import json
-from dataclasses import asdict
 from typing import Any
 
 from shared.keys import ApiKey
@@ -10,14 +8,14 @@ from shared.store.command import StoreCommand
 
 def put(hashed: str, key: ApiKey) -> StoreCommand[int]:
     """Store or change a key under its digest."""
-    return StoreCommand("key_put", (hashed, json.dumps(asdict(key))), int, durable=True)
+    return StoreCommand("key_put", (hashed, key.to_json()), int, durable=True)
 
 
 def get(hashed: str) -> StoreCommand[tuple[ApiKey | None, float]]:
     """The key of this digest or None, and the store's clock in seconds since the epoch."""
 
     def parse(answer: Any) -> tuple[ApiKey | None, float]:
-        return (ApiKey(**json.loads(answer[0])) if answer[0] else None), float(answer[2])
+        return (ApiKey.from_json(answer[0]) if answer[0] else None), float(answer[2])
 
     return StoreCommand("key_get", (hashed,), parse)
 
@@ -27,7 +25,7 @@ def list_all() -> StoreCommand[dict[str, ApiKey]]:
     return StoreCommand(
         "key_list",
         (),
-        lambda flat: {hashed: ApiKey(**json.loads(text)) for hashed, text in zip(flat[::2], flat[1::2], strict=True)},
+        lambda flat: {hashed: ApiKey.from_json(text) for hashed, text in zip(flat[::2], flat[1::2], strict=True)},
     )
 
 

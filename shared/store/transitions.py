@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from shared.jobs import Job, State
+from shared.limits import LimitState, TenantLimits
 from shared.records import JobError
 from shared.store.command import StoreArgument, StoreCommand, TransitionResult, hash_to_dict
+from shared.store.limits import limit_state
 
+NO_LIMITS = TenantLimits()
 #: The reply to a heartbeat: go on; or stop, because of a cancellation, because `run_within` passed, or because another
 #: attempt may own the job.
 Verdict = Literal["ok", "cancel", "deadline_exceeded", "lease_lost"]
@@ -23,11 +26,16 @@ MAX_PASSED_S = 2.0  #: since the first of them; then the job is overtaken no mor
 
 @dataclass(frozen=True)
 class SubmitResult:
-    """The outcome of a submission; if it was accepted, the store's time and the queue position of a single job."""
+    """The outcome of a submission; if it was accepted, the store's time and the queue position of a single job.
 
-    outcome: Literal["accepted", "overloaded", "in_progress"]
+    If not, the seconds until there is room (`overloaded`), or the tenant's limit that it would pass (`quota_exceeded`).
+    """
+
+    outcome: Literal["accepted", "overloaded", "quota_exceeded", "in_progress"]
     at: float = 0
     position: int = -1
+    retry_after: float = 0
+    limit: LimitState | None = None
 
 
 def _triples(flat: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -49,11 +57,14 @@ def submit(
     grace: float,
     idem: tuple[str, str, str] | None = None,
     batch: Mapping[str, str] | None = None,
+    limits: TenantLimits = NO_LIMITS,
 ) -> StoreCommand[SubmitResult]:
-    """Accept all `jobs`, or none if the queue is full or another request holds the Idempotency-Key (`in_progress`).
+    """Accept all `jobs`, or none, where the queue is full, where the tenant would pass one of its `limits`, or where
+    another request holds the Idempotency-Key (`in_progress`).
 
     `grace`: seconds before the reconciler publishes the first hint itself. `idem`: (key, token, id to replay).
     """
+    stored = [sum(image.bytes for image in job.images) for job in jobs]
     order = {
         "tenant": tenant,
         "jobs": [job.to_hash() for job in jobs],
@@ -61,11 +72,18 @@ def submit(
         "idem": dict(zip(("key", "token", "subject"), idem, strict=True)) if idem else None,
         "max_queued": max_queued,
         "grace": grace,
+        "limits": limits.of_submissions or None,
+        "bytes": sum(stored),
+        "job_bytes": stored,
     }
 
     def parse(answer: Any) -> SubmitResult:
         outcome, *more = answer
-        return SubmitResult(outcome, float(more[0]), int(more[1])) if more else SubmitResult(outcome)
+        if outcome == "accepted":
+            return SubmitResult(outcome, float(more[0]), int(more[1]))
+        if outcome == "quota_exceeded":
+            return SubmitResult(outcome, limit=limit_state(more[0]))
+        return SubmitResult(outcome, retry_after=float(more[0]) if more else 0)
 
     return StoreCommand("submit", (json.dumps(order),), parse, durable=True)
 

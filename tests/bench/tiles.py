@@ -3,7 +3,7 @@
 The card's side is `load_image` of the model card, but for torchvision, of which there is no CPU build: its `ToTensor`
 and `Normalize` are written with torch and compute the same floats. Its end is the bfloat16 tensor on the CPU, ours are
 the uint8 tiles that the device normalises. Both sides run in turn in as many processes as are named, each with one
-thread, so a figure is what those cores yield together; ours are the worker's decoder processes, with their shared files.
+thread, so a figure is what those cores yield together; ours are the worker's decoder processes with all they copy.
 
 The last table serves jobs by the whole worker (threads, decoders, storage and store in memory) with an engine that does
 nothing but take the time of an H200, and tells for how much of the time that device had no tiles to work on.

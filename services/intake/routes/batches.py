@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from services.intake.context import Caller, Context
+from services.intake.context import Canceller, Context, Reader, Submitter
 from services.intake.native import native_router
 from services.intake.openapi import (
     BATCH_ACCEPTED,
@@ -42,7 +42,7 @@ RETRY_AFTER = {"Retry-After": "2"}
     responses=BATCH_ACCEPTED | errors(*SUBMIT_ERRORS),
     openapi_extra=BATCH_FORM_OR_JSON,
 )
-async def submit(request: Request, context: Context, caller: Caller) -> Response:
+async def submit(request: Request, context: Context, caller: Submitter) -> Response:
     """Submit many questions, all or none: one bad one refuses the batch, and every bad one is listed in `errors`."""
     headers = read_headers(request)
     submission = await parse_batch(request, context.settings)
@@ -55,7 +55,7 @@ async def submit(request: Request, context: Context, caller: Caller) -> Response
 
 
 @router.get("/v1/batches/{id}", responses=returns(BatchBody) | errors(NotFound))
-async def read(context: Context, caller: Caller, id: Id) -> Response:
+async def read(context: Context, caller: Reader, id: Id) -> Response:
     """Counts per state; `ended` once no job is open."""
     batch = await context.queries.get_batch(caller.tenant, id)
     return json_response(batch_body(batch), headers=_retry_after(batch))
@@ -64,7 +64,7 @@ async def read(context: Context, caller: Caller, id: Id) -> Response:
 @router.get("/v1/batches/{id}/jobs", responses=returns(JobPage) | errors(NotFound, InvalidField))
 async def list_jobs(
     context: Context,
-    caller: Caller,
+    caller: Reader,
     id: Id,
     limit: Limit = 20,
     after: Annotated[int, Query(ge=0, le=1 << 31, description="`next` of the previous page")] = 0,
@@ -83,7 +83,7 @@ async def list_jobs(
     responses=returns_stream("application/jsonl", "JSON Lines of ended jobs", TEXT)
     | errors(NotFound, StorageUnavailable),
 )
-async def results(context: Context, caller: Caller, id: Id) -> Response:
+async def results(context: Context, caller: Reader, id: Id) -> Response:
     """The ended jobs, one a line, in the order they were given, each with its output."""
     await context.queries.get_batch(caller.tenant, id)
     first = await _lines(context.queries, caller.tenant, id, 0)  # what fails here still gets an error status
@@ -92,7 +92,7 @@ async def results(context: Context, caller: Caller, id: Id) -> Response:
 
 
 @router.post("/v1/batches/{id}/cancel", responses=returns(BatchCancelBody) | errors(NotFound, Malformed))
-async def cancel(request: Request, context: Context, caller: Caller, id: Id) -> Response:
+async def cancel(request: Request, context: Context, caller: Canceller, id: Id) -> Response:
     """Cancel every job that has not ended."""
     read_headers(request)  # only checked: cancelling twice is cancelling once, with an Idempotency-Key and without
     await refuse_body(request, context.settings)

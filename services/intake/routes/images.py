@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Path, Query
 from fastapi.responses import Response
 
-from services.intake.context import Caller, Context
+from services.intake.context import Context, Reader
 from services.intake.native import native_router
 from services.intake.openapi import Responses, errors
 from services.intake.routes.jobs import Id
@@ -30,7 +30,7 @@ _IMAGE: Responses = {
 )
 async def image(
     context: Context,
-    caller: Caller,
+    caller: Reader,
     id: Id,
     n: Annotated[int, Path(ge=0, le=10_000)],
     view: Annotated[

@@ -8,7 +8,7 @@ from fastapi import Header, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from services.intake.clients.ended_markers import write_ended_marker
-from services.intake.context import AppContext, Caller, Context
+from services.intake.context import AppContext, Canceller, Context, Reader, Submitter
 from services.intake.metrics import ACCEPT
 from services.intake.native import native_router
 from services.intake.openapi import (
@@ -37,6 +37,7 @@ from shared.errors import (
     Malformed,
     NotFound,
     Overloaded,
+    QuotaExceeded,
     RequestError,
     ResultLost,
     StorageUnavailable,
@@ -59,7 +60,7 @@ MAX_RETRY_AFTER_S = 30
 
 
 @router.post("/v1/jobs", status_code=202, responses=JOB_ACCEPTED | errors(*SUBMIT_ERRORS), openapi_extra=FORM_OR_JSON)
-async def submit(request: Request, context: Context, caller: Caller) -> Response:
+async def submit(request: Request, context: Context, caller: Submitter) -> Response:
     """Submit a question. 202 means that the job will end, once, and say how."""
     headers = read_headers(request)
     submission = await parse_submission(request, context.settings)
@@ -73,7 +74,7 @@ async def submit(request: Request, context: Context, caller: Caller) -> Response
 async def list_jobs(  # noqa: PLR0917  # FastAPI reads the query from it
     request: Request,
     context: Context,
-    caller: Caller,
+    caller: Reader,
     state: Annotated[StateName | None, Query()] = None,
     batch: Annotated[str | None, Query(description="`batch_…`")] = None,
     limit: Limit = 20,
@@ -93,7 +94,7 @@ async def list_jobs(  # noqa: PLR0917  # FastAPI reads the query from it
 @router.get(
     "/v1/jobs/{id}", responses=returns(JobBody) | errors(NotFound, InvalidField, ResultLost, StorageUnavailable)
 )
-async def read(context: Context, caller: Caller, id: Id, wait: Wait = None) -> Response:
+async def read(context: Context, caller: Reader, id: Id, wait: Wait = None) -> Response:
     """A job as it is; with `wait`, as it is at its end or after that many seconds."""
     queries = context.queries
     job = await (queries.wait_until_ended(caller.tenant, id, wait) if wait else queries.get(caller.tenant, id))
@@ -101,7 +102,7 @@ async def read(context: Context, caller: Caller, id: Id, wait: Wait = None) -> R
 
 
 @router.delete("/v1/jobs/{id}", status_code=204, responses=errors(NotFound, JobNotEnded))
-async def delete(context: Context, caller: Caller, id: Id) -> Response:
+async def delete(context: Context, caller: Canceller, id: Id) -> Response:
     """Delete an ended job: its record, images and output."""
     await context.queries.get(caller.tenant, id)
     outcome = await context.store.run(transitions.delete(caller.tenant, id))
@@ -119,7 +120,7 @@ async def delete(context: Context, caller: Caller, id: Id) -> Response:
 
 
 @router.post("/v1/jobs/{id}/cancel", responses=returns(CancelBody) | errors(NotFound, Malformed))
-async def cancel(request: Request, context: Context, caller: Caller, id: Id) -> Response:
+async def cancel(request: Request, context: Context, caller: Canceller, id: Id) -> Response:
     """Cancel: a queued job ends at once, a running one within about a second, an ended one stays as it is."""
     read_headers(request)  # only checked: cancelling twice is cancelling once, with an Idempotency-Key and without
     await refuse_body(request, context.settings)
@@ -144,13 +145,14 @@ async def cancel(request: Request, context: Context, caller: Caller, id: Id) -> 
         Malformed,
         IdempotencyMismatch,
         IdempotencyInProgress,
+        QuotaExceeded,
         Overloaded,
         ResultLost,
         StorageUnavailable,
     ),
     openapi_extra={"parameters": PREFERENCES},
 )
-async def retry(request: Request, context: Context, caller: Caller, id: Id) -> Response:
+async def retry(request: Request, context: Context, caller: Submitter, id: Id) -> Response:
     """Ask the same again, as a new job with `retry_of`."""
     headers = read_headers(request)
     await refuse_body(request, context.settings)
@@ -161,7 +163,7 @@ async def retry(request: Request, context: Context, caller: Caller, id: Id) -> R
     "/v1/jobs/{id}/result",
     responses=returns(ResultBody) | errors(NotFound, JobNotEnded, JobFailed, ResultLost, StorageUnavailable),
 )
-async def result(context: Context, caller: Caller, id: Id) -> Response:
+async def result(context: Context, caller: Reader, id: Id) -> Response:
     """The output alone, once there is one."""
     job = await context.queries.get(caller.tenant, id)
     if not job.state.terminal:
@@ -180,7 +182,7 @@ async def result(context: Context, caller: Caller, id: Id) -> Response:
     | errors(NotFound, InvalidField, Overloaded),
 )
 async def events(
-    context: Context, caller: Caller, id: Id, last_event_id: Annotated[str | None, Header(max_length=100)] = None
+    context: Context, caller: Reader, id: Id, last_event_id: Annotated[str | None, Header(max_length=100)] = None
 ) -> Response:
     """The job as it happens: `state`, `delta`, `reset`, `end`. `Last-Event-ID` resumes."""
     job = await context.queries.get(caller.tenant, id)

@@ -2,7 +2,7 @@
 
 from fastapi.responses import Response
 
-from services.intake.context import Caller, Context
+from services.intake.context import Context, Reader
 from services.intake.native import native_router
 from services.intake.openapi import errors, returns
 from services.intake.rendering import json_response
@@ -12,7 +12,7 @@ router = native_router("system")
 
 
 @router.get("/v1/models", tags=["models"], responses=returns(ModelList) | errors())
-async def list_models(context: Context, caller: Caller) -> Response:
+async def list_models(context: Context, caller: Reader) -> Response:
     """Every model this service knows, with its limits, the workers alive and the jobs queued."""
     del caller  # any tenant may ask
     stats = await context.models.stats()

@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import Path, Request
 from fastapi.responses import Response
 
-from services.intake.context import AppContext, Caller, Context
+from services.intake.audit import set_target
+from services.intake.context import AppContext, Context, Manager, Reader
 from services.intake.native import native_router
 from services.intake.openapi import errors, request_body, returns
 from services.intake.rendering import json_response
@@ -38,7 +39,7 @@ _BODY_ERRORS = (Malformed, BodyTooLarge, UnsupportedMediaType, InvalidField)
 
 
 @router.get("/v1/jobs/{id}/deliveries", responses=returns(DeliveryList) | errors(NotFound))
-async def list_deliveries(context: Context, caller: Caller, id: Id) -> Response:
+async def list_deliveries(context: Context, caller: Reader, id: Id) -> Response:
     """Each message to the job's webhook, with every attempt."""
     await context.queries.get(caller.tenant, id)
     messages = await context.store.run(deliveries.list_for("job", id))
@@ -52,7 +53,7 @@ async def list_deliveries(context: Context, caller: Caller, id: Id) -> Response:
     responses=returns(DeliveryBody, 202) | errors(NotFound, Malformed),
 )
 async def redeliver(
-    request: Request, context: Context, caller: Caller, id: Id, msg: Annotated[str, Path(description="`msg_…`")]
+    request: Request, context: Context, caller: Manager, id: Id, msg: Annotated[str, Path(description="`msg_…`")]
 ) -> Response:
     """Send a message once more, on a fresh schedule, under the same `webhook-id`."""
     refuse_idempotency_key(request)
@@ -72,11 +73,12 @@ async def redeliver(
     responses=returns(WebhookTestBody) | errors(*_BODY_ERRORS, WebhookRefused),
     openapi_extra={"requestBody": request_body(json="WebhookTestRequest")},
 )
-async def test(request: Request, context: Context, caller: Caller) -> Response:
+async def test(request: Request, context: Context, caller: Manager) -> Response:
     """Send one signed `webhook.test` and return its outcome."""
     refuse_idempotency_key(request)
     asked = read(WebhookTestRequest, without_nulls(await read_json(request, context.settings), WebhookTestRequest))
     host = await context.webhook_urls.host(asked.url)
+    set_target(request, host)
     msg = new_id("msg")
     headers = context.settings.keyring.encrypt_headers(asked.headers, caller.tenant)
     await context.store.run(deliveries.add_test(msg, caller.tenant, asked.url, host, headers=headers))
@@ -93,7 +95,7 @@ async def test(request: Request, context: Context, caller: Caller) -> Response:
     responses=returns(SecretBody) | errors(*_BODY_ERRORS),
     openapi_extra={"requestBody": request_body(required=False, json="RotateRequest")},
 )
-async def rotate(request: Request, context: Context, caller: Caller) -> Response:
+async def rotate(request: Request, context: Context, caller: Manager) -> Response:
     """Make a new secret, shown this once. The previous one also signs during the overlap."""
     refuse_idempotency_key(request)
     asked = read(RotateRequest, await read_json(request, context.settings, default={}))
@@ -102,7 +104,7 @@ async def rotate(request: Request, context: Context, caller: Caller) -> Response
     rotation = webhook_secrets.rotate_secret(caller.tenant, secret, asked.overlap, configured, context.settings.keyring)
     until = await context.store.run(rotation)
     body = SecretBody.model_validate({"secret": secret, "overlap_ends_at": moment(until)})
-    return json_response(body, headers={"Cache-Control": "no-store"})
+    return json_response(body)
 
 
 async def _outcome(context: AppContext, msg: str) -> Delivery | None:

@@ -17,6 +17,7 @@ from services.intake.clients.hints import HintPublisher
 from services.intake.clients.readiness import Readiness
 from services.intake.clients.storage import Storage
 from services.intake.principal import Principal
+from services.intake.quotas import quota_exceeded
 from services.intake.submission.idempotency import KeyReservation
 from services.intake.submission.prepare import PreparedJob
 from shared.errors import (
@@ -89,11 +90,12 @@ class Commit:
                 grace=self._first_hint_delay_s,
                 idem=reservation.binding(resource_id),
                 batch=batch,
+                limits=principal.limits.tenant,
             )
             uncertain = True
             submitted = await self._store.run(call)
             uncertain = False
-            _refuse_unless_accepted(submitted)
+            _refuse_unless_accepted(submitted, len(jobs))
         except BaseException as error:
             uncertain = uncertain and not isinstance(error, StoreRejected)
             ids = [one.job.id for one in prepared]
@@ -142,8 +144,10 @@ class Commit:
             await self._storage.discard([*map(job_prefix, ids), *([batch_key(batch)] if batch else [])])
 
 
-def _refuse_unless_accepted(submitted: SubmitResult) -> None:
+def _refuse_unless_accepted(submitted: SubmitResult, jobs: int) -> None:
     if submitted.outcome == "overloaded":
-        raise Overloaded(retry_after=5)
+        raise Overloaded(retry_after=submitted.retry_after)
+    if submitted.limit is not None:
+        raise quota_exceeded(submitted.limit, jobs)
     if submitted.outcome == "in_progress":
         raise IdempotencyInProgress(retry_after=1)

@@ -18,6 +18,7 @@ from shared.batches import Batch
 from shared.errors import BodyTooLarge, InvalidField, JobNotEnded, RequestError
 from shared.ids import new_id
 from shared.jobs import Job
+from shared.keys import Scope
 from shared.settings import IntakeSettings
 from shared.store.client import AsyncStore
 
@@ -55,6 +56,7 @@ class Submissions:
 
     async def submit(self, principal: Principal, submission: Submission, headers: RequestHeaders) -> AcceptedJob:
         """Accept one job."""
+        _require_reading_of_parent(principal, submission)
         async with self._reserved(principal, headers, submission.fingerprint()) as reservation:
             if reservation.replay:
                 return await self._replay(principal, reservation)
@@ -63,6 +65,7 @@ class Submissions:
 
     async def retry(self, principal: Principal, id: str, headers: RequestHeaders) -> AcceptedJob:
         """Accept a new job that asks what the ended job `id` was asked."""
+        principal.require(Scope.READ)  # an answer tells of what the old job asked
         old = await self._queries.get(principal.tenant, id)
         if not old.state.terminal:
             raise JobNotEnded
@@ -79,7 +82,7 @@ class Submissions:
         async with self._reserved(principal, headers, submission.fingerprint()) as reservation:
             id = reservation.replay or new_id("batch")
             if not reservation.replay:
-                prepared = await self._prepare_all(principal.tenant, submission, id, headers.traceparent)
+                prepared = await self._prepare_all(principal, submission, id, headers.traceparent)
                 record = await self._batch_record(id, principal.tenant, submission, reservation)
                 await self._commit.commit(principal, prepared, reservation, resource_id=id, batch=record)
                 ACCEPTED.inc(len(prepared))
@@ -99,7 +102,7 @@ class Submissions:
         return AcceptedJob(prepared.as_accepted(submitted))
 
     async def _prepare_all(
-        self, tenant: str, submission: BatchSubmission, batch: str, trace: str
+        self, principal: Principal, submission: BatchSubmission, batch: str, trace: str
     ) -> Sequence[PreparedJob]:
         prepared: list[PreparedJob] = []
         rejected: list[RejectedItem] = []
@@ -108,8 +111,11 @@ class Submissions:
             if isinstance(item, RejectedItem):
                 rejected.append(item)
                 continue
+            _require_reading_of_parent(principal, item)
             try:
-                prepared.append(await self._preparation.prepare(tenant, item, inspected, trace=trace, batch=batch))
+                prepared.append(
+                    await self._preparation.prepare(principal.tenant, item, inspected, trace=trace, batch=batch)
+                )
             except RequestError as error:
                 if error.status >= 500:
                     raise
@@ -132,6 +138,12 @@ class Submissions:
         if reservation.key:
             record["idem"] = reservation.key
         return record
+
+
+def _require_reading_of_parent(principal: Principal, submission: Submission) -> None:
+    """Raise `InsufficientScope` where a caller that may not read asks about an earlier job: the answer tells of it."""
+    if submission.question.parent is not None:
+        principal.require(Scope.READ)
 
 
 def _refused(rejected: Sequence[RejectedItem], total: int) -> InvalidField:

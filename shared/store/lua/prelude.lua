@@ -9,6 +9,8 @@
 --   hosts               hosts by next due delivery  line:{host} deliveries queued for one host by when due
 --   host:{host}:busy    deliveries in flight        host:{host}:fails, :open      failures in a row, breaker open until
 --   idem:{t}:{key}      hash                        trash       ids whose objects are still to be deleted
+--   limits              overrides by tenant         usage:{t}:{day}, rate:{t}   what a tenant has used, requests
+--   drain               claims at two moments
 --   secrets_keys        ids of the keys that encrypt stored secrets
 --   unmarked            ids of jobs that ended without a result by their end, until their ended.json is written
 -- FAILURES, put in front by shared/store/client.py, maps the code of a failure to its message (shared/errors.py).
@@ -178,6 +180,47 @@ local function end_batch(id, expires, force)
   return create_delivery(id, 'batch', b.tenant, b.webhook, 'ended')
 end
 
+local function usage_key(tenant) return P .. 'usage:' .. tenant .. ':' .. math.floor(now / 86400) end
+
+-- Count what a tenant has used today (UTC).
+local function charge(tenant, name, amount)
+  if amount <= 0 then return end
+  call('HINCRBY', usage_key(tenant), name, amount)
+  call('EXPIRE', usage_key(tenant), 172800)
+end
+
+-- Estimate the seconds until workers have claimed `excess` jobs, by their claims since a sample 10 to 120 s ago: 1 to 60.
+local function drain_seconds(excess)
+  local claims = tonumber(call('HGET', P .. 'moves', 'running') or 0)
+  local s = read(P .. 'drain', 'at', 'claims', 'since', 'from')
+  local at = tonumber(s.at) or 0
+  if now - at >= 10 then
+    call('HSET', P .. 'drain', 'at', stamp(now), 'claims', claims, 'since', s.at, 'from', s.claims)
+    s.since, s.from = s.at, s.claims
+  end
+  local since = tonumber(s.since) or 0
+  if now - since > 120 then return 5 end
+  local rate = (claims - tonumber(s.from)) / (now - since)
+  return math.min(60, math.max(1, excess / math.max(rate, 0.001)))
+end
+
+-- The limit that `jobs` more jobs of a tenant with `bytes` of images would pass: {name, value, remaining, seconds}, or nil.
+local function exceeded(tenant, limits, jobs, bytes)
+  if limits.queued > 0 then
+    local queued = call('ZCARD', P .. 'jobs:' .. tenant .. ':queued')
+    local excess = queued + jobs - limits.queued
+    if excess > 0 then return {'queued', limits.queued, limits.queued - queued, stamp(drain_seconds(excess))} end
+  end
+  if limits.bytes == 0 and limits.tokens == 0 then return nil end
+  local used, left = read(usage_key(tenant), 'bytes', 'tokens'), stamp(86400 - now % 86400)
+  local stored, tokens = tonumber(used.bytes) or 0, tonumber(used.tokens) or 0
+  if limits.bytes > 0 and (stored + bytes > limits.bytes or stored >= limits.bytes) then
+    return {'bytes', limits.bytes, limits.bytes - stored, left}
+  end
+  if limits.tokens > 0 and tokens >= limits.tokens then return {'tokens', limits.tokens, 0, left} end
+  return nil
+end
+
 -- End a job: leave every queue, create the delivery, count the batch. Returns the deliveries now due.
 local function close(id, j, to, error)
   dequeue(id, j)
@@ -187,6 +230,11 @@ local function close(id, j, to, error)
   if error then call('HSET', P .. 'job:' .. id, 'error', error) end
   call('HDEL', P .. 'job:' .. id, 'request', 'not_before', 'hints')
   call('ZADD', P .. 'expiry', stamp(expires), id)
+  if j.started ~= '' then
+    local r = read(P .. 'job:' .. id, 'usage', 'completion_tokens')
+    local tokens = r.usage ~= '' and cjson.decode(r.usage).completion_tokens or tonumber(r.completion_tokens) or 0
+    charge(j.tenant, 'tokens', tokens)
+  end
   if to ~= 'succeeded' then call('ZADD', P .. 'unmarked', stamp(now), id) end
   move(id, j, to)
   local due = {}

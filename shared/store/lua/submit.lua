@@ -1,8 +1,12 @@
 -- Accept all the jobs of ARGV[1] (JSON), or none. Repeating it with the same ids changes nothing.
--- Returns {overloaded}, {in_progress}, or {accepted, now, jobs ahead of a single one or -1}.
+-- Returns {overloaded, seconds until there is room}, {quota_exceeded, limit}, {in_progress}, or {accepted, now, jobs ahead of a single one or -1}.
 local order = cjson.decode(ARGV[1])
-local counts = read(P .. 'counts', 'queued')
-if (tonumber(counts.queued) or 0) + #order.jobs > order.max_queued then return {'overloaded'} end
+if call('EXISTS', P .. 'job:' .. order.jobs[1].id) == 0 then -- else it was accepted, and the answer was lost
+  local excess = (tonumber(call('HGET', P .. 'counts', 'queued')) or 0) + #order.jobs - order.max_queued
+  if excess > 0 then return {'overloaded', stamp(drain_seconds(excess))} end
+  local passed = order.limits ~= cjson.null and exceeded(order.tenant, order.limits, #order.jobs, order.bytes)
+  if passed then return {'quota_exceeded', passed} end
+end
 if order.idem ~= cjson.null then
   local key = P .. 'idem:' .. order.tenant .. ':' .. order.idem.key
   local r = read(key, 'token', 'subject')
@@ -31,6 +35,7 @@ for i, record in ipairs(order.jobs) do
     write(key, record)
     if record.batch then call('ZADD', P .. 'batch:' .. record.batch .. ':jobs', i, record.id) end
     local j = job(record.id)
+    charge(order.tenant, 'bytes', order.job_bytes[i])
     enqueue(record.id, j)
     call('ZADD', P .. 'outbox', stamp(now + order.grace), record.id)
     call('ZADD', P .. 'deadlines', stamp(start_by), record.id)

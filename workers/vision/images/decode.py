@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from shared.images import SNIFF_BYTES, ImageLimits, accepted_formats, accepted_names, sniff
+from shared.imaging.fault import fault
 from shared.imaging.opening import configure_pillow, open_image
 from shared.imaging.orientation import upright
 from shared.tiling import Grid, grid, tile_count
@@ -26,7 +27,6 @@ from workers.vision.images.samples import is_wide, scale_colours, to_eight_bits,
 from workers.vision.images.truncated import is_truncation, load_truncated
 
 WHITE = (255, 255, 255, 255)
-MAX_REASON_CHARACTERS = 300  #: of Pillow's own message
 
 
 class MemoryShortage(Exception):
@@ -62,6 +62,9 @@ class TilePlan:
 def configure(limits: ImageLimits) -> None:
     """Set Pillow's process-wide limits."""
     configure_pillow(limits)
+    warnings.filterwarnings(
+        "ignore", module="PIL"
+    )  # about the metadata of images; a log line each, with bytes of theirs
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
@@ -70,7 +73,7 @@ def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
     try:
         return _decode(data, limits)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = f"it has more than {limits.max_pixels} pixels ({error})"
+        reason = f"it has more than {limits.max_pixels} pixels ({fault(error)})"
         raise DecodeError(reason, "image_too_many_pixels") from error
     except MemoryError as error:
         raise MemoryShortage("decoding") from error
@@ -79,7 +82,7 @@ def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
     except Exception as error:
         if "out of memory" in str(error).lower():  # how Pillow reports a failed malloc of a codec
             raise MemoryShortage("decoding") from error
-        raise DecodeError(f"it is broken: {str(error) or type(error).__name__}"[:MAX_REASON_CHARACTERS]) from error
+        raise DecodeError(f"it is broken: {fault(error)}") from error
 
 
 def as_displayed(image: Image.Image) -> Image.Image:

@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from workers.vision.images.decode import (
 from workers.vision.images.resampler import Resampler, ResamplerDiffers
 
 MAX_REQUEST_BYTES = 4096
+STDERR = 2
 
 
 def main(arguments: str) -> None:
@@ -48,7 +50,9 @@ def main(arguments: str) -> None:
         for request, source, target in _requests(connection):
             limit_cpu(options["timeout_s"])
             try:
-                _send(connection, reply(request, limits, options["tile_side"], source, target, resampler=resampler))
+                with silent_libraries():
+                    answer = reply(request, limits, options["tile_side"], source, target, resampler=resampler)
+                _send(connection, answer)
             finally:
                 os.close(source)
                 os.close(target)
@@ -60,6 +64,19 @@ def limit_resources(memory_bytes: int) -> None:
     limit = _mapped_bytes() + memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+@contextmanager
+def silent_libraries() -> Iterator[None]:
+    """Drop what libraries of C print meanwhile: libtiff's lines would enter the worker's log, and quote the file."""
+    kept = os.dup(STDERR)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), STDERR)
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
 
 
 def limit_cpu(timeout_s: float) -> None:

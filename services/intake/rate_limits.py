@@ -1,0 +1,56 @@
+"""Limits of tenants at the door: a request is counted, refused where a limit is passed, and told how much is left.
+
+The header fields are those of draft-ietf-httpapi-ratelimit-headers-10: `RateLimit-Policy: "requests";q=600;w=60` and
+`RateLimit: "requests";r=599;t=1`. This module is the one place that writes them.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from starlette.requests import Request
+
+from services.intake.principal import Principal
+from services.intake.quotas import quota_exceeded
+from shared.limits import WINDOW_S, LimitState
+from shared.store import limits
+from shared.store.client import AsyncStore
+
+
+class RateLimiter:
+    """Counts requests in the job store: one round trip for a tenant with limits, none for others."""
+
+    def __init__(self, store: AsyncStore) -> None:
+        self._store = store
+
+    async def admit(self, request: Request, principal: Principal, *, submits: bool) -> None:
+        """Count `request`. Raises `RateLimited`, `QuotaExceeded` for a submission, or `QueueUnavailable`."""
+        tenant = principal.limits.tenant
+        if not tenant.requests and not (submits and tenant.of_submissions):
+            return
+        admitted, states = await self._store.run(limits.admit(principal.tenant, tenant, submits=submits))
+        show_limits(request, states)
+        if not admitted:
+            raise quota_exceeded(states[-1])
+
+
+def show_limits(request: Request, states: Sequence[LimitState]) -> None:
+    """Let the answer to `request` tell of these limits, beside those that it tells of already."""
+    shown: dict[str, LimitState] = getattr(request.state, "limits", {})
+    request.state.limits = shown | {state.name: state for state in states}
+
+
+def limit_headers(request: Request) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the header fields of the limits that `request` was held to."""
+    shown: dict[str, LimitState] = getattr(request.state, "limits", {})
+    if shown:
+        yield b"ratelimit-policy", ", ".join(map(_policy, shown.values())).encode()
+        yield b"ratelimit", ", ".join(map(_left, shown.values())).encode()
+
+
+def _policy(state: LimitState) -> str:
+    window = WINDOW_S[state.name]
+    return f'"{state.name}";q={state.limit}' + (f";w={window}" if window else "")
+
+
+def _left(state: LimitState) -> str:
+    return f'"{state.name}";r={state.remaining};t={max(0, math.ceil(state.reset_s))}'

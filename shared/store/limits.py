@@ -1,0 +1,43 @@
+"""Commands on the limits of tenants; see `shared/limits.py`."""
+
+import json
+from typing import Any
+
+from shared.limits import LimitName, LimitOverride, LimitState, TenantLimits
+from shared.store.command import StoreCommand
+
+
+def get(tenant: str) -> StoreCommand[tuple[LimitOverride | None, dict[LimitName, int]]]:
+    """The override of `tenant` or None, and what it has used: queued jobs now, bytes and tokens today (UTC)."""
+
+    def parse(reply: Any) -> tuple[LimitOverride | None, dict[LimitName, int]]:
+        text, queued, stored, tokens = reply
+        used: dict[LimitName, int] = {"queued": int(queued), "bytes": int(stored or 0), "tokens": int(tokens or 0)}
+        return (LimitOverride.model_validate_json(text) if text else None), used
+
+    return StoreCommand("limits_get", (tenant,), parse)
+
+
+def put(tenant: str, override: LimitOverride) -> StoreCommand[int]:
+    """Store the override of `tenant`; an empty one removes it."""
+    text = json.dumps(override.given()) if override.given() else ""
+    return StoreCommand("limits_put", (tenant, text), int, durable=True)
+
+
+def admit(tenant: str, limits: TenantLimits, *, submits: bool) -> StoreCommand[tuple[bool, list[LimitState]]]:
+    """Count one request of `tenant`: whether it is admitted, and the limits that refuse it or are to be shown.
+
+    A request that `submits` is refused, too, where no further job would be taken.
+    """
+
+    def parse(reply: Any) -> tuple[bool, list[LimitState]]:
+        return bool(reply[0]), [limit_state(one) for one in reply[1]]
+
+    submission = json.dumps(limits.of_submissions) if submits and limits.of_submissions else ""
+    return StoreCommand("admit", (tenant, limits.requests, submission), parse)
+
+
+def limit_state(reply: Any) -> LimitState:
+    """Parse {name, limit, remaining, seconds}."""
+    name, limit, remaining, seconds = reply
+    return LimitState(name, int(limit), max(0, int(remaining)), float(seconds))
