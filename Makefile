@@ -22,7 +22,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos mutants fuzz lint audit bench-accept bench-answer bench-engine parity evaluate constraints clean
+.PHONY: help env demo test chaos mutants fuzz load lint audit bench-accept bench-answer bench-engine parity evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -62,6 +62,9 @@ bench-answer: $(STAMP)  ## time of a question about 13 tiles on a CPU, demo mode
 
 bench-engine: $(STAMP)  ## vision, prefill, decoding, many jobs and second rounds in Mini's shapes, both engines in turn
 	@$(BIN)/python -m tests.bench.engine $(ARGS)
+
+load: $(STAMP)  ## 100 small jobs a second for 5 minutes, from submission to webhook, and what each process weighs
+	@$(BIN)/python -m tests.bench.load $(ARGS)
 
 parity: $(STAMP)  ## the cases of $TILEQ_PARITY (default ../shared/parity): prompts, tiles, logits and answers
 	@$(BIN)/python -m pytest -m parity tests $(ARGS)
