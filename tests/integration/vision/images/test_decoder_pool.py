@@ -193,7 +193,7 @@ def test_a_process_that_hangs_is_killed_and_the_machine_is_blamed() -> None:
 def test_processor_time_is_the_images_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel counts whole seconds from the start of the process: one is left after its start."""
     monkeypatch.setattr(decoder_pool_module, "MAX_WALL_FACTOR", 100_000)
-    slow = encoded(Image.effect_noise((5_000, 5_000), 100), "JPEG", quality=95, progressive=True)
+    slow = encoded(Image.effect_noise((7_000, 7_000), 100), "JPEG", quality=95, progressive=True)
     with decoder_pool(timeout_s=0.001) as hasty, pytest.raises(DecodeError, match=r"0\.001 s of processor time"):
         hasty.tile(slow, 40, thumbnail=True)
 
