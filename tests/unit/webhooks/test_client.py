@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_network
 from pathlib import Path
@@ -50,7 +50,8 @@ class Nat:
 @pytest.fixture
 def connections() -> Iterator[list[object]]:
     """Addresses that any socket of this process is connected to meanwhile, as Python's audit events tell."""
-    SPIES.append(seen := [])
+    seen: list[object] = []
+    SPIES.append(seen)
     yield seen
     SPIES.remove(seen)
 
@@ -280,7 +281,7 @@ def flips() -> Lookup:
 
 
 #: Everything that leads home, by a name whose look-up is scripted.
-LEADS_HOME = {
+LEADS_HOME: dict[str, Callable[[], Lookup]] = {
     "to a private address": lambda: looks_up("10.0.0.1"),
     "to this machine, then out": flips,
     "A out, AAAA home": lambda: looks_up(PUBLIC, "fd00:ec2::254"),
