@@ -22,7 +22,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos mutants fuzz lint audit bench-accept bench-answer bench-tiles bench-engine parity evaluate constraints clean
+.PHONY: help env demo test chaos mutants fuzz load lint audit bench-accept bench-answer bench-engine parity evaluate constraints clean bench-tiles
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -65,6 +65,9 @@ bench-tiles: $(STAMP)  ## bytes of an image to tiles, beside the model card's co
 
 bench-engine: $(STAMP)  ## vision, prefill, decoding, many jobs and second rounds in Mini's shapes, both engines in turn
 	@$(BIN)/python -m tests.bench.engine $(ARGS)
+
+load: $(STAMP)  ## 100 small jobs a second for 5 minutes, from submission to webhook, and what each process weighs
+	@$(BIN)/python -m tests.bench.load $(ARGS)
 
 parity: $(STAMP)  ## the cases of $TILEQ_PARITY (default ../shared/parity): prompts, tiles, logits and answers
 	@$(BIN)/python -m pytest -m parity tests $(ARGS)
