@@ -104,15 +104,33 @@ def _peer(name: str, folder: Path, job_s: float) -> tuple[System, list[list[Prog
         "PEER_S3_SECRET": s3.secret_key,
         "PEER_SECONDS": str(job_s),
         "PEER_RUNS": str(runs),
-        "PYTHONPATH": str(APPS),
     }
     python = str(PEER_PYTHON.absolute())
     module = f"{name}_app"
     workers = {
-        "celery": ["celery", "-A", f"{module}:queue", "worker", "--concurrency=2", "--loglevel=WARNING"],
-        "taskiq": ["taskiq", "worker", f"{module}:broker", "--log-level=WARNING"],
+        "celery": [
+            "celery",
+            "--workdir",
+            str(APPS),
+            "-A",
+            f"{module}:queue",
+            "worker",
+            "--concurrency=2",
+            "--loglevel=WARNING",
+        ],
+        "taskiq": ["taskiq", "worker", "--app-dir", str(APPS), f"{module}:broker", "--log-level=WARNING"],
     }
-    serve = [python, "-m", "uvicorn", f"{module}:app", "--port", str(port), "--log-level=warning"]
+    serve = [
+        python,
+        "-m",
+        "uvicorn",
+        "--app-dir",
+        str(APPS),
+        f"{module}:app",
+        "--port",
+        str(port),
+        "--log-level=warning",
+    ]
     url = f"http://127.0.0.1:{port}"
     stages = [
         [valkey(folder / "valkey", redis_port), weed],
