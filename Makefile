@@ -10,6 +10,7 @@ PIP_FLAGS ?=
 ARGS ?=
 SEED ?= 7
 MINUTES ?= 5
+FILES ?= 20000
 #: What `make constraints` pins by hand: a range would take the newest build, with several GB of CUDA packages.
 TORCH ?= 2.13.0
 
@@ -21,7 +22,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos mutants lint bench-accept bench-answer bench-engine parity evaluate constraints clean
+.PHONY: help env demo test chaos mutants fuzz load lint audit bench-accept bench-answer bench-engine parity evaluate constraints clean bench-tiles
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -35,6 +36,9 @@ test: $(STAMP)  ## every test, against real servers
 chaos: $(STAMP)  ## faults for MINUTES after a schedule drawn from SEED; the last line is the verdict
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
+fuzz: $(STAMP)  ## FILES damaged images, drawn from SEED, against intake's header check and the decoder processes
+	@$(BIN)/python -m tests.fuzz --files $(FILES) --seed $(SEED) $(ARGS)
+
 mutants: $(STAMP)  ## bugs put in by hand, each of which the tests must notice
 	@$(BIN)/python -m tests.chaos.mutants $(ARGS)
 
@@ -45,14 +49,25 @@ lint: $(STAMP)  ## style, types, import rules, the Dockerfile
 	@$(BIN)/hadolint infra/docker/Dockerfile
 	@$(BIN)/mypy
 
+audit: $(STAMP)  ## known bugs of pinned packages, risky calls, the workflow files; ARGS=--strict fails without a network
+	@$(BIN)/bandit --quiet -ll --recursive services workers shared infra
+	@$(BIN)/zizmor --quiet --offline .github
+	@$(BIN)/pip-audit --no-deps --disable-pip --progress-spinner off --requirement constraints.txt $(ARGS)
+
 bench-accept: $(STAMP)  ## cost of accepting a job, against the same work done by hand
 	@$(BIN)/python -m tests.bench.accept $(ARGS)
 
 bench-answer: $(STAMP)  ## time of a question about 13 tiles on a CPU, demo model, whole service
 	@$(BIN)/python -m tests.bench.answer $(ARGS)
 
+bench-tiles: $(STAMP)  ## bytes of an image to tiles, beside the model card's code, and how long a device waits for tiles
+	@$(BIN)/python -m tests.bench.tiles $(ARGS)
+
 bench-engine: $(STAMP)  ## vision, prefill, decoding, many jobs and second rounds in Mini's shapes, both engines in turn
 	@$(BIN)/python -m tests.bench.engine $(ARGS)
+
+load: $(STAMP)  ## 100 small jobs a second for 5 minutes, from submission to webhook, and what each process weighs
+	@$(BIN)/python -m tests.bench.load $(ARGS)
 
 parity: $(STAMP)  ## the cases of $TILEQ_PARITY (default ../shared/parity): prompts, tiles, logits and answers
 	@$(BIN)/python -m pytest -m parity tests $(ARGS)

@@ -63,13 +63,16 @@ class TokenUsage(RecordValue):
 
 
 class StageTimings(RecordValue):
-    """Seconds of each stage; `first_token` and `total` count from the claim."""
+    """Seconds of each stage of the attempt that answered. Without `first_token` they add up to `total`."""
 
-    queue: float | None = None
-    fetch: float | None = None
-    tile: float | None = None
-    vision: float | None = None
-    prefill: float | None = None
-    decode: float | None = None
-    first_token: float | None = None
-    total: float | None = None
+    queue: Annotated[float | None, Field(description="from submission to this attempt's claim")] = None
+    fetch: Annotated[float | None, Field(description="reading the request and its images")] = None
+    tile: Annotated[float | None, Field(description="decoding the images and cutting tiles")] = None
+    engine_wait: Annotated[
+        float | None, Field(description="building the prompt, and waiting for a place in the engine's steps")
+    ] = None
+    vision: Annotated[float | None, Field(description="encoding tiles, beside other jobs")] = None
+    prefill: Annotated[float | None, Field(description="computing the prompt, beside other jobs")] = None
+    decode: Annotated[float | None, Field(description="from the first token to the last")] = None
+    first_token: Annotated[float | None, Field(description="from submission to the first text")] = None
+    total: Annotated[float | None, Field(description="from submission to the answer")] = None

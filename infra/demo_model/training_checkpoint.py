@@ -26,7 +26,7 @@ def load() -> dict[str, Any] | None:
     """Return the saved state, None if there is none."""
     path = OUTPUT_FOLDER / STATE_FILE
     # pickled optimiser states, written by this module: no file from elsewhere is read
-    return torch.load(path, weights_only=False) if path.exists() else None
+    return torch.load(path, weights_only=False) if path.exists() else None  # nosec B614
 
 
 def write_pid() -> None:

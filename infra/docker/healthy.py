@@ -8,7 +8,7 @@ from urllib.request import urlopen
 def main(url: str) -> int:
     """Return the exit status."""
     try:
-        with urlopen(url, timeout=4) as answer:
+        with urlopen(url, timeout=4) as answer:  # nosec B310 - the URL is the image's own
             return 0 if answer.status == 200 else 1
     except (OSError, HTTPException) as error:  # HTTPError, refused, reset, timed out; or no HTTP at all
         print(f"{url}: {error}")

@@ -11,7 +11,7 @@ next check.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -55,6 +55,7 @@ class Attempt:
         self.aborted_at = 0.0
         self.progress: dict[str, StoreArgument] = {}  #: fields of the job's record
         self.timings = {"queue": max(0.0, job.claimed - job.created)}  #: seconds of each stage
+        self._stage_ended = self.claimed_at
         self._reported: dict[str, StoreArgument] = {}
 
     def abort(self, reason: AbortReason) -> None:
@@ -72,13 +73,24 @@ class Attempt:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Report and time the stage `name`. Raises `AttemptAborted` before or after it if work has to stop."""
+        """Report and time the stage `name`, which begins where the one before ended: at first, at the claim.
+
+        Raises `AttemptAborted` before or after it if work has to stop.
+        """
         self.check()
         self.progress["stage"] = name
-        began = time.monotonic()
         yield
-        self.timings[name] = time.monotonic() - began
+        now = time.monotonic()
+        self.timings[name] = now - self._stage_ended
+        self._stage_ended = now
         self.check()
+
+    def time_engine(self, stages: Mapping[str, float]) -> None:
+        """Add the seconds of the engine's stages; what else passed since the last stage was waiting for them."""
+        now = time.monotonic()
+        self.timings["engine_wait"] = max(0.0, now - self._stage_ended - sum(stages.values()))
+        self.timings |= stages
+        self.timings["total"] = self.timings["queue"] + now - self.claimed_at
 
     @property
     def age(self) -> float:

@@ -14,6 +14,7 @@ from workers.vision.deltas import DeltaBuffer
 from workers.vision.engine.base import (
     Cancelled,
     ContextExceeded,
+    DeadlineExceeded,
     Delta,
     Done,
     Engine,
@@ -58,6 +59,7 @@ def build_request(
         sampling,
         priority=attempt.job.priority,
         cache_salt=attempt.job.tenant if sharing == "tenant" else "",
+        deadline=attempt.deadline,
     )
 
 
@@ -93,6 +95,9 @@ def translate_errors(engine: Engine, attempt: Attempt) -> Iterator[None]:
     except Cancelled as error:
         attempt.check()
         raise Transient("internal", "the worker's engine stopped before the job was answered") from error
+    except DeadlineExceeded as error:
+        attempt.abort("deadline_exceeded")
+        raise AttemptAborted("deadline_exceeded") from error
     except OutOfMemory as error:
         message = "the device ran out of memory for this job beside the others; lower `tiles`, or submit it again later"
         raise Transient("out_of_memory", message) from error

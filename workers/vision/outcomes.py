@@ -30,9 +30,8 @@ class Outcome:
 
 def result_of(attempt: Attempt, done: Done) -> StoredResult:
     """Return the result object of an answered attempt."""
-    attempt.timings |= {stage: done.timings[stage] for stage in ("vision", "prefill", "decode")}
-    attempt.timings.setdefault("first_token", attempt.age)  # of an answer without text
-    attempt.timings["total"] = attempt.age
+    attempt.time_engine({stage: done.timings[stage] for stage in ("vision", "prefill", "decode")})
+    attempt.timings.setdefault("first_token", attempt.timings["total"])  # of an answer without text
     attempt.progress["completion_tokens"] = done.completion_tokens
     return StoredResult(
         output=JobOutput(text=done.text, finish_reason=done.finish_reason),

@@ -123,8 +123,8 @@ class Worker:
         return outcomes.retry(attempt, error, self.settings.retry_backoff)
 
     def _process(self, attempt: Attempt) -> Outcome:
-        request = self._read(attempt.job)
         with attempt.stage("fetch"):
+            request = self._read(attempt.job)
             data = self.images.fetch(attempt, request.images)
         with attempt.stage("tile"):
             tiled = self.images.tile(attempt, request.images, data, request.thumbnail)

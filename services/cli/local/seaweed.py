@@ -114,5 +114,5 @@ def _remove_sockets(ports: list[int]) -> None:
     # Its servers talk to one another over /tmp/seaweedfs-*-PORT.sock and leave some of them behind.
     for port in ports:
         for number in (port, port + GRPC_OFFSET):
-            for leftover in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108  # weed's fixed place
+            for leftover in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108  # nosec B108 - weed's fixed place
                 leftover.unlink(missing_ok=True)

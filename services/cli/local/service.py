@@ -57,7 +57,7 @@ def whole_service(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (redis_port,) = free_ports(1)
     weed, s3 = seaweed(folder / "objects")
-    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104  # compared, not bound
+    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104  # nosec B104 - compared
     environment = {
         "TILEQ_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "TILEQ_BROKER_URL": "",

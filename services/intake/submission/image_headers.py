@@ -11,6 +11,7 @@ from PIL import Image
 from services.intake.submission.unknown_format import NO_KNOWN_TYPE, describe
 from shared.errors import ImageTooManyPixels, UndecodableImage, UnsupportedImageType
 from shared.images import SNIFF_BYTES, ImageLimits, accepted_formats, accepted_names, sniff
+from shared.imaging.fault import fault
 from shared.imaging.opening import open_image
 from shared.imaging.orientation import upright_size
 
@@ -57,7 +58,7 @@ def _open(file: BinaryIO, media_type: str, limits: ImageLimits, image: int) -> I
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooManyPixels(f"image {image} has more than {limits.max_pixels} pixels", image=image) from error
     except Exception as error:  # Pillow's readers raise eight kinds; whichever it is, this image can't be read
-        reason = "its header can't be read" if "cannot identify" in str(error) else f"{error}"[:200]
+        reason = "its header can't be read" if "cannot identify" in str(error) else fault(error)
         detail = f"image {image} is not a readable {accepted_formats()[media_type]}: {reason}"
         raise UndecodableImage(detail, image=image) from error
 

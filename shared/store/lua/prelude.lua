@@ -228,7 +228,7 @@ local function close(id, j, to, error)
   local expires = now + tonumber(j.retain)
   call('HSET', P .. 'job:' .. id, 'ended', stamp(now), 'expires', stamp(expires))
   if error then call('HSET', P .. 'job:' .. id, 'error', error) end
-  call('HDEL', P .. 'job:' .. id, 'request', 'not_before', 'hints')
+  call('HDEL', P .. 'job:' .. id, 'request', 'not_before', 'hints', 'affinity', 'passes', 'passed')
   call('ZADD', P .. 'expiry', stamp(expires), id)
   if j.started ~= '' then
     local r = read(P .. 'job:' .. id, 'usage', 'completion_tokens')

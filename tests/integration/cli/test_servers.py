@@ -26,6 +26,13 @@ def test_valkey_writes_everything_down_and_evicts_nothing(valkey_url: str) -> No
     assert config["bind"] == "127.0.0.1"
 
 
+def test_valkey_keeps_the_record_of_a_job_in_one_compact_block(valkey_url: str) -> None:
+    with redis.Redis.from_url(valkey_url, decode_responses=True) as client:
+        client.hset("compact", mapping={"id": "x", "images": "y" * 1000})
+        assert client.object("encoding", "compact") == "listpack"
+        client.delete("compact")
+
+
 def test_valkey_has_a_killed_servers_keys_after_the_restart(tmp_path: Path) -> None:
     for turn in range(2):
         (port,) = free_ports(1)

@@ -81,6 +81,11 @@ def test_valkey_writes_before_it_answers_forgets_nothing_and_asks_for_a_password
         assert role.ping()  # the operator's password, where the role's is empty
 
 
+def test_valkey_keeps_the_record_of_a_job_in_one_compact_block(store: redis.Redis) -> None:
+    store.hset("job", mapping={"id": "x", "images": "y" * 1000})
+    assert store.object("encoding", "job") == "listpack"
+
+
 def test_seaweedfs_takes_objects_from_whoever_has_the_key_and_makes_no_bucket_by_itself(objects: S3) -> None:
     client = objects.client()
     assert client.bucket_exists("tileq")

@@ -90,6 +90,15 @@ def test_a_claim_ends_the_count_of_passes() -> None:
     assert store.client.hmget(f"{store.prefix}job:{lonely}", "passes", "passed") == [None, None]
 
 
+def test_an_ended_job_keeps_nothing_of_it() -> None:
+    store = memory_store()
+    lonely = queued(store, "z")
+    queued(store, "a")
+    claimed(store, "acme/a")
+    store.run(transitions.cancel("acme", lonely))
+    assert store.client.hmget(f"{store.prefix}job:{lonely}", "affinity", "passes", "passed") == [None] * 3
+
+
 def test_the_model_counts_as_the_scripts_do() -> None:
     assert order.MAX_PASSES == MAX_PASSES
 

@@ -221,6 +221,8 @@ def test_a_model_answers_and_its_tokenizer_is_handed_to_intake(backends: Backend
     assert job.usage.image_tokens == 3 * BY_ID[DEMO_MODEL_ID].tokens_per_tile
     assert job.timings is not None
     assert all(getattr(job.timings, stage) > 0 for stage in ("vision", "prefill", "decode", "first_token", "total"))
+    stages = ("queue", "fetch", "tile", "engine_wait", "vision", "prefill", "decode")
+    assert sum(getattr(job.timings, stage) for stage in stages) == pytest.approx(job.timings.total, abs=0.001)
     tokenizer = Tokenizer.from_json(backends.objects.get(tokenizer_key(DEMO_MODEL_ID)).decode())
     assert tokenizer.count("What is this?") > 0
 

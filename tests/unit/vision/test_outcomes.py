@@ -18,6 +18,7 @@ from tests.waiting import eventually
 from workers.vision import generation
 from workers.vision.engine.base import (
     ContextExceeded,
+    DeadlineExceeded,
     DeviceLost,
     EngineClosed,
     EngineRequest,
@@ -210,6 +211,15 @@ def test_a_job_cancelled_while_its_image_is_decoded_never_reaches_the_engine(bui
     eventually(lambda: worker.state(job) is State.CANCELLED)
     thread.join(10)
     assert engine.asked == []
+
+
+def test_a_job_whose_deadline_the_engine_can_not_meet_is_timed_out(build: Build) -> None:
+    engine = ScriptedEngine(DeadlineExceeded())
+    worker = build(engine=engine)
+    job = worker.submit("?", run_within=30)
+    worker.handle_hint()
+    assert "run_within" in failed(worker, job, "timed_out", retryable=True)
+    assert engine.asked[0].deadline == pytest.approx(time.monotonic() + 30, abs=20)
 
 
 def test_a_job_past_run_within_stops_in_the_engine(build: Build) -> None:

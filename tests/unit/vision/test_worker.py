@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import structlog
 from PIL import Image
+from prometheus_client import REGISTRY
 
 from shared.jobs import State
 from shared.records import JobImage, JobOutput, StageTimings, TokenUsage
@@ -19,6 +20,7 @@ from tests.metrics import sample
 from tests.unit.vision.worker_fixture import MODEL, PER_TILE, SIDE, ScriptedEngine, WorkerFixture, answer
 from tests.waiting import eventually
 from workers.vision.engine.base import Delta, Stage
+from workers.vision.engine.echo import EchoEngine
 from workers.vision.images.decoder_pool import TiledImage
 from workers.vision.images.preview import TILE_GAP
 from workers.vision.worker import MAX_JOBS_PER_HINT
@@ -40,6 +42,13 @@ def test_a_job_is_answered(worker: WorkerFixture) -> None:
     assert ended.result == result_key(job.id, 1)
 
 
+STAGES = ("queue", "fetch", "tile", "engine_wait", "vision", "prefill", "decode")
+
+
+def observed(stage: str) -> float:
+    return REGISTRY.get_sample_value("tileq_vision_stage_duration_seconds_count", {"stage": stage}) or 0
+
+
 def test_the_result_object_holds_what_recovery_and_readers_need(build: Build) -> None:
     worker = build(engine=ScriptedEngine(Stage("vision"), Stage("decode"), Delta("yes", 2), answer()))
     job = worker.submit("?", images=[b"image"])
@@ -52,11 +61,25 @@ def test_the_result_object_holds_what_recovery_and_readers_need(build: Build) ->
     }
     assert result["usage"] == {"prompt_tokens": 7, "image_tokens": 4, "cached_tokens": 3, "completion_tokens": 2}
     timings = result["timings"]
-    assert set(timings) == {"queue", "fetch", "tile", "vision", "prefill", "decode", "first_token", "total"}
+    assert set(timings) == {*STAGES, "first_token", "total"}
     assert (timings["vision"], timings["prefill"], timings["decode"]) == (0.1, 0.2, 0.3)
     assert timings["queue"] <= timings["first_token"] <= timings["total"]
     assert result["ended_at"].endswith("Z")
     assert worker.read(job).timings == StageTimings.model_validate(timings)
+
+
+@pytest.mark.parametrize("images", [(), (b"image", b"other")])
+def test_the_seconds_of_the_stages_add_up_and_are_histograms(build: Build, images: tuple[bytes, ...]) -> None:
+    worker = build(engine=EchoEngine(0.01))
+    before = {stage: observed(stage) for stage in (*STAGES, "first_token", "total")}
+    job = worker.submit("one two three", images=images)
+    worker.handle_hint()
+    timings = worker.result(job)["timings"]
+    assert sum(timings[stage] for stage in STAGES) == pytest.approx(timings["total"], abs=len(STAGES) * 1e-4)
+    assert min(timings.values()) >= 0
+    assert timings["decode"] >= 0.03
+    assert timings["queue"] < timings["first_token"] < timings["total"]
+    assert {stage: observed(stage) - count for stage, count in before.items()} == dict.fromkeys(before, 1)
 
 
 def test_a_large_output_stays_out_of_the_record(build: Build) -> None:

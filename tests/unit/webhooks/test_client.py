@@ -4,8 +4,9 @@ import base64
 import socket
 import ssl
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_network
 from pathlib import Path
@@ -44,6 +45,27 @@ class Nat:
         if not self.port:
             raise ConnectionRefusedError(111, "Connection refused")
         return socket.create_connection(("127.0.0.1", self.port), timeout)
+
+
+@pytest.fixture
+def connections() -> Iterator[list[object]]:
+    """Addresses that any socket of this process is connected to meanwhile, as Python's audit events tell."""
+    seen: list[object] = []
+    SPIES.append(seen)
+    yield seen
+    SPIES.remove(seen)
+
+
+SPIES: list[list[object]] = []
+
+
+def _spy(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "socket.connect":
+        for seen in SPIES:
+            seen.append(arguments[1])
+
+
+sys.addaudithook(_spy)  # never taken away again: Python has no way to
 
 
 class Answers:
@@ -251,6 +273,42 @@ def test_a_name_that_is_not_found_or_not_in_time_is_an_error_and_nothing_is_dial
     answer = post(HOME, WebhookClient(Settings(webhook_timeout=0.5), lookup=lookup, dial=nat))
     assert answer.error is not None
     assert nat.dialled == []
+
+
+def flips() -> Lookup:
+    """Leads home, then to a public address: what a look-up of its own between check and connection would fall for."""
+    return Answers(("127.0.0.1",), (PUBLIC,))
+
+
+#: Everything that leads home, by a name whose look-up is scripted.
+LEADS_HOME: dict[str, Callable[[], Lookup]] = {
+    "to a private address": lambda: looks_up("10.0.0.1"),
+    "to this machine, then out": flips,
+    "A out, AAAA home": lambda: looks_up(PUBLIC, "fd00:ec2::254"),
+    "AAAA out, A home": lambda: looks_up("2606:4700::1111", "192.168.0.1"),
+    "by an alias inside": lambda: looks_up("169.254.169.254"),  # an alias is followed before addresses are seen
+    "nowhere": lambda: fails,
+    "late": lambda: takes_too_long,
+}
+
+
+@pytest.mark.parametrize("url", [*REFUSED_BY_TEXT, *(f"https://{host}/" for host in LITERALS)], ids=ascii)
+def test_no_socket_is_connected_for_a_url_that_is_refused(url: str, connections: list[object]) -> None:
+    assert post(url, WebhookClient(Settings())).error is not None
+    assert connections == []
+
+
+@pytest.mark.parametrize("name", LEADS_HOME)
+def test_no_socket_is_connected_for_a_name_that_leads_home(name: str, connections: list[object]) -> None:
+    client = WebhookClient(Settings(webhook_timeout=0.5), lookup=LEADS_HOME[name]())
+    assert post(HOME, client).error is not None
+    assert connections == []
+
+
+def test_the_spy_sees_a_connection(connections: list[object]) -> None:
+    with bad_receiver(answers(204)) as receiver:
+        post(receiver.url)
+        assert ("127.0.0.1", receiver.port) in connections
 
 
 def test_without_keys_loopback_is_called_and_with_keys_it_is_not() -> None:

@@ -7,8 +7,8 @@
 The texts of all deltas of a request, joined, are exactly `Done.text`.
 
 EngineError
-├── Cancelled, OutOfMemory, ContextExceeded, NonFiniteLogits    this request only
-└── EngineFailed: EngineClosed, DeviceLost                      this and every later request
+├── Cancelled, DeadlineExceeded, OutOfMemory, ContextExceeded, NonFiniteLogits    this request only
+└── EngineFailed: EngineClosed, DeviceLost                                        this and every later request
 """
 
 import hashlib
@@ -50,6 +50,10 @@ class ContextExceeded(EngineError):
 
 class NonFiniteLogits(EngineError):
     """The model computed NaN or infinity for this request; no token can be chosen."""
+
+
+class DeadlineExceeded(EngineError):
+    """The request's deadline passed, or passes before its first token could come."""
 
 
 class EngineFailed(EngineError):
@@ -111,6 +115,7 @@ class EngineRequest:
     priority: int = 1  #: as a job's: the smaller is served first
     cache_salt: str = ""  #: only requests of one salt share the keys and values of equal prompts
     token_mask: TokenMask | None = None
+    deadline: float | None = None  #: `time.monotonic()` after which no answer is wanted any more
 
     def __post_init__(self) -> None:
         places = sum(span.tiles for span in self.prompt.images)

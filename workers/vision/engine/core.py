@@ -16,6 +16,7 @@ from workers.vision.engine import sampler
 from workers.vision.engine.base import (
     Cancelled,
     ContextExceeded,
+    DeadlineExceeded,
     Done,
     EngineStats,
     NonFiniteLogits,
@@ -82,6 +83,8 @@ class EngineCore:
         """One iteration."""
         began = time.perf_counter()
         schedule = self._scheduler.schedule()
+        for sequence in self._scheduler.take_hopeless():
+            self._end_sequence(sequence, DeadlineExceeded())
         try:
             features, logits = self._run(schedule)
             self._postprocess(schedule, features, logits)
@@ -94,11 +97,13 @@ class EngineCore:
         """Take a sequence in."""
         self._scheduler.add(sequence)
 
-    def drop_cancelled(self, everything: bool = False) -> None:
-        """End the cancelled sequences, or all of them."""
+    def drop_unwanted(self, everything: bool = False) -> None:
+        """End the cancelled sequences, or all of them, and those whose deadline has passed."""
         for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
             if everything or sequence.handle.cancelled:
                 self._end_sequence(sequence, Cancelled())
+            elif sequence.handle.late:
+                self._end_sequence(sequence, DeadlineExceeded())
 
     def sequence(self, handle: RequestHandle, arrival: int) -> Sequence:
         """Prepare a request, in its caller's thread. Raises `ContextExceeded`."""

@@ -22,6 +22,10 @@ class FeatureCache:
             self._features.move_to_end(key)
         return found
 
+    def peek(self, key: bytes) -> Tensor | None:
+        """The features of a tile, or None; counts no hit."""
+        return self._features.get(key)
+
     def put(self, key: bytes, features: Tensor) -> None:
         """Keep the features of a tile that had to be computed while the budget allows."""
         self.misses += 1

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Literal
 
-from workers.vision.engine.base import Cancelled, Delta, Done, EngineRequest, Event, Stage
+from workers.vision.engine.base import Cancelled, DeadlineExceeded, Delta, Done, EngineRequest, Event, Stage
 
 StageName = Literal["vision", "prefill", "decode"]
 
@@ -25,6 +25,11 @@ class RequestHandle:
         """Whether the request was cancelled or its reader went away."""
         return self._cancelled.is_set()
 
+    @property
+    def late(self) -> bool:
+        """Whether the request's deadline has passed."""
+        return self.request.deadline is not None and time.monotonic() > self.request.deadline
+
     def cancel(self) -> None:
         """Raise `Cancelled` at the reader now; the engine drops the request at its next step."""
         if not self._cancelled.is_set():
@@ -32,9 +37,11 @@ class RequestHandle:
             self._events.put(Cancelled())
 
     def check(self) -> None:
-        """Raise `Cancelled` if the request was cancelled."""
+        """Raise `Cancelled` if the request was cancelled, `DeadlineExceeded` if its deadline passed."""
         if self.cancelled:
             raise Cancelled
+        if self.late:
+            raise DeadlineExceeded
 
     def stage(self, name: StageName) -> None:
         """Report that a stage begins."""

@@ -1,5 +1,7 @@
 """Carries a schedule to the device and its results back: the only part of the engine that calls the model."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +18,13 @@ class ModelRunner:
     def __init__(self, model: VisionLanguageModel, pages: KVPages) -> None:
         self._model = model
         self._pages = pages
+
+    def after_each_layer(self, call: Callable[[], None]) -> None:
+        """Let `call` hear of each layer, as signs of life: on a slow CPU a step takes minutes, and a layer seconds.
+
+        On a GPU, which is asked for the layers ahead, they come early and all at once.
+        """
+        self._model.encoder.layer_done = self._model.decoder.layer_done = call
 
     def encode(self, work: list[TileWork]) -> list[Tensor]:
         """Features of each tile, (tokens, hidden)."""

@@ -22,6 +22,7 @@ class ResidentEngine:
     def __init__(self, parts: Parts) -> None:
         self.slots = parts.limits.sequences
         self._core = EngineCore(parts, self._leave, self._progress)
+        parts.runner.after_each_layer(self._progress)
         self._changed = threading.Condition()  # guards what follows
         self._inbox: list[Sequence] = []
         self._handles: dict[str, RequestHandle] = {}
@@ -76,7 +77,7 @@ class ResidentEngine:
     def _serve(self) -> None:
         while self._take_in():
             self._core.step()
-        self._core.drop_cancelled(everything=True)
+        self._core.drop_unwanted(everything=True)
 
     def _take_in(self) -> bool:
         """Wait for work and sort out what is no longer wanted; False: the engine closes."""
@@ -88,11 +89,11 @@ class ResidentEngine:
                 self._core.add(sequence)
             self._inbox.clear()
             self._busy_since = time.monotonic()
-        self._core.drop_cancelled()
+        self._core.drop_unwanted()
         return not self._closed
 
     def _progress(self) -> None:
-        """A part of a step is over: a watchdog counts from here."""
+        """A layer or a part of a step is over: a watchdog counts from here."""
         with self._changed:
             self._busy_since = time.monotonic()
 

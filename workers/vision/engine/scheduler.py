@@ -7,6 +7,7 @@
 Every step first gives each running answer its row, then fills up with prompts, so prompts hold up no answer.
 """
 
+import time
 from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from workers.vision.engine.page_pool import OutOfPages, PagePool
 from workers.vision.engine.sequence import Branch, Sequence
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.packed_batch import PAGE_TOKENS
+
+HOPELESS_FACTOR = 2.0  #: by which the measured speed may be wrong before a deadline counts as out of reach
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.preemptions = 0
+        self._first_is_next = False
+        self._hopeless: list[Sequence] = []
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence by priority, then age."""
@@ -142,12 +147,28 @@ class Scheduler:
             self._pool.release(branch.pages, forget=forget)
             branch.pages = []
 
+    def take_hopeless(self) -> list[Sequence]:
+        """The sequences that were not admitted because their first token would come after their deadline."""
+        hopeless, self._hopeless = self._hopeless, []
+        return hopeless
+
+    def _is_hopeless(self, sequence: Sequence, cached: int) -> bool:
+        """Whether the device, with nothing else to do, would take twice the time that is left for the prompt alone."""
+        if (deadline := sequence.request.deadline) is None or sequence.admitted:
+            return False
+        tiles = sum(self._features.peek(sequence.tiles.keys[tile]) is None for tile in sequence.tiles.after(cached))
+        needed_s = self._budget.seconds(len(sequence.branch.tokens) - cached, tiles)
+        return time.monotonic() + needed_s / HOPELESS_FACTOR > deadline
+
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self._limits.sequences:
             sequence = self.waiting[0]
             branch = sequence.branch
             shared = self._pool.find(sequence.digests((len(branch.tokens) - 1) // PAGE_TOKENS))
             needed = pages_for(len(branch.tokens) + 1) - len(shared)
+            if self._is_hopeless(sequence, len(shared) * PAGE_TOKENS):
+                self._hopeless.append(self.waiting.pop(0))
+                continue
             spare = len(self.running)  # one page for each answer that may grow meanwhile
             if self.running and needed + self._pool.idle_among(shared) + spare > self._pool.available:
                 return
@@ -179,34 +200,57 @@ class Scheduler:
         return True
 
     def _tiles(self, decoding: bool) -> Iterator[TileWork]:
-        """The next tiles in order of sequences; equal tiles once, known ones not at all."""
-        left = self._budget.tiles(decoding)
+        """The next tiles of each sequence; equal tiles once, known ones not at all."""
+        unknown = {sequence: tiles for sequence in self.running if (tiles := self._unknown_tiles(sequence))}
         held = sum(len(sequence.features) for sequence in self.running)
         chosen: set[bytes] = set()
-        for sequence in self.running:
-            for tile in sequence.needed_tiles():
-                work = TileWork(sequence, tile)
-                if work.key in chosen:
-                    continue
-                if (known := self._features.get(work.key)) is not None:
-                    sequence.features[tile] = known
-                elif left and (held < self._limits.held_tiles or sequence is self.running[0]):
-                    left, held = left - 1, held + 1
+        wanted = {sequence: len(tiles) for sequence, tiles in unknown.items()}
+        for sequence, most in self._allot(wanted, self._budget.tiles(decoding)).items():
+            new = [work for work in unknown[sequence] if work.key not in chosen]
+            for work in new[:most]:
+                if held < self._limits.held_tiles or sequence is self.running[0]:
+                    held += 1
                     chosen.add(work.key)
                     yield work
 
+    def _unknown_tiles(self, sequence: Sequence) -> list[TileWork]:
+        """The tiles of `sequence` to encode, each content once; those in the cache are taken out of it."""
+        unknown: dict[bytes, TileWork] = {}
+        for tile in sequence.needed_tiles():
+            work = TileWork(sequence, tile)
+            if (known := self._features.get(work.key)) is not None:
+                sequence.features[tile] = known
+            else:
+                unknown.setdefault(work.key, work)
+        return list(unknown.values())
+
     def _prefills(self, decoding: bool) -> Iterator[Chunk]:
-        """Prompts in order, but no more than half of the rows to one of them while another waits."""
-        left = self._budget.rows(decoding)
-        ready = list(
-            self._distinct(sequence for sequence in self.running if sequence.prefilling and self._ready(sequence))
-        )
-        most = left if len(ready) < 2 else left // 2
-        for sequence in ready:
-            rows = min(sequence.branch.missing, most, left)
-            if rows:
-                left -= rows
-                yield Chunk(sequence, sequence.branch, rows)
+        """The next rows of each prompt whose tiles are encoded."""
+        ready = self._distinct(sequence for sequence in self.running if sequence.prefilling and self._ready(sequence))
+        wanted = {sequence: sequence.branch.missing for sequence in ready}
+        for sequence, rows in self._allot(wanted, self._budget.rows(decoding)).items():
+            yield Chunk(sequence, sequence.branch, rows)
+
+    def _allot(self, wanted: dict[Sequence, int], left: int) -> dict[Sequence, int]:
+        """Share `left` rows or tiles of a step out among those that want some, who are in order.
+
+        While others of its priority wait, the first gets half, or if there is one alone every second one. The others
+        follow by how little they want, so that neither a large prompt holds up small ones nor they hold it up.
+        """
+        if not wanted:
+            return {}
+        first, *others = wanted
+        share = left
+        if any(one.order[0] == first.order[0] for one in others):
+            self._first_is_next = not self._first_is_next
+            share = left // 2 or int(self._first_is_next)
+        others.sort(key=lambda one: (one.order[0], wanted[one], one.order))
+        allotted = dict.fromkeys(wanted, 0)
+        for one, most in ((first, share), *((other, left) for other in others), (first, left)):
+            given = min(most, left, wanted[one] - allotted[one])
+            allotted[one] += given
+            left -= given
+        return {one: given for one, given in allotted.items() if given}
 
     def _distinct(self, ready: Iterable[Sequence]) -> Iterator[Sequence]:
         """Yield `ready` without sequences whose next page an earlier one computes in this step; they share it then."""

@@ -16,6 +16,12 @@ class StepBudget:
     longest_s: float  #: of any step: a watchdog waits for the end of one
     row_s: float  #: seconds of a row and of a tile: at first estimated, then measured
     tile_s: float
+    rows_measured: bool = False  #: the first measurement replaces the estimate, which may be far off
+    tiles_measured: bool = False
+
+    def seconds(self, rows: int, tiles: int) -> float:
+        """Seconds of a prompt with so many rows and tiles as far as they were measured, nothing else in its steps."""
+        return rows * self.row_s * self.rows_measured + tiles * self.tile_s * self.tiles_measured
 
     def rows(self, decoding: bool) -> int:
         """Prompt tokens that this step may compute."""
@@ -27,11 +33,13 @@ class StepBudget:
 
     def took_rows(self, rows: int, seconds: float) -> None:
         """A forward pass of mostly prompt rows took this long."""
-        self.row_s = _smooth(self.row_s, seconds / rows)
+        self.row_s = _smooth(self.row_s, seconds / rows) if self.rows_measured else seconds / rows
+        self.rows_measured = True
 
     def took_tiles(self, tiles: int, seconds: float) -> None:
         """The encoder took this long."""
-        self.tile_s = _smooth(self.tile_s, seconds / tiles)
+        self.tile_s = _smooth(self.tile_s, seconds / tiles) if self.tiles_measured else seconds / tiles
+        self.tiles_measured = True
 
     def halve(self) -> bool:
         """The device had too little memory for a step of this size; False if steps can't get smaller."""

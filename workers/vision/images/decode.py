@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from shared.images import SNIFF_BYTES, ImageLimits, accepted_formats, accepted_names, sniff
+from shared.imaging.fault import fault
 from shared.imaging.opening import configure_pillow, open_image
 from shared.imaging.orientation import upright
 from shared.tiling import Grid, grid, tile_count
 from workers.vision.images.colour import to_srgb
+from workers.vision.images.resampler import Resampler, resize_with_pillow
 from workers.vision.images.samples import is_wide, scale_colours, to_eight_bits, transparent_samples
 from workers.vision.images.truncated import is_truncation, load_truncated
 
 WHITE = (255, 255, 255, 255)
-MAX_REASON_CHARACTERS = 300  #: of Pillow's own message
 
 
 class MemoryShortage(Exception):
@@ -61,6 +62,9 @@ class TilePlan:
 def configure(limits: ImageLimits) -> None:
     """Set Pillow's process-wide limits."""
     configure_pillow(limits)
+    warnings.filterwarnings(
+        "ignore", module="PIL"
+    )  # about the metadata of images; a log line each, with bytes of theirs
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
@@ -69,7 +73,7 @@ def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
     try:
         return _decode(data, limits)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = f"it has more than {limits.max_pixels} pixels ({error})"
+        reason = f"it has more than {limits.max_pixels} pixels ({fault(error)})"
         raise DecodeError(reason, "image_too_many_pixels") from error
     except MemoryError as error:
         raise MemoryShortage("decoding") from error
@@ -78,7 +82,7 @@ def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
     except Exception as error:
         if "out of memory" in str(error).lower():  # how Pillow reports a failed malloc of a codec
             raise MemoryShortage("decoding") from error
-        raise DecodeError(f"it is broken: {str(error) or type(error).__name__}"[:MAX_REASON_CHARACTERS]) from error
+        raise DecodeError(f"it is broken: {fault(error)}") from error
 
 
 def as_displayed(image: Image.Image) -> Image.Image:
@@ -111,17 +115,22 @@ def plan_tiles(image: Image.Image, max_tiles: int, thumbnail: bool, side: int) -
     return TilePlan(image, chosen, tile_count(chosen, thumbnail))
 
 
-def write_tiles(plan: TilePlan, side: int, allocate: Callable[[int], memoryview]) -> NDArray[np.uint8]:
+def write_tiles(
+    plan: TilePlan, side: int, allocate: Callable[[int], memoryview], resampler: Resampler | None = None
+) -> NDArray[np.uint8]:
     """Write the tiles into what `allocate(bytes)` returns, row by row and the thumbnail last; (T, side, side, 3)."""
     columns, rows = plan.grid
     tiles = np.frombuffer(allocate(plan.tiles * side * side * 3), np.uint8).reshape(plan.tiles, side, side, 3)
-    whole = np.asarray(plan.image.resize((side * columns, side * rows), Image.Resampling.BICUBIC))
-    # (rows, side, columns, side, 3) -> (rows, columns, side, side, 3)
-    tiles[: columns * rows] = (
-        whole.reshape(rows, side, columns, side, 3).transpose(0, 2, 1, 3, 4).reshape(-1, side, side, 3)
-    )
+    parts = [(plan.grid, tiles[: columns * rows])]
     if plan.tiles > columns * rows:
-        tiles[-1] = np.asarray(plan.image.resize((side, side), Image.Resampling.BICUBIC))
+        parts.append(((1, 1), tiles[-1:]))
+    if resampler:
+        pixels = np.asarray(plan.image)
+        for grid_of_part, part in parts:
+            resampler.resize(pixels, grid_of_part, part)
+    else:
+        for grid_of_part, part in parts:
+            resize_with_pillow(plan.image, grid_of_part, part)
     return tiles
 
 

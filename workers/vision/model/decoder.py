@@ -5,6 +5,7 @@
 Which weights a checkpoint has decides the variant: biases of q, k and v (Qwen2), norms of q and k per head (Qwen3).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,7 @@ class Decoder:
         """Take the decoder's entries out of `weights` (names of `fused.py`)."""
         take = weights.pop
         self.config = config
+        self.layer_done: Callable[[], None] = lambda: None  # called after each layer
         self._attend_rows = kernels.attend_rows
         self.embedding = take("decoder.embedding.weight")
         self.layers = [_layer(index, weights, kernels.linear) for index in range(config.layers)]
@@ -82,6 +84,7 @@ class Decoder:
                 index, rms_norm(hidden, layer.norm, self.config.eps), batch, pages, rotary
             )
             hidden = hidden + _mlp(layer, rms_norm(hidden, layer.mlp_norm, self.config.eps))
+            self.layer_done()
         return self.head(rms_norm(hidden[batch.wanted], self.norm, self.config.eps))
 
     def _embed(self, batch: PackedBatch) -> Tensor:

@@ -1,25 +1,20 @@
 """`small_batch.c`, compiled for this machine when a model is loaded, and called through ctypes.
 
-Compiling takes two seconds and needs a C compiler (`cc`, or what CC names). Nothing is kept between starts, so there is
-no file that another user could have put there.
+Compiling takes two seconds and needs a C compiler (`workers/vision/compiler.py`).
 """
 
 import ctypes
-import os
-import shlex
-import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
+from workers.vision.compiler import CompilerUnavailable, compile_library
 from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables
 
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-LIBRARIES = ("-lm",)
-COMPILE_TIMEOUT_S = 60
 TILE_INPUTS, MIN_OUTPUTS = 32, 4  # `in` is a multiple of the first, `out` no less than the second
 
 
@@ -90,16 +85,12 @@ class SmallBatchKernels:
 
 
 def _compiled() -> ctypes.CDLL:
-    compiler = shlex.split(os.environ.get("CC", "cc"))
     with TemporaryDirectory(prefix="tileq-kernels-") as folder:
         library = Path(folder) / "small_batch.so"
-        command = [*compiler, *FLAGS, str(SOURCE), *LIBRARIES, "-o", str(library)]
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S)  # noqa: S603
+            compile_library(SOURCE, FLAGS, library)
             return ctypes.CDLL(str(library))
-        except subprocess.CalledProcessError as error:
-            raise KernelsUnavailable(error.stderr.decode(errors="replace").partition("\n")[0]) from error
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except (CompilerUnavailable, OSError) as error:
             raise KernelsUnavailable(str(error)) from error
 
 

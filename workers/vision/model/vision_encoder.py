@@ -6,6 +6,7 @@
 One class for both towers: InternViT-300M (LayerNorm) and InternViT-6B (RMSNorm, q/k norm over the full width).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,7 @@ class VisionEncoder:
         """Take the encoder's and the projector's entries out of `weights` (names of `fused.py`)."""
         take = weights.pop
         self._config = config
+        self.layer_done: Callable[[], None] = lambda: None  # called after each layer
         self._class_token = take("vision.embeddings.class_token")
         self._positions = take("vision.embeddings.position")
         self._patch = take("vision.embeddings.patch.weight"), take("vision.embeddings.patch.bias")
@@ -83,6 +85,7 @@ class VisionEncoder:
         for layer in self._layers:
             hidden = hidden + self._attention(layer, layer.norm(hidden)) * layer.scale
             hidden = hidden + layer.fc2(functional.gelu(layer.fc1(layer.mlp_norm(hidden)))) * layer.mlp_scale
+            self.layer_done()
         first, second = self._projector
         return second(functional.gelu(first(self._projector_norm(self._shuffle(hidden[:, 1:])))))
 

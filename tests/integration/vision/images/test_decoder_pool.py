@@ -193,7 +193,7 @@ def test_a_process_that_hangs_is_killed_and_the_machine_is_blamed() -> None:
 def test_processor_time_is_the_images_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel counts whole seconds from the start of the process: one is left after its start."""
     monkeypatch.setattr(decoder_pool_module, "MAX_WALL_FACTOR", 100_000)
-    slow = encoded(Image.effect_noise((5_000, 5_000), 100), "JPEG", quality=95, progressive=True)
+    slow = encoded(Image.effect_noise((7_000, 7_000), 100), "JPEG", quality=95, progressive=True)
     with decoder_pool(timeout_s=0.001) as hasty, pytest.raises(DecodeError, match=r"0\.001 s of processor time"):
         hasty.tile(slow, 40, thumbnail=True)
 
@@ -313,3 +313,11 @@ def test_the_processes_go_with_their_parent() -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     pid = int(ended.stdout)
     eventually(lambda: not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
+
+
+def test_what_libtiff_prints_about_a_file_does_not_enter_the_workers_log(capfd: pytest.CaptureFixture[str]) -> None:
+    fax = bytearray(encoded(Image.effect_noise((64, 64), 90).convert("1"), "TIFF", compression="group4"))
+    fax[48:68] = bytes(20)  # in the middle of the pixels, which begin at byte 8
+    with decoder_pool() as pool:
+        pool.tile(bytes(fax), 1, thumbnail=False)
+    assert capfd.readouterr().err == ""

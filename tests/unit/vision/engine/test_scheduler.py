@@ -1,6 +1,7 @@
 """What a step computes, decided without a device."""
 
 import itertools
+import time
 from typing import Any
 from unittest.mock import Mock
 
@@ -71,7 +72,94 @@ def test_a_long_prompt_leaves_half_of_the_rows_to_those_behind_it() -> None:
     chosen = scheduler(rows=32)
     chosen.add(sequence(text=900, first=1000))
     chosen.add(sequence(text=20, first=500))
-    assert [rows(run(chosen)) for _ in range(3)] == [[16, 16], [16, 4], [1, 32]]
+    assert [rows(run(chosen)) for _ in range(3)] == [[16, 16], [28, 4], [1, 32]]
+
+
+def test_small_newcomers_are_not_held_up_by_a_prefill_of_40_tiles() -> None:
+    chosen = scheduler(rows=32, tiles=1, pages=200)
+    chosen.add(sequence(tiles=41, image=1))
+    run(chosen)
+    small = [sequence(tiles=1, image=image, first=500 + 100 * image) for image in (2, 3)]
+    for newcomer in small:
+        chosen.add(newcomer)
+    steps = [run(chosen) for _ in range(12)]
+    assert all(newcomer.count for newcomer in small)
+    large = chosen.running[0]
+    assert sum(work.sequence is large for step in steps for work in step.tiles) >= 10
+
+
+def test_answers_are_in_every_step_of_a_prefill_of_40_tiles() -> None:
+    chosen = scheduler(rows=32, tiles=2, pages=200)
+    answering = sequence(text=10)
+    chosen.add(answering)
+    run(chosen)
+    chosen.add(sequence(tiles=41, image=1, first=500))
+    for _ in range(60):
+        said = answering.count
+        run(chosen)
+        assert answering.count == said + 1
+
+
+def test_newcomers_of_a_lower_priority_get_what_the_urgent_leaves() -> None:
+    chosen = scheduler(rows=32, tiles=2)
+    urgent, low = sequence(tiles=4, image=1, priority=0), sequence(tiles=1, image=2, priority=2)
+    chosen.add(urgent)
+    chosen.add(low)
+    encoded = [[work.sequence for work in run(chosen).tiles] for _ in range(3)]
+    assert encoded == [[urgent, urgent], [urgent, urgent], [low]]
+
+
+def test_rows_go_to_the_first_and_then_to_who_wants_least() -> None:
+    chosen = scheduler(rows=64, pages=200)
+    for text, first in ((900, 1000), (800, 5000), (20, 9000)):
+        chosen.add(sequence(text=text, first=first))
+    assert rows(run(chosen)) == [32, 12, 20]
+
+
+def measured(deadline_s: float, **more: Any) -> tuple[Scheduler, Sequence]:
+    """A scheduler of a device that takes 1 s for a tile and for a row, and a request whose deadline is so far away."""
+    chosen = scheduler()
+    chosen._budget.took_tiles(1, 1.0)
+    chosen._budget.took_rows(1, 1.0)
+    asked = sequence(deadline=time.monotonic() + deadline_s, **more)
+    chosen.add(asked)
+    return chosen, asked
+
+
+def test_a_request_whose_deadline_is_out_of_reach_is_not_started() -> None:
+    chosen, asked = measured(30, text=100)
+    assert run(chosen).empty
+    assert chosen.take_hopeless() == [asked]
+    assert (chosen.waiting, chosen.running, chosen.take_hopeless(), chosen._pool.used) == ([], [], [], 0)
+
+
+def test_a_deadline_that_may_be_met_is_tried() -> None:
+    chosen, asked = measured(60, text=100)
+    run(chosen)
+    assert chosen.running == [asked]
+
+
+def test_what_is_cached_counts_as_done_for_a_deadline() -> None:
+    chosen = scheduler(rows=512)
+    before = sequence(tiles=2, image=1)
+    chosen.add(before)
+    while not before.count:
+        run(chosen)
+    chosen._budget.took_tiles(1, 1.0)
+    chosen._budget.took_rows(1, 1.0)
+    asked = sequence(tiles=2, image=1, deadline=time.monotonic() + 10)
+    chosen.add(asked)
+    run(chosen)
+    assert asked in chosen.running
+
+
+def test_a_speed_that_was_never_measured_rules_no_deadline_out() -> None:
+    chosen = scheduler()
+    chosen._budget.row_s = 1000.0
+    asked = sequence(deadline=time.monotonic() + 30)
+    chosen.add(asked)
+    run(chosen)
+    assert chosen.running == [asked]
 
 
 def test_tiles_of_several_sequences_share_a_step_and_prefill_waits_for_them() -> None:

@@ -33,6 +33,13 @@ def test_a_step_is_never_so_small_that_reading_the_weights_is_all_it_does() -> N
     assert measured(row_s=60.0, tile_s=60.0).rows(True) == MIN_ROWS
 
 
+def test_the_first_measurement_replaces_the_estimate() -> None:
+    first = budget()
+    first.took_rows(32, 32 * 0.02)
+    first.took_tiles(1, 5.0)
+    assert (first.rows(True), first.tiles(False)) == (50, 2)
+
+
 def test_one_slow_step_does_not_decide() -> None:
     shaken = measured(row_s=0.005, tile_s=1.0)
     assert shaken.rows(True) > 190

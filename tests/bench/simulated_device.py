@@ -1,0 +1,95 @@
+"""The whole worker over an engine that only takes the time of a device: how long would the device wait for tiles?
+
+Claims, storage, decoders, previews, prompts and results are the worker's own; store and objects are in memory.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shared.requests import StoredImage
+from shared.settings import Settings
+from shared.tiling import grid, tile_count
+from tests.unit.vision.worker_fixture import WorkerFixture, answer
+from workers.vision.engine.base import EngineRequest, EngineStats, Event, Stage
+from workers.vision.images.decoder_pool import DecoderOptions, DecoderPool
+from workers.vision.images.pipeline import ImagePipeline
+
+#: Jobs a second of an H200 with 64 at once and 128 new tokens, at half of its arithmetic and 70 % of its bandwidth, by
+#: tiles of a job: the goal of the engine, so the pace at which the device would want tiles.
+JOBS_PER_SECOND = {1: 123.0, 7: 26.0, 13: 14.0, 41: 4.3}
+
+
+class SimulatedDevice:
+    """An engine whose device is busy for `seconds` a job, one after the other, and idle while no tiles are there."""
+
+    def __init__(self, seconds: float, slots: int) -> None:
+        self.slots = slots
+        self._seconds = seconds
+        self._device = threading.Lock()
+        self._free_since: float | None = None
+        self.waited_s = self.busy_s = 0.0
+
+    def submit(self, request: EngineRequest) -> Iterator[Event]:
+        """Wait for the device and hold it."""
+        yield Stage("vision")
+        with self._device:
+            now = time.perf_counter()
+            if self._free_since is not None:
+                self.waited_s += now - self._free_since
+            threading.Event().wait(self._seconds)
+            self._free_since = time.perf_counter()
+            self.busy_s += self._free_since - now
+        yield answer(request.id)
+
+    def cancel(self, request_id: str) -> None:
+        """See `Engine`."""
+
+    def stats(self) -> EngineStats:
+        """No figures."""
+        return EngineStats()
+
+    def close(self) -> None:
+        """See `Engine`."""
+
+
+@dataclass
+class BenchWorker(WorkerFixture):
+    """A worker whose images are real and cut into `max_tiles` at most."""
+
+    max_tiles: int = 12
+    size: tuple[int, int] = (1, 1)
+
+    def _store_image(self, key: str, data: bytes) -> StoredImage:
+        chosen = grid(*self.size, self.max_tiles)
+        return (
+            super()
+            ._store_image(key, data)
+            .model_copy(update={"max_tiles": self.max_tiles, "grid": chosen, "tiles": tile_count(chosen, True)})
+        )
+
+
+def share_waited(data: bytes, size: tuple[int, int], max_tiles: int, *, decoders: int, jobs: int) -> tuple[int, float]:
+    """Serve `jobs` of one image each; return the tiles of one and the share of the time that the device had none."""
+    tiles = tile_count(grid(*size, max_tiles), True)
+    device = SimulatedDevice(1 / JOBS_PER_SECOND[tiles], slots=16)
+    settings = Settings(decoders=decoders)
+    with DecoderPool(decoders, DecoderOptions.of(settings)) as pool:
+        decoder: Any = pool
+        fixture = BenchWorker(engine=device, settings=settings, decoder=decoder, max_tiles=max_tiles, size=size)
+        images = ImagePipeline(fixture.objects, pool, threads=device.slots + 2 * decoders)
+        fixture.worker = replace(fixture.worker, images=images)
+        for number in range(jobs):
+            fixture.submit(f"question {number}", images=[data])
+        fixture.deltas.start()
+        threads = [threading.Thread(target=fixture.handle_hint) for _ in range(device.slots)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        fixture.deltas.close()
+        images.close()
+        fixture.images.close()
+    return tiles, device.waited_s / (device.waited_s + device.busy_s)
