@@ -49,11 +49,11 @@ class SmallBatchKernels:
         self._library.linear_int8(_at(codes), _at(scales), _at(x), _at(bias), _at(y), *codes.shape, len(x))
         return y
 
-    def linear_int4(self, x: Tensor, words: Tensor, scales: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        """`words` (out, in / 4) int16, `scales` (out, in / 64) and `values` (32,) bfloat16."""
-        y = _output(x, len(words))
-        sizes = len(words), 4 * words.shape[1], len(x)
-        self._library.linear_int4(_at(words), _at(scales), _at(values), _at(x), _at(bias), _at(y), *sizes)
+    def linear_int4(self, x: Tensor, pairs: Tensor, scales: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+        """`pairs` (out, in / 2) uint8, `scales` (out, in / 64) bfloat16, `values` (16,) int8."""
+        y = _output(x, len(pairs))
+        sizes = len(pairs), 2 * pairs.shape[1], len(x)
+        self._library.linear_int4(_at(pairs), _at(scales), _at(values), _at(x), _at(bias), _at(y), *sizes)
         return y
 
     def expand_int8(self, codes: Tensor, scales: Tensor) -> Tensor:
@@ -62,10 +62,10 @@ class SmallBatchKernels:
         self._library.expand_int8(_at(codes), _at(scales), _at(y), *codes.shape)
         return y
 
-    def expand_int4(self, words: Tensor, scales: Tensor, values: Tensor) -> Tensor:
+    def expand_int4(self, pairs: Tensor, scales: Tensor, values: Tensor) -> Tensor:
         """(out, in) bfloat16 of what `linear_int4` takes; valid until the next expansion."""
-        y = self._expanded(len(words), 4 * words.shape[1])
-        self._library.expand_int4(_at(words), _at(scales), _at(values), _at(y), *y.shape)
+        y = self._expanded(len(pairs), 2 * pairs.shape[1])
+        self._library.expand_int4(_at(pairs), _at(scales), _at(values), _at(y), *y.shape)
         return y
 
     def _expanded(self, rows: int, columns: int) -> Tensor:

@@ -74,7 +74,7 @@ def test_quantising_keeps_a_normal_weight_within_its_steps(
 
 def test_the_4_bit_values_come_back_as_they_are() -> None:
     weight = torch.tensor(NF4).repeat(4, 8)
-    assert torch.allclose(Int4Linear(weight, None, None).expanded(torch.float32), weight, atol=0.004)
+    assert torch.allclose(Int4Linear(weight, None, None).expanded(torch.float32), weight, atol=0.5 / 127)
 
 
 def test_the_portable_loops_compute_the_same(
