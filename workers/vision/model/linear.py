@@ -6,7 +6,7 @@
     Int4Linear   NF4 codes with a scale for 64 weights
 
 A few rows are quantised too, inside the kernel, to int8 with a scale for 64 inputs, and multiplied as integers. Many
-rows keep their dtype and are multiplied with the weight expanded for the moment, because expanding is little beside that.
+rows keep their dtype and are multiplied with the weight expanded for the moment: expanding is little beside that.
 """
 
 from collections.abc import Callable
