@@ -69,21 +69,25 @@ class Worker:
         """
         done, more = 0, True
         while more and done < MAX_JOBS_PER_HINT and not self.stopping.is_set():
-            asked = time.monotonic()
-            job = self._claim()
-            if job is None:
+            processed = self._process_next()
+            if not processed:
                 IDLE_HINTS.inc(not done)
                 return done
-            more = self._process(job, asked)
+            more = processed == "more"
             done += 1
         if more:
             self.hints.job(self.served.model.id, hint)
         return done
 
-    def _process(self, job: Job, asked: float) -> bool:
-        """Process a claimed job; tell whether another may wait."""
+    def _process_next(self) -> Literal["", "last", "more"]:
+        """Process a job, "" if there was none; tell whether it was the last, or more may wait."""
+        asked = time.monotonic()
+        job = self._claim()
+        if job is None:
+            return ""
         with self.jobs.track(job, asked + self.settings.lease) as attempt, _logged_as(job):
-            return self._finish(attempt, self._outcome(attempt))
+            more = self._finish(attempt, self._outcome(attempt))
+        return "more" if more else "last"
 
     def _claim(self) -> Job | None:
         try:
