@@ -20,6 +20,8 @@ TARGETS = (
     "lint",
     "audit",
     "bench-accept",
+    "bench-peers",
+    "load",
     "parity",
     "evaluate",
     "constraints",
