@@ -123,9 +123,8 @@ def main() -> None:
     for processes in chosen.processes:
         for row in compare(processes, chosen.rounds, chosen.images):
             print(row, flush=True)
-    print(
-        "\n| JPEG | tiles | device wants: jobs/s | served: jobs/s | of its time it waits for tiles |\n|---|---|---|---|---|"
-    )
+    print("\n| JPEG | tiles | device wants: jobs/s | served: jobs/s | of its time it waits for tiles |")
+    print("|---|---|---|---|---|")
     for width, height, most in (*SIZES, (448, 448, 1)):
         wanted = JOBS_PER_SECOND[tile_count(grid(width, height, most), True)]
         jobs = max(24, int(5 * wanted))
