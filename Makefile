@@ -22,7 +22,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos mutants fuzz load lint audit bench-accept bench-answer bench-engine parity evaluate constraints clean bench-tiles
+.PHONY: help env demo test chaos mutants fuzz load lint audit bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-bodies bench-queue evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -60,6 +60,9 @@ bench-accept: $(STAMP)  ## cost of accepting a job, against the same work done b
 bench-answer: $(STAMP)  ## time of a question about 13 tiles on a CPU, demo model, whole service
 	@$(BIN)/python -m tests.bench.answer $(ARGS)
 
+bench-queue: $(STAMP)  ## accept, claim, read, memory and restart of the store at 10 to 100,000 queued jobs; ARGS=--sizes
+	@$(BIN)/python -m tests.bench.queue $(ARGS)
+
 bench-tiles: $(STAMP)  ## bytes of an image to tiles, beside the model card's code, and how long a device waits for tiles
 	@$(BIN)/python -m tests.bench.tiles $(ARGS)
 
@@ -68,6 +71,17 @@ bench-engine: $(STAMP)  ## vision, prefill, decoding, many jobs and second round
 
 load: $(STAMP)  ## 100 small jobs a second for 5 minutes, from submission to webhook, and what each process weighs
 	@$(BIN)/python -m tests.bench.load $(ARGS)
+
+bench-peers: $(STAMP) build/peers-env/.made  ## tileq beside Celery + FastAPI and taskiq + FastAPI: a job's cost, and what kills leave
+	@$(BIN)/python -m tests.bench.peers $(ARGS)
+
+bench-bodies: $(STAMP)  ## how long a health check takes while 8 clients post 60 MB of JSON data URIs each
+	@$(BIN)/python -m tests.bench.bodies $(ARGS)
+
+build/peers-env/.made: tests/bench/peers/requirements.txt
+	@$(PYTHON) -m venv --clear build/peers-env
+	@build/peers-env/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -r $<
+	@touch $@
 
 parity: $(STAMP)  ## the cases of $TILEQ_PARITY (default ../shared/parity): prompts, tiles, logits and answers
 	@$(BIN)/python -m pytest -m parity tests $(ARGS)

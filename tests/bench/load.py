@@ -15,11 +15,11 @@ import resource
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.accept import machine
+from tests.bench.processes import processor_s, pss_bytes
 from tests.service import Service, service
 
 CLIENTS = (
@@ -50,17 +51,24 @@ class Samples:
     repeated: int = 0
     refused: dict[str, int] = field(default_factory=dict)  #: by status or error
 
+    def arrive(self, body: dict[str, Any]) -> None:
+        """Note a webhook."""
+        number = int(body["data"]["metadata"]["number"])
+        if number in self.arrived:
+            self.repeated += 1
+        self.arrived.setdefault(number, time.monotonic())
+
     def latencies(self, ends: dict[int, float]) -> list[float]:
         """Seconds from when a job was due to `ends`, sorted."""
         return sorted(end - self.due[number] for number, end in ends.items())
 
 
 class Receiver:
-    """Takes webhooks while the block runs and notes when each came."""
+    """Takes webhooks while the block runs, and calls `arrive` with the body of each."""
 
-    def __init__(self, samples: Samples) -> None:
+    def __init__(self, arrive: Callable[[dict[str, Any]], None]) -> None:
         self.url = ""
-        self._samples = samples
+        self._arrive = arrive
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
 
@@ -82,11 +90,7 @@ class Receiver:
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-        body = json.loads(await reader.readexactly(length))
-        number = int(body["data"]["metadata"]["number"])
-        if number in self._samples.arrived:
-            self._samples.repeated += 1
-        self._samples.arrived.setdefault(number, time.monotonic())
+        self._arrive(json.loads(await reader.readexactly(length)))
         writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
         writer.close()
 
@@ -161,7 +165,7 @@ class Processes(threading.Thread):
         """Sample until `stop`."""
         while True:
             for name, pid in self._pids.items():
-                size = sum(_pss_bytes(one) for one in _family(pid))
+                size = pss_bytes(pid)
                 self.memory.setdefault(name, []).append((time.monotonic(), size))
             if self._stopping.wait(SAMPLE_PERIOD_S):
                 return
@@ -173,31 +177,7 @@ class Processes(threading.Thread):
 
     def processor_s(self) -> dict[str, float]:
         """Processor seconds since the start of each, children included."""
-        return {name: sum(_processor_s(one) for one in _family(pid)) for name, pid in self._pids.items()}
-
-
-def _family(pid: int) -> Iterator[int]:
-    """`pid` and its children, as far as they live."""
-    yield pid
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            yield from _family(int(child))
-
-
-def _pss_bytes(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-
-
-def _processor_s(pid: int) -> float:
-    try:
-        values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+        return {name: processor_s(pid) for name, pid in self._pids.items()}
 
 
 def _redis_bytes(here: Service) -> int:
@@ -215,7 +195,7 @@ def main() -> None:
     chosen = parser.parse_args()
     samples, seconds = Samples(), 60 * chosen.minutes
     env = {"TILEQ_ECHO_TILES": str(chosen.decode).lower(), "TILEQ_LOG_LEVEL": "warning"}
-    with Receiver(samples) as receiver, service(engine="echo", vision=chosen.workers, env=env) as here:
+    with Receiver(samples.arrive) as receiver, service(engine="echo", vision=chosen.workers, env=env) as here:
         generator, processes = Generator(here.url, receiver.url, samples), Processes(here)
         before, redis_before, began = processes.processor_s(), _redis_bytes(here), time.monotonic()
         own_before = resource.getrusage(resource.RUSAGE_SELF)

@@ -14,6 +14,7 @@ from services.cli.local.supervisor import supervised
 from services.cli.local.valkey import valkey
 from tests.servers import needed
 from tests.unit.packaging.compose import compose, filled
+from tests.unit.packaging.tree import ROOT
 
 SERVICES = compose(filled())["services"]
 pytestmark = pytest.mark.integration
@@ -30,9 +31,12 @@ def store(tmp_path: Path) -> Iterator[redis.Redis]:
     (port,) = free_ports(1)
     program = needed(lambda: valkey(tmp_path / "data", port))
     here = ["--port", str(port), "--bind", "127.0.0.1"]
-    argv = [program.argv[0], *placed(SERVICES["valkey"]["command"][1:], tmp_path / "data"), *here]
-    password = SERVICES["valkey"]["environment"]["VALKEY_PASSWORD"]
-    with redis.Redis(port=port, password=password, decode_responses=True) as client:
+    shell, _, _, _, *options = SERVICES["valkey"]["command"]
+    start = ROOT / compose(filled())["configs"]["valkey-start"]["file"]
+    argv = [shell, str(start), str(tmp_path), program.argv[0], *placed(options, tmp_path / "data"), *here]
+    environment = SERVICES["valkey"]["environment"]
+    password = environment["VALKEY_PASSWORD"]
+    with redis.Redis(port=port, username="operator", password=password, decode_responses=True) as client:
 
         def probe() -> str:
             try:
@@ -40,7 +44,7 @@ def store(tmp_path: Path) -> Iterator[redis.Redis]:
             except redis.RedisError as error:
                 return str(error)
 
-        with supervised(tmp_path, [[replace(program, argv=argv, probe=probe)]]):
+        with supervised(tmp_path, [[replace(program, argv=argv, env=environment, probe=probe)]]):
             yield client
 
 
@@ -72,6 +76,9 @@ def test_valkey_writes_before_it_answers_forgets_nothing_and_asks_for_a_password
     port = store.connection_pool.connection_kwargs["port"]
     with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
         stranger.ping()
+    password = store.connection_pool.connection_kwargs["password"]
+    with redis.Redis(port=port, username="vision", password=password) as role:
+        assert role.ping()  # the operator's password, where the role's is empty
 
 
 def test_valkey_keeps_the_record_of_a_job_in_one_compact_block(store: redis.Redis) -> None:

@@ -9,7 +9,7 @@ from tests.unit.packaging.tree import ROOT
 
 FILE = ROOT / "docker-compose.yml"
 EXAMPLE = ROOT / "infra/docker/env.example"
-_VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?::([-?])([^}]*))?\}")
+_VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?::([-?])([^{}]*))?\}")  #: the innermost where one holds another
 
 
 class RequiredVariableError(Exception):
@@ -35,7 +35,7 @@ def filled() -> dict[str, str]:
 
 def named() -> set[str]:
     """Every variable that the file asks for."""
-    return {found[1] for found in _VARIABLE.finditer(FILE.read_text())}
+    return set(re.findall(r"(?<!\$)\$\{(\w+)", re.sub(r"(^|\s)#.*$", "", FILE.read_text(), flags=re.MULTILINE)))
 
 
 def compose(variables: dict[str, str]) -> dict[str, Any]:
@@ -51,5 +51,7 @@ def compose(variables: dict[str, str]) -> dict[str, Any]:
 
     # Comments go first: a variable in one is not asked for.
     text = re.sub(r"(^|\s)#.*$", "", FILE.read_text(), flags=re.MULTILINE)
-    loaded = yaml.safe_load(_VARIABLE.sub(fill, text).replace("$$", "$"))
+    while _VARIABLE.search(text):
+        text = _VARIABLE.sub(fill, text)
+    loaded = yaml.safe_load(text.replace("$$", "$"))
     return {key: value for key, value in loaded.items() if not key.startswith("x-")}

@@ -88,7 +88,7 @@ def test_its_settings_are_settings(name: str, monkeypatch: pytest.MonkeyPatch) -
     for key, value in given.items():
         monkeypatch.setenv(key, value)
     read = read_settings()
-    assert read.redis_url == f"redis://:{'v' * 40}@valkey:6379/0"
+    assert read.redis_url == f"redis://{name.removesuffix('-gpu')}:{'v' * 40}@valkey:6379/0"
     assert (read.metrics_host, read.metrics_port) == ("0.0.0.0", 9100)
     assert bool(read.api_keys) is (name == "intake"), "keys go where they are asked for"
 

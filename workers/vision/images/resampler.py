@@ -1,12 +1,14 @@
 """`resample.c`: Pillow's bicubic resize straight into tiles, several times as fast and the same bytes.
 
-The worker compiles it and hands its descriptor to the decoder processes. Each of them compares it with the installed
-Pillow before it uses it, and resizes with Pillow where there is no compiler or a byte differs.
+The worker compiles it, or reads what its container image has compiled, and hands the descriptor to the decoder
+processes. Each of them compares it with the installed Pillow before it uses it, and resizes with Pillow where there is
+none or a byte differs.
 """
 
 import ctypes
 import logging
 import os
+import platform
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,9 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from workers.vision.compiler import CompilerUnavailable, compile_library
+from workers.vision.compiler import CompilerUnavailable, compile_library, processor_flags
 
 SOURCE = Path(__file__).with_name("resample.c")
+#: Compiled into the container images, which have no compiler; there is none beside a checkout.
+PREBUILT = SOURCE.with_suffix(".so")
+#: What x86-64-v3 has over v2 (System V ABI, AMD64 supplement), by the names of Linux.
+X86_64_V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}
+CPU_INFO = Path("/proc/cpuinfo")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
 #: (width, height), (columns, rows) and side of the tiles that are compared with Pillow's: smaller, larger, equal in one
 #: direction, and a height that shrinks so much that Pillow begins with the columns.
@@ -38,14 +45,31 @@ class ResamplerDiffers(Exception):
 
 @cache
 def compiled_library() -> int:
-    """Return the descriptor of the compiled library, one for the life of this process. Raises `CompilerUnavailable`."""
+    """Return the descriptor of the library, one for the life of this process. Raises `CompilerUnavailable`."""
+    try:
+        library = _compiled()
+    except CompilerUnavailable:
+        if not (PREBUILT.exists() and _runs_x86_64_v3()):
+            raise
+        library = PREBUILT.read_bytes()
+    descriptor = os.memfd_create("tileq-resample")  # a temporary folder may forbid execution
+    with os.fdopen(descriptor, "wb", closefd=False) as memory:
+        memory.write(library)
+    return descriptor
+
+
+def _compiled() -> bytes:
     with TemporaryDirectory(prefix="tileq-kernels-") as folder:
         library = Path(folder) / "resample.so"
         compile_library(SOURCE, FLAGS, library)
-        descriptor = os.memfd_create("tileq-resample")  # a temporary folder may forbid execution
-        with os.fdopen(descriptor, "wb", closefd=False) as memory:
-            memory.write(library.read_bytes())
-    return descriptor
+        return library.read_bytes()
+
+
+def _runs_x86_64_v3() -> bool:
+    """Whether this processor has all of x86-64-v3, or is of another family, for which no more than its base is used."""
+    if platform.machine() != "x86_64":
+        return True
+    return processor_flags(CPU_INFO) >= X86_64_V3
 
 
 def compiled_or_none() -> int | None:

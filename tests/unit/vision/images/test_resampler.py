@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from workers.vision.compiler import CompilerUnavailable
+from workers.vision.compiler import CompilerUnavailable, compile_library
 from workers.vision.images import resampler
 from workers.vision.images.decode import plan_tiles, write_tiles
 from workers.vision.images.decoder_process import load_resampler
-from workers.vision.images.resampler import Resampler, compiled_library, compiled_or_none, resize_with_pillow
+from workers.vision.images.resampler import (
+    FLAGS,
+    SOURCE,
+    X86_64_V3,
+    Resampler,
+    compiled_library,
+    compiled_or_none,
+    resize_with_pillow,
+)
 
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler here")
 Size = tuple[int, int]
@@ -75,6 +84,24 @@ def test_a_library_that_differs_from_pillow_is_not_used(monkeypatch: pytest.Monk
 def test_tiles_of_another_number_than_the_grid_has_are_refused() -> None:
     with pytest.raises(ValueError, match="must be contiguous, and 2 tiles, not 3"):
         Resampler(compiled_library()).resize(np.zeros((9, 9, 3), np.uint8), (2, 1), np.zeros((3, 28, 28, 3), np.uint8))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("no_library")
+def test_where_no_compiler_is_the_library_of_the_image_is_taken_if_the_processor_runs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prebuilt, processor = tmp_path / "resample.so", tmp_path / "cpuinfo"
+    compile_library(SOURCE, FLAGS, prebuilt)
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    monkeypatch.setattr(resampler, "PREBUILT", prebuilt)
+    monkeypatch.setattr(resampler, "CPU_INFO", processor)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    processor.write_text("processor\t: 0\nflags\t\t: fpu avx sse4_2\nbugs\t: none\n")
+    with pytest.raises(CompilerUnavailable):
+        compiled_library()
+    processor.write_text(f"processor\t: 0\nflags\t\t: fpu {' '.join(X86_64_V3)}\nbugs\t: none\n")
+    Resampler(compiled_library())
 
 
 @pytest.mark.usefixtures("no_library")

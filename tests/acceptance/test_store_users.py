@@ -1,0 +1,196 @@
+"""The service under the users of infra/valkey and infra/s3: each role does its real work, and only its own."""
+
+import io
+import os
+import secrets
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+from minio import Minio
+from minio.error import S3Error
+
+from services.cli.local.ports import free_ports
+from services.cli.local.process import Program
+from services.cli.local.seaweed import S3
+from services.cli.local.service import whole_service
+from services.cli.local.supervisor import supervised
+from shared.settings import Settings
+from tests.acceptance.client import Client
+from tests.receiver import Receiver
+from tests.servers import needed
+from tests.service import QUICK, ended_soon
+from tests.unit.intake.image_files import picture
+from tests.unit.packaging.tree import ROOT
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.acceptance
+
+START = ROOT / "infra/valkey/start.sh"
+ROLES = ("intake", "vision", "webhooks", "reconciler")
+PASSWORDS = {role: secrets.token_hex(20) for role in ("operator", *ROLES)}
+VARIABLES = {"VALKEY_PASSWORD": PASSWORDS["operator"]} | {
+    f"VALKEY_PASSWORD_{role.upper()}": PASSWORDS[role] for role in ROLES
+}
+S3_KEYS = {role: (secrets.token_hex(10), secrets.token_hex(20)) for role in ROLES}
+KEY = "tq_" + "0" * 40
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A running service whose processes log into the store as their roles."""
+
+    url: str
+    port: int
+    folder: Path
+    s3_url: str
+
+    def store(self, role: str) -> "redis.Redis":
+        """The store as `role` sees it."""
+        return redis.Redis(port=self.port, username=role, password=PASSWORDS[role], decode_responses=True)
+
+    def objects(self, role: str) -> Minio:
+        """The object storage as `role` sees it."""
+        access, secret = S3_KEYS[role]
+        return S3(self.s3_url, access, secret, "tileq").client()
+
+    def denials(self) -> list[str]:
+        """What the store has denied to the roles."""
+        with self.store("operator") as operator:
+            return [
+                f"{one['username']}: {one['reason']} {one['object']} ({one['context']})" for one in operator.acl_log()
+            ]
+
+
+def guarded_store(program: Program, folder: Path, port: int) -> Program:
+    """Return the Valkey of the service, started as docker-compose does."""
+
+    def probe() -> str:
+        try:
+            with redis.Redis(port=port, username="operator", password=PASSWORDS["operator"]) as client:
+                return "" if client.ping() else "no PONG"
+        except redis.RedisError as error:
+            return str(error)
+
+    argv = ["sh", str(START), str(folder), *program.argv]
+    return replace(program, argv=argv, probe=probe, env=dict(program.env or {}) | VARIABLES)
+
+
+def guarded_objects(program: Program, folder: Path) -> Program:
+    """Return the SeaweedFS of the service with the identities of infra/s3."""
+    keys = S3_KEYS | {"operator": (program.env["AWS_ACCESS_KEY_ID"], program.env["AWS_SECRET_ACCESS_KEY"])}
+    text = (ROOT / "infra/s3/identities.json").read_text()
+    for role, (access, secret) in keys.items():
+        text = text.replace(f"@{role.upper()}_ACCESS_KEY@", str(access)).replace(
+            f"@{role.upper()}_SECRET_KEY@", str(secret)
+        )
+    path = folder / "identities.json"
+    path.write_text(text)
+    return replace(program, argv=[*program.argv, f"-s3.config={path}"])
+
+
+def as_role(program: Program, port: int) -> Program:
+    """Return a process of ours that logs in as its role."""
+    role = program.name.partition("-")[0]
+    url = f"redis://{role}:{PASSWORDS[role]}@127.0.0.1:{port}/0"
+    access, secret = S3_KEYS[role]
+    own = {"TILEQ_REDIS_URL": url, "TILEQ_S3_ACCESS_KEY": access, "TILEQ_S3_SECRET_KEY": secret}
+    return ended_soon(replace(program, env={**program.env, **own}))
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Guarded]:
+    with tempfile.TemporaryDirectory(prefix="tileq-test-") as name:
+        folder = Path(name)
+        (port,) = free_ports(1)
+        more = QUICK | {"TILEQ_ENGINE": "echo", "TILEQ_API_KEYS": f"acme={KEY}", "TILEQ_WEBHOOK_ALLOW": "127.0.0.0/8"}
+        more |= {"TILEQ_LIMIT_REQUESTS": "100000", "TILEQ_ECHO_DELAY": "0.1"}
+        whole = needed(
+            lambda: whole_service(folder, Settings(), host="127.0.0.1", port=port, vision=1, more=more, load=60)
+        )
+        (valkey, weed), processes = whole.stages
+        store_port = int(valkey.argv[valkey.argv.index("--port") + 1])
+        stores = [guarded_store(valkey, folder, store_port), guarded_objects(weed, folder)]
+        stages = [stores, [as_role(one, store_port) for one in processes]]
+        with supervised(folder, stages):
+            yield Guarded(whole.url, store_port, folder, str(whole.environment["TILEQ_S3_URL"]))
+
+
+def test_every_role_does_its_work_and_is_denied_nothing(guarded: Guarded, hook: Receiver) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=guarded.url, headers=headers, timeout=60) as http, hook.up():
+        api = Client(http)
+        job = api.submit("Call me.", picture("PNG"), webhook={"url": hook.url}, headers={"Idempotency-Key": "k"})
+        assert "event: end" in http.get(f"/v1/jobs/{job['id']}/events").text
+        assert api.ended(job["id"])["state"] == "succeeded"
+        eventually(lambda: api.job(job["id"])["webhook"]["state"] == "delivered")
+        (message,) = http.get(f"/v1/jobs/{job['id']}/deliveries").json()["data"]
+        assert http.post(f"/v1/jobs/{job['id']}/deliveries/{message['id']}/redeliver").status_code == 202
+        assert http.post("/v1/webhooks/test", json={"url": hook.url}).json()["state"] == "delivered"
+        assert http.post("/v1/webhooks/secret/rotate").status_code == 200
+        lost = api.submit(" ".join(["long"] * 60))
+        api.reaches(lost["id"], "running")
+        os.kill(int((guarded.folder / "run" / "vision.pid").read_text()), signal.SIGKILL)
+        late = api.submit("Too late?", start_within=0.5)
+        assert api.ended(late["id"])["state"] in {"expired", "succeeded"}
+        assert api.ended(lost["id"])["attempt"] >= 2
+        batch = http.post("/v1/batches", json={"jobs": [{"prompt": "?"}] * 3, "webhook": {"url": hook.url}}).json()
+        eventually(lambda: http.get(f"/v1/batches/{batch['id']}").json()["state"] == "ended", 40)
+        assert len(http.get(f"/v1/batches/{batch['id']}/results").text.splitlines()) == 3
+        again = http.post(f"/v1/jobs/{job['id']}/retry").json()
+        api.cancel(again["id"])
+        api.ended(again["id"])
+        assert http.delete(f"/v1/jobs/{job['id']}").status_code == 204
+        assert http.get("/v1/models").status_code == 200
+        assert http.get("/readyz").json()["status"] == "ready"
+    assert guarded.denials() == []
+    logs = [path.read_text(errors="replace") for path in (guarded.folder / "logs").glob("*.log")]
+    assert not [log for log in logs if "AccessDenied" in log]
+
+
+FORBIDDEN: list[tuple[str, tuple[str, ...]]] = [
+    *((role, command) for role in ROLES for command in (("FLUSHALL",), ("KEYS", "*"), ("SCAN", "0"), ("ACL", "LIST"))),
+    *((role, ("CONFIG", "SET", "appendonly", "no")) for role in ROLES),
+    *((role, ("GET", "another:key")) for role in ROLES),
+    *((role, ("HSET", "tileq:keys", "hash", "{}")) for role in ROLES),
+    *((role, ("HSET", "tileq:limits", "acme", "{}")) for role in ROLES),
+    *((role, ("HGETALL", "tileq:secret:acme")) for role in ("vision", "reconciler")),
+    *((role, ("HGETALL", "tileq:keys")) for role in ("vision", "reconciler")),
+    *((role, ("EVAL", "return redis.call('HGETALL', 'tileq:secret:acme')", "0")) for role in ("vision", "reconciler")),
+    *((role, ("ZADD", "tileq:outbox", "1", "job_x")) for role in ("webhooks",)),
+    *((role, ("GET", "tileq:idem:acme:k")) for role in ("vision", "webhooks")),
+]
+
+
+@pytest.mark.parametrize(("role", "command"), FORBIDDEN, ids=lambda part: part if part in ROLES else " ".join(part))
+def test_a_role_can_not_do_what_is_not_its_own(guarded: Guarded, role: str, command: tuple[str, ...]) -> None:
+    with guarded.store(role) as store, pytest.raises(redis.exceptions.NoPermissionError):
+        store.execute_command(*command)
+
+
+@pytest.mark.parametrize(
+    ("role", "act"),
+    [
+        ("webhooks", lambda client: client.put_object("tileq", "jobs/x/result-1.json", io.BytesIO(b"x"), 1)),
+        ("webhooks", lambda client: client.get_object("tileq", "models/x/tokenizer.json")),
+        ("webhooks", lambda client: list(client.list_objects("tileq"))),
+        ("vision", lambda client: client.put_object("tileq", "batches/x.json", io.BytesIO(b"x"), 1)),
+        ("vision", lambda client: client.get_object("tileq", "batches/x.json")),
+        ("vision", lambda client: list(client.list_objects("tileq", recursive=True))),
+        *((role, lambda client: client.remove_bucket("tileq")) for role in ROLES),
+        *((role, lambda client: client.make_bucket("another")) for role in ROLES),
+    ],
+)
+def test_a_role_reaches_its_own_objects_only(guarded: Guarded, role: str, act: Callable[[Minio], object]) -> None:
+    with pytest.raises(S3Error, match="AccessDenied"):
+        act(guarded.objects(role))
+
+
+def test_nobody_is_let_in_without_a_password(guarded: Guarded) -> None:
+    with redis.Redis(port=guarded.port) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
