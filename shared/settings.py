@@ -227,6 +227,9 @@ class RequestSettings(ImageSettings):
     """What a request may hold."""
 
     max_body_bytes: int = Field(64 << 20, ge=1, description="one request, all images and fields")
+    max_json_memory: int = Field(
+        512 << 20, ge=1, description="JSON bodies that one intake holds at once, bytes; above it, 503 overloaded"
+    )
     max_image_bytes: int = Field(20 << 20, ge=1, description="one image as sent")
     max_images: int = Field(32, ge=1, description="images of one job, those of its parents included")
     max_tiles: int = Field(200, ge=1, description="tiles of one job, all images and thumbnails together")
