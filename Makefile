@@ -22,7 +22,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos mutants fuzz load lint audit bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-queue evaluate constraints clean
+.PHONY: help env demo test chaos mutants fuzz load lint audit bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-bodies bench-queue evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -74,6 +74,9 @@ load: $(STAMP)  ## 100 small jobs a second for 5 minutes, from submission to web
 
 bench-peers: $(STAMP) build/peers-env/.made  ## tileq beside Celery + FastAPI and taskiq + FastAPI: a job's cost, and what kills leave
 	@$(BIN)/python -m tests.bench.peers $(ARGS)
+
+bench-bodies: $(STAMP)  ## how long a health check takes while 8 clients post 60 MB of JSON data URIs each
+	@$(BIN)/python -m tests.bench.bodies $(ARGS)
 
 build/peers-env/.made: tests/bench/peers/requirements.txt
 	@$(PYTHON) -m venv --clear build/peers-env

@@ -88,6 +88,8 @@ class EngineCore:
         try:
             features, logits = self._run(schedule)
             self._postprocess(schedule, features, logits)
+            if self._budget.fitted():
+                log.info("steps may be larger again", rows=self._budget.most_rows, tiles=self._budget.most_tiles)
         except Exception as error:
             self._recover(schedule, translate(error))
         self._counts["steps"] += 1
