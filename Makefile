@@ -108,7 +108,7 @@ constraints:  ## pin anew: the newest of everything that pyproject.toml allows, 
 	@build/pins/bin/python -m pip install -q $(PIP_FLAGS) torch==$(TORCH) -e '.[dev]'
 	@{ echo "# Made by \`make constraints\`: everything of \`.[dev]\` as tested, torch as its CPU build."; \
 	   echo "# What the CUDA build of torch brings besides is pinned by torch itself."; \
-	   build/pins/bin/python -m pip freeze --exclude-editable | grep -viE "^(nvidia-|triton|cuda-)" | sed 's/+cpu$$//'; } > build/pins/constraints.txt
+	   build/pins/bin/python -m pip freeze --exclude-editable | grep -viE "^(nvidia-|cuda-)" | sed 's/+cpu$$//'; } > build/pins/constraints.txt
 	@mv build/pins/constraints.txt constraints.txt && rm -rf build/pins && wc -l constraints.txt
 
 clean:  ## remove the environment, builds and caches
