@@ -38,5 +38,8 @@ def stream_key(prefix: str, job: str) -> str:
 
 
 def changes_channel(prefix: str) -> str:
-    """Return the channel on which the store publishes the id of every job or delivery that changed."""
+    """Return the channel on which the store publishes the id of every job or delivery that changed.
+
+    Where the state of a job changed, a space and the new state follow the id.
+    """
     return f"{prefix}changes"

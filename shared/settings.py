@@ -199,6 +199,7 @@ class HttpSettings(KeySettings):
         75, ge=1, description="an idle connection is kept open for this long; more than a load balancer's own value"
     )
     root_path: str = Field("", description="path under which a reverse proxy serves the API, such as `/vision`")
+    openapi: bool = Field(True, description="serve /openapi.json, to everybody")
     max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
 
     @field_validator("root_path")
@@ -226,6 +227,9 @@ class RequestSettings(ImageSettings):
     """What a request may hold."""
 
     max_body_bytes: int = Field(64 << 20, ge=1, description="one request, all images and fields")
+    max_json_memory: int = Field(
+        512 << 20, ge=1, description="JSON bodies that one intake holds at once, bytes; above it, 503 overloaded"
+    )
     max_image_bytes: int = Field(20 << 20, ge=1, description="one image as sent")
     max_images: int = Field(32, ge=1, description="images of one job, those of its parents included")
     max_tiles: int = Field(200, ge=1, description="tiles of one job, all images and thumbnails together")

@@ -33,7 +33,7 @@ class JobQueries:
     async def wait_until_ended(self, tenant: str, id: str, seconds: float) -> Job:
         """Return a job at its end, or as it is after `seconds` or when the service shuts down."""
         until = time.monotonic() + seconds
-        with self._changes.watch(id) as subscription:
+        with self._changes.watch(id, ends_only=True) as subscription:
             while True:
                 job = await self.get(tenant, id)
                 left = until - time.monotonic()

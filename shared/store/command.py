@@ -28,6 +28,7 @@ class TransitionResult(Generic[T]):
 
     value: T
     messages: tuple[str, ...] = ()
+    more: bool = True  #: whether another job of the model may be ready; False only where the store found none
 
 
 def hash_to_dict(flat: Sequence[str]) -> dict[str, str]:

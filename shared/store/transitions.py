@@ -148,7 +148,7 @@ def finish(id: str, attempt: int, state: State, fields: Mapping[str, Any]) -> St
     return StoreCommand(
         "finish",
         (id, attempt, state.value, json.dumps(words)),
-        lambda answer: TransitionResult(bool(answer[0]), tuple(answer[1])),
+        lambda answer: TransitionResult(bool(answer[0]), tuple(answer[1]), bool(answer[2])),
         durable=True,
     )
 

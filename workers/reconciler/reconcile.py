@@ -19,6 +19,7 @@ from shared.store.client import Store
 from shared.store.stats import get_stats
 
 MARKERS_PER_CALL = 100
+MAX_REPEATED_HINTS = 100  #: that wait for workers of a model at a time: a worker follows one until nothing waits
 FIND_PER_CALL = 500
 log = structlog.get_logger(__name__)
 
@@ -61,7 +62,7 @@ class Reconciler:
         self.hints.deliveries(*moved.messages)
 
     def republish_jobs(self) -> None:
-        """Publish again the hints that no worker followed, at most as many as jobs are ready: hints are all alike."""
+        """Publish again the hints that no worker followed: hints are all alike, so never more than jobs are ready."""
         due = defaultdict(list)
         for id, model in self.store.run(transitions.dispatch(self.settings.redispatch)):
             due[model].append(id)
@@ -70,8 +71,8 @@ class Reconciler:
         models = self.store.run(get_stats()).models
         for model, ids in due.items():
             name = vision_queue(model)
-            missing = models[model].queued - self.hints.depth(name) if model in models else len(ids)
-            for id in ids[: max(0, missing)]:
+            ready = models[model].queued if model in models else len(ids)
+            for id in ids[: max(0, min(ready, MAX_REPEATED_HINTS) - self.hints.depth(name))]:
                 self._repeat(name, self.hints.job(model, id))
 
     def republish_deliveries(self) -> None:

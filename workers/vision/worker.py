@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from prometheus_client import Counter
@@ -63,24 +63,31 @@ class Worker:
     cached: CachedPrompts = field(default_factory=CachedPrompts)
 
     def handle_hint(self, hint: str) -> int:
-        """Process jobs while there are any, up to `MAX_JOBS_PER_HINT`; return how many."""
-        if self.stopping.is_set():
-            self.hints.job(self.served.model.id, hint)  # shutting down: hand the hint to another worker
-            return 0
-        for done in range(MAX_JOBS_PER_HINT):
-            if self.stopping.is_set() or not self._process_next():
+        """Process jobs while there are any, up to `MAX_JOBS_PER_HINT`; return how many.
+
+        The hint is published again unless the store said that nothing waits, so one hint serves a whole queue.
+        """
+        done, more = 0, True
+        while more and done < MAX_JOBS_PER_HINT and not self.stopping.is_set():
+            processed = self._process_next()
+            if not processed:
                 IDLE_HINTS.inc(not done)
                 return done
-        return MAX_JOBS_PER_HINT
+            more = processed == "more"
+            done += 1
+        if more:
+            self.hints.job(self.served.model.id, hint)
+        return done
 
-    def _process_next(self) -> bool:
+    def _process_next(self) -> Literal["", "last", "more"]:
+        """Process a job, "" if there was none; tell whether it was the last, or more may wait."""
         asked = time.monotonic()
         job = self._claim()
         if job is None:
-            return False
+            return ""
         with self.jobs.track(job, asked + self.settings.lease) as attempt, _logged_as(job):
-            self._finish(attempt, self._outcome(attempt))
-        return True
+            more = self._finish(attempt, self._outcome(attempt))
+        return "more" if more else "last"
 
     def _claim(self) -> Job | None:
         try:
@@ -105,7 +112,7 @@ class Worker:
 
     def _outcome(self, attempt: Attempt) -> Outcome:
         try:
-            return self._process(attempt)
+            return self._answer(attempt)
         except AttemptAborted as abort:
             return outcomes.aborted(attempt, abort.reason)
         except Permanent as error:
@@ -122,7 +129,7 @@ class Worker:
         log.warning("attempt failed with a transient error", code=error.code, error=error.detail)
         return outcomes.retry(attempt, error, self.settings.retry_backoff)
 
-    def _process(self, attempt: Attempt) -> Outcome:
+    def _answer(self, attempt: Attempt) -> Outcome:
         with attempt.stage("fetch"):
             request = self._read(attempt.job)
             data = self.images.fetch(attempt, request.images)
@@ -157,8 +164,12 @@ class Worker:
             raise Transient("storage_unavailable", error.detail) from error
         return outcomes.succeeded(attempt, result, key)
 
-    def _finish(self, attempt: Attempt, outcome: Outcome) -> None:
-        name = (outcome.transition and self._commit(attempt, outcome.transition)) or outcome.name
+    def _finish(self, attempt: Attempt, outcome: Outcome) -> bool:
+        """Commit the outcome; tell whether another job may wait for which no hint was published here."""
+        name, more = outcome.name, True
+        if outcome.transition:
+            other, more = self._commit(attempt, outcome.transition)
+            name = other or name
         if name == "released":
             self.hints.job(self.served.model.id, attempt.job.id)
         elif name == "succeeded":
@@ -167,6 +178,7 @@ class Worker:
             self._mark_ended(attempt.job.id)
         ATTEMPTS.labels(name).inc()
         log.info("attempt ended", outcome=name, seconds=round(attempt.age, 3))
+        return more and name != "released"
 
     def _mark_ended(self, id: str) -> None:
         """Write the marker of a job that ended without a result; of one that is queued again there is none to write."""
@@ -175,8 +187,13 @@ class Worker:
         except (QueueUnavailable, StorageDown) as error:
             log.warning("ended marker not written, the reconciler will write it", error=error.detail)
 
-    def _commit(self, attempt: Attempt, transition: StoreCommand[TransitionResult[Any]]) -> str | None:
-        """Commit a transition, repeating it until the lease expires. Returns the outcome if it is another one."""
+    def _commit(
+        self, attempt: Attempt, transition: StoreCommand[TransitionResult[Any]]
+    ) -> tuple[Literal["abandoned", "lease_lost"] | None, bool]:
+        """Commit a transition, repeating it until the lease expires.
+
+        Returns the outcome if it is another one, and whether another job may wait.
+        """
         while True:
             try:
                 result = self.store.run(transition)
@@ -185,11 +202,11 @@ class Worker:
                     log.error(
                         "could not commit before the lease expired; another worker will retry", error=error.detail
                     )
-                    return "abandoned"
+                    return "abandoned", True
                 time.sleep(COMMIT_RETRY_DELAY_S)
             else:
                 self.hints.deliveries(*result.messages)
-                return None if result.value else "lease_lost"
+                return (None if result.value else "lease_lost"), result.more
 
 
 @contextmanager

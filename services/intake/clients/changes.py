@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.events import changes_channel
+from shared.jobs import State
 
 POLL_S = 2.0  #: after which a waiter reads again without a notification
 log = structlog.get_logger(__name__)
@@ -21,8 +22,9 @@ log = structlog.get_logger(__name__)
 class Subscription:
     """One waiter for the changes of one id."""
 
-    def __init__(self, changes: "Changes", poll_s: float) -> None:
+    def __init__(self, changes: "Changes", poll_s: float, *, ends_only: bool) -> None:
         self._changes = changes
+        self.ends_only = ends_only
         self._poll_s = poll_s
         self._read_at = time.monotonic()
         self._event = asyncio.Event()
@@ -67,9 +69,9 @@ class Changes:
         self.closed = False
 
     @contextmanager
-    def watch(self, id: str) -> Iterator[Subscription]:
-        """Subscribe to changes of `id` for as long as the block lasts."""
-        subscription = Subscription(self, self._poll_s)
+    def watch(self, id: str, *, ends_only: bool = False) -> Iterator[Subscription]:
+        """Subscribe to changes of `id`, or only to its end, for as long as the block lasts."""
+        subscription = Subscription(self, self._poll_s, ends_only=ends_only)
         self._subscriptions.setdefault(id, set()).add(subscription)
         try:
             yield subscription
@@ -105,8 +107,15 @@ class Changes:
             while not self.closed:
                 message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=1)
                 if message is not None:
-                    for subscription in self._subscriptions.get(str(message["data"]), ()):
-                        subscription.notify()
+                    self._notify(str(message["data"]))
+
+    def _notify(self, change: str) -> None:
+        """Notify of a `change`: an id, and the new state where that is what changed."""
+        id, _, state = change.partition(" ")
+        ended = bool(state) and State(state).terminal
+        for subscription in self._subscriptions.get(id, ()):
+            if ended or not subscription.ends_only:
+                subscription.notify()
 
     def _notify_all(self) -> None:
         for subscriptions in self._subscriptions.values():

@@ -5,17 +5,20 @@ import codecs
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from services.intake.submission.json_body import Reservation, body_memory, off_loop
 from services.intake.submission.json_strict import parse_object
 from services.intake.submission.size_errors import image_too_large
 from services.intake.uploads import Upload
 from shared.errors import BodyTooLarge, InvalidField, Malformed, RequestError, UnsupportedMediaType
 from shared.settings import IntakeSettings
+
+T = TypeVar("T")
 
 FORM, JSON = "multipart/form-data", "application/json"
 
@@ -85,11 +88,20 @@ class MultipartLimits:
     check_field: Callable[[str], None] = lambda _: None
 
 
-async def read_body(request: Request, settings: IntakeSettings, limits: MultipartLimits) -> Form | dict[str, Any]:
-    """Return the parts of a multipart body, or the object of a JSON one. Raises `RequestError`."""
+async def read_body(
+    request: Request,
+    settings: IntakeSettings,
+    limits: MultipartLimits,
+    read_object: Callable[[dict[str, Any], Reservation], T],
+) -> Form | T:
+    """Return the parts of a multipart body, or what `read_object` makes of the object of a JSON one.
+
+    `read_object` runs in another thread for a large body; the memory counts until the reservation is dropped.
+    Raises `RequestError`.
+    """
     if _media_type(request) == FORM:
         return await _read_form(request, settings, limits)
-    return parse_object(b"".join([chunk async for chunk in _chunks(request, settings)]))
+    return await _read_json(request, settings, read_object)
 
 
 async def read_json(
@@ -100,7 +112,24 @@ async def read_json(
         return default
     if _media_type(request) != JSON:
         raise UnsupportedMediaType(f"this call accepts {JSON} only")
-    return parse_object(b"".join([chunk async for chunk in _chunks(request, settings)]))
+    return await _read_json(request, settings, lambda body, _: body)
+
+
+async def _read_json(
+    request: Request, settings: IntakeSettings, read_object: Callable[[dict[str, Any], Reservation], T]
+) -> T:
+    held, chunks = body_memory().reserve(), list[bytes]()
+    limit = max(settings.max_json_memory, settings.max_body_bytes)  # one allowed body always has room
+    async for chunk in _chunks(request, settings):
+        held.add(len(chunk), limit)
+        chunks.append(chunk)
+
+    def parse() -> T:
+        body = b"".join(chunks)
+        chunks.clear()
+        return read_object(parse_object(body), held)
+
+    return await off_loop(held.size, parse)
 
 
 async def refuse_body(request: Request, settings: IntakeSettings) -> None:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -12,6 +13,7 @@ from shared.errors import InvalidField, UndecodableImage
 
 #: RFC 2397 puts `base64` last; some encoders put parameters behind it.
 _HEAD = re.compile(r"\s*data:[^,]{0,300}?;\s*base64\s*(?:;[^,]{0,200})?,", re.ASCII | re.IGNORECASE)
+PIECE_CHARACTERS = 1 << 20  #: of base64 decoded at once; a multiple of 4
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _WHITE_SPACE = b" \t\r\n\f"
 
@@ -36,11 +38,21 @@ def read_data_uri(uri: Any, image: int, max_bytes: int) -> Upload:
         encoded = encoded.translate(_URL_SAFE, _WHITE_SPACE).rstrip(b"=")
         if len(encoded) * 3 // 4 > max_bytes:
             raise image_too_large(image, max_bytes)
-        data = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
+        upload = Upload(field)
+        for piece in _decoded(encoded + b"=" * (-len(encoded) % 4)):
+            upload.write(piece)
     except (binascii.Error, UnicodeEncodeError) as error:
         detail = f"the base64 of image {image} is broken: it holds other characters than base64's, or was cut"
         raise UndecodableImage(detail, image=image, field=field) from error
-    return Upload.of(field, data)
+    return upload
+
+
+def _decoded(encoded: bytes) -> Iterator[bytes]:
+    """Yield the bytes piece by piece: a call of `b64decode` keeps the GIL. Raises `binascii.Error`."""
+    if b"=" in encoded[:-3]:  # at the end of a piece it would count as padding
+        raise binascii.Error("padding stands before the end")
+    for start in range(0, len(encoded), PIECE_CHARACTERS):
+        yield base64.b64decode(encoded[start : start + PIECE_CHARACTERS], validate=True)
 
 
 def _why(uri: str) -> str:

@@ -17,6 +17,7 @@ from services.intake.schemas.requests import (
 from services.intake.schemas.validation import read
 from services.intake.submission import generation
 from services.intake.submission.data_uri import read_data_uri
+from services.intake.submission.json_body import Reservation
 from services.intake.uploads import Upload
 from shared.errors import InvalidField, RequestError
 from shared.settings import IntakeSettings
@@ -60,11 +61,17 @@ class BatchSubmission:
     request: BatchRequest
     parts: Mapping[str, Upload]
     settings: IntakeSettings
+    held: Reservation | None = None  #: of a JSON body, whose images are decoded job by job
 
     def fingerprint(self) -> str:
         """Return what tells this request from another under the same Idempotency-Key."""
         parts = sorted((name, upload.sha256) for name, upload in self.parts.items())
         return _digest("batch", self.request.model_dump(mode="json"), parts)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the JSON body that is held; 0 where images came as parts."""
+        return self.held.size if self.held else 0
 
     def items(self) -> Iterator[Submission | RejectedItem]:
         """Yield each job in order, or why it can't be read."""

@@ -14,6 +14,7 @@ from services.intake.schemas.validation import read
 from services.intake.submission import generation
 from services.intake.submission.body import CHARSET_FIELD, Form, MultipartLimits, read_body
 from services.intake.submission.data_uri import read_data_uri
+from services.intake.submission.json_body import Reservation
 from services.intake.submission.json_strict import parse_object
 from services.intake.submission.model import BatchSubmission, Submission, translated
 from services.intake.submission.size_errors import too_many_images
@@ -31,18 +32,26 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,12}")
 
 async def parse_submission(request: Request, settings: IntakeSettings) -> Submission:
     """Return the job that the body of `request` asks for. Raises `RequestError`."""
-    body = await read_body(request, settings, _job_parts(settings.max_images))
+
+    def read_object(body: dict[str, Any], _: Reservation) -> Submission:
+        images = body.pop("images", None)
+        return Submission(read(JobRequest, translated(body)), _read_images(images, settings))
+
+    body = await read_body(request, settings, _job_parts(settings.max_images), read_object)
     if isinstance(body, Form):
         return Submission(read(JobRequest, translated(_form_request(body))), body.files)
-    images = body.pop("images", None)
-    return Submission(read(JobRequest, translated(body)), _read_images(images, settings))
+    return body
 
 
 async def parse_batch(request: Request, settings: IntakeSettings) -> BatchSubmission:
     """Return the batch that the body of `request` asks for. Raises `RequestError`."""
-    body = await read_body(request, settings, _batch_parts(settings.max_batch_jobs))
+
+    def read_object(body: dict[str, Any], held: Reservation) -> BatchSubmission:
+        return BatchSubmission(_batch_request(body, settings), {}, settings, held)
+
+    body = await read_body(request, settings, _batch_parts(settings.max_batch_jobs), read_object)
     if not isinstance(body, Form):
-        return BatchSubmission(_batch_request(body, settings), {}, settings)
+        return body
     if "request" not in body.fields:
         raise InvalidField("a multipart batch needs a part `request` with the JSON", field="request")
     parts: dict[str, Upload] = {}

@@ -5,6 +5,8 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 
 from services.intake.metrics import ACCEPTED
 from services.intake.principal import Principal
@@ -12,6 +14,7 @@ from services.intake.queries import JobQueries
 from services.intake.submission.commit import Commit
 from services.intake.submission.idempotency import KeyReservation, reserve_key
 from services.intake.submission.image_headers import ImageInfo
+from services.intake.submission.json_body import off_loop
 from services.intake.submission.model import BatchSubmission, RejectedItem, RequestHeaders, Submission, custom_id_of
 from services.intake.submission.prepare import Preparation, PreparedJob
 from shared.batches import Batch
@@ -79,7 +82,8 @@ class Submissions:
         self, principal: Principal, submission: BatchSubmission, headers: RequestHeaders
     ) -> AcceptedBatch:
         """Accept every job of a batch, or none: one bad job refuses it, and every bad one is listed in `errors`."""
-        async with self._reserved(principal, headers, submission.fingerprint()) as reservation:
+        fingerprint = await off_loop(submission.size, submission.fingerprint)
+        async with self._reserved(principal, headers, fingerprint) as reservation:
             id = reservation.replay or new_id("batch")
             if not reservation.replay:
                 prepared = await self._prepare_all(principal, submission, id, headers.traceparent)
@@ -107,7 +111,8 @@ class Submissions:
         prepared: list[PreparedJob] = []
         rejected: list[RejectedItem] = []
         inspected: dict[str, ImageInfo] = {}
-        for index, item in enumerate(submission.items()):
+        for index, items in enumerate(repeat(submission.items(), len(submission.request.jobs))):
+            item = await off_loop(submission.size, partial(next, items))
             if isinstance(item, RejectedItem):
                 rejected.append(item)
                 continue

@@ -3,13 +3,13 @@
 -- ARGV: model, worker, lease, window, max passes, max seconds since the first pass, then for each prompt that the worker
 -- has cached 'tenant/key', or '/key' for any tenant. Returns {record or {}, deliveries now due}.
 promote()
-local cached
-for i = 7, #ARGV do
-  cached = cached or {}
-  cached[ARGV[i]] = true
-end
+local cached -- set of the prompts, made once there is a choice
 
 local function shares(tenant, affinity)
+  if not cached then
+    cached = {}
+    for i = 7, #ARGV do cached[ARGV[i]] = true end
+  end
   for key in string.gmatch(affinity, '%S+') do
     if cached[tenant .. '/' .. key] or cached['/' .. key] then return true end
   end
@@ -19,7 +19,7 @@ end
 -- The next job of a tenant, and the older ones that it overtakes. A job that was passed over often enough, or for the first
 -- time long enough ago, is overtaken no more, so at most `max passes` younger jobs ever go before one.
 local function choose(ready, tenant)
-  local ids = call('ZRANGE', ready, 0, cached and tonumber(ARGV[4]) - 1 or 0)
+  local ids = call('ZRANGE', ready, 0, ARGV[7] and tonumber(ARGV[4]) - 1 or 0)
   if not ids[2] then return ids[1], {} end
   local passed = {}
   for i, id in ipairs(ids) do

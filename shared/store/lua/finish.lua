@@ -1,7 +1,17 @@
 -- End a running job. ARGV: id, attempt, state, JSON fields. Repeating it after a lost answer changes nothing.
--- Returns {1 or 0 (lease lost), deliveries now due}.
+-- Returns {1 or 0 (lease lost), deliveries now due, 1 if another job of the model is ready, else 0}.
 local j = job(ARGV[1])
-if j.attempt == ARGV[2] and j.state == ARGV[3] and not is_active(j.state) then return {1, {}} end
-if j.state ~= 'running' or j.attempt ~= ARGV[2] then return {0, {}} end
+
+-- What a claim would look at, so that a worker needs no claim to learn that nothing waits.
+local function more()
+  promote()
+  for priority = 0, 2 do
+    if call('EXISTS', P .. 'turns:' .. j.model .. ':' .. priority) == 1 then return 1 end
+  end
+  return 0
+end
+
+if j.attempt == ARGV[2] and j.state == ARGV[3] and not is_active(j.state) then return {1, {}, more()} end
+if j.state ~= 'running' or j.attempt ~= ARGV[2] then return {0, {}, 1} end
 write(P .. 'job:' .. ARGV[1], cjson.decode(ARGV[4]))
-return {1, close(ARGV[1], j, ARGV[3])}
+return {1, close(ARGV[1], j, ARGV[3]), more()}

@@ -113,7 +113,7 @@ local function move(id, j, to)
     call('HINCRBY', P .. 'batch:' .. j.batch, to, 1)
   end
   call('HSET', P .. 'job:' .. id, 'state', to)
-  call('PUBLISH', P .. 'changes', id)
+  call('PUBLISH', P .. 'changes', id .. ' ' .. to)
   j.state = to
 end
 

@@ -46,6 +46,16 @@ def test_a_hint_carries_the_id_and_nothing_else(settings: Settings, broker: Brok
     assert len(json.dumps(message)) < 1500
 
 
+def test_a_channel_makes_one_client_for_its_acknowledgements(settings: Settings) -> None:
+    with make_celery(settings).connection_for_write() as connection, connection.channel() as channel:
+        with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:
+            assert first is second
+        channel._disconnect_pools()
+        with channel.conn_or_acquire() as anew:
+            assert anew is not first
+            assert anew.connection_pool is channel.pool
+
+
 def test_a_broker_that_is_gone_costs_a_hint_and_no_exception() -> None:
     hints = Hints(make_celery(Settings(redis_url="redis://127.0.0.1:1/0", redis_timeout=0.5)))
     assert hints.job("m", "job_x") is False

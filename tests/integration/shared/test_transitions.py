@@ -211,6 +211,22 @@ def test_a_thawed_worker_can_neither_renew_nor_finish(store: Store) -> None:
     assert read(store, winner.id).output == output("right")
 
 
+def test_finish_tells_whether_another_job_of_the_model_is_ready(store: Store) -> None:
+    first, second = running(store), running(store)
+    queued(store, model="other")
+    waiting = queued(store)
+    assert store.run(transitions.finish(first.id, 1, State.SUCCEEDED, {})).more is True
+    assert store.run(transitions.finish(first.id, 1, State.SUCCEEDED, {})).more is True
+    assert claimed(store).id == waiting.id
+    assert store.run(transitions.finish(second.id, 1, State.SUCCEEDED, {})).more is False
+
+
+def test_a_job_whose_backoff_has_passed_is_ready_when_another_ends(store: Store) -> None:
+    retried, other = running(store), running(store)
+    store.run(transitions.retry(retried.id, 1, ERROR, 0.001))
+    eventually(lambda: store.run(transitions.finish(other.id, 1, State.SUCCEEDED, {})).more)
+
+
 def test_finish_can_be_repeated_after_a_lost_answer(store: Store) -> None:
     job = running(store, webhook=HOOK | {"events": ENDED})
     first = store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": output("a"), "result": "key"}))
@@ -381,7 +397,7 @@ def test_every_change_is_published_for_those_who_wait(store: Store) -> None:
         job = running(store)
         finish(store, job)
         heard = eventually(lambda: listener.get_message(ignore_subscribe_messages=True, timeout=0.1))
-    assert heard["data"] == job.id
+    assert heard["data"] == f"{job.id} queued"
 
 
 def test_an_unclaimed_hint_is_due_again_later_and_never_after_the_claim(store: Store) -> None:

@@ -80,6 +80,15 @@ def test_hints_are_never_more_than_the_jobs_that_wait(reconciler: Reconciler) ->
     assert len(hints(reconciler).sent) == len(jobs)
 
 
+def test_a_long_queue_gets_a_bounded_number_of_hints(reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.reconciler.reconcile.MAX_REPEATED_HINTS", 2)
+    hints(reconciler).lost = False
+    jobs = [submit(reconciler.store) for _ in range(5)]
+    record = f"{reconciler.store.prefix}job:{jobs[0].id}"
+    reconciled_until(reconciler, lambda: int(reconciler.store.client.hget(record, "hints") or 0) >= 3)
+    assert len(hints(reconciler).sent) == 2
+
+
 def test_the_job_of_a_lost_worker_is_queued_again(reconciler: Reconciler) -> None:
     job = submit(reconciler.store)
     reconciler.store.run(transitions.claim("m", "w", 0.001))

@@ -172,6 +172,20 @@ def test_one_hint_does_not_lead_on_for_ever(worker: WorkerFixture) -> None:
     assert [worker.state(job) for job in jobs].count(State.QUEUED) == 1
 
 
+def test_a_hint_goes_on_to_another_slot_when_jobs_still_wait(worker: WorkerFixture, monkeypatch: Any) -> None:
+    monkeypatch.setattr("workers.vision.worker.MAX_JOBS_PER_HINT", 2)
+    jobs = [worker.submit() for _ in range(3)]
+    assert worker.handle_hint(jobs[0].id) == 2
+    assert worker.hints.jobs == [jobs[0].id]
+
+
+def test_no_claim_and_no_hint_follow_the_last_job(worker: WorkerFixture) -> None:
+    worker.submit()
+    worker.handle_hint()
+    assert [call.script for call in worker.store.calls].count("claim") == 1
+    assert worker.hints.jobs == []
+
+
 def test_a_hint_without_work_is_dropped_and_counted(worker: WorkerFixture) -> None:
     before = sample("tileq_vision_idle_hints_total")
     assert worker.handle_hint() == 0
