@@ -199,6 +199,7 @@ class HttpSettings(KeySettings):
         75, ge=1, description="an idle connection is kept open for this long; more than a load balancer's own value"
     )
     root_path: str = Field("", description="path under which a reverse proxy serves the API, such as `/vision`")
+    openapi: bool = Field(True, description="serve /openapi.json, to everybody")
     max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
 
     @field_validator("root_path")

@@ -101,6 +101,7 @@ def build_app(context: AppContext) -> FastAPI:
         description="Images and a question in, an answer out: by webhook, by polling, or as it is generated.",
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
+        openapi_url="/openapi.json" if context.settings.openapi else None,
         redirect_slashes=False,
         lifespan=_lifespan,
     )

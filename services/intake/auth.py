@@ -103,12 +103,13 @@ def is_loopback(host: str) -> bool:
 
 
 def _refuse_unless_local(request: Request) -> None:
-    if reason := _why_not_local(request):
+    if reason := why_not_local(request):
         detail = f"this service has no API keys and therefore serves this machine only, but {reason}"
         raise MissingKey(f"{detail}; `tileq keys create` makes a key")
 
 
-def _why_not_local(request: Request) -> str | None:
+def why_not_local(request: Request) -> str | None:
+    """Return why `request` does not count as sent by this machine, or None where it does."""
     client = request.client.host if request.client else ""
     if not is_loopback(client):
         return f"the request comes from {client or 'an unknown address'}"

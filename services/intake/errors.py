@@ -68,7 +68,8 @@ def install_handlers(app: FastAPI, default: Surface) -> None:
             detail = f"{request.method} is not allowed for this path; allowed methods: {allowed}"
             return error_response(MethodNotAllowed(detail), request, default, {"Allow": allowed})
         if error.status_code == NotFound.status:
-            detail = "this service has no such path; GET /openapi.json lists them"
+            listed = f"; GET {app.openapi_url} lists them" if app.openapi_url else ""
+            detail = f"this service has no such path{listed}"
             return error_response(NotFound(detail), request, default)
         return error_response(Malformed(str(error.detail)), request, default)
 

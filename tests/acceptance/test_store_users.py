@@ -1,19 +1,23 @@
-"""The service under the users of infra/valkey: each role does its real work, and nothing that is not its own."""
+"""The service under the users of infra/valkey and infra/s3: each role does its real work, and only its own."""
 
+import io
 import os
 import secrets
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 import pytest
 import redis
+from minio import Minio
+from minio.error import S3Error
 
 from services.cli.local.ports import free_ports
 from services.cli.local.process import Program
+from services.cli.local.seaweed import S3
 from services.cli.local.service import whole_service
 from services.cli.local.supervisor import supervised
 from shared.settings import Settings
@@ -33,6 +37,7 @@ PASSWORDS = {role: secrets.token_hex(20) for role in ("operator", *ROLES)}
 VARIABLES = {"VALKEY_PASSWORD": PASSWORDS["operator"]} | {
     f"VALKEY_PASSWORD_{role.upper()}": PASSWORDS[role] for role in ROLES
 }
+S3_KEYS = {role: (secrets.token_hex(10), secrets.token_hex(20)) for role in ROLES}
 KEY = "tq_" + "0" * 40
 
 
@@ -43,10 +48,16 @@ class Guarded:
     url: str
     port: int
     folder: Path
+    s3_url: str
 
     def store(self, role: str) -> "redis.Redis":
         """The store as `role` sees it."""
         return redis.Redis(port=self.port, username=role, password=PASSWORDS[role], decode_responses=True)
+
+    def objects(self, role: str) -> Minio:
+        """The object storage as `role` sees it."""
+        access, secret = S3_KEYS[role]
+        return S3(self.s3_url, access, secret, "tileq").client()
 
     def denials(self) -> list[str]:
         """What the store has denied to the roles."""
@@ -70,11 +81,26 @@ def guarded_store(program: Program, folder: Path, port: int) -> Program:
     return replace(program, argv=argv, probe=probe, env=dict(program.env or {}) | VARIABLES)
 
 
+def guarded_objects(program: Program, folder: Path) -> Program:
+    """Return the SeaweedFS of the service with the identities of infra/s3."""
+    keys = S3_KEYS | {"operator": (program.env["AWS_ACCESS_KEY_ID"], program.env["AWS_SECRET_ACCESS_KEY"])}
+    text = (ROOT / "infra/s3/identities.json").read_text()
+    for role, (access, secret) in keys.items():
+        text = text.replace(f"@{role.upper()}_ACCESS_KEY@", str(access)).replace(
+            f"@{role.upper()}_SECRET_KEY@", str(secret)
+        )
+    path = folder / "identities.json"
+    path.write_text(text)
+    return replace(program, argv=[*program.argv, f"-s3.config={path}"])
+
+
 def as_role(program: Program, port: int) -> Program:
     """Return a process of ours that logs in as its role."""
     role = program.name.partition("-")[0]
     url = f"redis://{role}:{PASSWORDS[role]}@127.0.0.1:{port}/0"
-    return ended_soon(replace(program, env=dict(program.env or {}) | {"TILEQ_REDIS_URL": url}))
+    access, secret = S3_KEYS[role]
+    own = {"TILEQ_REDIS_URL": url, "TILEQ_S3_ACCESS_KEY": access, "TILEQ_S3_SECRET_KEY": secret}
+    return ended_soon(replace(program, env={**program.env, **own}))
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +115,10 @@ def guarded() -> Iterator[Guarded]:
         )
         (valkey, weed), processes = whole.stages
         store_port = int(valkey.argv[valkey.argv.index("--port") + 1])
-        stages = [[guarded_store(valkey, folder, store_port), weed], [as_role(one, store_port) for one in processes]]
+        stores = [guarded_store(valkey, folder, store_port), guarded_objects(weed, folder)]
+        stages = [stores, [as_role(one, store_port) for one in processes]]
         with supervised(folder, stages):
-            yield Guarded(whole.url, store_port, folder)
+            yield Guarded(whole.url, store_port, folder, str(whole.environment["TILEQ_S3_URL"]))
 
 
 def test_every_role_does_its_work_and_is_denied_nothing(guarded: Guarded, hook: Receiver) -> None:
@@ -122,6 +149,8 @@ def test_every_role_does_its_work_and_is_denied_nothing(guarded: Guarded, hook: 
         assert http.get("/v1/models").status_code == 200
         assert http.get("/readyz").json()["status"] == "ready"
     assert guarded.denials() == []
+    logs = [path.read_text(errors="replace") for path in (guarded.folder / "logs").glob("*.log")]
+    assert not [log for log in logs if "AccessDenied" in log]
 
 
 FORBIDDEN: list[tuple[str, tuple[str, ...]]] = [
@@ -142,6 +171,24 @@ FORBIDDEN: list[tuple[str, tuple[str, ...]]] = [
 def test_a_role_can_not_do_what_is_not_its_own(guarded: Guarded, role: str, command: tuple[str, ...]) -> None:
     with guarded.store(role) as store, pytest.raises(redis.exceptions.NoPermissionError):
         store.execute_command(*command)
+
+
+@pytest.mark.parametrize(
+    ("role", "act"),
+    [
+        ("webhooks", lambda client: client.put_object("tileq", "jobs/x/result-1.json", io.BytesIO(b"x"), 1)),
+        ("webhooks", lambda client: client.get_object("tileq", "models/x/tokenizer.json")),
+        ("webhooks", lambda client: list(client.list_objects("tileq"))),
+        ("vision", lambda client: client.put_object("tileq", "batches/x.json", io.BytesIO(b"x"), 1)),
+        ("vision", lambda client: client.get_object("tileq", "batches/x.json")),
+        ("vision", lambda client: list(client.list_objects("tileq", recursive=True))),
+        *((role, lambda client: client.remove_bucket("tileq")) for role in ROLES),
+        *((role, lambda client: client.make_bucket("another")) for role in ROLES),
+    ],
+)
+def test_a_role_reaches_its_own_objects_only(guarded: Guarded, role: str, act: Callable[[Minio], object]) -> None:
+    with pytest.raises(S3Error, match="AccessDenied"):
+        act(guarded.objects(role))
 
 
 def test_nobody_is_let_in_without_a_password(guarded: Guarded) -> None:

@@ -1,14 +1,19 @@
 """`/v1/models`, `/healthz` and `/readyz`: what is served, and how the service is."""
 
+from fastapi import Request
 from fastapi.responses import Response
 
+from services.intake.auth import why_not_local
 from services.intake.context import Context, Reader
 from services.intake.native import native_router
 from services.intake.openapi import errors, returns
 from services.intake.rendering import json_response
-from services.intake.schemas.responses import Alive, ModelBody, ModelList, Ready
+from services.intake.schemas.responses import Alive, Dependency, ModelBody, ModelList, Ready
 
 router = native_router("system")
+
+#: Instead of the reason of a dependency that is down, for clients of other machines.
+REASON_ELSEWHERE = "down; the log of this service and /readyz of its metrics port say why"
 
 
 @router.get("/v1/models", tags=["models"], responses=returns(ModelList) | errors())
@@ -45,7 +50,17 @@ async def healthz() -> Response:
 @router.get(
     "/readyz", tags=["health"], responses=returns(Ready) | {503: {"model": Ready, "description": "something is down"}}
 )
-async def readyz(context: Context) -> Response:
-    """Each dependency, up or down with the reason."""
+async def readyz(request: Request, context: Context) -> Response:
+    """Each dependency, up or down; the reason is told to this machine, since it may name servers."""
     report = await context.readiness.check()
+    if why_not_local(request):
+        report = _without_reasons(report)
     return json_response(report, 200 if report.status == "ready" else 503)
+
+
+def _without_reasons(report: Ready) -> Ready:
+    told = {
+        name: Dependency(up=state.up, reason=None if state.up else REASON_ELSEWHERE)
+        for name, state in report.dependencies.items()
+    }
+    return report.model_copy(update={"dependencies": told})
