@@ -18,7 +18,8 @@ LIMITS = LLParserLimits(
 #: Answers on one line, spaced as models write JSON: white space would let a small model go on for ever.
 _LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _DEFINITIONS = ("$defs", "definitions")
-_MAPS = ("properties", "patternProperties", *_DEFINITIONS)  #: keywords that hold schemas by name
+#: Keywords that hold schemas by name; definitions first, so that a fault is found where it is and not where it is used.
+_MAPS = (*_DEFINITIONS, "properties", "patternProperties")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SCHEMAS = ("items", "additionalProperties", "additionalItems", "not", "contains", "if", "then", "else")
 

@@ -35,19 +35,28 @@ class JsonMask:
         self._consumed = 0
 
     def __call__(self, generated: Sequence[int]) -> NDArray[np.bool_]:
-        """Follow the tokens that are new since the last call; a shorter list begins again."""
+        """Follow the tokens that are new since the last call; a shorter list begins again. Raises nothing."""
+        if not self.failure:
+            try:
+                return self._allowed(generated)
+            except ValueError as error:
+                self.failure = str(error).partition("\n")[0]
+                log.warning("an answer can't be held to its schema", error=self.failure)
+        return self._only_end
+
+    def _allowed(self, generated: Sequence[int]) -> NDArray[np.bool_]:
         if len(generated) < self._consumed:
             self._matcher.reset()
             self._consumed = 0
         for token in generated[self._consumed :]:
-            self._matcher.consume_token(token)
+            if not self._matcher.consume_token(token):
+                raise ValueError(self._matcher.get_error())
         self._consumed = len(generated)
-        if self._matcher.is_stopped() and not self._matcher.is_error():
+        if self._matcher.is_stopped():
             return self._only_end
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
-            self.failure = self.failure or self._matcher.get_error()
-            return self._only_end
+            raise ValueError(self._matcher.get_error())
         allowed: NDArray[np.bool_] = np.unpackbits(self._bits.view(np.uint8), bitorder="little").view(np.bool_)
         return allowed[: self._vocabulary]
 
@@ -65,11 +74,11 @@ class JsonMasks:
         """Return the mask of a request. Raises `ValueError` for a schema that intake would have refused."""
         with self._lock:
             tokenizer = self._tokenizer
-        return JsonMask(LLMatcher(tokenizer, grammar(schema), limits=LIMITS), self._vocabulary, self._end)
+        return JsonMask(LLMatcher(tokenizer, grammar(schema), log_level=0, limits=LIMITS), self._vocabulary, self._end)
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
-        return LLTokenizer(TokenizerWrapper(_Pieces(self._source, self._end)), n_vocab=self._vocabulary)
+        return LLTokenizer(TokenizerWrapper(_Pieces(self._source, self._end, self._vocabulary)))
 
 
 class _Pieces:
@@ -77,10 +86,11 @@ class _Pieces:
 
     bos_token_id = None
 
-    def __init__(self, tokenizer: Tokenizer, end: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, end: int, vocabulary: int) -> None:
+        padding = range(tokenizer.size, vocabulary)  # logits are wider than the tokenizer
         self.eos_token_id = end
-        self.special_token_ids = sorted(tokenizer.rules.special.values())
-        self.tokens = tokenizer.token_bytes()
+        self.special_token_ids = [*sorted(tokenizer.rules.special.values()), *padding]
+        self.tokens = tokenizer.token_bytes() + [b"<%d>" % token for token in padding]
         self._encode = tokenizer.encode_text
 
     def __call__(self, text: bytes | str) -> list[int]:
