@@ -10,13 +10,13 @@ from services.intake.lifecycle import delete_job
 from services.intake.metrics import ACCEPT
 from services.intake.openai.chat_stream import encoded
 from services.intake.openai.document import answers, asks, openai_errors
-from services.intake.openai.parse import CHAT_NAMES, SubmissionBuilder, read_chat_request
+from services.intake.openai.parse import CHAT_NAMES, SubmissionBuilder, read_chat
 from services.intake.openai.responses import STREAM_HEADERS
 from services.intake.openai.surface import openai_router, params_named
 from services.intake.openai.views import ChatCompletion, chat_completion
 from services.intake.openapi import SUBMIT_ERRORS
 from services.intake.rendering import json_response
-from services.intake.submission.body import read_json
+from services.intake.submission.body import read_json_as
 from services.intake.submission.headers import read_headers
 from shared.errors import AnswerFailed, AnswerTimeout, UnsupportedParameter
 from shared.jobs import Job
@@ -33,11 +33,14 @@ router = openai_router("chat")
 async def create(request: Request, context: Context, caller: Submitter) -> Response:
     """Ask, and wait for the answer. A call that is cut leaves a job that goes on."""
     headers = read_headers(request)
-    asked = read_chat_request(await read_json(request, context.settings))
+    settings = context.settings
+    parsed = await read_json_as(request, settings, lambda body: read_chat(body, settings))
+    asked = parsed.request
     with params_named(CHAT_NAMES) as images:
-        submission = await SubmissionBuilder(context.models, context.settings).of_chat(asked)
+        submission = await SubmissionBuilder(context.models).of_chat(parsed)
         images += [upload.name for upload in submission.uploads]
         accepted = await context.submissions.submit(caller, submission, headers)
+    del parsed, submission  # their files are not held while the call waits
     if not accepted.replayed:
         ACCEPT.observe(time.monotonic() - request.state.began)
     if asked.stream:

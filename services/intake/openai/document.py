@@ -10,7 +10,16 @@ from shared.errors import RequestError
 from shared.views import Body
 
 RETRY_STATUSES = (429, 503)
-SSE = {"text/event-stream": {"schema": {"type": "string", "description": "where `stream` is true"}}}
+#: One server-sent event.
+_EVENT = {
+    "type": "object",
+    "description": "where `stream` is true",
+    "properties": {
+        "event": {"type": "string", "description": "of a response: the `type` of `data`; of a completion: none"},
+        "data": {"type": "string", "description": "JSON as OpenAI's SDKs read it; `[DONE]` ends a completion"},
+    },
+}
+SSE = {"text/event-stream": {"schema": _EVENT}}
 
 
 class OpenAiError(Body):

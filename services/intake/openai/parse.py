@@ -1,6 +1,7 @@
 """A request body of OpenAI's surface becomes a `Submission`, the same that `/v1/jobs` makes."""
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.openai import unsupported
@@ -11,6 +12,7 @@ from services.intake.schemas.openai import ChatRequest, ResponseRequest, TileqOp
 from services.intake.schemas.requests import JobRequest, without_nulls, without_webhook_nulls
 from services.intake.schemas.validation import read
 from services.intake.submission.model import Submission
+from services.intake.uploads import Upload
 from shared.errors import InvalidField, UnsupportedParameter
 from shared.records import OpenAiOptions
 from shared.requests import Generation
@@ -38,7 +40,19 @@ CHAT_NAMES = _NAMES | {
 }
 
 
-def read_response_request(body: dict[str, Any]) -> ResponseRequest:
+R = TypeVar("R", ResponseRequest, ChatRequest)
+
+
+@dataclass(frozen=True)
+class Asked(Generic[R]):
+    """A request whose images were decoded. It keeps none of their base64, so that a call that waits holds no body."""
+
+    request: R  #: without its texts and images
+    conversation: Conversation
+    uploads: list[Upload]
+
+
+def _response_request(body: dict[str, Any]) -> ResponseRequest:
     """Return the request of `POST /v1/responses`. Raises `InvalidField` or `UnsupportedParameter`."""
     body = _read_tileq(without_nulls(unsupported.without_unsupported(body, unsupported.RESPONSES), ResponseRequest))
     asked = read(ResponseRequest, body)
@@ -52,7 +66,7 @@ def read_response_request(body: dict[str, Any]) -> ResponseRequest:
     return asked
 
 
-def read_chat_request(body: dict[str, Any]) -> ChatRequest:
+def _chat_request(body: dict[str, Any]) -> ChatRequest:
     """Return the request of `POST /v1/chat/completions`. Raises `InvalidField` or `UnsupportedParameter`."""
     asked = read(
         ChatRequest, _read_tileq(without_nulls(unsupported.without_unsupported(body, unsupported.CHAT), ChatRequest))
@@ -66,15 +80,29 @@ def read_chat_request(body: dict[str, Any]) -> ChatRequest:
     return asked
 
 
+def read_response(body: dict[str, Any], settings: IntakeSettings) -> Asked[ResponseRequest]:
+    """Read the body of `POST /v1/responses`. Raises `RequestError`."""
+    asked = _response_request(body)
+    conversation = read_input(asked.input, asked.instructions)
+    return Asked(asked.model_copy(update={"input": ""}), *_resolved(conversation, settings))
+
+
+def read_chat(body: dict[str, Any], settings: IntakeSettings) -> Asked[ChatRequest]:
+    """Read the body of `POST /v1/chat/completions`. Raises `RequestError`."""
+    asked = _chat_request(body)
+    conversation = read_messages(asked.messages)
+    return Asked(asked.model_copy(update={"messages": []}), *_resolved(conversation, settings))
+
+
 class SubmissionBuilder:
     """Builds the job that a request asks for. Every method raises `RequestError`."""
 
-    def __init__(self, models: ModelRegistry, settings: IntakeSettings) -> None:
+    def __init__(self, models: ModelRegistry) -> None:
         self._models = models
-        self._settings = settings
 
-    async def of_response(self, asked: ResponseRequest) -> Submission:
+    async def of_response(self, parsed: Asked[ResponseRequest]) -> Submission:
         """Return the job of a `POST /v1/responses`."""
+        asked = parsed.request
         options = OpenAiOptions(
             api="responses",
             background=asked.background,
@@ -86,10 +114,11 @@ class SubmissionBuilder:
         )
         parent = job_id(asked.previous_response_id) if asked.previous_response_id else None
         fields = {"parent": parent, "generation": {"max_new_tokens": asked.max_output_tokens}}
-        return await self._build(asked, read_input(asked.input, asked.instructions), fields, options)
+        return await self._build(parsed, fields, options)
 
-    async def of_chat(self, asked: ChatRequest) -> Submission:
+    async def of_chat(self, parsed: Asked[ChatRequest]) -> Submission:
         """Return the job of a `POST /v1/chat/completions`."""
+        asked = parsed.request
         most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
         options = OpenAiOptions(
             api="chat.completions",
@@ -100,16 +129,15 @@ class SubmissionBuilder:
         )
         stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop
         fields = {"generation": {"max_new_tokens": most, "stop": stop, "seed": asked.seed}}
-        return await self._build(asked, read_messages(asked.messages), fields, options)
+        return await self._build(parsed, fields, options)
 
     async def _build(
         self,
-        asked: ResponseRequest | ChatRequest,
-        conversation: Conversation,
+        parsed: Asked[ResponseRequest] | Asked[ChatRequest],
         fields: dict[str, Any],
         options: OpenAiOptions,
     ) -> Submission:
-        uploads = resolve(conversation.images, self._settings)
+        asked, conversation = parsed.request, parsed.conversation
         extras = asked.tileq.model_dump(exclude_none=True)
         if "tiles" not in extras and (tiles := tiles_of(conversation.images, await self._models.get(asked.model))):
             extras["tiles"] = tiles
@@ -121,7 +149,13 @@ class SubmissionBuilder:
             "metadata": asked.metadata,
             **extras,
         }
-        return Submission(read(JobRequest, without_nulls(question, JobRequest)), uploads, openai=options)
+        return Submission(read(JobRequest, without_nulls(question, JobRequest)), parsed.uploads, openai=options)
+
+
+def _resolved(conversation: Conversation, settings: IntakeSettings) -> tuple[Conversation, list[Upload]]:
+    """Return the bytes of the images, and the conversation without their URLs."""
+    uploads = resolve(conversation.images, settings)
+    return replace(conversation, images=[replace(image, url=None) for image in conversation.images]), uploads
 
 
 def _read_tileq(body: dict[str, Any]) -> dict[str, Any]:
