@@ -22,7 +22,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos mutants fuzz load lint audit bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-queue evaluate constraints clean
+.PHONY: help env demo test chaos mutants fuzz load lint audit bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-bodies bench-queue evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -75,6 +75,9 @@ load: $(STAMP)  ## 100 small jobs a second for 5 minutes, from submission to web
 bench-peers: $(STAMP) build/peers-env/.made  ## tileq beside Celery + FastAPI and taskiq + FastAPI: a job's cost, and what kills leave
 	@$(BIN)/python -m tests.bench.peers $(ARGS)
 
+bench-bodies: $(STAMP)  ## how long a health check takes while 8 clients post 60 MB of JSON data URIs each
+	@$(BIN)/python -m tests.bench.bodies $(ARGS)
+
 build/peers-env/.made: tests/bench/peers/requirements.txt
 	@$(PYTHON) -m venv --clear build/peers-env
 	@build/peers-env/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -r $<
@@ -105,7 +108,7 @@ constraints:  ## pin anew: the newest of everything that pyproject.toml allows, 
 	@build/pins/bin/python -m pip install -q $(PIP_FLAGS) torch==$(TORCH) -e '.[dev]'
 	@{ echo "# Made by \`make constraints\`: everything of \`.[dev]\` as tested, torch as its CPU build."; \
 	   echo "# What the CUDA build of torch brings besides is pinned by torch itself."; \
-	   build/pins/bin/python -m pip freeze --exclude-editable | grep -viE "^(nvidia-|triton|cuda-)" | sed 's/+cpu$$//'; } > build/pins/constraints.txt
+	   build/pins/bin/python -m pip freeze --exclude-editable | grep -viE "^(nvidia-|cuda-)" | sed 's/+cpu$$//'; } > build/pins/constraints.txt
 	@mv build/pins/constraints.txt constraints.txt && rm -rf build/pins && wc -l constraints.txt
 
 clean:  ## remove the environment, builds and caches

@@ -7,6 +7,7 @@ TileqError
 │   ├── 415 UnsupportedMediaType, UnsupportedImageType
 │   ├── 422 InvalidField, UnknownModel, UndecodableImage, … WebhookRefused
 │   ├── 429 RateLimited, QuotaExceeded
+│   ├── 500 AnswerFailed · 504 AnswerTimeout (OpenAI's surface)
 │   └── 503 Overloaded, QueueUnavailable, StorageUnavailable
 ├── Permanent               a job that can never succeed: failed at once, no retry
 └── Transient               a transient error: retried, up to `max_attempts`
@@ -157,6 +158,12 @@ class InvalidField(RequestError):
     status, code, title = 422, "invalid_field", "Invalid field"
 
 
+class UnsupportedParameter(InvalidField):
+    """A field that other services know and this one does not support."""
+
+    code, title = "unsupported_parameter", "Unsupported parameter"
+
+
 class UnknownModel(RequestError):
     """This service has no such model; GET /v1/models lists them."""
 
@@ -259,6 +266,22 @@ class StorageUnavailable(RequestError):
     """The object storage can't be reached; repeat the request later."""
 
     status, code, title, retryable = 503, "storage_unavailable", "Storage unavailable", True
+
+
+class AnswerFailed(RequestError):
+    """The job behind this call ended without an answer."""
+
+    status, code, title = 500, "job_failed", "Job failed"
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class AnswerTimeout(RequestError):
+    """The job behind this call has not ended in time; it goes on."""
+
+    status, code, title = 504, "answer_timeout", "Answer not ready in time"
 
 
 class Permanent(TileqError):

@@ -34,7 +34,7 @@ from typing import Any, Self, get_type_hints
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_json
 
-from shared.records import JobError, JobImage, JobOutput, StageTimings, TokenUsage, WebhookTarget
+from shared.records import JobError, JobImage, JobOutput, OpenAiOptions, StageTimings, TokenUsage, WebhookTarget
 
 
 class State(StrEnum):
@@ -106,6 +106,7 @@ class Job:
     retry_of: str = ""
     idem: str = ""  #: hash of the Idempotency-Key
     trace: str = ""  #: W3C traceparent
+    openai: OpenAiOptions | None = None  #: set for a job that was made on OpenAI's surface
     affinity: str = ""  #: keys of the prompts that it could share, see shared/affinity.py
     request: str = ""  #: copy of a small manifest, which spares the worker a round trip; deleted at the end
     result: str = ""  #: key of the winning result object

@@ -76,3 +76,15 @@ class StageTimings(RecordValue):
     decode: Annotated[float | None, Field(description="from the first token to the last")] = None
     first_token: Annotated[float | None, Field(description="from submission to the first text")] = None
     total: Annotated[float | None, Field(description="from submission to the answer")] = None
+
+
+class OpenAiOptions(RecordValue):
+    """What a job that was made on OpenAI's surface was asked with, as far as its answers repeat it."""
+
+    api: Literal["responses", "chat.completions"]
+    background: bool = False
+    store: bool = True
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    temperature: float = 0
+    top_p: float = 1

@@ -201,6 +201,9 @@ class HttpSettings(KeySettings):
     root_path: str = Field("", description="path under which a reverse proxy serves the API, such as `/vision`")
     openapi: bool = Field(True, description="serve /openapi.json, to everybody")
     max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
+    response_wait: float = Field(
+        590, gt=0, le=86_400, description="a waiting call of OpenAI's routes is answered after this long at the latest"
+    )
 
     @field_validator("root_path")
     @classmethod

@@ -31,10 +31,12 @@ from infra.demo_model.questions import ask_number, ask_positions
 from infra.demo_model.render import ImageArray, Rng
 from infra.demo_model.scenes import mixed_scene, number_scene, page_scene, shapes_scene
 from workers.vision.checkpoint.checkpoint import open_checkpoint
-from workers.vision.engine.base import Done, EngineRequest, Sampling, Tiles
+from workers.vision.checkpoint.config import Quantised
+from workers.vision.engine.assembly import resident_engine
+from workers.vision.engine.base import Done, Engine, EngineRequest, Sampling, Tiles
 from workers.vision.engine.transformers import Loaded, TransformersEngine
 from workers.vision.images.decode import plan_tiles, write_tiles
-from workers.vision.model.loader import LoadOptions, load
+from workers.vision.model.loader import LoadOptions, load, load_packed
 from workers.vision.prompts import build
 
 MAX_TILES = 12
@@ -98,11 +100,17 @@ GROUPS = (
 class InferencePipeline:
     """A checkpoint on the CPU, from images and messages to text, through the code of the vision worker."""
 
-    def __init__(self, folder: Path, dtype: str = "auto") -> None:
+    def __init__(self, folder: Path, dtype: str = "auto", quantised: Quantised | None = None) -> None:
         checkpoint = open_checkpoint(folder)
         self.tile_px, self.prompt_format = checkpoint.config.vision.image, checkpoint.prompt_format
-        model = load(checkpoint, LoadOptions("cpu", dtype), print)
-        self.engine = TransformersEngine(Loaded(model, checkpoint.config, checkpoint.tokenizer))
+        options = LoadOptions("cpu", dtype, quantised)
+        self.engine: Engine
+        if quantised:
+            packed = load_packed(checkpoint, options, print)
+            self.engine = resident_engine(packed, checkpoint.config, checkpoint.tokenizer)
+        else:
+            loaded = Loaded(load(checkpoint, options, print), checkpoint.config, checkpoint.tokenizer)
+            self.engine = TransformersEngine(loaded)
 
     def tile(self, image: ImageArray, max_tiles: int) -> Tiles:
         """Return the tiles of an image, (tiles, 448, 448, 3), uint8."""
@@ -167,10 +175,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="questions of each group")
     parser.add_argument("--checkpoint", type=Path, default=BUNDLED)
     parser.add_argument("--dtype", default="auto", help="auto is what a worker chooses on this machine")
+    parser.add_argument(
+        "--quantise", choices=["int8", "int4"], help="in the resident engine, as a worker does on a CPU"
+    )
     parser.add_argument("--wrong", action="store_true", help="print every wrong answer")
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
-    pipeline = InferencePipeline(arguments.checkpoint, arguments.dtype)
+    pipeline = InferencePipeline(arguments.checkpoint, arguments.dtype, arguments.quantise)
     answers = []
     for a in evaluate(pipeline, lambda stream, i: seeds.evaluate(arguments.seed, stream, i), arguments.count):
         answers.append(a)

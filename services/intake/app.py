@@ -22,6 +22,7 @@ from services.intake.errors import install_handlers
 from services.intake.event_stream import EventStreams
 from services.intake.middleware import RequestMiddleware
 from services.intake.native import NATIVE
+from services.intake.openai import chat, responses
 from services.intake.openapi import install_document
 from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
@@ -37,7 +38,7 @@ from shared.settings import IntakeSettings
 from shared.storage import ObjectStorage
 from shared.store.client import AsyncStore
 
-ROUTERS = (jobs.router, images.router, batches.router, webhooks.router, system.router)
+ROUTERS = (jobs.router, images.router, batches.router, webhooks.router, system.router, responses.router, chat.router)
 
 
 def build_context(

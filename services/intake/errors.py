@@ -37,7 +37,7 @@ def error_response(
     """Return the answer for `error`, in the format of the surface that `request` belongs to."""
     request.state.code = error.code
     surface = surface_of(request.scope, default)
-    sent = dict(headers or {})
+    sent = surface.error_headers(error) | dict(headers or {})
     if error.retry_after is not None:
         sent["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, MissingKey | InvalidKey):
@@ -47,7 +47,7 @@ def error_response(
     if isinstance(error, InsufficientScope):  # RFC 6750, 3.1
         sent["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     body = surface.error_body(error, request.state.request_id)
-    return Response(body, error.status, sent, media_type=surface.error_media_type)
+    return Response(body, surface.error_status(error), sent, media_type=surface.error_media_type)
 
 
 def install_handlers(app: FastAPI, default: Surface) -> None:

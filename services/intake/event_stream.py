@@ -42,6 +42,7 @@ class TextAppended:
 
     position: str
     text: str
+    attempt: int = 0  #: of the job, that generated it
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,15 @@ class _Progress:
             self.position = id
             yield from self._pieces(self.assembler.feed(events.TextDelta.from_entry(fields)))
 
-    def end(self, body: JobBody) -> Iterator[Event]:
+    def end(self, body: JobBody, attempt: int) -> Iterator[Event]:
         if body.output is not None:
+            self.assembler.attempt = attempt
             yield from self._pieces(self.assembler.reconcile(body.output.text, self.resumed))
         yield Ended(self.position, body)
 
     def _pieces(self, pieces: Iterator[str | None]) -> Iterator[Event]:
         for piece in pieces:
-            yield Reset(self.position) if piece is None else TextAppended(self.position, piece)
+            yield Reset(self.position) if piece is None else TextAppended(self.position, piece, self.assembler.attempt)
 
 
 class EventStreams:
@@ -208,7 +210,7 @@ class EventStreams:
             (body,) = await self._queries.bodies([job])
         except RequestError:
             return  # the client reconnects, with its position
-        for event in progress.end(body):
+        for event in progress.end(body, job.attempt):
             yield event
 
     async def _recall(self, id: str, progress: _Progress) -> bool:

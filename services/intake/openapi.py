@@ -10,6 +10,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from services.intake.errors import Unexpected
 from services.intake.native import PROBLEM_JSON
+from services.intake.schemas import openai as openai_schema
 from services.intake.schemas import requests as schema
 from services.intake.schemas.responses import Problem
 from services.intake.submission.body import FORM, JSON
@@ -98,6 +99,8 @@ EXTRA_SCHEMAS: tuple[type[BaseModel], ...] = (
     schema.BatchForm,
     schema.WebhookTestRequest,
     schema.RotateRequest,
+    openai_schema.ResponseJson,
+    openai_schema.ChatJson,
 )
 
 

@@ -14,6 +14,15 @@ from shared.store import batches, transitions
 from shared.store.client import AsyncStore
 from shared.views import JobBody, job_body
 
+MAX_RETRY_AFTER_S = 30
+
+
+def retry_after(job: Job) -> dict[str, str]:
+    """Return the header that says when to ask again; none for an ended job."""
+    if job.state.terminal:
+        return {}
+    return {"Retry-After": str(min(MAX_RETRY_AFTER_S, 1 + max(0, job.position) // 4))}
+
 
 class JobQueries:
     """Every method that names a job or batch raises `NotFound`, alike for one of another tenant and for none at all."""

@@ -19,6 +19,8 @@ class Surface:
     error_media_type: str
     error_body: Callable[[RequestError, str], bytes]  #: (error, request id) → body
     headers: tuple[tuple[bytes, bytes], ...]  #: of every answer, errors included
+    error_status: Callable[[RequestError], int] = lambda error: error.status
+    error_headers: Callable[[RequestError], dict[str, str]] = lambda _: {}
 
 
 class SurfaceRoute(APIRoute):

@@ -50,7 +50,7 @@ def test_with_a_key_every_call_answers_as_documented(tmp_path: Path) -> None:
         document.write_text(json.dumps(served(http)))
         phases = ["--phases=examples,coverage,fuzzing,stateful", "--max-examples=40"]
         report = walk(here.url, document, tmp_path, f"--header=Authorization: Bearer {KEY}", *phases)
-        assert "21 selected / 21 total" in report
+        assert "28 selected / 28 total" in report
         assert http.get("/readyz").status_code == 200
 
 

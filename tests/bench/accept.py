@@ -1,11 +1,13 @@
 """`make bench-accept`: what the promise costs, beside the same work done by hand in the same run.
 
 Accepting: POST /v1/jobs with a 200 KB JPEG, beside PUT image + PUT manifest + one fsynced Redis write + one publish.
+A background response (OpenAI's surface): beside the same job as JSON, which takes the column "by hand".
 End to end: the `echo` engine without webhook, beside a bare Celery task that does the same storage work.
 The two take turns, so that both see the same machine; every figure is a median, every verdict a ratio.
 """
 
 import argparse
+import base64
 import http.client
 import io
 import itertools
@@ -60,6 +62,11 @@ class Client:
         head = (part % ("prompt", "")).encode() + PROMPT.encode() + b"\r\n"
         file = (part % ("image", '; filename="a.jpg"\r\nContent-Type: image/jpeg')).encode() + image + b"\r\n"
         self._body = head + file + f"--{BOUNDARY}--\r\n".encode()
+        uri = "data:image/jpeg;base64," + base64.b64encode(image).decode()
+        self._job = json.dumps({"prompt": PROMPT, "images": [uri]}).encode()
+        parts = [{"type": "input_image", "image_url": uri}, {"type": "input_text", "text": PROMPT}]
+        asked = {"input": [{"role": "user", "content": parts}], "background": True}
+        self._response = json.dumps(asked).encode()
 
     def submit(self, wait: int = 0) -> None:
         """Post one job; 202, or 200 once it ended where `wait` allows for that."""
@@ -67,9 +74,22 @@ class Client:
         if wait:
             headers["Prefer"] = f"wait={wait}"
         self._connection.request("POST", "/v1/jobs", self._body, headers)
+        self._expect(200 if wait else 202)
+
+    def submit_json(self) -> None:
+        """Post the same job as JSON."""
+        self._connection.request("POST", "/v1/jobs", self._job, {"Content-Type": "application/json"})
+        self._expect(202)
+
+    def submit_response(self) -> None:
+        """Post the same job as a background response of OpenAI's surface."""
+        self._connection.request("POST", "/v1/responses", self._response, {"Content-Type": "application/json"})
+        self._expect(200)
+
+    def _expect(self, status: int) -> None:
         answer = self._connection.getresponse()
         body = answer.read()
-        if answer.status != (200 if wait else 202):
+        if answer.status != status:
             raise RuntimeError(f"{answer.status}: {body[:300]!r}")
 
 
@@ -144,6 +164,11 @@ class Bench:
         bare, ours = in_turn(lambda: self.accept(0), self.http[0].submit, int(200 * self.scale))
         return statistics.median(bare), statistics.median(ours)
 
+    def response_latency(self) -> tuple[float, float]:
+        """Median seconds of (native job as JSON, background response), one client."""
+        native, response = in_turn(self.http[0].submit_json, self.http[0].submit_response, int(200 * self.scale))
+        return statistics.median(native), statistics.median(response)
+
     def accept_rate(self) -> tuple[float, float]:
         """Median accepted per second of (bare, tileq), all clients."""
         span = 4 * self.scale
@@ -194,6 +219,8 @@ def rows(bench: Bench, parts: str) -> Iterator[tuple[str, float, float, str, flo
     if parts == "accept":
         bare, ours = bench.accept_latency()
         yield "accept, 1 client, p50", 1000 * bare, 1000 * ours, "ms", 1.5, True
+        native, ours = bench.response_latency()
+        yield "POST /v1/responses beside POST /v1/jobs, p50", 1000 * native, 1000 * ours, "ms", 1.15, True
         bare, ours = bench.accept_rate()
         yield f"accept, {bench.clients} clients", bare, ours, "jobs/s", 0.7, False
     else:

@@ -18,8 +18,8 @@ from workers.vision.engine.assembly import resident_engine
 from workers.vision.engine.base import Engine
 from workers.vision.engine.transformers import Loaded, TransformersEngine
 from workers.vision.model.cpu_kernels import cpu_kernels
-from workers.vision.model.decoder import PLAIN_KERNELS
 from workers.vision.model.fused import fuse
+from workers.vision.model.gpu_kernels import gpu_kernels
 from workers.vision.model.hf_model import assemble
 from workers.vision.model.placement import on_one_device
 from workers.vision.model.vision_language_model import build_model
@@ -68,7 +68,12 @@ def make_engine(
     placement = on_one_device(config, device)
     if kind == "transformers":
         return TransformersEngine(Loaded(assemble(config, weights(config), dtype, placement), config, tokenizer))
-    kernels = cpu_kernels(config.decoder, dtype, quantised, print) if device.type == "cpu" else PLAIN_KERNELS
+    on_cpu = device.type == "cpu"
+    kernels = (
+        cpu_kernels(config.decoder, dtype, quantised, print)
+        if on_cpu
+        else gpu_kernels(config.decoder, dtype, device, print)
+    )
     model = build_model(config, fuse(weights(config), config, dtype, placement), kernels)
     return resident_engine(model, config, tokenizer)
 

@@ -26,3 +26,12 @@ def compile_library(source: Path, flags: Sequence[str], library: Path) -> None:
         raise CompilerUnavailable(error.stderr.decode(errors="replace").partition("\n")[0]) from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompilerUnavailable(str(error)) from error
+
+
+def processor_flags(cpu_info: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Return the instruction sets of this processor by the names of Linux; none where they can't be read."""
+    try:
+        _, _, flags = cpu_info.read_text().partition("\nflags")
+    except OSError:
+        return set()
+    return set(flags.partition("\n")[0].split())

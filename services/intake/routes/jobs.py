@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import Header, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from services.intake.clients.ended_markers import write_ended_marker
 from services.intake.context import AppContext, Canceller, Context, Reader, Submitter
+from services.intake.lifecycle import cancel_job, delete_job
 from services.intake.metrics import ACCEPT
 from services.intake.native import native_router
 from services.intake.openapi import (
@@ -20,6 +20,7 @@ from services.intake.openapi import (
     returns,
     returns_stream,
 )
+from services.intake.queries import retry_after
 from services.intake.rendering import json_response
 from services.intake.routes.sse import EVENT_SCHEMA, encoded, parse_event_id
 from services.intake.schemas.responses import CancelBody, JobPage, ResultBody
@@ -38,14 +39,12 @@ from shared.errors import (
     NotFound,
     Overloaded,
     QuotaExceeded,
-    RequestError,
     ResultLost,
     StorageUnavailable,
 )
 from shared.ids import is_id
 from shared.jobs import Job, State
 from shared.records import JobError
-from shared.store import transitions
 from shared.views import JobBody, StateName, job_body
 
 router = native_router("jobs")
@@ -56,7 +55,6 @@ Wait = Annotated[
     Query(ge=0, le=60, allow_inf_nan=False, description="seconds to wait for the end of the job before answering"),
 ]
 Limit = Annotated[int, Query(ge=1, le=100)]
-MAX_RETRY_AFTER_S = 30
 
 
 @router.post("/v1/jobs", status_code=202, responses=JOB_ACCEPTED | errors(*SUBMIT_ERRORS), openapi_extra=FORM_OR_JSON)
@@ -98,24 +96,13 @@ async def read(context: Context, caller: Reader, id: Id, wait: Wait = None) -> R
     """A job as it is; with `wait`, as it is at its end or after that many seconds."""
     queries = context.queries
     job = await (queries.wait_until_ended(caller.tenant, id, wait) if wait else queries.get(caller.tenant, id))
-    return json_response(await queries.body(job), headers=_retry_after(job))
+    return json_response(await queries.body(job), headers=retry_after(job))
 
 
 @router.delete("/v1/jobs/{id}", status_code=204, responses=errors(NotFound, JobNotEnded))
 async def delete(context: Context, caller: Canceller, id: Id) -> Response:
     """Delete an ended job: its record, images and output."""
-    await context.queries.get(caller.tenant, id)
-    outcome = await context.store.run(transitions.delete(caller.tenant, id))
-    if outcome == "not_found":
-        raise NotFound
-    if outcome == "not_ended":
-        raise JobNotEnded("the job has not ended; cancel it first")
-    await context.deltas.delete(id)
-    try:
-        await context.storage.delete_job(id)
-        await context.store.run(transitions.purge_done([id]))
-    except RequestError:  # its id is in the trash, which the reconciler empties
-        pass
+    await delete_job(context, caller.tenant, id)
     return Response(status_code=204)
 
 
@@ -124,15 +111,9 @@ async def cancel(request: Request, context: Context, caller: Canceller, id: Id) 
     """Cancel: a queued job ends at once, a running one within about a second, an ended one stays as it is."""
     read_headers(request)  # only checked: cancelling twice is cancelling once, with an Idempotency-Key and without
     await refuse_body(request, context.settings)
-    await context.queries.get(caller.tenant, id)
-    moved = await context.store.run(transitions.cancel(caller.tenant, id))
-    if not moved.value:
-        raise NotFound
-    context.publisher.deliveries(*moved.messages)
-    if moved.value == "cancelled":
-        await write_ended_marker(context.store, context.storage, id)
+    outcome = await cancel_job(context, caller.tenant, id)
     job = await context.queries.get(caller.tenant, id)
-    return json_response(CancelBody.model_validate({"outcome": moved.value, "job": job_body(job)}))
+    return json_response(CancelBody.model_validate({"outcome": outcome, "job": job_body(job)}))
 
 
 @router.post(
@@ -167,7 +148,7 @@ async def result(context: Context, caller: Reader, id: Id) -> Response:
     """The output alone, once there is one."""
     job = await context.queries.get(caller.tenant, id)
     if not job.state.terminal:
-        raise JobNotEnded(retry_after=float(_retry_after(job)["Retry-After"]))
+        raise JobNotEnded(retry_after=float(retry_after(job)["Retry-After"]))
     if job.state is not State.SUCCEEDED:
         raise _failed(job)
     output = await context.storage.output(job)
@@ -202,7 +183,7 @@ async def _respond(context: AppContext, accepted: AcceptedJob, headers: RequestH
     ended = job.state.terminal and (accepted.replayed or bool(wait))  # a quick worker makes no 200 of a plain 202
     sent = {"Location": f"{context.settings.root_path}/v1/jobs/{job.id}"}
     if not ended:
-        sent |= {"Retry-After": "1"} | _retry_after(job)
+        sent |= {"Retry-After": "1"} | retry_after(job)
     if wait is not None:
         sent["Preference-Applied"] = f"wait={wait:g}"
     if accepted.replayed:
@@ -216,13 +197,6 @@ def _failed(job: Job) -> JobFailed:
     error = job.error or JobError(code=job.state.value, message="no reason was recorded")
     detail = f"the job has {'expired' if job.state is State.EXPIRED else 'failed'}: {error.message}"
     return JobFailed(detail, image=error.image, errors=[error.model_dump()])
-
-
-def _retry_after(job: Job) -> dict[str, str]:
-    """Return the header that says when to ask again; none for an ended job."""
-    if job.state.terminal:
-        return {}
-    return {"Retry-After": str(min(MAX_RETRY_AFTER_S, 1 + max(0, job.position) // 4))}
 
 
 def _metadata_filter(request: Request) -> Mapping[str, str]:

@@ -105,6 +105,8 @@ class ModelBody(Body):
 
     id: str
     object: Literal["model"] = "model"
+    created: Annotated[int, Field(description="always 0; OpenAI's SDKs expect it")] = 0
+    owned_by: str = "tileq"
     title: str
     default: bool
     parameters: int
@@ -119,6 +121,7 @@ class ModelBody(Body):
 class ModelList(Body):
     """All models of this service."""
 
+    object: Literal["list"] = "list"
     data: list[ModelBody]
 
 

@@ -110,9 +110,14 @@ async def read_json(
     """Return the object of a JSON body, or `default` where there is no body. Raises `RequestError`."""
     if default is not None and not _has_body(request):
         return default
+    return await read_json_as(request, settings, lambda body: body)
+
+
+async def read_json_as(request: Request, settings: IntakeSettings, read_object: Callable[[dict[str, Any]], T]) -> T:
+    """Return what `read_object`, in another thread for a large body, makes of a JSON one. Raises `RequestError`."""
     if _media_type(request) != JSON:
         raise UnsupportedMediaType(f"this call accepts {JSON} only")
-    return await _read_json(request, settings, lambda body, _: body)
+    return await _read_json(request, settings, lambda body, _: read_object(body))
 
 
 async def _read_json(

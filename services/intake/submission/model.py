@@ -20,6 +20,7 @@ from services.intake.submission.data_uri import read_data_uri
 from services.intake.submission.json_body import Reservation
 from services.intake.uploads import Upload
 from shared.errors import InvalidField, RequestError
+from shared.records import OpenAiOptions
 from shared.settings import IntakeSettings
 
 
@@ -39,10 +40,12 @@ class Submission:
     question: JobRequest
     uploads: Sequence[Upload] = ()
     custom_id: str = ""
+    openai: OpenAiOptions | None = None
 
     def fingerprint(self) -> str:
         """Return what tells this request from another under the same Idempotency-Key; images count by content."""
-        return _digest(self.question.model_dump(mode="json"), [upload.sha256 for upload in self.uploads], "job")
+        kind = "job" if self.openai is None else self.openai.model_dump_json()
+        return _digest(self.question.model_dump(mode="json"), [upload.sha256 for upload in self.uploads], kind)
 
 
 @dataclass(frozen=True)

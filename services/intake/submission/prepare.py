@@ -30,7 +30,18 @@ from shared.webhooks.signing import DEFAULT_EVENTS
 MAX_INLINE_BYTES = 8 << 10  #: of a request that its record keeps a copy of
 MAX_INSPECT_INLINE_BYTES = 256 << 10  #: of an image whose header is read on the event loop
 #: Fields that a retried job has in common with the first one.
-_CLONED = ("tenant", "model", "priority", "start_within", "run_within", "images", "webhook", "metadata", "parent")
+_CLONED = (
+    "tenant",
+    "model",
+    "priority",
+    "start_within",
+    "run_within",
+    "images",
+    "webhook",
+    "metadata",
+    "parent",
+    "openai",
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,7 @@ class Preparation:
             affinity=affinity_of(request),
             request=_inline(request),
             custom_id=submission.custom_id,
+            openai=submission.openai,
             batch=batch,
             trace=trace,
         )

@@ -126,6 +126,16 @@ class App:
         fields = result.job_fields(key) | ({} if inline else {"output": None})
         self.store.run(transitions.finish(job.id, job.attempt, State.SUCCEEDED, fields))
 
+    def finish_at_length(self, job: Job, text: str) -> None:
+        """End a claimed job with an answer that was cut."""
+        key, result = result_key(job.id, job.attempt), stored_result(text, job.attempt, finish_reason="length")
+        self.objects.put(key, result.to_bytes(), "application/json")
+        self.store.run(transitions.finish(job.id, job.attempt, State.SUCCEEDED, result.job_fields(key)))
+
+    def release(self, job: Job) -> None:
+        """Give a claimed job back, as a worker that shuts down does."""
+        self.store.run(transitions.release(job.id, job.attempt))
+
     def fail(self, job: Job, code: str = "undecodable_image") -> None:
         """End a claimed job without one."""
         error = {"code": code, "message": "it can't be decoded", "retryable": False, "image": 0}

@@ -18,7 +18,12 @@ from tests.unit.intake.image_files import picture
 from tests.unit.intake.test_auth import bearer, make_key
 
 #: Ids of the right shape that nothing has.
-UNKNOWN = {"job": f"job_{'0' * 36}", "batch": f"batch_{'0' * 36}", "msg": f"msg_{'0' * 36}_succeeded"}
+UNKNOWN = {
+    "job": f"job_{'0' * 36}",
+    "batch": f"batch_{'0' * 36}",
+    "response": f"resp_{'0' * 36}",
+    "msg": f"msg_{'0' * 36}_succeeded",
+}
 HOOK = {"url": "https://93.184.215.14/hook", "events": ["job.succeeded"]}
 
 
@@ -41,7 +46,7 @@ class Call:
     def route(self) -> tuple[str, str]:
         return self.method, self.path.replace("{job}", "{id}").replace("{batch}", "{id}").replace(
             "/images/0", "/images/{n}"
-        )
+        ).replace("{response}", "{id}").replace("tileq-demo", "{id}")
 
     def send(self, app: App, ids: Mapping[str, str], key: str | None) -> Answer:
         """Send it about `ids` with `key`."""
@@ -56,11 +61,14 @@ class Call:
         return app.http.request(self.method, named(self.path + self.query), headers=headers, json=body)
 
 
-JOB, BATCH = "/v1/jobs/{job}", "/v1/batches/{batch}"
+JOB, BATCH, RESPONSE = "/v1/jobs/{job}", "/v1/batches/{batch}", "/v1/responses/{response}"
+ASKED = {"messages": [{"role": "user", "content": "?"}]}
+FOLLOW_UP = {"input": "?", "background": True, "previous_response_id": "{response}"}
 CALLS = (
     Call("GET", "/healthz", 200, scope=None),
     Call("GET", "/readyz", 200, scope=None),
     Call("GET", "/v1/models", 200),
+    Call("GET", "/v1/models/tileq-demo", 200),
     Call("POST", "/v1/jobs", 202, scope=Scope.SUBMIT, body={"prompt": "?"}),
     Call("POST", "/v1/jobs", 202, 422, Scope.SUBMIT, body={"prompt": "?", "parent": "{job}"}),
     Call("GET", "/v1/jobs", 200),
@@ -85,7 +93,30 @@ CALLS = (
     Call("POST", f"{BATCH}/cancel", 200, 404, Scope.CANCEL),
     Call("POST", "/v1/webhooks/test", 200, scope=Scope.MANAGE, body={"url": HOOK["url"]}),
     Call("POST", "/v1/webhooks/secret/rotate", 200, scope=Scope.MANAGE),
+    Call("POST", "/v1/responses", 200, scope=Scope.SUBMIT, body={"input": "?", "background": True}),
+    Call("POST", "/v1/responses", 200, 400, Scope.SUBMIT, body=FOLLOW_UP),
+    Call("GET", RESPONSE, 200, 404),
+    Call("GET", RESPONSE, 200, 404, query="?stream=true"),
+    Call("DELETE", RESPONSE, 200, 404, Scope.CANCEL),
+    Call("POST", f"{RESPONSE}/cancel", 200, 404, Scope.CANCEL),
+    Call("GET", f"{RESPONSE}/input_items", 200, 404),
+    Call("POST", "/v1/chat/completions", 504, scope=Scope.SUBMIT, body=ASKED),  # no worker answers in time
 )
+
+
+def names_earlier(call: Call) -> bool:
+    """Tell whether the answer to a submission tells of an earlier job."""
+    return any(word in call.path + str(call.body) for word in ("retry", "parent", "previous_response_id"))
+
+
+def refused(answer: Answer, call: Call, status: int, code: str) -> None:
+    """Hold a refusal to the format of its surface."""
+    if call.path.startswith(("/v1/responses", "/v1/chat")):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
+    else:
+        problem(answer, status, code)
+
+
 PRIVATE = tuple(call for call in CALLS if call.scope is not None)
 
 
@@ -103,7 +134,7 @@ class Tenants:
 @pytest.fixture
 def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
     monkeypatch.setattr("services.intake.routes.webhooks.TEST_WAIT_S", 0.02)
-    with running_app() as app:
+    with running_app(response_wait=0.05) as app:
         acme, other = make_key(app, "acme"), make_key(app, "other")
         revoked = make_key(app, "acme", revoked=2.0)
         asked = app.submit("private?", picture("PNG"), headers=bearer(acme), webhook=HOOK, metadata={"order": "4711"})
@@ -113,7 +144,13 @@ def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
         app.deliver()
         batch = app.http.post("/v1/batches", json={"jobs": [{"prompt": "private?"}]}, headers=bearer(acme)).json()["id"]
         app.succeed(app.claim())
-        yield Tenants(app, {"job": id, "batch": batch, "msg": f"msg_{id[4:]}_succeeded"}, acme, other, revoked)
+        yield Tenants(
+            app,
+            {"job": id, "batch": batch, "response": f"resp_{id[4:]}", "msg": f"msg_{id[4:]}_succeeded"},
+            acme,
+            other,
+            revoked,
+        )
 
 
 def test_every_route_has_a_row() -> None:
@@ -169,7 +206,7 @@ def test_another_tenant_changes_nothing(tenants: Tenants, call: Call) -> None:
 def test_without_a_live_key_every_call_is_refused_alike(tenants: Tenants, call: Call, who: str) -> None:
     key, code = (None, "missing_key") if who == "nobody" else (tenants.revoked, "invalid_key")
     there = call.send(tenants.app, tenants.own, key)
-    problem(there, 401, code)
+    refused(there, call, 401, code)
     assert there.content == call.send(tenants.app, UNKNOWN, key).content
 
 
@@ -189,7 +226,7 @@ def test_a_key_without_the_scope_is_refused_before_anything_is_looked_up(tenants
     assert call.scope is not None
     key = scoped_key(tenants.app, *(scope for scope in Scope if scope is not call.scope))
     answer = call.send(tenants.app, tenants.own, key)
-    problem(answer, 403, "insufficient_scope")
+    refused(answer, call, 403, "insufficient_scope")
     assert answer.headers["www-authenticate"] == f'Bearer error="insufficient_scope", scope="{call.scope.value}"'
     assert answer.content == call.send(tenants.app, UNKNOWN, key).content
 
@@ -197,14 +234,15 @@ def test_a_key_without_the_scope_is_refused_before_anything_is_looked_up(tenants
 @pytest.mark.parametrize("call", PRIVATE, ids=str)
 def test_a_key_with_the_scope_alone_is_served(tenants: Tenants, call: Call) -> None:
     assert call.scope is not None
-    reads_too = "retry" in call.path or "parent" in str(call.body)  # the answer tells of an earlier job
+    reads_too = names_earlier(call)  # the answer tells of an earlier job
     key = scoped_key(tenants.app, call.scope, *([Scope.READ] if reads_too else []))
     assert call.send(tenants.app, tenants.own, key).status_code == call.own
 
 
-@pytest.mark.parametrize("call", [one for one in PRIVATE if "retry" in one.path or "parent" in str(one.body)], ids=str)
+@pytest.mark.parametrize("call", [one for one in PRIVATE if names_earlier(one)], ids=str)
 def test_a_key_that_only_submits_learns_nothing_of_earlier_jobs(tenants: Tenants, call: Call) -> None:
-    problem(call.send(tenants.app, tenants.own, scoped_key(tenants.app, Scope.SUBMIT)), 403, "insufficient_scope")
+    answer = call.send(tenants.app, tenants.own, scoped_key(tenants.app, Scope.SUBMIT))
+    refused(answer, call, 403, "insufficient_scope")
 
 
 def test_scopes_of_a_newer_version_give_no_right(tenants: Tenants) -> None:

@@ -20,6 +20,7 @@ TARGETS = (
     "lint",
     "audit",
     "bench-accept",
+    "bench-bodies",
     "bench-peers",
     "load",
     "parity",

@@ -46,6 +46,7 @@ def resident_engine(
             feature_bytes=budget // FEATURE_DIVISOR,
             limits=Limits(sequences=slots or default_slots(device), held_tiles=256),
             budget=step_budget(config, dtype, device),
+            paths=model.decoder.paths,
         )
     )
 

@@ -190,6 +190,7 @@ class EngineStats:
     preemptions: int = 0  #: requests that had to begin again for want of pages
     steps: int = 0
     step_s: Mapping[str, float] = field(default_factory=dict)  #: seconds spent in all steps, by part
+    fast_paths: Mapping[str, str] = field(default_factory=dict)  #: state of each path compared with plain torch
 
 
 class Engine(Protocol):

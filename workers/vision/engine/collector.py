@@ -62,3 +62,9 @@ def _resident(stats: EngineStats) -> Iterator[Metric]:
     for part, seconds in stats.step_s.items():
         parts.add_metric([part], seconds)
     yield parts
+    ratio = stats.cached_tokens / stats.prompt_tokens if stats.prompt_tokens else 0.0
+    yield GaugeMetricFamily("tileq_engine_cache_hit_ratio", "Share of prompt tokens from the cache", value=ratio)
+    paths = GaugeMetricFamily("tileq_engine_fast_path", "State of each fast path, 1", labels=["path", "state"])
+    for name, state in stats.fast_paths.items():
+        paths.add_metric([name, state], 1)
+    yield paths

@@ -33,6 +33,7 @@ from workers.vision.engine.sequence import Branch, Sequence, tile_spans
 from workers.vision.engine.step_allowance import HANG_FACTOR
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.engine.torch_errors import translate
+from workers.vision.model.fast_path import FastPath
 from workers.vision.model.packed_batch import PAGE_TOKENS
 from workers.vision.prompts import TEMPLATES
 
@@ -51,6 +52,7 @@ class Parts:
     feature_bytes: int
     limits: Limits
     budget: StepBudget
+    paths: tuple[FastPath, ...] = ()
 
 
 class EngineCore:
@@ -63,7 +65,7 @@ class EngineCore:
         self._runner, self._config, self._tokenizer = parts.runner, parts.config, parts.tokenizer
         self._pool = PagePool(parts.pages)
         self._features = FeatureCache(parts.feature_bytes)
-        self._budget = parts.budget
+        self._budget, self._paths = parts.budget, parts.paths
         self._scheduler = Scheduler(self._pool, self._features, parts.budget, parts.limits)
         self._stop = TEMPLATES[self._config.template].stop
         self._end = self._tokenizer.token_id(self._stop)
@@ -88,6 +90,8 @@ class EngineCore:
         try:
             features, logits = self._run(schedule)
             self._postprocess(schedule, features, logits)
+            if self._budget.fitted():
+                log.info("steps may be larger again", rows=self._budget.most_rows, tiles=self._budget.most_tiles)
         except Exception as error:
             self._recover(schedule, translate(error))
         self._counts["steps"] += 1
@@ -116,7 +120,9 @@ class EngineCore:
                 f"the prompt has {len(request.prompt.ids)} tokens and the {holder} holds {capacity}; send fewer tiles"
             )
         tiles = tile_spans(request, self._config.tokens_per_tile)
-        text = IncrementalDetokenizer(self._tokenizer, (self._stop, *request.sampling.stop))
+        exact = request.token_mask is not None
+        stops = () if exact else (self._stop, *request.sampling.stop)  # a grammar's answer ends by its token alone
+        text = IncrementalDetokenizer(self._tokenizer, stops, exact)
         limit = min(room, request.sampling.max_new_tokens)
         sequence = Sequence(handle, tiles, text, limit, arrival)
         if request.sampling.num_beams > 1:
@@ -145,6 +151,7 @@ class EngineCore:
             preemptions=self._scheduler.preemptions,
             steps=self._counts["steps"],
             step_s=parts,
+            fast_paths={path.name: path.state for path in self._paths},
         )
 
     def _run(self, schedule: Schedule) -> tuple[list[Tensor], Tensor | None]:

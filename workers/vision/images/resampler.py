@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from workers.vision.compiler import CompilerUnavailable, compile_library
+from workers.vision.compiler import CompilerUnavailable, compile_library, processor_flags
 
 SOURCE = Path(__file__).with_name("resample.c")
 #: Compiled into the container images, which have no compiler; there is none beside a checkout.
@@ -69,11 +69,7 @@ def _runs_x86_64_v3() -> bool:
     """Whether this processor has all of x86-64-v3, or is of another family, for which no more than its base is used."""
     if platform.machine() != "x86_64":
         return True
-    try:
-        _, _, flags = CPU_INFO.read_text().partition("\nflags")
-    except OSError:
-        return False
-    return set(flags.partition("\n")[0].split()) >= X86_64_V3
+    return processor_flags(CPU_INFO) >= X86_64_V3
 
 
 def compiled_or_none() -> int | None:

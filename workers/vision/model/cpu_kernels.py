@@ -10,7 +10,7 @@ from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.config import DecoderConfig, Quantised
 from workers.vision.model.attention import AttendRows, attend_padded
 from workers.vision.model.decoder import PLAIN_KERNELS, DecoderKernels
-from workers.vision.model.linear import BLOCK, CpuLinear, Int4Linear, Int8Linear, Linear, MakeLinear, PlainLinear
+from workers.vision.model.linear import BLOCK, GROUP, CpuLinear, Int4Linear, Int8Linear, Linear, MakeLinear, PlainLinear
 from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables
 from workers.vision.model.small_batch import MIN_OUTPUTS, TILE_INPUTS, KernelsUnavailable, SmallBatchKernels
 
@@ -101,7 +101,7 @@ def _maker(quantised: Quantised | None, kernels: SmallBatchKernels | None, most_
         fits = rows >= MIN_OUTPUTS and columns % TILE_INPUTS == 0
         usable = kernels if fits else None
         if quantised == "int8":
-            return Int8Linear(weight, bias, usable, most_rows)
+            return Int8Linear(weight, bias, usable if columns % GROUP == 0 else None, most_rows)
         if quantised == "int4" and columns % BLOCK == 0:
             return Int4Linear(weight, bias, usable, most_rows)
         return CpuLinear(weight, bias, usable, most_rows) if usable and most_rows else PlainLinear(weight, bias)

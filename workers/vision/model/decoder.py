@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from workers.vision.checkpoint.config import DecoderConfig
 from workers.vision.model.attention import AttendRows, attend
+from workers.vision.model.fast_path import FastPath
 from workers.vision.model.kv_pages import KVPages
 from workers.vision.model.linear import Linear, MakeLinear, PlainLinear
 from workers.vision.model.norm import rms_norm
@@ -28,6 +29,7 @@ class DecoderKernels:
     linear: MakeLinear = PlainLinear
     head: MakeLinear = PlainLinear  #: the output layer, which is never quantised
     attend_rows: AttendRows | None = None
+    paths: tuple[FastPath, ...] = ()  #: that were compared with plain torch on this device
 
 
 PLAIN_KERNELS = DecoderKernels()
@@ -58,6 +60,7 @@ class Decoder:
         take = weights.pop
         self.config = config
         self.layer_done: Callable[[], None] = lambda: None  # called after each layer
+        self.paths = kernels.paths
         self._attend_rows = kernels.attend_rows
         self.embedding = take("decoder.embedding.weight")
         self.layers = [_layer(index, weights, kernels.linear) for index in range(config.layers)]

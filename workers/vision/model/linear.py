@@ -5,8 +5,8 @@
     Int8Linear   int8 with a scale a row
     Int4Linear   NF4 codes with a scale for 64 weights
 
-The last two are weight-only: rows keep their dtype. Many rows are multiplied with the weight expanded for the moment,
-because expanding is little beside that.
+A few rows are quantised too, inside the kernel, to int8 with a scale for 64 inputs, and multiplied as integers. Many
+rows keep their dtype and are multiplied with the weight expanded for the moment: expanding is little beside that.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from workers.vision.model.small_batch import SmallBatchKernels
 Linear = Callable[[Tensor], Tensor]
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]  #: from weight (out, in) and bias (out,)
 
-GROUP, BLOCK = 64, 128  # 4-bit weights that share a scale; weights of 32 words
+GROUP, BLOCK = 64, 128  # 4-bit weights that share a scale; weights whose codes lie together in 64 bytes
 #: The quantiles of a normal distribution between -1 and 1: "NF4" of QLoRA, arXiv 2305.14314, appendix E.
 NF4 = (
     *(-1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0),
@@ -92,28 +92,28 @@ class Int4Linear:
     def __init__(
         self, weight: Tensor, bias: Tensor | None, kernels: SmallBatchKernels | None, most_rows: int = 0
     ) -> None:
-        self.values = torch.tensor(NF4 * 2, dtype=torch.bfloat16)
+        self.values = torch.tensor(NF4).mul(127).round().to(torch.int8)  # integer products want integers
         groups = weight.float().view(len(weight), -1, GROUP)
         self.scales = groups.abs().amax(dim=2).clamp(min=1e-12).to(torch.bfloat16)
         edges = torch.tensor([(low + high) / 2 for low, high in pairwise(NF4)])
-        codes = torch.bucketize(groups / self.scales.float().unsqueeze(2), edges).view(len(weight), -1, 4, 32)
-        shifted = codes << torch.tensor([0, 4, 8, 12]).view(4, 1)
-        self.words = shifted.sum(dim=2).to(torch.int16).flatten(1)  # wraps around: the bits are what counts
+        codes = torch.bucketize(groups / self.scales.float().unsqueeze(2), edges).to(torch.uint8)
+        low, high = codes.view(len(weight), -1, 2, GROUP).unbind(dim=2)
+        self.pairs = (low | high << 4).flatten(1)
         self._bias, self._kernels, self._most_rows = bias, kernels, most_rows
 
     def __call__(self, x: Tensor) -> Tensor:
         """As `PlainLinear`."""
         if self._kernels and len(x) <= self._most_rows:
             rows = x.to(torch.bfloat16).contiguous()
-            return self._kernels.linear_int4(rows, self.words, self.scales, self.values, self._bias).to(x.dtype)
+            return self._kernels.linear_int4(rows, self.pairs, self.scales, self.values, self._bias).to(x.dtype)
         return functional.linear(x, self.expanded(x.dtype), self._bias)
 
     def expanded(self, dtype: torch.dtype) -> Tensor:
         """The weight that the codes stand for, (out, in)."""
         if self._kernels and dtype == torch.bfloat16:
-            return self._kernels.expand_int4(self.words, self.scales, self.values)
-        words = self.words.view(len(self.words), -1, 1, 32).to(torch.int32)
-        codes = (words >> torch.tensor([0, 4, 8, 12]).view(4, 1)) & 15
-        wide = self.values.float()[codes].view(*self.scales.shape, GROUP) * self.scales.float().unsqueeze(2)
+            return self._kernels.expand_int4(self.pairs, self.scales, self.values)
+        pairs = self.pairs.view(len(self.pairs), -1, 1, GROUP)
+        codes = torch.cat((pairs & 15, pairs >> 4), dim=2).view(*self.scales.shape, GROUP)
+        wide = self.values.float()[codes.long()] * (self.scales.float() / 127).unsqueeze(2)
         expanded: Tensor = wide.flatten(1).to(dtype)
         return expanded

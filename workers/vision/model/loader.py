@@ -18,9 +18,9 @@ from workers.vision.checkpoint.checksums import compute_checksums, verify
 from workers.vision.checkpoint.config import Quantised
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.model.cpu_kernels import cpu_kernels
-from workers.vision.model.decoder import PLAIN_KERNELS
 from workers.vision.model.device import choose_device, choose_dtype
 from workers.vision.model.fused import fuse
+from workers.vision.model.gpu_kernels import gpu_kernels
 from workers.vision.model.hf_model import StockModel, assemble
 from workers.vision.model.placement import (
     Placement,
@@ -69,7 +69,9 @@ def load_packed(checkpoint: Checkpoint, options: LoadOptions, report: Report) ->
     dtype = choose_dtype(options.dtype, device, lambda dtype: _fits(checkpoint, device, dtype, None))
     placement = _place(checkpoint, device, dtype, None)
     kernels = (
-        cpu_kernels(checkpoint.config.decoder, dtype, options.quantised, report) if device == "cpu" else PLAIN_KERNELS
+        cpu_kernels(checkpoint.config.decoder, dtype, options.quantised, report)
+        if device == "cpu"
+        else gpu_kernels(checkpoint.config.decoder, dtype, placement.blocks[1], report)
     )
     with _timed(checkpoint, options.quantised or dtype, placement, report):
         with reading(checkpoint, options.pinned, report) as weights:

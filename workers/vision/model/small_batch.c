@@ -3,7 +3,9 @@
  *
  * Blocks of output rows are shared out among threads, so each weight is read by one core, once for all rows of x.
  * Weights are bfloat16, int8 with a scale a row, or 4-bit codes with a scale for 64 weights. x, y, b are bfloat16, sums
- * float32. `in` is a multiple of 32, for 4 bits of 128; `out` is at least 4. Compiled for the machine that it runs on.
+ * float32. Quantised weights meet inputs that are quantised too, to int8 with a scale for 64 of them (llama.cpp's Q8_0,
+ * ggml/src/ggml-quants.c, with 32): the products of 64 are summed exactly, as integers.
+ * `in` is a multiple of 32, for int8 of 64, for 4 bits of 128; `out` is at least 4. Compiled for the machine that it runs on.
  */
 #include <math.h>
 #include <stdint.h>
@@ -43,16 +45,12 @@ typedef __m512bh lanes; /* 32 of them */
 #define zero() _mm512_setzero_ps()
 #define dot(s, w, x) _mm512_dpbf16_ps(s, w, x)
 #define total(s) _mm512_reduce_add_ps(s)
-#define scaled(s, factor, group) _mm512_fmadd_ps(_mm512_set1_ps(factor), group, s)
 #define load(p) ((lanes)_mm512_loadu_si512(p))
 static inline lanes load_int8(const int8_t *w) { /* every int8 is a bfloat16 exactly */
     __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)w)));
     __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(w + 16))));
     return _mm512_cvtne2ps_pbh(high, low);
 }
-/* The table holds its 16 values twice, so the fifth bit of an index, which the instruction also reads, does not matter. */
-#define plane(w, n, table) \
-    ((lanes)_mm512_permutexvar_epi16(_mm512_srli_epi16(_mm512_loadu_si512(w), 4 * n), (__m512i)table))
 static inline void store_scaled(bf16 *to, lanes w, float scale) {
     __m512 factor = _mm512_set1_ps(scale);
     __m512 low = _mm512_mul_ps(_mm512_cvtpbh_ps((__m256bh)_mm512_castsi512_si256((__m512i)w)), factor);
@@ -72,10 +70,6 @@ static inline float total(sum s) {
     for (int i = 0; i < 32; i++) all += s.at[i];
     return all;
 }
-static inline sum scaled(sum s, float factor, sum group) {
-    for (int i = 0; i < 32; i++) s.at[i] += factor * group.at[i];
-    return s;
-}
 static inline lanes load(const bf16 *p) {
     lanes out;
     for (int i = 0; i < 32; i++) out.at[i] = to_float(p[i]);
@@ -86,68 +80,152 @@ static inline lanes load_int8(const int8_t *w) {
     for (int i = 0; i < 32; i++) out.at[i] = w[i];
     return out;
 }
-static inline lanes plane(const uint16_t *w, int n, lanes table) {
-    lanes out;
-    for (int i = 0; i < 32; i++) out.at[i] = table.at[(w[i] >> (4 * n)) & 15];
-    return out;
-}
 static inline void store_scaled(bf16 *to, lanes w, float scale) {
     for (int i = 0; i < 32; i++) to[i] = to_bf16(w.at[i] * scale);
 }
 #endif
 
-/* The dot products of OUTS output rows with some rows of x. `some` is a constant wherever this is inlined. */
-#define BLOCK(NAME, W, LOAD)                                                                                      \
-    static inline __attribute__((always_inline)) void NAME(const W *w, const bf16 *x, float *out, long in, long rows, \
-                                                           const int some) {                                      \
-        sum sums[OUTS][ROWS];                                                                                     \
-        for (int o = 0; o < OUTS; o++)                                                                            \
-            for (int r = 0; r < some; r++) sums[o][r] = zero();                                                   \
-        for (long k = 0; k < in; k += 32) {                                                                       \
-            for (int o = 0; o < OUTS; o++) {                                                                      \
-                lanes ws = LOAD(w + o * in + k);                                                                  \
-                for (int r = 0; r < some; r++) sums[o][r] = dot(sums[o][r], ws, load(x + k * rows + r * 32));     \
-            }                                                                                                     \
-        }                                                                                                         \
-        for (int o = 0; o < OUTS; o++)                                                                            \
-            for (int r = 0; r < some; r++) out[o * ROWS + r] = total(sums[o][r]);                                 \
-    }
-BLOCK(block_bf16, bf16, load)
-BLOCK(block_int8, int8_t, load_int8)
+#define GROUP 64 /* inputs that share a scale, and 4-bit weights that do */
+typedef struct {
+    int8_t at[GROUP];
+    int32_t minus[GROUP / 4]; /* -128 times the sum of each four: weights come with 128 added, as the instruction wants */
+    float scale, unused[15];
+} inputs; /* (in / GROUP, rows) of them, in the order in which they are read */
 
-/* 128 codes are 32 words: word i holds codes i, i + 32, i + 64 and i + 96 from its lowest bits on. */
-static inline __attribute__((always_inline)) void block_int4(const uint16_t *w, const bf16 *scales, lanes table,
-                                                             const bf16 *x, float *out, long in, long rows,
-                                                             const int some) {
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#include <immintrin.h>
+typedef __m512i codes; /* GROUP of them */
+typedef __m512 tally;
+#define tally_zero() _mm512_setzero_ps()
+#define tally_total(t) _mm512_reduce_add_ps(t)
+#define codes_load(p) _mm512_loadu_si512(p)
+#define codes_store(p, c) _mm512_storeu_si512(p, c)
+#define codes_table(p) _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(p)))
+#define codes_raised(c) _mm512_xor_si512(c, _mm512_set1_epi8((char)0x80))
+#define codes_low(c, table) _mm512_shuffle_epi8(table, _mm512_and_si512(c, _mm512_set1_epi8(15)))
+#define codes_high(c, table) codes_low(_mm512_srli_epi16(c, 4), table)
+static inline tally tally_add(tally t, codes w, const inputs *x, float scale) {
+    __m512i dots = _mm512_dpbusd_epi32(_mm512_loadu_si512(x->minus), w, _mm512_loadu_si512(x->at));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_set1_ps(scale), t);
+}
+#else
+typedef struct { uint8_t at[GROUP]; } codes;
+typedef struct { float at[GROUP / 4]; } tally;
+static inline tally tally_zero(void) { return (tally){{0}}; }
+static inline float tally_total(tally t) {
+    float all = 0;
+    for (int i = 0; i < GROUP / 4; i++) all += t.at[i];
+    return all;
+}
+static inline codes codes_load(const void *p) {
+    codes out;
+    memcpy(&out, p, GROUP);
+    return out;
+}
+static inline void codes_store(void *p, codes c) { memcpy(p, &c, GROUP); }
+static inline codes codes_table(const int8_t *p) {
+    codes out = {{0}};
+    memcpy(&out, p, 16);
+    return out;
+}
+static inline codes codes_raised(codes c) {
+    for (int i = 0; i < GROUP; i++) c.at[i] ^= 0x80;
+    return c;
+}
+static inline codes codes_low(codes c, codes table) {
+    for (int i = 0; i < GROUP; i++) c.at[i] = table.at[c.at[i] & 15];
+    return c;
+}
+static inline codes codes_high(codes c, codes table) {
+    for (int i = 0; i < GROUP; i++) c.at[i] = table.at[c.at[i] >> 4];
+    return c;
+}
+static inline tally tally_add(tally t, codes w, const inputs *x, float scale) {
+    for (int i = 0; i < GROUP / 4; i++) {
+        int32_t dot = x->minus[i];
+        for (int j = 4 * i; j < 4 * i + 4; j++) dot += (int32_t)w.at[j] * x->at[j];
+        t.at[i] += scale * (float)dot;
+    }
+    return t;
+}
+#endif
+
+static void quantise_group(const bf16 *x, inputs *to) {
+    uint16_t bits = 0; /* of the largest magnitude: without their sign, bfloat16s are ordered as their bits are */
+    for (int i = 0; i < GROUP; i++) bits = (x[i] & 0x7fff) > bits ? (x[i] & 0x7fff) : bits;
+    const float most = to_float(bits), inverse = most > 1e-30f && most < INFINITY ? 127 / most : 0;
+    to->scale = most / 127; /* infinity and NaN go on from here */
+    for (int i = 0; i < GROUP; i++) to->at[i] = inverse ? (int8_t)rintf(to_float(x[i]) * inverse) : 0;
+    for (int i = 0; i < GROUP; i += 4)
+        to->minus[i / 4] = -128 * ((int32_t)to->at[i] + to->at[i + 1] + to->at[i + 2] + to->at[i + 3]);
+}
+
+static inputs *quantise(const bf16 *x, long in, long rows) {
+    inputs *packed = aligned_alloc(64, (size_t)(rows * in / GROUP) * sizeof(inputs));
+    for (long r = 0; r < rows; r++)
+        for (long g = 0; g < in / GROUP; g++) quantise_group(x + r * in + g * GROUP, packed + g * rows + r);
+    return packed;
+}
+
+/* The dot products of OUTS output rows with some rows of x. `some` is a constant wherever these are inlined. */
+#define INLINE static inline __attribute__((always_inline)) void
+INLINE block_bf16(const bf16 *w, const bf16 *x, float *out, long in, long rows, const int some) {
     sum sums[OUTS][ROWS];
     for (int o = 0; o < OUTS; o++)
         for (int r = 0; r < some; r++) sums[o][r] = zero();
-    for (long k = 0; k < in; k += 128) {
+    for (long k = 0; k < in; k += 32) {
         for (int o = 0; o < OUTS; o++) {
-            const uint16_t *words = w + o * (in / 4) + k / 4;
-            const bf16 *scale = scales + o * (in / 64) + k / 64;
-            lanes a = plane(words, 0, table), b = plane(words, 1, table);
-            lanes c = plane(words, 2, table), d = plane(words, 3, table);
-            for (int r = 0; r < some; r++) {
-                const bf16 *xs = x + k * rows + r * 32;
-                sum first = dot(dot(zero(), a, load(xs)), b, load(xs + rows * 32));
-                sum second = dot(dot(zero(), c, load(xs + rows * 64)), d, load(xs + rows * 96));
-                sums[o][r] = scaled(scaled(sums[o][r], to_float(scale[0]), first), to_float(scale[1]), second);
-            }
+            lanes ws = load(w + o * in + k);
+            for (int r = 0; r < some; r++) sums[o][r] = dot(sums[o][r], ws, load(x + k * rows + r * 32));
         }
     }
     for (int o = 0; o < OUTS; o++)
         for (int r = 0; r < some; r++) out[o * ROWS + r] = total(sums[o][r]);
 }
 
+INLINE block_int8(const int8_t *w, const inputs *x, float *out, long in, long rows, const int some) {
+    tally sums[OUTS][ROWS];
+    for (int o = 0; o < OUTS; o++)
+        for (int r = 0; r < some; r++) sums[o][r] = tally_zero();
+    for (long k = 0; k < in; k += GROUP, x += rows) {
+        for (int o = 0; o < OUTS; o++) {
+            codes ws = codes_raised(codes_load(w + o * in + k));
+            for (int r = 0; r < some; r++) sums[o][r] = tally_add(sums[o][r], ws, x + r, x[r].scale);
+        }
+    }
+    for (int o = 0; o < OUTS; o++)
+        for (int r = 0; r < some; r++) out[o * ROWS + r] = tally_total(sums[o][r]);
+}
+
+/* 128 codes are 64 bytes: byte i holds code i in its lower bits and code i + 64 in its upper ones. */
+INLINE block_int4(const uint8_t *w, const bf16 *scales, codes table, const inputs *x, float *out, long in, long rows,
+                  const int some) {
+    tally sums[OUTS][ROWS];
+    for (int o = 0; o < OUTS; o++)
+        for (int r = 0; r < some; r++) sums[o][r] = tally_zero();
+    for (long k = 0; k < in; k += 2 * GROUP, x += 2 * rows) {
+        for (int o = 0; o < OUTS; o++) {
+            const codes pair = codes_load(w + (o * in + k) / 2);
+            const codes low = codes_low(pair, table), high = codes_high(pair, table);
+            const bf16 *scale = scales + (o * in + k) / GROUP;
+            const float first = to_float(scale[0]), second = to_float(scale[1]);
+            for (int r = 0; r < some; r++) {
+                sums[o][r] = tally_add(sums[o][r], low, x + r, first * x[r].scale);
+                sums[o][r] = tally_add(sums[o][r], high, x + rows + r, second * x[rows + r].scale);
+            }
+        }
+    }
+    for (int o = 0; o < OUTS; o++)
+        for (int r = 0; r < some; r++) out[o * ROWS + r] = tally_total(sums[o][r]);
+}
+
 /* Blocks are handed out as threads get free: a core that the system takes away does not hold up the others for long. */
-#define LINEAR(CALL, SCALE)                                                                              \
-    bf16 *packed = pack(x, in, rows);                                                                    \
+#define LINEAR(PACKED, CALL, SCALE)                                                                      \
+    PACKED;                                                                                              \
     _Pragma("omp parallel for schedule(dynamic, 32)") for (long block = 0; block < out; block += OUTS) { \
         const long o = block + OUTS > out ? out - OUTS : block; /* the last one may do some rows again */    \
         for (long first = 0; first < rows; first += ROWS) {                                              \
             const int some = rows - first < ROWS ? (int)(rows - first) : ROWS;                           \
-            const bf16 *xs = packed + first * 32;                                                        \
             float sums[OUTS * ROWS];                                                                     \
             switch (some) {                                                                              \
             case 1: CALL(1); break;                                                                      \
@@ -164,23 +242,24 @@ static inline __attribute__((always_inline)) void block_int4(const uint16_t *w, 
     free(packed);
 
 void linear_bf16(const bf16 *w, const bf16 *x, const bf16 *b, bf16 *y, long out, long in, long rows) {
-#define CALL(n) block_bf16(w + o * in, xs, sums, in, rows, n)
-    LINEAR(CALL, 1)
+#define CALL(n) block_bf16(w + o * in, packed + first * 32, sums, in, rows, n)
+    LINEAR(bf16 *packed = pack(x, in, rows), CALL, 1)
 #undef CALL
 }
 
 void linear_int8(const int8_t *w, const float *scales, const bf16 *x, const bf16 *b, bf16 *y, long out, long in,
                  long rows) {
-#define CALL(n) block_int8(w + o * in, xs, sums, in, rows, n)
-    LINEAR(CALL, scales[o + i])
+#define CALL(n) block_int8(w + o * in, packed + first, sums, in, rows, n)
+    LINEAR(inputs *packed = quantise(x, in, rows), CALL, scales[o + i])
 #undef CALL
 }
 
-void linear_int4(const uint16_t *w, const bf16 *scales, const bf16 *values, const bf16 *x, const bf16 *b, bf16 *y,
+/* `values`: 16 int8, what each code stands for in 127ths of its group's scale. */
+void linear_int4(const uint8_t *w, const bf16 *scales, const int8_t *values, const bf16 *x, const bf16 *b, bf16 *y,
                  long out, long in, long rows) {
-    const lanes table = load(values);
-#define CALL(n) block_int4(w + o * (in / 4), scales + o * (in / 64), table, xs, sums, in, rows, n)
-    LINEAR(CALL, 1)
+    const codes table = codes_raised(codes_table(values));
+#define CALL(n) block_int4(w + o * in / 2, scales + o * in / GROUP, table, packed + first, sums, in, rows, n)
+    LINEAR(inputs *packed = quantise(x, in, rows), CALL, 1 / 127.0f)
 #undef CALL
 }
 
@@ -189,17 +268,16 @@ void expand_int8(const int8_t *w, const float *scales, bf16 *y, long out, long i
         for (long k = 0; k < in; k += 32) store_scaled(y + o * in + k, load_int8(w + o * in + k), scales[o]);
 }
 
-void expand_int4(const uint16_t *w, const bf16 *scales, const bf16 *values, bf16 *y, long out, long in) {
-    const lanes table = load(values);
+void expand_int4(const uint8_t *w, const bf16 *scales, const int8_t *values, bf16 *y, long out, long in) {
+    const codes table = codes_table(values);
     _Pragma("omp parallel for schedule(dynamic, 32)") for (long o = 0; o < out; o++) {
-        for (long k = 0; k < in; k += 128) {
-            const uint16_t *words = w + o * (in / 4) + k / 4;
-            const bf16 *scale = scales + o * (in / 64) + k / 64;
-            bf16 *to = y + o * in + k;
-            store_scaled(to, plane(words, 0, table), to_float(scale[0]));
-            store_scaled(to + 32, plane(words, 1, table), to_float(scale[0]));
-            store_scaled(to + 64, plane(words, 2, table), to_float(scale[1]));
-            store_scaled(to + 96, plane(words, 3, table), to_float(scale[1]));
+        for (long k = 0; k < in; k += 2 * GROUP) {
+            int8_t wide[2 * GROUP];
+            const codes pair = codes_load(w + (o * in + k) / 2);
+            codes_store(wide, codes_low(pair, table));
+            codes_store(wide + GROUP, codes_high(pair, table));
+            for (int i = 0; i < 2 * GROUP; i += 32)
+                store_scaled(y + o * in + k + i, load_int8(wide + i), to_float(scales[(o * in + k + i) / GROUP]) / 127);
         }
     }
 }

@@ -1,6 +1,7 @@
 """`small_batch.c`, compiled for this machine when a model is loaded, and called through ctypes.
 
-Compiling takes two seconds and needs a C compiler (`workers/vision/compiler.py`).
+Compiling takes two seconds and needs a C compiler (`workers/vision/compiler.py`). Without one, what the container image
+has compiled for this kind of processor is loaded; torch brings the OpenMP library that it needs.
 """
 
 import ctypes
@@ -10,11 +11,16 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from workers.vision.compiler import CompilerUnavailable, compile_library
+from workers.vision.compiler import CompilerUnavailable, compile_library, processor_flags
 from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables
 
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+#: Compiled into the container images, the fastest first, and what of the processor each needs; none beside a checkout.
+PREBUILT = (
+    ("small_batch.avx512.so", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma"}),
+    ("small_batch.avx2.so", {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}),
+)
 TILE_INPUTS, MIN_OUTPUTS = 32, 4  # `in` is a multiple of the first, `out` no less than the second
 
 
@@ -29,7 +35,7 @@ class SmallBatchKernels:
         """Compile and load. Raises `KernelsUnavailable`."""
         pointer, size = ctypes.c_void_p, ctypes.c_long
         self._memory = torch.empty(0, dtype=torch.bfloat16)
-        self._library = _compiled()
+        self._library = _loaded()
         self._library.linear_bf16.argtypes = [pointer] * 4 + [size] * 3
         self._library.linear_int8.argtypes = [pointer] * 5 + [size] * 3
         self._library.linear_int4.argtypes = [pointer] * 6 + [size] * 3
@@ -49,11 +55,11 @@ class SmallBatchKernels:
         self._library.linear_int8(_at(codes), _at(scales), _at(x), _at(bias), _at(y), *codes.shape, len(x))
         return y
 
-    def linear_int4(self, x: Tensor, words: Tensor, scales: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        """`words` (out, in / 4) int16, `scales` (out, in / 64) and `values` (32,) bfloat16."""
-        y = _output(x, len(words))
-        sizes = len(words), 4 * words.shape[1], len(x)
-        self._library.linear_int4(_at(words), _at(scales), _at(values), _at(x), _at(bias), _at(y), *sizes)
+    def linear_int4(self, x: Tensor, pairs: Tensor, scales: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+        """`pairs` (out, in / 2) uint8, `scales` (out, in / 64) bfloat16, `values` (16,) int8."""
+        y = _output(x, len(pairs))
+        sizes = len(pairs), 2 * pairs.shape[1], len(x)
+        self._library.linear_int4(_at(pairs), _at(scales), _at(values), _at(x), _at(bias), _at(y), *sizes)
         return y
 
     def expand_int8(self, codes: Tensor, scales: Tensor) -> Tensor:
@@ -62,10 +68,10 @@ class SmallBatchKernels:
         self._library.expand_int8(_at(codes), _at(scales), _at(y), *codes.shape)
         return y
 
-    def expand_int4(self, words: Tensor, scales: Tensor, values: Tensor) -> Tensor:
+    def expand_int4(self, pairs: Tensor, scales: Tensor, values: Tensor) -> Tensor:
         """(out, in) bfloat16 of what `linear_int4` takes; valid until the next expansion."""
-        y = self._expanded(len(words), 4 * words.shape[1])
-        self._library.expand_int4(_at(words), _at(scales), _at(values), _at(y), *y.shape)
+        y = self._expanded(len(pairs), 2 * pairs.shape[1])
+        self._library.expand_int4(_at(pairs), _at(scales), _at(values), _at(y), *y.shape)
         return y
 
     def _expanded(self, rows: int, columns: int) -> Tensor:
@@ -82,6 +88,17 @@ class SmallBatchKernels:
         sizes = *queries.shape[:2], *keys.shape[1:], tables.pages.shape[1], PAGE_TOKENS
         self._library.attend_rows(*inputs, *sizes)
         return y
+
+
+def _loaded() -> ctypes.CDLL:
+    try:
+        return _compiled()
+    except KernelsUnavailable:
+        flags = processor_flags()
+        fitting = [SOURCE.with_name(name) for name, needed in PREBUILT if needed <= flags]
+        for library in filter(Path.exists, fitting):
+            return ctypes.CDLL(str(library))
+        raise
 
 
 def _compiled() -> ctypes.CDLL:

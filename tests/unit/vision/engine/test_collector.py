@@ -53,6 +53,13 @@ def test_the_figures_of_the_resident_engine_are_exported_where_it_serves() -> No
     assert "pages" not in scrape(EngineStats())
 
 
+def test_the_state_of_each_fast_path_and_the_cache_hit_ratio_are_exported() -> None:
+    text = scrape(EngineStats(pages=1, fast_paths={"paged attention": "wrong"}, prompt_tokens=8, cached_tokens=6))
+    assert 'tileq_engine_fast_path{path="paged attention",state="wrong"} 1.0' in text
+    assert "tileq_engine_cache_hit_ratio 0.75" in text
+    assert "tileq_engine_cache_hit_ratio 0.0" in scrape(EngineStats(pages=1))
+
+
 def test_an_idle_engine_on_a_cpu_has_no_step_and_no_device_memory() -> None:
     text = scrape(EngineStats())
     assert "tileq_engine_step_seconds 0.0" in text

@@ -1,6 +1,6 @@
 """A step's size follows the device's measured speed."""
 
-from workers.vision.engine.step_budget import MIN_ROWS, StepBudget
+from workers.vision.engine.step_budget import MIN_ROWS, REGROW_STEPS, StepBudget
 
 
 def budget() -> StepBudget:
@@ -54,3 +54,28 @@ def test_halving_ends_at_the_smallest_step() -> None:
     while shrinking.halve():
         pass
     assert (shrinking.rows(False), shrinking.tiles(False)) == (MIN_ROWS, 1)
+
+
+def steps_until_growth(shrunk: StepBudget) -> int:
+    return next(count for count in range(1, 10_000) if shrunk.fitted())
+
+
+def test_steps_that_fit_let_a_shrunk_budget_grow_back_to_its_size_and_no_further() -> None:
+    shrunk = budget()
+    assert not shrunk.fitted()
+    shrunk.halve()
+    shrunk.halve()
+    sizes = []
+    while steps := next((count for count in range(1, 1000) if shrunk.fitted()), 0):
+        assert steps >= REGROW_STEPS
+        sizes.append((shrunk.rows(False), shrunk.tiles(False)))
+    assert sizes == [(192, 3), (288, 4), (432, 6), (512, 8)]
+
+
+def test_a_lasting_shortage_is_met_ever_more_seldom() -> None:
+    waits = []
+    lasting = budget()
+    for _ in range(4):
+        lasting.halve()
+        waits.append(steps_until_growth(lasting))
+    assert waits == [waits[0], 2 * waits[0], 4 * waits[0], 8 * waits[0]]

@@ -1,0 +1,34 @@
+"""Ending and deleting a job at a caller's wish, alike on every surface."""
+
+from services.intake.clients.ended_markers import write_ended_marker
+from services.intake.context import AppContext
+from shared.errors import JobNotEnded, NotFound, RequestError
+from shared.store import transitions
+
+
+async def cancel_job(context: AppContext, tenant: str, id: str) -> str:
+    """Cancel a job; return `cancelled`, `cancelling` or `already_ended`. Raises `NotFound`."""
+    await context.queries.get(tenant, id)
+    moved = await context.store.run(transitions.cancel(tenant, id))
+    if not moved.value:
+        raise NotFound
+    context.publisher.deliveries(*moved.messages)
+    if moved.value == "cancelled":
+        await write_ended_marker(context.store, context.storage, id)
+    return moved.value
+
+
+async def delete_job(context: AppContext, tenant: str, id: str) -> None:
+    """Delete the record, images and output of an ended job. Raises `NotFound` or `JobNotEnded`."""
+    await context.queries.get(tenant, id)
+    outcome = await context.store.run(transitions.delete(tenant, id))
+    if outcome == "not_found":
+        raise NotFound
+    if outcome == "not_ended":
+        raise JobNotEnded("the job has not ended; cancel it first")
+    await context.deltas.delete(id)
+    try:
+        await context.storage.delete_job(id)
+        await context.store.run(transitions.purge_done([id]))
+    except RequestError:  # its id is in the trash, which the reconciler empties
+        pass

@@ -1,0 +1,159 @@
+"""`/v1/responses`: create, read, stream, cancel, delete, and what was asked."""
+
+import time
+from typing import Annotated, Literal
+
+from fastapi import Path, Query, Request
+from fastapi.responses import Response, StreamingResponse
+
+from services.intake.context import AppContext, Canceller, Context, Reader, Submitter
+from services.intake.lifecycle import cancel_job, delete_job
+from services.intake.metrics import ACCEPT
+from services.intake.openai.document import answers, asks, openai_errors
+from services.intake.openai.ids import job_id, response_id
+from services.intake.openai.parse import RESPONSE_NAMES, SubmissionBuilder, read_response
+from services.intake.openai.response_stream import encoded
+from services.intake.openai.surface import openai_router, params_named
+from services.intake.openai.views import (
+    DeletedResponse,
+    InputItemList,
+    ResponseBody,
+    input_items,
+    page_of,
+    response_body,
+)
+from services.intake.openapi import SUBMIT_ERRORS
+from services.intake.queries import retry_after
+from services.intake.rendering import json_response
+from services.intake.submission.body import read_json_as, refuse_body
+from services.intake.submission.headers import read_headers
+from shared.errors import (
+    InvalidField,
+    JobNotEnded,
+    Malformed,
+    NotFound,
+    ObjectMissing,
+    Overloaded,
+    ResultLost,
+    StorageUnavailable,
+    UnsupportedParameter,
+)
+from shared.jobs import Job
+from shared.requests import Manifest
+from shared.storage import manifest_key
+
+router = openai_router("responses")
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+CANCEL_WAIT_S = 2.0  #: that a cancelled response, if a worker runs it, is waited for
+
+Id = Annotated[str, Path(description="`resp_…`")]
+
+
+@router.post(
+    "/v1/responses",
+    responses=answers(ResponseBody, streams=True) | openai_errors(*SUBMIT_ERRORS, UnsupportedParameter),
+    openapi_extra=asks("ResponseJson"),
+)
+async def create(request: Request, context: Context, caller: Submitter) -> Response:
+    """Ask. Without `background` the answer comes in this call, or the response as it is after `RESPONSE_WAIT`."""
+    headers = read_headers(request)
+    settings = context.settings
+    parsed = await read_json_as(request, settings, lambda body: read_response(body, settings))
+    asked = parsed.request
+    with params_named(RESPONSE_NAMES) as images:
+        submission = await SubmissionBuilder(context.models).of_response(parsed)
+        images += [upload.name for upload in submission.uploads]
+        accepted = await context.submissions.submit(caller, submission, headers)
+    del parsed, submission  # their files are not held while the call waits
+    if not accepted.replayed:
+        ACCEPT.observe(time.monotonic() - request.state.began)
+    job = accepted.job
+    if asked.stream:
+        return _stream(context, job, -1)
+    if not asked.background and not job.state.terminal:
+        job = await context.queries.wait_until_ended(job.tenant, job.id, context.settings.response_wait)
+    answer = await _respond(context, job)
+    if not asked.store and job.state.terminal:
+        await delete_job(context, job.tenant, job.id)
+    return answer
+
+
+@router.get(
+    "/v1/responses/{id}",
+    responses=answers(ResponseBody, streams=True)
+    | openai_errors(NotFound, InvalidField, Overloaded, ResultLost, StorageUnavailable),
+)
+async def read(  # noqa: PLR0917  # FastAPI reads the query from it
+    context: Context,
+    caller: Reader,
+    id: Id,
+    stream: Annotated[bool, Query()] = False,
+    starting_after: Annotated[
+        int | None, Query(ge=0, lt=2**53, description="`sequence_number` behind which the stream goes on")
+    ] = None,
+    include_obfuscation: Annotated[bool | None, Query(description="accepted, and ignored")] = None,
+) -> Response:
+    """A response as it is, or as a stream from behind `starting_after` on."""
+    del include_obfuscation
+    if starting_after is not None and not stream:
+        raise InvalidField("`starting_after` is for `stream`=true", field="starting_after")
+    job = await context.queries.get(caller.tenant, job_id(id))
+    if stream:
+        return _stream(context, job, -1 if starting_after is None else starting_after)
+    return await _respond(context, job)
+
+
+@router.delete("/v1/responses/{id}", responses=answers(DeletedResponse) | openai_errors(NotFound, JobNotEnded))
+async def delete(context: Context, caller: Canceller, id: Id) -> Response:
+    """Delete an ended response: its record, images and output."""
+    await delete_job(context, caller.tenant, job_id(id))
+    return json_response(DeletedResponse(id=response_id(job_id(id))))
+
+
+@router.post(
+    "/v1/responses/{id}/cancel",
+    responses=answers(ResponseBody) | openai_errors(NotFound, Malformed, ResultLost, StorageUnavailable),
+)
+async def cancel(request: Request, context: Context, caller: Canceller, id: Id) -> Response:
+    """Cancel: a queued response ends at once, one in progress within about a second, an ended one stays as it is."""
+    read_headers(request)
+    await refuse_body(request, context.settings)
+    await cancel_job(context, caller.tenant, job_id(id))
+    job = await context.queries.wait_until_ended(caller.tenant, job_id(id), CANCEL_WAIT_S)
+    return await _respond(context, job)
+
+
+@router.get(
+    "/v1/responses/{id}/input_items",
+    responses=answers(InputItemList) | openai_errors(NotFound, InvalidField, StorageUnavailable),
+)
+async def list_input(  # noqa: PLR0917  # FastAPI reads the query from it
+    context: Context,
+    caller: Reader,
+    id: Id,
+    after: Annotated[str | None, Query(description="`last_id` of the previous page")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Annotated[Literal["asc", "desc"], Query()] = "desc",
+) -> Response:
+    """What was asked, earlier turns included; images by their path under `/v1/jobs`."""
+    job = await context.queries.get(caller.tenant, job_id(id))
+    try:
+        stored = await context.storage.get(manifest_key(job.id))
+    except ObjectMissing as error:
+        raise NotFound("the request of this response is no longer stored") from error
+    images = f"{context.settings.root_path}/v1/jobs/{job.id}/images/{{n}}"
+    items = input_items(job.id, Manifest.model_validate_json(stored).request, images)
+    page = page_of(items, after=after, limit=limit, newest_first=order == "desc")
+    if page is None:
+        raise InvalidField("`after` is not the id of an item of this response", field="after")
+    return json_response(page)
+
+
+async def _respond(context: AppContext, job: Job) -> Response:
+    return json_response(response_body(job, await context.queries.body(job)), headers=retry_after(job))
+
+
+def _stream(context: AppContext, job: Job, after: int) -> Response:
+    context.streams.refuse_if_full()
+    sent = encoded(job, context.streams.stream(job), after)
+    return StreamingResponse(sent, headers=STREAM_HEADERS, media_type="text/event-stream")

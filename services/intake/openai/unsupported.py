@@ -1,0 +1,74 @@
+"""Parameters of OpenAI's API that tileq does not have: a value that changes nothing is accepted, others are refused.
+
+Nothing that would change the answer is ignored silently.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from shared.errors import UnsupportedParameter
+
+ANY = object()  #: every value is accepted: the parameter changes no answer
+_IGNORED = ("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "parallel_tool_calls")
+_COMMON: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(_IGNORED, (ANY,)),
+    "tools": ([],),
+    "tool_choice": ("auto", "none"),
+    "service_tier": ("auto", "default"),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "top_logprobs": (0,),
+    "moderation": (),
+    "prompt_cache_options": (),
+}
+RESPONSES: Mapping[str, tuple[Any, ...]] = {
+    **_COMMON,
+    "include": ([],),
+    "truncation": ("disabled",),
+    "reasoning": ({},),
+    "stream_options": ({}, {"include_obfuscation": False}, {"include_obfuscation": True}),
+    "conversation": (),
+    "prompt": (),
+    "max_tool_calls": (),
+    "context_management": ([],),
+    "background_options": ({}, {"completion_window": "soonest"}),
+}
+CHAT: Mapping[str, tuple[Any, ...]] = {
+    **_COMMON,
+    "n": (1,),
+    "logprobs": (False,),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "audio": (),
+    "functions": ([],),
+    "function_call": ("auto", "none"),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+
+
+def without_unsupported(body: Mapping[str, Any], known: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """Return `body` without the parameters of `known`. Raises `UnsupportedParameter` for one that would matter."""
+    for name, value in body.items():
+        if name in known:
+            _refuse_unless_neutral(name, value, known[name])
+    return {name: value for name, value in body.items() if name not in known}
+
+
+def text_format(value: Any, field: str) -> None:
+    """Raise `UnsupportedParameter` unless `value`, a `text.format` or `response_format`, is plain text."""
+    if value is not None and value != {"type": "text"}:
+        detail = f'`{field}` must be {{"type": "text"}}: this service does not enforce a JSON schema'
+        raise UnsupportedParameter(detail, field=field)
+
+
+def _refuse_unless_neutral(name: str, value: Any, neutral: tuple[Any, ...]) -> None:
+    if value is None or any(one is ANY or (one == value and type(one) is type(value)) for one in neutral):
+        return
+    if isinstance(value, float) and value == 0 and 0 in neutral:
+        return
+    what = "tools are" if "tool" in name or "function" in name else f"`{name}` is"
+    hint = f"leave `{name}` out" + (f", or send {neutral[0]!r}" if neutral else "")
+    raise UnsupportedParameter(f"{what} not supported by this service; {hint}", field=name)

@@ -1,0 +1,143 @@
+"""Requests of OpenAI's surface as clients write them, after `unsupported.py` took out what tileq does not have."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from services.intake.schemas.requests import (
+    Metadata,
+    NullableModel,
+    OneOrEach,
+    Seconds,
+    Webhook,
+    nullable,
+)
+
+Model = Annotated[str, Field(min_length=1, max_length=128)]
+MaxTokens = Annotated[int, Field(ge=1)]
+Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Detail = Annotated[
+    Literal["low", "high", "auto", "original"],
+    Field(description="`low` is one tile of the whole image; anything else up to the model's usual 12 tiles"),
+]
+
+
+class TileqOptions(NullableModel):
+    """What OpenAI's API has no field for; Python's SDK sends it by `extra_body={"tileq": {…}}`."""
+
+    tiles: OneOrEach | None = Field(None, description="most tiles of each image; overrides `detail`")
+    thumbnail: bool = True
+    webhook: Webhook | None = None
+    start_within: Seconds | None = None
+    run_within: Seconds | None = None
+    priority: Literal["high", "normal", "low"] = "normal"
+
+
+class _Asked(NullableModel):
+    model: Model | None = None
+    temperature: Temperature | None = Field(None, description="0, greedy, where it is left out")
+    top_p: TopP | None = None
+    stream: bool = False
+    store: bool = True
+    metadata: Metadata = Field(default_factory=dict)
+    tileq: TileqOptions = TileqOptions()
+
+
+class ResponseRequest(_Asked):
+    """`POST /v1/responses`."""
+
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    max_output_tokens: MaxTokens | None = None
+    previous_response_id: Annotated[str, Field(max_length=100)] | None = None
+    background: bool = False
+    text: dict[str, Any] | None = None
+
+
+class ChatRequest(_Asked):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1000)]
+    max_completion_tokens: MaxTokens | None = None
+    max_tokens: MaxTokens | None = None
+    stop: str | list[str] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stream_options: dict[str, bool] | None = None
+    response_format: dict[str, Any] | None = None
+
+
+# What follows is for the OpenAPI document only: `content.py` reads items and parts, and says what is wrong with them.
+
+
+class InputText(NullableModel):
+    """Text of a message."""
+
+    type: Literal["input_text", "output_text"]
+    text: str
+
+
+class InputImage(NullableModel):
+    """An image of a user message."""
+
+    type: Literal["input_image"]
+    image_url: Annotated[str, Field(description="`data:image/…;base64,…`")]
+    detail: Detail | None = None
+
+
+class InputMessage(NullableModel):
+    """One message of the conversation."""
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[InputText | InputImage]
+
+
+class ResponseJson(ResponseRequest):
+    """`POST /v1/responses`."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: _example(schema, {"input": "What is a tile?"}))
+    input: str | list[InputMessage]  # type: ignore[assignment]
+
+
+class TextPart(NullableModel):
+    """Text of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(NullableModel):
+    """Where an image comes from."""
+
+    url: Annotated[str, Field(description="`data:image/…;base64,…`")]
+    detail: Detail | None = None
+
+
+class ImagePart(NullableModel):
+    """An image of a user message."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class ChatMessage(NullableModel):
+    """One message of the conversation."""
+
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[TextPart | ImagePart]
+
+
+_HELLO = {"messages": [{"role": "user", "content": "What is a tile?"}]}
+
+
+class ChatJson(ChatRequest):
+    """`POST /v1/chat/completions`."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: _example(schema, _HELLO))
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]  # type: ignore[assignment]
+
+
+def _example(schema: dict[str, Any], value: dict[str, Any]) -> None:
+    nullable(schema)
+    schema["examples"] = [value]

@@ -1,0 +1,93 @@
+"""OpenAI's own SDKs, Python's and Node's, against the whole service."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.acceptance.conftest import plain_png
+from tests.service import Service
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.acceptance
+
+NODE_SDK = "openai@7.57.0"
+IMAGE = "data:image/png;base64," + base64.b64encode(plain_png()).decode()
+ASKED: Any = [
+    {"role": "user", "content": [{"type": "input_image", "image_url": IMAGE}, {"type": "input_text", "text": "?"}]}
+]
+
+
+@pytest.fixture
+def sdk(here: Service) -> OpenAI:
+    """Python's SDK as a backend sets it up."""
+    return OpenAI(base_url=f"{here.url}/v1", api_key="EMPTY", max_retries=0)
+
+
+def text_of(events: list[Any]) -> str:
+    return "".join(event.delta for event in events if event.type == "response.output_text.delta")
+
+
+def test_a_background_response_is_polled_to_its_answer(sdk: OpenAI) -> None:
+    id = sdk.responses.create(model="tileq-demo", input=ASKED, background=True).id
+    eventually(lambda: sdk.responses.retrieve(id).status == "completed", within=30)
+    assert sdk.responses.retrieve(id).output_text == sdk.responses.create(model="tileq-demo", input=ASKED).output_text
+
+
+def test_a_stream_that_was_cut_is_resumed_without_a_character_twice(sdk: OpenAI) -> None:
+    first: list[Any] = []
+    with sdk.responses.create(model="tileq-demo", input=ASKED, stream=True) as stream:
+        for event in stream:
+            first.append(event)
+            if event.type == "response.output_text.delta":
+                break
+    id, after = first[0].response.id, first[-1].sequence_number
+    rest = list(sdk.responses.retrieve(id, stream=True, starting_after=after))
+    assert text_of(first + rest) == rest[-1].response.output_text  # type: ignore[union-attr]
+
+
+def test_a_chat_streams_what_it_answers_whole(sdk: OpenAI) -> None:
+    turns: Any = [{"role": "user", "content": "?"}]
+    chunks = sdk.chat.completions.create(model="tileq-demo", messages=turns, stream=True)
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert streamed == sdk.chat.completions.create(model="tileq-demo", messages=turns).choices[0].message.content
+
+
+def test_a_call_that_is_cut_leaves_a_job_that_goes_on(here: Service, sdk: OpenAI) -> None:
+    with pytest.raises(openai.APITimeoutError):
+        sdk.responses.create(model="tileq-demo", input=ASKED, metadata={"cut": "yes"}, timeout=0.02)
+    url = f"{here.url}/v1/jobs?metadata.cut=yes"
+
+    def ended() -> bool:
+        (job,) = sdk.get(url, cast_to=dict[str, Any])["data"] or [{"state": "unseen"}]
+        return bool(job["state"] == "succeeded")
+
+    eventually(ended, within=30)
+
+
+def test_nodes_sdk_reads_the_same(here: Service, sdk: OpenAI, tmp_path: Path) -> None:
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        assert "CI" not in os.environ, "CI needs node and npm"
+        pytest.skip("node and npm are not installed")
+    script = shutil.copy(Path(__file__).with_name("openai_sdk.mjs"), tmp_path)
+    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(tmp_path), NODE_SDK]
+    subprocess.run(install, check=True, capture_output=True, timeout=120)
+    done = subprocess.run(
+        ["node", script, here.url, IMAGE], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    found, whole = json.loads(done.stdout), sdk.responses.create(model="tileq-demo", input=ASKED).output_text
+    assert found == {
+        "polled": whole,
+        "text": whole,
+        "whole": whole,
+        "chat": "echo: ?",
+        "refused": ["NotFoundError", "not_found"],
+    }
