@@ -35,7 +35,8 @@ def serve(settings: WebhooksSettings) -> int:
     stop = threading.Event()
     store = Store(connect(settings.store_endpoint), settings.redis_prefix)
     refuse_missing_keys(store, settings)
-    dispatcher = WebhookDispatcher(store, S3Storage(settings), WebhookClient(settings), settings, stop.is_set)
+    objects = S3Storage(settings, settings.webhook_concurrency)
+    dispatcher = WebhookDispatcher(store, objects, WebhookClient(settings), settings, stop.is_set)
     pool = DeliveryPool(dispatcher.deliver_due, settings.webhook_concurrency)
     consumer = HintConsumer(
         make_celery(settings, WEBHOOK_QUEUE),

@@ -389,10 +389,10 @@ class TestWebhook:
 class Broken(MemoryStorage):
     """A storage that takes no pictures."""
 
-    def put(self, key: str, data: Any, media_type: str, size: int | None = None) -> None:
+    def put(self, key: str, data: Any, media_type: str, size: int | None = None, sha256: str = "") -> None:
         if "image" in key:
             raise StorageDown("the object storage did not answer PUT")
-        super().put(key, data, media_type, size)
+        super().put(key, data, media_type, size, sha256)
 
 
 class TestTrouble:
