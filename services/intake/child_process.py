@@ -76,7 +76,7 @@ class ChildProcess:
 
 
 def _python() -> list[str]:
-    """Return this Python; -P, which keeps the working directory out of sys.path, is passed on."""
+    """Return this Python; -P, which imports nothing from the working directory, is passed on."""
     return [sys.executable, *(["-P"] if sys.flags.safe_path else [])]
 
 
