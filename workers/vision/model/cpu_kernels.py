@@ -15,7 +15,7 @@ from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables
 from workers.vision.model.small_batch import MIN_OUTPUTS, TILE_INPUTS, KernelsUnavailable, SmallBatchKernels
 
 #: Rows for which the kernel may be faster: expanding a quantised weight pays off for more rows than reading one does.
-ROWS: dict[Quantised | None, tuple[int, ...]] = {None: (1, 4, 8), "int8": (1, 8, 32), "int4": (1, 8, 32)}
+ROWS: dict[Quantised | None, tuple[int, ...]] = {None: (1, 4, 8, 16), "int8": (1, 8, 16, 32), "int4": (1, 8, 16, 32)}
 SHAPE = (4096, 2048)
 WEIGHT_COPIES = 4  # of the weight, together larger than a core's cache, as a model is
 REPETITIONS = 6  # both sides in turn, the best of each: what else runs on the machine must not decide
