@@ -14,8 +14,8 @@
 #include <string.h>
 
 typedef uint16_t bf16;
-#define OUTS 4 /* output rows in a block; with 4 rows of x, or 2 with 8, 16 sums and their operands fit the registers */
-#define ROWS 8
+#define OUTS 4 /* output rows and rows of x in one block: 16 sums and their operands fit the registers */
+#define ROWS 4
 
 static inline float to_float(bf16 value) {
     uint32_t bits = (uint32_t)value << 16;
@@ -182,24 +182,26 @@ static inputs quantise(const bf16 *x, long in, long rows, int span) {
     return packed;
 }
 
-/* The dot products of some output rows, `outs`, with some rows of x. Both are constants wherever these are inlined. */
+/* The dot products of OUTS output rows with some rows of x. `some` is a constant wherever these are inlined. */
 #define INLINE static inline __attribute__((always_inline)) void
-#define PAIRS(outs, some) for (int o = 0; o < (outs); o++) for (int r = 0; r < (some); r++)
-INLINE block_bf16(const bf16 *w, const bf16 *x, float *out, long in, long rows, const int outs, const int some) {
+#define PAIRS(some)                    \
+    for (int o = 0; o < OUTS; o++)     \
+        for (int r = 0; r < (some); r++)
+INLINE block_bf16(const bf16 *w, const bf16 *x, float *out, long in, long rows, const int some) {
     sum sums[OUTS][ROWS];
-    PAIRS(outs, some) sums[o][r] = zero();
+    PAIRS(some) sums[o][r] = zero();
     for (long k = 0; k < in; k += 32) {
-        for (int o = 0; o < outs; o++) {
+        for (int o = 0; o < OUTS; o++) {
             lanes ws = load(w + o * in + k);
             for (int r = 0; r < some; r++) sums[o][r] = dot(sums[o][r], ws, load(x + k * rows + r * 32));
         }
     }
-    PAIRS(outs, some) out[o * ROWS + r] = total(sums[o][r]);
+    PAIRS(some) out[o * ROWS + r] = total(sums[o][r]);
 }
 
-INLINE span_int8(tally (*sums)[ROWS], const int8_t *w, inputs x, long in, long rows, const int groups, const int outs,
+INLINE span_int8(tally (*sums)[ROWS], const int8_t *w, inputs x, long in, long rows, const int groups,
                  const int some) {
-    for (int o = 0; o < outs; o++) {
+    for (int o = 0; o < OUTS; o++) {
         codes ws[SPAN];
         for (int g = 0; g < groups; g++) ws[g] = codes_raised(codes_load(w + o * in + g * GROUP));
         for (int r = 0; r < some; r++) {
@@ -214,24 +216,24 @@ static inline inputs next(inputs x, long rows, long groups) {
     return (inputs){x.at + groups * rows * GROUP, x.minus + rows, x.scale + rows};
 }
 
-INLINE block_int8(const int8_t *w, inputs x, float *out, long in, long rows, const int outs, const int some) {
+INLINE block_int8(const int8_t *w, inputs x, float *out, long in, long rows, const int some) {
     tally sums[OUTS][ROWS];
-    PAIRS(outs, some) sums[o][r] = tally_zero();
+    PAIRS(some) sums[o][r] = tally_zero();
     long k = 0;
     for (; k + SPAN * GROUP <= in; k += SPAN * GROUP, x = next(x, rows, SPAN))
-        span_int8(sums, w + k, x, in, rows, SPAN, outs, some);
-    for (; k < in; k += GROUP, x = next(x, rows, 1)) span_int8(sums, w + k, x, in, rows, 1, outs, some);
-    PAIRS(outs, some) out[o * ROWS + r] = tally_total(sums[o][r]);
+        span_int8(sums, w + k, x, in, rows, SPAN, some);
+    for (; k < in; k += GROUP, x = next(x, rows, 1)) span_int8(sums, w + k, x, in, rows, 1, some);
+    PAIRS(some) out[o * ROWS + r] = tally_total(sums[o][r]);
 }
 
 /* 128 codes are 64 bytes: byte i holds code i in its lower bits and code i + 64 in its upper ones. */
 INLINE block_int4(const uint8_t *w, const bf16 *scales, codes table, inputs x, float *out, long in, long rows,
-                  const int outs, const int some) {
+                  const int some) {
     tally sums[OUTS][ROWS];
-    PAIRS(outs, some) sums[o][r] = tally_zero();
+    PAIRS(some) sums[o][r] = tally_zero();
     for (long k = 0; k < in; k += 2 * GROUP) {
         const inputs y = next(x, rows, 1);
-        for (int o = 0; o < outs; o++) {
+        for (int o = 0; o < OUTS; o++) {
             const codes pair = codes_load(w + (o * in + k) / 2);
             const codes low = codes_low(pair, table), high = codes_high(pair, table);
             const bf16 *scale = scales + (o * in + k) / GROUP;
@@ -245,7 +247,7 @@ INLINE block_int4(const uint8_t *w, const bf16 *scales, codes table, inputs x, f
         }
         x = next(y, rows, 1);
     }
-    PAIRS(outs, some) out[o * ROWS + r] = tally_total(sums[o][r]);
+    PAIRS(some) out[o * ROWS + r] = tally_total(sums[o][r]);
 }
 
 /* `in` codes of a row to bfloat16. */
@@ -286,14 +288,10 @@ static inline void expand_row(const uint8_t *w, const bf16 *scales, const int8_t
             const int some = rows - first < ROWS ? (int)(rows - first) : ROWS;                           \
             float sums[OUTS * ROWS];                                                                     \
             switch (some) {                                                                              \
-            case 1: CALL(0, 4, 1); break;                                                                \
-            case 2: CALL(0, 4, 2); break;                                                                \
-            case 3: CALL(0, 4, 3); break;                                                                \
-            case 4: CALL(0, 4, 4); break;                                                                \
-            case 5: CALL(0, 2, 5); CALL(2, 2, 5); break;                                                 \
-            case 6: CALL(0, 2, 6); CALL(2, 2, 6); break;                                                 \
-            case 7: CALL(0, 2, 7); CALL(2, 2, 7); break;                                                 \
-            default: CALL(0, 2, 8); CALL(2, 2, 8);                                                       \
+            case 1: CALL(1); break;                                                                      \
+            case 2: CALL(2); break;                                                                      \
+            case 3: CALL(3); break;                                                                      \
+            default: CALL(4);                                                                            \
             }                                                                                            \
             for (int i = 0; i < OUTS; i++)                                                               \
                 for (int r = 0; r < some; r++)                                                           \
@@ -304,7 +302,7 @@ static inline void expand_row(const uint8_t *w, const bf16 *scales, const int8_t
 
 void linear_bf16(const bf16 *w, const bf16 *x, const bf16 *b, bf16 *y, long out, long in, long rows) {
     bf16 *packed = pack(x, in, rows);
-#define CALL(at, outs, n) block_bf16(w + (o + at) * in, packed + first * 32, sums + at * ROWS, in, rows, outs, n)
+#define CALL(n) block_bf16(w + o * in, packed + first * 32, sums, in, rows, n)
     LINEAR(, CALL, 1)
 #undef CALL
     free(packed);
@@ -314,7 +312,7 @@ void linear_bf16(const bf16 *w, const bf16 *x, const bf16 *b, bf16 *y, long out,
 void linear_int8(const int8_t *w, const float *scales, const bf16 *x, const bf16 *b, bf16 *y, long out, long in,
                  long rows) {
     const inputs packed = quantise(x, in, rows, SPAN);
-#define CALL(at, outs, n) block_int8(w + (o + at) * in, FROM(packed, first), sums + at * ROWS, in, rows, outs, n)
+#define CALL(n) block_int8(w + o * in, FROM(packed, first), sums, in, rows, n)
     LINEAR(, CALL, scales[o + i])
 #undef CALL
     free(packed.at);
@@ -323,7 +321,7 @@ void linear_int8(const int8_t *w, const float *scales, const bf16 *x, const bf16
 static void linear_int4_expanded(const uint8_t *w, const bf16 *scales, const int8_t *values, const bf16 *x,
                                  const bf16 *b, bf16 *y, long out, long in, long rows) {
     bf16 *packed = pack(x, in, rows);
-#define CALL(at, outs, n) block_bf16(wide + at * in, packed + first * 32, sums + at * ROWS, in, rows, outs, n)
+#define CALL(n) block_bf16(wide, packed + first * 32, sums, in, rows, n)
 #define EXPAND                                                                                        \
     bf16 wide[OUTS * in] __attribute__((aligned(64)));                                                \
     for (int i = 0; i < OUTS; i++)                                                                    \
@@ -342,9 +340,8 @@ void linear_int4(const uint8_t *w, const bf16 *scales, const int8_t *values, con
     }
     const codes table = codes_raised(codes_table(values));
     const inputs packed = quantise(x, in, rows, 1);
-#define CALL(at, outs, n)                                                                                       \
-    block_int4(w + (o + at) * in / 2, scales + (o + at) * in / GROUP, table, FROM(packed, first), sums + at * ROWS, in, \
-               rows, outs, n)
+#define CALL(n)                                                                                       \
+    block_int4(w + o * in / 2, scales + o * in / GROUP, table, FROM(packed, first), sums, in, rows, n)
     LINEAR(, CALL, 1 / 127.0f)
 #undef CALL
     free(packed.at);
