@@ -43,3 +43,8 @@ def changes_channel(prefix: str) -> str:
     Where the state of a job changed, a space and the new state follow the id.
     """
     return f"{prefix}changes"
+
+
+def deliveries_channel(prefix: str) -> str:
+    """Return the channel on which the store publishes the id of every new delivery, which is due at once."""
+    return f"{prefix}deliveries"

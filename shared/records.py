@@ -3,7 +3,7 @@
 The store keeps each as JSON. An unknown field is ignored: a newer version wrote it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -88,3 +88,4 @@ class OpenAiOptions(RecordValue):
     max_output_tokens: int | None = None
     temperature: float = 0
     top_p: float = 1
+    text_format: dict[str, Any] | None = None  #: None: plain text

@@ -4,7 +4,7 @@ Intake turns form fields, JSON, `parent` and batches into it; the worker reads n
 `python -m workers.reconciler --recover` builds a lost record again from it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +26,9 @@ class Generation(_Frozen):
     repetition_penalty: Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] | None = None
     num_beams: Annotated[int, Field(ge=1, le=8, strict=True)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
+    json_schema: Annotated[
+        dict[str, Any] | None, Field(description="JSON schema that the answer follows, unless its length cuts it")
+    ] = None
     stop: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(max_length=8)] = ()
 
 

@@ -10,6 +10,7 @@ tenants/{tenant}/…             keys and secrets, so that losing Redis loses ne
 health/probe                   what readiness writes, over and over
 """
 
+import hashlib
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -18,20 +19,19 @@ from itertools import islice
 from typing import BinaryIO, Protocol, TypeVar
 
 import urllib3
-from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error
+from minio.helpers import DictType
 
-from shared.connections.s3_credentials import credentials_provider
+from shared.connections.s3_client import DIGEST_HEADER, MAX_SINGLE_PUT_BYTES, s3_client
 from shared.errors import ObjectMissing, StorageDown
-from shared.settings import SettingsError, StorageSettings
+from shared.settings import StorageSettings
 
 T = TypeVar("T")
 
 BATCHES_PREFIX = "batches/"  #: of the manifests of batches
 PAGE_KEYS = 1000  #: keys of one LIST request, the most that S3 returns
 
-CONNECT_TIMEOUT_S = 5
 PROBE_KEY = "health/probe"
 
 #: What an S3 server answers that repeating would not change.
@@ -86,8 +86,12 @@ def job_prefix(job: str) -> str:
 class ObjectStorage(Protocol):
     """What tileq needs of an object storage. Safe to share between threads."""
 
-    def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None) -> None:
-        """Store `data` whole, or raise `StorageDown`; `size` is needed for a stream."""
+    def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None, sha256: str = "") -> None:
+        """Store `data` whole, or raise `StorageDown`; `size` is needed for a stream.
+
+        `sha256` (hex digits), where it is known, spares the client hashing `data` in order to sign it. AWS S3 refuses
+        data with another digest; SeaweedFS (4.48) does not compare them.
+        """
 
     def get(self, key: str) -> bytes:
         """Return an object; raises `ObjectMissing` or `StorageDown`."""
@@ -114,49 +118,26 @@ def delete_job_objects(objects: ObjectStorage, job: str) -> None:
 class S3Storage:
     """ObjectStorage in one bucket of an S3 server, through the `minio` client."""
 
-    def __init__(self, settings: StorageSettings) -> None:
-        endpoint = settings.s3_endpoint
-        # One pool per client; retries are ours, since urllib3's would resend a stream from its end.
-        pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=settings.s3_timeout),
-            maxsize=32,
-            retries=urllib3.Retry(total=0, redirect=0),
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=settings.s3_ca_file or None,
-        )
+    def __init__(self, settings: StorageSettings, connections: int = 4) -> None:
+        """`connections` are kept open: as many as threads that use this at a time."""
         self.bucket = settings.s3_bucket
         self._prefix = settings.s3_prefix
-        self._region = endpoint.region
-        try:
-            self.client = Minio(
-                endpoint=endpoint.host,
-                credentials=credentials_provider(
-                    endpoint,
-                    settings.s3_access_key,
-                    settings.s3_secret_key.get_secret_value(),
-                    settings.s3_session_token.get_secret_value(),
-                ),
-                secure=endpoint.secure,
-                region=endpoint.region,
-                http_client=pool,
-            )
-        except ValueError as error:  # a host or region that the client does not take
-            raise SettingsError(f"TILEQ_S3_URL or TILEQ_S3_REGION: {error}") from None
-        if settings.s3_addressing == "virtual":
-            self.client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
-        elif settings.s3_addressing == "path":
-            self.client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+        self._region = settings.s3_endpoint.region
+        self.client = s3_client(settings, connections)
 
-    def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None) -> None:
+    def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None, sha256: str = "") -> None:
         """See `ObjectStorage.put`."""
         stream: BinaryIO = io.BytesIO(data) if isinstance(data, bytes) else data
         length = len(data) if isinstance(data, bytes) else size
         if length is None:
             raise ValueError("a stream needs its size")
 
+        digest: DictType | None = {DIGEST_HEADER: sha256} if sha256 and length <= MAX_SINGLE_PUT_BYTES else None
+
         def send() -> None:
             stream.seek(0)
-            self.client.put_object(self.bucket, self._prefix + key, stream, length, content_type=media_type)
+            name = self._prefix + key
+            self.client.put_object(self.bucket, name, stream, length, content_type=media_type, metadata=digest)
 
         self._try(f"PUT {key}", send)
 
@@ -259,12 +240,14 @@ class MemoryStorage:
         self._objects: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None) -> None:
+    def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None, sha256: str = "") -> None:
         """See `ObjectStorage.put`."""
         del media_type, size  # a dict needs neither
         if not isinstance(data, bytes):
             data.seek(0)
             data = data.read()
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise StorageDown(f"PUT {key}: the data have another SHA-256 than was told")
         with self._lock:
             self._objects[key] = data
 

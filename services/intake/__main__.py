@@ -14,6 +14,7 @@ from PIL import Image
 
 from services.intake.app import build_app, build_context
 from services.intake.auth import is_loopback
+from services.intake.clients.storage import STORAGE_THREADS
 from services.intake.context import AppContext
 from services.intake.uploads import refuse_unless_writable
 from shared.broker import Hints, make_celery
@@ -74,7 +75,8 @@ def _context(settings: IntakeSettings) -> AppContext:
     client = connect_async(settings.store_endpoint)
     store = AsyncStore(client, settings.redis_prefix, timeout_s=settings.redis_timeout)
     events = connect_async(settings.events_endpoint)
-    return build_context(settings, store, S3Storage(settings), Hints(make_celery(settings)), events=events)
+    objects = S3Storage(settings, STORAGE_THREADS)
+    return build_context(settings, store, objects, Hints(make_celery(settings)), events=events)
 
 
 async def _exposed(context: AppContext) -> str | None:

@@ -5,7 +5,7 @@
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -53,15 +53,37 @@ class Store:
 
     def run(self, command: StoreCommand[T]) -> T:
         """Run one command and return its parsed reply."""
-        script = self._scripts.get(command.script)
-        if script is None:
-            script = self._scripts[command.script] = self.client.register_script(source(command.script))
+        script = self._script(command)
         try:
             if not (command.durable and self._wait_aof):
                 return command.parse(self._evaluate(script, command))
             return command.parse(self._evaluate_durably(script, command))
         except RedisError as error:
             raise _unavailable(command, error) from error
+
+    def run_together(self, commands: Sequence[StoreCommand[Any]]) -> list[Any]:
+        """Run commands that need not be durable in one round trip, each by itself; return their parsed replies."""
+        try:
+            with self.client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.evalsha(self._script(command).sha, 1, self.prefix, *map(str, command.args))
+                replies = pipe.execute(raise_on_error=False)
+        except RedisError as error:
+            raise _unavailable(commands[0], error) from error
+        return [self._parsed(command, reply) for command, reply in zip(commands, replies, strict=True)]
+
+    def _parsed(self, command: StoreCommand[T], reply: Any) -> T:
+        if isinstance(reply, NoScriptError):
+            return self.run(command)
+        if isinstance(reply, RedisError):
+            raise _unavailable(command, reply) from reply
+        return command.parse(reply)
+
+    def _script(self, command: StoreCommand[T]) -> Any:
+        script = self._scripts.get(command.script)
+        if script is None:
+            script = self._scripts[command.script] = self.client.register_script(source(command.script))
+        return script
 
     def _evaluate(self, script: Any, command: StoreCommand[T]) -> Any:
         try:

@@ -101,6 +101,16 @@ class Tokenizer:
         """A decoder for ids as they come; what it says is still to be tidied."""
         return TokenDecoder(self._pieces, self._bytes, self._silent)
 
+    def token_bytes(self) -> list[bytes]:
+        """The bytes that each id writes; a control token, which writes nothing, has its name."""
+        written = [piece.replace(SPACE_MARK, " ").encode(errors="replace") for piece in self._pieces]
+        written += [b""] * (self.size - len(written))
+        for token, byte in self._bytes.items():
+            written[token] = bytes([byte])
+        for name, token in self.rules.special.items():
+            written[token] = name.encode()
+        return written
+
     def tidy(self, text: str) -> str:
         """Apply the original's clean-up of spaces where it has one."""
         return clean_up(text) if self.rules.clean_up else text

@@ -13,6 +13,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
@@ -129,7 +130,12 @@ def permitted(address: Address, networks: Sequence[Network]) -> bool:
 
 
 def resolve(host: str, port: int, timeout: float, lookup: Lookup | None = None) -> list[Address]:
-    """Return the addresses of `host` from one look-up of at most `timeout` seconds, or raise `WebhookRefused`."""
+    """Return the addresses of `host` from one look-up of at most `timeout` seconds, or raise `WebhookRefused`.
+
+    An address in its usual form is its own answer; only `getaddrinfo` reads the other forms.
+    """
+    with suppress(ValueError):
+        return [ip_address(host)]
     answers: queue.SimpleQueue[list[Address] | Exception] = queue.SimpleQueue()
     ask = lookup or socket.getaddrinfo
 

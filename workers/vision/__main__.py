@@ -73,14 +73,15 @@ def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: Decoder
     name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
     engine = served.engine
     store = Store(connect(settings.store_endpoint), settings.redis_prefix)
-    objects = S3Storage(settings)
     app = make_celery(settings, vision_queue(served.model.id))
     jobs = InFlightJobs()
     slots = settings.slots or engine.slots
+    image_threads = slots + 2 * settings.decoders
+    objects = S3Storage(settings, slots + image_threads)
     card = asdict(served.model) | {"engine": settings.engine, "slots": slots}
     registration = WorkerRegistration(store, served.model.id, name, card)
     kind = HeaderOnlyImages if settings.engine == "echo" and not settings.echo_tiles else ImagePipeline
-    images = kind(objects, decoders, threads=slots + 2 * settings.decoders)
+    images = kind(objects, decoders, threads=image_threads)
     deltas = DeltaWriter(connect(settings.events_endpoint), settings.redis_prefix, settings.delta_interval)
     heartbeat = Heartbeat(store, jobs, engine, registration, lease=settings.lease, interval=settings.cancel_interval)
     shutdown = GracefulShutdown(store, jobs, engine, settings.shutdown_grace)

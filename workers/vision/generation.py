@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import structlog
@@ -25,9 +26,11 @@ from workers.vision.engine.base import (
     OutOfMemory,
     Sampling,
     Stage,
+    TokenMask,
 )
 from workers.vision.engine.factory import ServedModel
 from workers.vision.images.decoder_pool import TiledImage
+from workers.vision.json_mask import JsonMask
 from workers.vision.watchdog import exit_now
 
 log = structlog.get_logger(__name__)
@@ -51,7 +54,7 @@ def build_request(
     prompt = served.prompt(request.messages, tiles_per_block)
     attempt.progress.update(tiles=sum(tiles_per_block), prompt_tokens=len(prompt.ids))
     tiles = [image.tiles for image in tiled] or [np.empty((0, served.side, served.side, 3), np.uint8)]
-    sampling = Sampling(**request.generation.model_dump())
+    sampling = Sampling(**request.generation.model_dump(exclude={"json_schema"}))
     return EngineRequest(
         attempt.key,
         prompt,
@@ -60,7 +63,19 @@ def build_request(
         priority=attempt.job.priority,
         cache_salt=attempt.job.tenant if sharing == "tenant" else "",
         deadline=attempt.deadline,
+        token_mask=_mask(served, request.generation.json_schema),
     )
+
+
+def _mask(served: ServedModel, schema: dict[str, Any] | None) -> JsonMask | None:
+    if schema is None:
+        return None
+    if served.masks is None:
+        raise Permanent("json_schema_failed", "this engine writes no JSON")
+    try:
+        return served.masks.mask(schema)
+    except ValueError as error:
+        raise Permanent("json_schema_failed", f"the schema can't be enforced: {error}") from error
 
 
 def run(engine: Engine, attempt: Attempt, request: EngineRequest, text: DeltaBuffer) -> Done:
@@ -80,8 +95,15 @@ def run(engine: Engine, attempt: Attempt, request: EngineRequest, text: DeltaBuf
                     attempt.progress["completion_tokens"] = count
                     text.add(delta)
                 case Done():
+                    _refuse_if_cut(request.token_mask)
                     return event
         raise EngineError("the engine's events ended without an answer")
+
+
+def _refuse_if_cut(mask: TokenMask | None) -> None:
+    """Raise if the answer left its schema's grammar: it must not pass for JSON."""
+    if isinstance(mask, JsonMask) and mask.failure:
+        raise Permanent("json_schema_failed", f"the answer could not be held to the schema: {mask.failure}")
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from shared.store.secrets import missing_keys_problem, use_keys
 from shared.webhooks.signing import secret_problem
 from workers.webhooks.client import WebhookClient
 from workers.webhooks.dispatcher import WebhookDispatcher
+from workers.webhooks.pool import DeliveryPool
+from workers.webhooks.subscription import DueSubscription
 
 log = structlog.get_logger(__name__)
 
@@ -28,22 +30,26 @@ def main() -> int:
 
 
 def serve(settings: WebhooksSettings) -> int:
-    """Consume hints until a signal; return the exit status. Raises `SettingsError` for secrets that can't sign."""
+    """Deliver until a signal; return the exit status. Raises `SettingsError` for secrets that can't sign."""
     refuse_malformed_secret(settings)
     stop = threading.Event()
     store = Store(connect(settings.store_endpoint), settings.redis_prefix)
     refuse_missing_keys(store, settings)
-    dispatcher = WebhookDispatcher(store, S3Storage(settings), WebhookClient(settings), settings, stop.is_set)
+    objects = S3Storage(settings, settings.webhook_concurrency)
+    dispatcher = WebhookDispatcher(store, objects, WebhookClient(settings), settings, stop.is_set)
+    pool = DeliveryPool(dispatcher.deliver_due, settings.webhook_concurrency)
     consumer = HintConsumer(
         make_celery(settings, WEBHOOK_QUEUE),
         DELIVERY_DUE,
-        dispatcher.deliver_due,
+        pool.run,
         threads=settings.webhook_concurrency,
         on_stop=stop.set,
     )
     health = HealthServer(settings, ready={"broker": consumer.check, "store": lambda: store.run(probe())})
     log.info("webhook dispatcher started", threads=settings.webhook_concurrency, timeout=settings.webhook_timeout)
+    DueSubscription(store, pool.wake, stop).start()
     status = consumer.run()
+    pool.close()
     health.close()
     log.info("webhook dispatcher stopped")
     return status

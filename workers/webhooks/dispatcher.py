@@ -2,9 +2,10 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
@@ -21,7 +22,7 @@ from shared.store.client import Store
 from shared.webhooks import signing
 from workers.webhooks.attempt import attempt_record
 from workers.webhooks.client import DeliveryResponse, WebhookClient
-from workers.webhooks.payload import WebhookMessage, build_message
+from workers.webhooks.payload import WebhookMessage, build_message, read_subject
 from workers.webhooks.schedule import Decision, decide, parse_retry_after
 
 #: Added to the attempt's timeout for a lease: time to build the message before it and to record it after.
@@ -97,9 +98,9 @@ class WebhookDispatcher:
         try:
             headers = self._keyring.decrypt_headers(delivery.headers, delivery.tenant)
             delivery = replace(delivery, headers=headers)
-            message = build_message(delivery, self.store, self.objects, self.settings)
-            headers = self._headers(delivery, message, at)
-            keyless = self._keyless(delivery.tenant)
+            subject, secrets, keyless = self._read(delivery)
+            message = build_message(delivery, subject, self.objects, self.settings)
+            headers = self._headers(delivery, message, secrets, at)
         except (NotFound, ObjectMissing) as undeliverable:
             log.warning("webhook not sent", error=undeliverable.detail)
             response = DeliveryResponse(error=undeliverable.detail)
@@ -143,9 +144,20 @@ class WebhookDispatcher:
         log.warning("webhook released without an attempt", error=reason, **({"code": code} if code else {}))
         self.store.run(deliveries.release(delivery.msg, delivery.fence, delay))
 
-    def _headers(self, delivery: Delivery, message: WebhookMessage, now: float) -> dict[str, str]:
+    def _read(self, delivery: Delivery) -> tuple[Any, list[str], bool]:
+        """Return the subject, the secrets, and whether the service has no keys, from one round trip.
+
+        A tenant that merely has the keyless name may not reach loopback.
+        """
         fixed = self.settings.webhook_secret.get_secret_value() if delivery.tenant == KEYLESS else ""
-        secrets = self.store.run(webhook_secrets.active_secrets(delivery.tenant, fixed, self._keyring))
+        secrets = webhook_secrets.active_secrets(delivery.tenant, fixed, self._keyring)
+        commands = (read_subject(delivery), secrets, keys.count_keys())
+        subject, active, stored = self.store.run_together(commands)
+        return subject, active, delivery.tenant == KEYLESS and not self.settings.api_keys and stored == 0
+
+    def _headers(
+        self, delivery: Delivery, message: WebhookMessage, secrets: Sequence[str], now: float
+    ) -> dict[str, str]:
         headers = {
             **delivery.headers,
             "content-type": "application/json",
@@ -153,12 +165,6 @@ class WebhookDispatcher:
             **signing.headers(delivery.msg, message.body, secrets, now),
         }
         return headers | ({"traceparent": message.trace} if message.trace else {})
-
-    def _keyless(self, tenant: str) -> bool:
-        """Return whether the service has no keys; a tenant that merely has the keyless name may not reach loopback."""
-        if tenant != KEYLESS or self.settings.api_keys:
-            return False
-        return self.store.run(keys.count_keys()) == 0
 
     def _record(
         self, delivery: Delivery, response: DeliveryResponse, decision: Decision, at: float, claimed: float

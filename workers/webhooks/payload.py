@@ -1,10 +1,11 @@
 """Builds webhook messages: the same bytes at every attempt, from a record that no longer changes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from shared import views
+from shared.batches import Batch
 from shared.deliveries import Delivery
 from shared.errors import NotFound
 from shared.jobs import Job, State
@@ -12,7 +13,7 @@ from shared.results import StoredResult
 from shared.settings import WebhookSettings
 from shared.storage import ObjectStorage
 from shared.store import batches, transitions
-from shared.store.client import Store
+from shared.store.command import StoreCommand
 from shared.webhooks import signing
 
 
@@ -25,15 +26,25 @@ class WebhookMessage:
     superseded: bool = False  #: it announces a state that its job has left for good
 
 
-def build_message(
-    delivery: Delivery, store: Store, objects: ObjectStorage, settings: WebhookSettings
-) -> WebhookMessage:
-    """Return the message of `delivery`.
+def read_subject(delivery: Delivery) -> StoreCommand[Any]:
+    """What reads that which `delivery` tells of."""
+    if delivery.type.startswith("batch."):
+        return batches.get("", delivery.subject, 0, 0)
+    return transitions.read_job("", delivery.subject)  # a test tells of none
 
-    Raises `NotFound` where its job or batch was deleted, `ObjectMissing` where the result was, and `QueueUnavailable`
-    or `StorageDown` where the store or the object storage does not answer.
+
+def build_message(
+    delivery: Delivery, subject: Any, objects: ObjectStorage, settings: WebhookSettings
+) -> WebhookMessage:
+    """Return the message of `delivery`; `subject` is what `read_subject` found.
+
+    Raises `NotFound` where its job or batch was deleted, `ObjectMissing` where the result was, and `StorageDown` where
+    the object storage does not answer.
     """
-    source = _READERS[delivery.type.partition(".")[0]](delivery, store, objects)
+    kind = delivery.type.partition(".")[0]
+    if subject is None and kind != "webhook":
+        raise NotFound(f"{delivery.subject} is gone")
+    source = _BUILDERS[kind](delivery, subject, objects)
     body = signing.body(
         delivery.type,
         views.moment(delivery.created) or "",
@@ -52,10 +63,7 @@ class _Source:
     superseded: bool = False
 
 
-def _job(delivery: Delivery, store: Store, objects: ObjectStorage) -> _Source:
-    job = store.run(transitions.read_job("", delivery.subject))
-    if job is None:
-        raise NotFound(f"{delivery.subject} is gone")
+def _job(delivery: Delivery, job: Job, objects: ObjectStorage) -> _Source:
     # The delivery's own progress must not change the body.
     job = replace(job, hook_state="pending", hook_attempts=0)
     if delivery.type == "job.started":
@@ -86,17 +94,14 @@ def _as_started(job: Job) -> Job:
     )
 
 
-def _batch(delivery: Delivery, store: Store, objects: ObjectStorage) -> _Source:
-    del objects
-    found = store.run(batches.get("", delivery.subject, 0, 0))
-    if found is None:
-        raise NotFound(f"{delivery.subject} is gone")
+def _batch(delivery: Delivery, found: tuple[Batch, list[str]], objects: ObjectStorage) -> _Source:
+    del delivery, objects
     return _Source(views.batch_body(replace(found[0], hook_state="pending", hook_attempts=0)).model_dump())
 
 
-def _test(delivery: Delivery, store: Store, objects: ObjectStorage) -> _Source:
-    del store, objects
+def _test(delivery: Delivery, subject: None, objects: ObjectStorage) -> _Source:
+    del subject, objects
     return _Source({"id": delivery.msg, "object": "test"})
 
 
-_READERS = {"job": _job, "batch": _batch, "webhook": _test}
+_BUILDERS: Mapping[str, Callable[..., _Source]] = {"job": _job, "batch": _batch, "webhook": _test}

@@ -17,7 +17,7 @@ from shared.storage import ObjectStorage, delete_job_objects
 
 T = TypeVar("T")
 
-THREADS = 32
+STORAGE_THREADS = 32  #: operations at a time, each on a connection of its own
 BASE_TIMEOUT_S = 5.0  #: of one operation
 MIN_BYTES_PER_S = 4 << 20  #: a large object is allowed more time at this rate
 GET_BYTES = 32 << 20  #: size that the time-out of a read allows for
@@ -31,7 +31,7 @@ class Storage:
     def __init__(self, objects: ObjectStorage) -> None:
         self._objects = objects
         # A pool of its own: threads that hang on a dead server are at most this many, and block nothing else.
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
+        self._pool = ThreadPoolExecutor(STORAGE_THREADS, thread_name_prefix="storage")
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store an object."""
@@ -42,7 +42,7 @@ class Storage:
 
         def send() -> None:
             with upload.lock:  # several jobs of a batch may store the same file, which has one position
-                self._objects.put(key, upload.file, media_type, upload.size)
+                self._objects.put(key, upload.file, media_type, upload.size, upload.sha256)
 
         await self._do(send, upload.size)
 

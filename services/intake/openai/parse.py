@@ -8,6 +8,7 @@ from services.intake.openai import unsupported
 from services.intake.openai.content import Conversation, read_input, read_messages
 from services.intake.openai.ids import job_id
 from services.intake.openai.images import resolve, tiles_of
+from services.intake.openai.text_format import json_schema
 from services.intake.schemas.openai import ChatRequest, ResponseRequest, TileqOptions
 from services.intake.schemas.requests import JobRequest, without_nulls, without_webhook_nulls
 from services.intake.schemas.validation import read
@@ -28,12 +29,14 @@ _NAMES = {
     **{name: f"tileq.{name}" for name in TileqOptions.model_fields},
 }
 RESPONSE_NAMES = _NAMES | {
+    "generation.json_schema": "text.format.schema",
     "generation.max_new_tokens": "max_output_tokens",
     "prompt": "input",
     "messages": "input",
     "images": "input",
 }
 CHAT_NAMES = _NAMES | {
+    "generation.json_schema": "response_format.json_schema.schema",
     "generation.max_new_tokens": "max_completion_tokens",
     "prompt": "messages",
     "images": "messages",
@@ -57,7 +60,7 @@ def _response_request(body: dict[str, Any]) -> ResponseRequest:
     body = _read_tileq(without_nulls(unsupported.without_unsupported(body, unsupported.RESPONSES), ResponseRequest))
     asked = read(ResponseRequest, body)
     text = dict(asked.text or {})
-    unsupported.text_format(text.pop("format", None), "text.format")
+    text.pop("format", None)
     for name, value in text.items():
         if (name, value) != ("verbosity", "medium") and value is not None:
             raise UnsupportedParameter(f"`text.{name}` is not supported", field=f"text.{name}")
@@ -71,7 +74,6 @@ def _chat_request(body: dict[str, Any]) -> ChatRequest:
     asked = read(
         ChatRequest, _read_tileq(without_nulls(unsupported.without_unsupported(body, unsupported.CHAT), ChatRequest))
     )
-    unsupported.text_format(asked.response_format, "response_format")
     if asked.stream_options is not None and not asked.stream:
         raise InvalidField("`stream_options` is for `stream`: true", field="stream_options")
     for name in asked.stream_options or {}:
@@ -103,8 +105,10 @@ class SubmissionBuilder:
     async def of_response(self, parsed: Asked[ResponseRequest]) -> Submission:
         """Return the job of a `POST /v1/responses`."""
         asked = parsed.request
+        text_format = (asked.text or {}).get("format")
         options = OpenAiOptions(
             api="responses",
+            text_format=text_format,
             background=asked.background,
             store=asked.store,
             instructions=asked.instructions,
@@ -113,7 +117,8 @@ class SubmissionBuilder:
             top_p=asked.top_p or 1,
         )
         parent = job_id(asked.previous_response_id) if asked.previous_response_id else None
-        fields = {"parent": parent, "generation": {"max_new_tokens": asked.max_output_tokens}}
+        schema = json_schema(text_format, "text.format")
+        fields = {"parent": parent, "generation": {"max_new_tokens": asked.max_output_tokens, "json_schema": schema}}
         return await self._build(parsed, fields, options)
 
     async def of_chat(self, parsed: Asked[ChatRequest]) -> Submission:
@@ -128,7 +133,8 @@ class SubmissionBuilder:
             top_p=asked.top_p or 1,
         )
         stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop
-        fields = {"generation": {"max_new_tokens": most, "stop": stop, "seed": asked.seed}}
+        schema = json_schema(asked.response_format, "response_format")
+        fields = {"generation": {"max_new_tokens": most, "stop": stop, "seed": asked.seed, "json_schema": schema}}
         return await self._build(parsed, fields, options)
 
     async def _build(

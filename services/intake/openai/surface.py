@@ -68,5 +68,5 @@ def params_named(names: Mapping[str, str]) -> Iterator[list[str]]:
         if error.image is not None and error.image < len(images):
             error.field = images[error.image]
         elif found is not None:
-            error.field = names[found]
+            error.field = names[found] + field.removeprefix(found)
         raise

@@ -57,13 +57,6 @@ def without_unsupported(body: Mapping[str, Any], known: Mapping[str, tuple[Any, 
     return {name: value for name, value in body.items() if name not in known}
 
 
-def text_format(value: Any, field: str) -> None:
-    """Raise `UnsupportedParameter` unless `value`, a `text.format` or `response_format`, is plain text."""
-    if value is not None and value != {"type": "text"}:
-        detail = f'`{field}` must be {{"type": "text"}}: this service does not enforce a JSON schema'
-        raise UnsupportedParameter(detail, field=field)
-
-
 def _refuse_unless_neutral(name: str, value: Any, neutral: tuple[Any, ...]) -> None:
     if value is None or any(one is ANY or (one == value and type(one) is type(value)) for one in neutral):
         return

@@ -115,6 +115,7 @@ class ResponseBody(Body):
     store: bool
     usage: ResponseUsage | None
     metadata: dict[str, str]
+    text: Annotated[dict[str, Any], Field(description="the `format` that was asked for")]
     tileq: TileqFields
     frequency_penalty: Constant = 0
     presence_penalty: Constant = 0
@@ -124,7 +125,6 @@ class ResponseBody(Body):
     reasoning: Constant = None
     safety_identifier: Constant = None
     service_tier: Constant = "default"
-    text: Constant = {"format": {"type": "text"}}  # noqa: RUF012
     tool_choice: Constant = "auto"
     tools: Constant = []  # noqa: RUF012
     top_logprobs: Constant = 0
@@ -232,6 +232,7 @@ def response_body(job: Job, body: JobBody) -> ResponseBody:
         store=options.store,
         usage=_response_usage(body.usage) if body.state == "succeeded" else None,
         metadata=body.metadata,
+        text={"format": options.text_format or {"type": "text"}},
         tileq=TileqFields(
             job=body.id,
             queue_position=body.queue_position,

@@ -18,6 +18,7 @@ from shared.conversation import (
     without_system,
 )
 from shared.errors import ImageCountMismatch, InvalidField, TooManyTiles
+from shared.json_schema import SchemaError, check_schema
 from shared.models import Model
 from shared.requests import Generation, Request, StoredImage
 from shared.settings import IntakeSettings
@@ -115,6 +116,7 @@ def _check_limits(asked: JobRequest, settings: IntakeSettings) -> None:
         if value > most:
             raise InvalidField(f"`{field}` is {value:g}; at most {most:g} is allowed", field=field)
     _check_sampling(asked.generation)
+    _check_schema(asked.generation)
 
 
 def _check_sampling(generation: Generation) -> None:
@@ -126,6 +128,22 @@ def _check_sampling(generation: Generation) -> None:
     if penalty is not None and penalty < MIN_REPETITION_PENALTY:
         detail = f"`generation.repetition_penalty` is {penalty:g}; at least {MIN_REPETITION_PENALTY} is allowed"
         raise InvalidField(detail, field="generation.repetition_penalty")
+
+
+def _check_schema(generation: Generation) -> None:
+    """Refuse a schema that decoding can't enforce, and what would break an answer that follows it."""
+    if generation.json_schema is None:
+        return
+    if generation.num_beams > 1:
+        raise InvalidField("`generation.json_schema` needs `num_beams` 1", field="generation.num_beams")
+    if generation.stop:
+        detail = "`generation.stop` would cut the JSON that `generation.json_schema` asks for"
+        raise InvalidField(detail, field="generation.stop")
+    try:
+        check_schema(generation.json_schema)
+    except SchemaError as error:
+        detail = f"`generation.json_schema` can't be enforced {error}"
+        raise InvalidField(detail, field=f"generation.json_schema{error.path.replace('/', '.')}") from None
 
 
 def _tiles_each(asked: JobRequest, images: int, model: Model) -> Sequence[int]:

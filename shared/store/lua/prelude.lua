@@ -144,7 +144,16 @@ local function drop_delivery(msg)
   if host then unschedule(msg, host) else call('ZREM', P .. 'hooks', msg) end
 end
 
--- Create the delivery of `event` of `subject` (a job or a batch) if its webhook subscribes to it, once; return its id or nil.
+-- Tell the dispatchers that a delivery is due; return whether one listens, so that no hint is needed. A notification that is
+-- lost is made up for like a hint: when a dispatcher subscribes again, and by the reconciler. A user of the store may be
+-- denied the channel, which must not fail a transition.
+local function notify_dispatchers(msg)
+  local listeners = redis.pcall('PUBLISH', P .. 'deliveries', msg)
+  return type(listeners) == 'number' and listeners > 0
+end
+
+-- Create the delivery of `event` of `subject` (a job or a batch) if its webhook subscribes to it, once; return its id where
+-- a hint of it is to be published, else nil.
 local function create_delivery(subject, kind, tenant, webhook, event)
   if webhook == '' then return nil end
   local hook, type, wanted = cjson.decode(webhook), kind .. '.' .. event, false
@@ -160,6 +169,7 @@ local function create_delivery(subject, kind, tenant, webhook, event)
   if hook.headers and next(hook.headers) then call('HSET', key, 'headers', cjson.encode(hook.headers)) end
   schedule(msg, hook.host, now)
   call('HSET', P .. kind .. ':' .. subject, 'hook_state', 'pending')
+  if notify_dispatchers(msg) then return nil end
   return msg
 end
 

@@ -1,12 +1,15 @@
 """Who is delivered to next, and what keeps two dispatchers apart: over the in-process double and a real Valkey."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from redis.client import PubSub
 
 from shared.deliveries import Delivery, DeliveryOutcome
+from shared.events import deliveries_channel
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.records import WebhookTarget
@@ -14,6 +17,7 @@ from shared.store import deliveries, keys, transitions
 from shared.store.client import Store, memory_store
 from shared.store.stats import get_stats
 from tests.message_ids import message_id
+from tests.valkeys import valkeys
 from tests.waiting import eventually
 
 LONG = 60.0
@@ -28,6 +32,50 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     client = redis.Redis.from_url(request.getfixturevalue("valkey_url"), decode_responses=True)
     yield Store(client, request.getfixturevalue("prefix"))
     client.close()
+
+
+@pytest.fixture
+def deliveries_only(store: Store) -> Iterator[PubSub]:
+    """A subscription to the channel of deliveries."""
+    with store.client.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+        pubsub.subscribe(deliveries_channel(store.prefix))
+        eventually(lambda: pubsub.get_message(timeout=0.1))
+        yield pubsub
+
+
+def end_job(store: Store) -> tuple[str, tuple[str, ...]]:
+    """Return the message of a job that ends, and those that hints are to be published of."""
+    hook = WebhookTarget(url="https://a/", host="a:443", events=["job.succeeded"])
+    job = Job(id=new_id("job"), tenant="acme", model="m", start_within=LONG, run_within=LONG, retain=LONG, webhook=hook)
+    store.run(transitions.submit("acme", [job], max_queued=10, grace=0))
+    store.run(transitions.claim("m", "worker", LONG))
+    return message_id(job.id, "succeeded"), store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {})).messages
+
+
+def test_a_delivery_that_no_dispatcher_listens_for_gets_a_hint(store: Store) -> None:
+    msg, hinted = end_job(store)
+    assert hinted == (msg,)
+
+
+def test_a_delivery_that_a_dispatcher_heard_of_gets_no_hint(store: Store, deliveries_only: PubSub) -> None:
+    msg, hinted = end_job(store)
+    assert hinted == ()
+    assert eventually(lambda: deliveries_only.get_message(timeout=0.1))["data"] == msg
+    assert store.run(deliveries.list_due()) == [msg]  # the reconciler hints at it until it is claimed
+
+
+def test_a_user_that_may_not_publish_deliveries_ends_jobs_and_leaves_them_to_hints(
+    tmp_path: Path,
+) -> None:
+    with valkeys(tmp_path, {}) as (server,):
+        rules = ("on", "nopass", "~*", "resetchannels", "&t:changes", "+@all")
+        server.admin.execute_command("ACL", "SETUSER", "app", *rules)  # type: ignore[no-untyped-call]
+        with redis.Redis(port=server.port, username="app", password="x", decode_responses=True) as client:
+            store = Store(client, "t:")
+            with server.admin.pubsub() as listening:  # type: ignore[no-untyped-call]
+                listening.subscribe(deliveries_channel("t:"))
+                msg, hinted = end_job(store)
+            assert hinted == (msg,)
 
 
 def owed(store: Store, host: str = "a:443", event: str = "succeeded", tenant: str = "acme") -> str:

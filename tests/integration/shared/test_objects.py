@@ -1,11 +1,14 @@
 """Object storage, over the double and a real S3 server."""
 
+import hashlib
 import io
+from typing import Any
 
 import pytest
 
 from services.cli.local.seaweed import S3
 from shared import storage
+from shared.connections.s3_client import DIGEST_HEADER, MAX_SINGLE_PUT_BYTES
 from shared.errors import ObjectMissing, StorageDown
 from shared.ids import new_id
 from shared.settings import Settings
@@ -35,6 +38,45 @@ def test_what_is_put_is_got_whether_bytes_or_a_stream(objects: ObjectStorage, pl
     stream.seek(100)  # where a reader left it must not matter
     objects.put(f"{place}b", stream, "image/png", len(data))
     assert objects.get(f"{place}a") == objects.get(f"{place}b") == data
+
+
+def test_data_with_the_digest_that_was_told_are_stored(objects: ObjectStorage, place: str) -> None:
+    data = b"x" * 1000
+    told = hashlib.sha256(data).hexdigest()
+    objects.put(f"{place}a", data, "image/png", sha256=told)
+    objects.put(f"{place}b", io.BytesIO(data), "image/png", len(data), told)
+    assert objects.get(f"{place}a") == objects.get(f"{place}b") == data
+
+
+def test_the_double_refuses_data_with_another_digest_as_aws_does(place: str) -> None:
+    objects = MemoryStorage()
+    with pytest.raises(StorageDown, match="SHA-256"):
+        objects.put(f"{place}a", b"x", "image/png", sha256=hashlib.sha256(b"y").hexdigest())
+    with pytest.raises(ObjectMissing):
+        objects.get(f"{place}a")
+
+
+def test_a_digest_that_is_changed_on_the_way_is_refused(s3: S3, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = S3Storage(s3_settings(s3))
+    pool = objects.client._http
+    send = pool.urlopen
+
+    def change(method: str, url: str, **options: Any) -> Any:
+        options["headers"][DIGEST_HEADER] = hashlib.sha256(b"y").hexdigest()
+        return send(method, url, **options)
+
+    monkeypatch.setattr(pool, "urlopen", change)
+    with pytest.raises(StorageDown, match="SignatureDoesNotMatch"):
+        objects.put(f"{place}a", b"x", "image/png", sha256=hashlib.sha256(b"x").hexdigest())
+    monkeypatch.undo()
+    with pytest.raises(ObjectMissing):
+        objects.get(f"{place}a")
+
+
+def test_an_object_of_several_parts_is_stored_under_the_digest_of_the_whole(objects: ObjectStorage, place: str) -> None:
+    data = bytes(MAX_SINGLE_PUT_BYTES + 1)
+    objects.put(f"{place}a", data, "image/png", sha256=hashlib.sha256(data).hexdigest())
+    assert objects.get(f"{place}a") == data
 
 
 def test_the_later_put_wins(objects: ObjectStorage, place: str) -> None:

@@ -1,8 +1,11 @@
 """How the S3 client gets in: keys, roles, private authorities, shared buckets, and permissions that are denied."""
 
+import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
+import minio.api
 import pytest
 
 from services.cli.local.seaweed import S3
@@ -40,6 +43,45 @@ def test_a_session_token_goes_with_its_keys() -> None:
     with s3_stub() as stub:
         assert signer(put_into(stub, **KEYS, s3_session_token="token")) == ("KEY", "token")
         assert signer(put_into(stub, **KEYS)) == ("KEY", None)
+
+
+DATA = b"data of which the digest is known"
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+def put_with(stub: S3Stub, sha256: str, **settings: str) -> Request:
+    storage = S3Storage(Settings.model_validate({"s3_url": stub.url, **settings}))
+    storage.put("jobs/x", io.BytesIO(DATA), "text/plain", len(DATA), sha256)
+    return stub.requests[-1]
+
+
+def test_a_digest_that_is_known_is_signed_instead_of_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compute(body: bytes | None) -> str:
+        assert body is None
+        return hashlib.sha256(b"").hexdigest()
+
+    with s3_stub() as stub:
+        plain = put_with(stub, "", **KEYS)
+        monkeypatch.setattr(minio.api, "sha256_hash", compute)
+        known = put_with(stub, DIGEST, **KEYS)
+    for request in (plain, known):
+        assert (request.headers["x-amz-content-sha256"], request.body) == (DIGEST, DATA)
+        assert "x-amz-content-sha256" in request.headers["Authorization"]
+
+
+def test_a_payload_goes_unsigned_by_tls_alone(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path / "ca")
+    with s3_stub(tls=authority.server_context("s3")) as stub:
+        request = put_with(stub, DIGEST, **KEYS, s3_ca_file=authority.ca_file)
+    assert request.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+    assert request.headers["Content-MD5"]
+
+
+def test_as_many_connections_stay_open_as_are_asked_for() -> None:
+    storage = S3Storage(Settings.model_validate({"s3_url": "http://127.0.0.1:1"}), 7)
+    pool = storage.client._http.connection_from_url("http://127.0.0.1:1").pool
+    assert pool is not None
+    assert pool.maxsize == 7
 
 
 def test_without_keys_the_variables_of_aws_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,7 +289,7 @@ def test_a_dispatcher_outlives_a_broker_and_store_that_are_away(tmp_path: Path, 
             with supervised(tmp_path, [[valkey(tmp_path / "valkey", port)]]):
                 fixture.ended(fixture.finish_job(hook.url), within=40)
                 assert dispatcher.poll() is None, fixture.logs()
-                assert httpx.get(f"{url}/readyz", timeout=20).status_code == 200
+                eventually(lambda: httpx.get(f"{url}/readyz", timeout=20).status_code == 200, within=40)
             eventually(lambda: httpx.get(f"{url}/readyz", timeout=20).status_code == 503, within=15)
             assert httpx.get(f"{url}/livez").status_code == 200
         assert "tileq_webhook_attempts_total" in httpx.get(f"{url}/metrics").text

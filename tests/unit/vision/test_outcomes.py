@@ -3,17 +3,20 @@
 import errno
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from shared.ended import EndedMarker
 from shared.errors import QueueUnavailable
 from shared.jobs import Job, State
+from shared.requests import Generation
 from shared.settings import Settings
 from shared.storage import ended_key, result_key
 from shared.store import transitions
+from shared.tokenization.tokenizer import load_tokenizer
 from tests.metrics import sample
-from tests.unit.vision.worker_fixture import BROKEN, MODEL, ScriptedEngine, WorkerFixture
+from tests.unit.vision.worker_fixture import BROKEN, MODEL, ScriptedEngine, WorkerFixture, answer
 from tests.waiting import eventually
 from workers.vision import generation
 from workers.vision.engine.base import (
@@ -28,7 +31,9 @@ from workers.vision.engine.base import (
     Stage,
 )
 from workers.vision.engine.echo import EchoEngine
+from workers.vision.engine.factory import BUNDLED
 from workers.vision.images.decoder_pool import DecoderUnavailable
+from workers.vision.json_mask import JsonMasks
 
 Build = Callable[..., WorkerFixture]
 LONG = " ".join(["word"] * 38)  #: what the echo engine says back, a word at a time
@@ -81,6 +86,31 @@ def test_logits_that_are_not_finite_fail_the_job(build: Build) -> None:
     job = worker.submit()
     worker.handle_hint()
     assert failed(worker, job, "non_finite_logits", retryable=False) == "NaN in float16"
+
+
+def test_an_engine_without_a_tokenizer_does_not_pass_text_for_json(worker: WorkerFixture) -> None:
+    job = worker.submit(generation=Generation(json_schema={"type": "object"}))
+    worker.handle_hint()
+    failed(worker, job, "json_schema_failed", retryable=False)
+
+
+def test_an_answer_that_left_its_schema_is_not_passed_for_json(build: Build) -> None:
+    worker = build(engine=LeavesItsSchema())
+    tokenizer = load_tokenizer(BUNDLED)
+    masks = JsonMasks(tokenizer, tokenizer.size, tokenizer.token_id("<|im_end|>"))
+    worker.worker = replace(worker.worker, served=replace(worker.worker.served, masks=masks))
+    job = worker.submit(generation=Generation(json_schema={"type": "object"}))
+    worker.handle_hint()
+    assert "could not be held to the schema" in failed(worker, job, "json_schema_failed", retryable=False)
+
+
+class LeavesItsSchema(ScriptedEngine):
+    """Generates a token that the grammar does not allow."""
+
+    def submit(self, request: EngineRequest) -> Iterator[Event]:
+        assert request.token_mask
+        request.token_mask([5, 5, 5])
+        yield answer("no JSON")
 
 
 def test_an_unexpected_error_fails_the_job_without_telling_internals(build: Build) -> None:

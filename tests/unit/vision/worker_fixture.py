@@ -66,11 +66,11 @@ class FlakyObjects(MemoryStorage):
         self.refused = "nothing"
         self.gate: Callable[[str], object] = lambda key: None
 
-    def put(self, key: str, data: Any, media_type: str, size: int | None = None) -> None:
+    def put(self, key: str, data: Any, media_type: str, size: int | None = None, sha256: str = "") -> None:
         if key.endswith(self.refused):
             raise StorageDown("503")
         self.gate(key)
-        super().put(key, data, media_type, size)
+        super().put(key, data, media_type, size, sha256)
 
 
 class RecordedHints:

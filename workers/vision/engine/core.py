@@ -120,7 +120,9 @@ class EngineCore:
                 f"the prompt has {len(request.prompt.ids)} tokens and the {holder} holds {capacity}; send fewer tiles"
             )
         tiles = tile_spans(request, self._config.tokens_per_tile)
-        text = IncrementalDetokenizer(self._tokenizer, (self._stop, *request.sampling.stop))
+        exact = request.token_mask is not None
+        stops = () if exact else (self._stop, *request.sampling.stop)  # a grammar's answer ends by its token alone
+        text = IncrementalDetokenizer(self._tokenizer, stops, exact)
         limit = min(room, request.sampling.max_new_tokens)
         sequence = Sequence(handle, tiles, text, limit, arrival)
         if request.sampling.num_beams > 1:

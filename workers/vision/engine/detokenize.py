@@ -14,8 +14,10 @@ from shared.tokenization.tokenizer import Tokenizer
 class IncrementalDetokenizer:
     """Turns the ids of one answer into text piece by piece. `text` is what was handed out so far."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], exact: bool = False) -> None:
+        """With `exact` no space is swallowed: the text is what a grammar allowed."""
         self._tokenizer = tokenizer
+        self._swallows = tokenizer.rules.clean_up and not exact
         self._decoder = tokenizer.decoder()
         self._stops = tuple(stops)
         self.text = ""
@@ -25,7 +27,7 @@ class IncrementalDetokenizer:
         """Take one id; return the text that became final."""
         self._decoder.push([token])
         raw = self._decoder.text
-        clean = self._tokenizer.tidy(raw)
+        clean = self._tidy(raw)
         end = self._stop(clean)
         if end is not None:
             self.stopped = True
@@ -36,8 +38,11 @@ class IncrementalDetokenizer:
         """Return what was held back: the ids are all there."""
         if self.stopped:
             return ""
-        clean = self._tokenizer.tidy(self._decoder.text + self._decoder.pending)
+        clean = self._tidy(self._decoder.text + self._decoder.pending)
         return self._hand_out(clean[: self._stop(clean)].strip())
+
+    def _tidy(self, text: str) -> str:
+        return self._tokenizer.tidy(text) if self._swallows else text
 
     def _stop(self, text: str) -> int | None:
         places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
@@ -45,7 +50,7 @@ class IncrementalDetokenizer:
 
     def _certain(self, raw: str, clean: str) -> str:
         """The part of `clean` that no further id can change."""
-        if self._tokenizer.rules.clean_up and (space := raw.find(" ", max(0, len(raw) - CLEAN_UP_HORIZON_CHARS))) >= 0:
+        if self._swallows and (space := raw.find(" ", max(0, len(raw) - CLEAN_UP_HORIZON_CHARS))) >= 0:
             clean = clean[: len(clean) - (len(raw) - space)]
         held = max((_overlap(clean, stop) for stop in self._stops), default=0)
         return clean[: len(clean) - held].rstrip()

@@ -19,7 +19,8 @@ from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from workers.vision.checkpoint.fetch import locate
 from workers.vision.engine.base import Engine
 from workers.vision.engine.echo import EchoEngine
-from workers.vision.prompts import Prompt, PromptFormat, build, plain
+from workers.vision.json_mask import JsonMasks
+from workers.vision.prompts import TEMPLATES, Prompt, PromptFormat, build, plain
 
 BUNDLED = Path(__file__).parents[1] / "demo"
 
@@ -32,6 +33,7 @@ class ServedModel:
     model: Model
     side: int  #: of a tile, pixels
     prompt_format: PromptFormat | None  #: None for an engine without a checkpoint
+    masks: JsonMasks | None = None  #: of JSON schemas; None for an engine without a checkpoint
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -53,9 +55,14 @@ def make_engine(settings: VisionWorkerSettings, report: Report | None = None) ->
     say = report or _to_stderr
     checkpoint = find_checkpoint(settings, say)
     engine = _computing(checkpoint, settings, say)
+    stop = TEMPLATES[checkpoint.config.template].stop
     say(f"system message: {checkpoint.system.text!r}, from {checkpoint.system.origin}")
     return ServedModel(
-        engine, _renamed(checkpoint.model, settings), checkpoint.config.vision.image, checkpoint.prompt_format
+        engine,
+        _renamed(checkpoint.model, settings),
+        checkpoint.config.vision.image,
+        checkpoint.prompt_format,
+        JsonMasks(checkpoint.tokenizer, checkpoint.config.decoder.vocab, checkpoint.tokenizer.token_id(stop)),
     )
 
 

@@ -3,7 +3,7 @@
 `generate` has no argument for a random generator and calls `torch.multinomial` on the global one. So for one sequence
 it is asked for its largest score, and the last processor leaves the drawn token as the only finite one.
 
-    logits (B, vocab) ── finite? ── repetition penalty, finite? ── temperature ── top-k ── top-p ── draw
+    logits (B, vocab) ── finite? ── repetition penalty, finite? ── mask ── temperature ── top-k ── top-p ── draw
 """
 
 import torch
@@ -17,11 +17,12 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from workers.vision.engine.base import DEFAULT_TOP_K, NonFiniteLogits, Sampling
+from workers.vision.engine.base import DEFAULT_TOP_K, EngineRequest, NonFiniteLogits, Sampling, TokenMask
 
 
-def processors(sampling: Sampling, dtype: torch.dtype, device: torch.device) -> LogitsProcessorList:
+def processors(request: EngineRequest, dtype: torch.dtype, device: torch.device) -> LogitsProcessorList:
     """Return the processors of one request. `dtype` is that of the model, for the message of `NonFiniteLogits`."""
+    sampling = request.sampling
     kind = str(dtype).removeprefix("torch.")
     found: list[LogitsProcessor] = [FiniteCheck(f"the model computed NaN or infinity in {kind}; {_remedy(dtype)}")]
     penalty = sampling.repetition_penalty
@@ -30,6 +31,8 @@ def processors(sampling: Sampling, dtype: torch.dtype, device: torch.device) -> 
             RepetitionPenaltyLogitsProcessor(penalty),
             FiniteCheck(f"a repetition_penalty of {penalty:g} makes logits infinite; use one nearer to 1"),
         ]
+    if request.token_mask:
+        found.append(Masked(request.token_mask))
     if sampling.num_beams == 1 and not sampling.greedy:
         found += [*_warpers(sampling), SeededDraw(sampling.seed, device)]
     return LogitsProcessorList(found)
@@ -47,6 +50,18 @@ class FiniteCheck(LogitsProcessor):
         if not bool(torch.isfinite(scores).all()):
             raise NonFiniteLogits(self._message)
         return scores
+
+
+class Masked(LogitsProcessor):
+    """Leaves the tokens that a mask allows; of one sequence."""
+
+    def __init__(self, mask: TokenMask) -> None:
+        self._mask = mask
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return (1, vocab): minus infinity at the tokens that may not come next."""
+        allowed = torch.from_numpy(self._mask(input_ids[0].tolist())).to(scores.device)
+        return scores.masked_fill(~allowed, -torch.inf)
 
 
 class SeededDraw(LogitsProcessor):

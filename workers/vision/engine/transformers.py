@@ -170,7 +170,7 @@ class TransformersEngine:
                 attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
                 generation_config=config,
                 stopping_criteria=StoppingCriteriaList([callback]),
-                logits_processor=logits.processors(request.sampling, loaded.dtype, embeddings.device),
+                logits_processor=logits.processors(request, loaded.dtype, embeddings.device),
             )
         handle.check()
         callback.finish(output[0])
@@ -224,7 +224,9 @@ class _TokenCallback(StoppingCriteria):
         self._handle = handle
         self._token_done = token_done
         self._beams = handle.request.sampling.num_beams > 1
-        self._detokenizer = IncrementalDetokenizer(loaded.tokenizer, (stop, *handle.request.sampling.stop))
+        exact = handle.request.token_mask is not None
+        stops = () if exact else (stop, *handle.request.sampling.stop)  # a grammar's answer ends by its token alone
+        self._detokenizer = IncrementalDetokenizer(loaded.tokenizer, stops, exact)
         self.end = loaded.tokenizer.token_id(stop)
         self.count = 0
         self.stopped = False

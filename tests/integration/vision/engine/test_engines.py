@@ -1,11 +1,14 @@
 """What every engine does that computes, on a small checkpoint of our own."""
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -88,6 +91,25 @@ def test_the_same_seed_gives_the_same_text(served: ServedModel) -> None:
     drawn = [answer(served, temperature=1.5, seed=seed).text for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert answer(served, temperature=1.5).text != answer(served, temperature=1.5).text
+
+
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_an_answer_follows_its_schema(served: ServedModel, temperature: float) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"kind": {"enum": ["car", "sign"]}, "note": {"type": "string", "maxLength": 8}},
+        "required": ["kind", "note"],
+        "additionalProperties": False,
+    }
+    assert served.masks
+    request = asked(served, temperature=temperature, max_new_tokens=200)
+    beside = threading.Thread(target=answer, args=(served,))  # a neighbour without a schema
+    beside.start()
+    *_, done = served.engine.submit(replace(request, token_mask=served.masks.mask(schema)))
+    beside.join()
+    assert isinstance(done, Done)
+    jsonschema.validate(json.loads(done.text), schema)
+    assert done.finish_reason == "stop"
 
 
 def test_narrow_sampling_is_greedy(served: ServedModel) -> None:

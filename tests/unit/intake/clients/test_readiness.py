@@ -32,11 +32,11 @@ class BreakableStorage(MemoryStorage):
         super().__init__()
         self.down = False
 
-    def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None) -> None:
+    def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None, sha256: str = "") -> None:
         """See `ObjectStorage.put`."""
         if self.down:
             raise StorageDown("the object storage answered PUT with AccessDenied")
-        super().put(key, data, media_type, size)
+        super().put(key, data, media_type, size, sha256)
 
     def check(self) -> None:
         """See `ObjectStorage.check`."""

@@ -10,7 +10,7 @@ from shared.requests import Manifest
 from shared.storage import manifest_key
 from tests.unit.intake.app_fixture import App, once_waiting, running_app
 from tests.unit.intake.image_files import picture
-from tests.unit.intake.openai.test_responses import again, answer, data_uri
+from tests.unit.intake.openai.test_responses import again, answer, data_uri, request_of
 from tests.unit.intake.test_auth import make_key
 
 HI: Any = [{"role": "user", "content": "Hi"}]
@@ -73,13 +73,58 @@ def test_a_stream_that_another_attempt_contradicts_raises(intake: App, sdk: Open
     [
         ({"n": 2}, "n"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
     ],
 )
 def test_what_is_not_served_is_refused_by_name(sdk: OpenAI, asked: Any, param: str) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         sdk.chat.completions.create(model="tileq-demo", messages=HI, **asked)
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", param)
+
+
+SHAPE = {
+    "type": "object",
+    "properties": {"kind": {"enum": ["car"]}},
+    "required": ["kind"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("response_format", "schema"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": {"name": "shape", "schema": SHAPE, "strict": True}}, SHAPE),
+    ],
+)
+def test_a_response_format_is_the_schema_that_decoding_follows(
+    intake: App, sdk: OpenAI, response_format: Any, schema: Any
+) -> None:
+    worker = once_waiting(intake, lambda: answer(intake, "{}"))
+    done = sdk.chat.completions.create(model="tileq-demo", messages=HI, response_format=response_format)
+    worker.join()
+    assert request_of(intake, done.id.replace("chatcmpl-", "resp_")).generation.json_schema == schema
+
+
+@pytest.mark.parametrize(
+    ("response_format", "param"),
+    [
+        ({"type": "xml"}, "response_format.type"),
+        ({"type": "json_schema"}, "response_format.schema"),
+        ({"type": "json_schema", "json_schema": {"name": "a"}}, "response_format.json_schema.schema"),
+        ({"type": "json_schema", "json_schema": {"schema": {}, "odd": 1}}, "response_format.json_schema.odd"),
+        (
+            {"type": "json_schema", "json_schema": {"schema": {"items": {"contains": {}}}}},
+            "response_format.json_schema.schema.items",
+        ),
+    ],
+)
+def test_a_format_that_can_not_be_enforced_is_refused_with_its_place(
+    sdk: OpenAI, response_format: Any, param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        sdk.chat.completions.create(model="tileq-demo", messages=HI, response_format=response_format)
+    assert caught.value.param == param
 
 
 def test_an_answer_that_is_late_names_the_job_that_goes_on() -> None:

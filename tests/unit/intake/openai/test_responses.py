@@ -2,7 +2,7 @@
 
 import base64
 import json
-from typing import Any
+from typing import Any, cast
 
 import openai
 import pytest
@@ -45,6 +45,17 @@ def stream_of(intake: App, path: str) -> list[dict[str, Any]]:
 
 
 class TestCreate:
+    def test_a_format_is_the_schema_that_decoding_follows_and_is_shown(self, intake: App, sdk: OpenAI) -> None:
+        asked = {"type": "json_schema", "name": "count", "schema": {"type": "integer"}, "strict": True}
+        response = sdk.responses.create(
+            model="tileq-demo", input=QUESTION, background=True, text=cast("Any", {"format": asked})
+        )
+        assert request_of(intake, response.id).generation.json_schema == {"type": "integer"}
+        shown = sdk.responses.retrieve(response.id).text
+        assert shown is not None
+        assert shown.format is not None
+        assert shown.format.to_dict() == asked
+
     def test_a_waiting_call_brings_the_answer(self, intake: App, sdk: OpenAI) -> None:
         worker = once_waiting(intake, lambda: answer(intake, "A sign."))
         response = sdk.responses.create(model="tileq-demo", input=QUESTION, metadata={"order": "4711"})
@@ -232,7 +243,6 @@ class TestErrors:
         ("asked", "code", "param"),
         [
             ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools"),
-            ({"text": {"format": {"type": "json_object"}}}, "unsupported_parameter", "text.format"),
             ({"max_output_tokens": 10**6}, "invalid_field", "max_output_tokens"),
             ({"temperature": 3}, "invalid_field", "temperature"),
             ({"model": "gpt-9"}, "unknown_model", "model"),

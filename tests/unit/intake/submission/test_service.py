@@ -176,6 +176,10 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         for value in (1e-38, 0.09, 0, 2.1)
     ),
     ({"generation": {"top_p": 1.1}}, "generation.top_p"),
+    ({"generation": {"json_schema": "object"}}, "generation.json_schema"),
+    ({"generation": {"json_schema": {"items": {"not": {}}}}}, "generation.json_schema.items"),
+    ({"generation": {"json_schema": {}, "num_beams": 2}}, "generation.num_beams"),
+    ({"generation": {"json_schema": {}, "stop": ["}"]}}, "generation.stop"),
     ({"generation": {"top_p": 0}}, "generation.top_p"),
     ({"generation": {"stop": ["a"] * 9}}, "generation.stop"),
     ({"generation": {"stop": ["a", ""]}}, "generation.stop.1"),
@@ -385,10 +389,10 @@ class TestWebhook:
 class Broken(MemoryStorage):
     """A storage that takes no pictures."""
 
-    def put(self, key: str, data: Any, media_type: str, size: int | None = None) -> None:
+    def put(self, key: str, data: Any, media_type: str, size: int | None = None, sha256: str = "") -> None:
         if "image" in key:
             raise StorageDown("the object storage did not answer PUT")
-        super().put(key, data, media_type, size)
+        super().put(key, data, media_type, size, sha256)
 
 
 class TestTrouble:

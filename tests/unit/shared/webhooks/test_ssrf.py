@@ -272,3 +272,11 @@ def test_http_to_a_public_address_says_why_also_where_a_network_is_allowed() -> 
 def test_the_networks_that_may_be_called_without_keys_include_loopback() -> None:
     assert not allowed_networks(SETTINGS, keyless=False)
     assert ip_address("127.0.0.1") in allowed_networks(SETTINGS, keyless=True)[0]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "2606:4700::1111"])
+def test_an_address_needs_no_look_up(host: str) -> None:
+    def lookup(*_: object, **__: object) -> list[tuple[Any, ...]]:
+        raise AssertionError("asked")
+
+    assert resolve(host, 443, 1, lookup) == [ip_address(host)]

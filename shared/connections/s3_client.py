@@ -1,0 +1,73 @@
+"""The client of S3, which is `minio`'s with digests that the caller knows and connections for the caller's threads."""
+
+from datetime import datetime
+
+import urllib3
+from minio import Minio
+from minio.credentials.credentials import Credentials
+from minio.helpers import DictType
+
+from shared.connections.s3_credentials import credentials_provider
+from shared.settings import SettingsError, StorageSettings
+
+CONNECT_TIMEOUT_S = 5
+#: Sent in one PUT; a larger object goes in parts, each with a digest of its own (`minio` divides it at the same size).
+MAX_SINGLE_PUT_BYTES = 5 << 20
+DIGEST_HEADER = "x-amz-content-sha256"
+
+
+class S3Client(Minio):
+    """`minio`'s client, which signs `DIGEST_HEADER` of a PUT as it was given instead of hashing the body once more.
+
+    By TLS it leaves the payload unsigned, as `minio` does: the connection protects it, and the Content-MD5 that goes
+    with it is what a bucket with Object Lock requires.
+    """
+
+    def _build_headers(
+        self,
+        host: str,
+        headers: DictType | None = None,
+        body: bytes | None = None,
+        creds: Credentials | None = None,
+    ) -> tuple[DictType, datetime]:
+        own = dict(headers or {})
+        digest = own.pop(DIGEST_HEADER, None)
+        if digest is None or body is None or creds is None or self._base_url.is_https:
+            return super()._build_headers(host, own, body, creds)
+        built, date = super()._build_headers(host, own, None, creds)
+        built["Content-Length"] = str(len(body))
+        built[DIGEST_HEADER] = digest
+        return built, date
+
+
+def s3_client(settings: StorageSettings, connections: int) -> S3Client:
+    """Return a client that keeps `connections` open. Raises `SettingsError` for a host or region it does not take."""
+    endpoint = settings.s3_endpoint
+    # One pool per client; retries are ours, since urllib3's would resend a stream from its end.
+    pool = urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=settings.s3_timeout),
+        maxsize=connections,
+        retries=urllib3.Retry(total=0, redirect=0),
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=settings.s3_ca_file or None,
+    )
+    try:
+        client = S3Client(
+            endpoint=endpoint.host,
+            credentials=credentials_provider(
+                endpoint,
+                settings.s3_access_key,
+                settings.s3_secret_key.get_secret_value(),
+                settings.s3_session_token.get_secret_value(),
+            ),
+            secure=endpoint.secure,
+            region=endpoint.region,
+            http_client=pool,
+        )
+    except ValueError as error:
+        raise SettingsError(f"TILEQ_S3_URL or TILEQ_S3_REGION: {error}") from None
+    if settings.s3_addressing == "virtual":
+        client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+    elif settings.s3_addressing == "path":
+        client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+    return client

@@ -1,0 +1,30 @@
+"""What intake's storage client asks of the object storage."""
+
+import asyncio
+import hashlib
+from typing import Any
+
+from services.intake.clients.storage import Storage
+from services.intake.uploads import Upload
+from shared.storage import MemoryStorage
+
+
+class Recorded(MemoryStorage):
+    """Keeps the digests that came with objects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.digests: list[str] = []
+
+    def put(self, key: str, data: Any, media_type: str, size: int | None = None, sha256: str = "") -> None:
+        self.digests.append(sha256)
+        super().put(key, data, media_type, size, sha256)
+
+
+def test_an_upload_is_stored_with_the_digest_that_was_computed_as_it_arrived() -> None:
+    objects = Recorded()
+    storage = Storage(objects)
+    asyncio.run(storage.put_upload("k", Upload.of("image", b"data"), "image/png"))
+    storage.close()
+    assert objects.digests == [hashlib.sha256(b"data").hexdigest()]
+    assert objects.get("k") == b"data"
