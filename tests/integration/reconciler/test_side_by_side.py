@@ -1,5 +1,6 @@
 """Several reconcilers on one real store, beside workers: every job and batch ends once, every hint is due once."""
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -158,10 +159,11 @@ def test_beside_workers_whose_leases_expire_every_job_still_ends_once(several: S
     jobs = several.submit(150, max_attempts=50)
     stores = [several.make_store() for _ in range(3)]
     finished: list[str] = []
+    leases_s = itertools.cycle((0.002, 60))
 
     def work(store: Store) -> None:
-        """Claim a job for so short a time that reconcilers take some of them away."""
-        job = store.run(transitions.claim("m", "worker", 0.002)).value
+        """Claim a job, every other one for so short a time that reconcilers take some of them away."""
+        job = store.run(transitions.claim("m", "worker", next(leases_s))).value
         if job and store.run(transitions.finish(job.id, job.attempt, State.SUCCEEDED, {})).value:
             finished.append(job.id)
 
