@@ -15,12 +15,12 @@ from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables
 from workers.vision.model.small_batch import MIN_OUTPUTS, TILE_INPUTS, KernelsUnavailable, SmallBatchKernels
 
 #: Rows for which the kernel may be faster: expanding a quantised weight pays off for more rows than reading one does.
-ROWS: dict[Quantised | None, tuple[int, ...]] = {None: (1, 4, 8), "int8": (1, 8, 32), "int4": (1, 8, 32)}
+ROWS: dict[Quantised | None, tuple[int, ...]] = {None: (1, 4, 8, 16), "int8": (1, 8, 16, 32), "int4": (1, 8, 16, 32)}
 SHAPE = (4096, 2048)
 WEIGHT_COPIES = 4  # of the weight, together larger than a core's cache, as a model is
 REPETITIONS = 6  # both sides in turn, the best of each: what else runs on the machine must not decide
 RELATIVE_TOLERANCE = 0.02  # of the largest output: bfloat16 sums in another order differ by half of that at most
-MIN_SPEEDUP = 0.7  # times as fast as torch: below it the kernel is not used; nearer to 1 a busy machine would decide
+MIN_SPEEDUP = 0.9  # times as fast as torch: below it the kernel is not used; nearer to 1 a busy machine would decide
 
 Make = Callable[[Tensor, Tensor | None, SmallBatchKernels, int], Linear]
 KINDS: dict[Quantised | None, Make] = {None: CpuLinear, "int8": Int8Linear, "int4": Int4Linear}

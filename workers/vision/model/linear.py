@@ -5,7 +5,8 @@
     Int8Linear   int8 with a scale a row
     Int4Linear   NF4 codes with a scale for 64 weights
 
-A few rows are quantised too, inside the kernel, to int8 with a scale for 64 inputs, and multiplied as integers. Many
+A few rows are quantised too, inside the kernel, to int8 with a scale for 256 inputs, or 64 with 4-bit weights, and
+multiplied as integers; more than 4 rows of the latter stay as they are, and the weight is expanded in the cache. Many
 rows keep their dtype and are multiplied with the weight expanded for the moment: expanding is little beside that.
 """
 
