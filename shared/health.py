@@ -12,7 +12,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
-from prometheus_client import make_wsgi_app
+from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
 from shared.settings import ProcessSettings, SettingsError
 
@@ -24,15 +24,22 @@ log = structlog.get_logger(__name__)
 
 
 class HealthServer:
-    """Serves the three paths from a thread. `port` is 0 where the settings ask for none.
+    """Serves the three paths from a thread: /metrics from `registry`. `port` is 0 where the settings ask for none.
 
     Raises `SettingsError` where the port can't be bound.
     """
 
-    def __init__(self, settings: ProcessSettings, *, live: Check | None = None, ready: Mapping[str, Check]) -> None:
+    def __init__(
+        self,
+        settings: ProcessSettings,
+        *,
+        live: Check | None = None,
+        ready: Mapping[str, Check],
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
         self._live = {"process": live} if live else {}
         self._ready = dict(ready)
-        self._metrics = make_wsgi_app()
+        self._metrics = make_wsgi_app(registry)
         self._server: WSGIServer | None = None
         self.port = 0
         if settings.metrics_port:

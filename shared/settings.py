@@ -200,7 +200,10 @@ class HttpSettings(KeySettings):
     )
     root_path: str = Field("", description="path under which a reverse proxy serves the API, such as `/vision`")
     openapi: bool = Field(True, description="serve /openapi.json, to everybody")
-    max_streams: int = Field(256, ge=1, description="event streams that one intake holds open at once")
+    max_streams: int = Field(256, ge=1, description="event streams that one intake process holds open at once")
+    http_processes: int = Field(
+        1, ge=1, le=64, description="intake processes that answer on this port, each with an event loop of its own"
+    )
     response_wait: float = Field(
         590, gt=0, le=86_400, description="a waiting call of OpenAI's routes is answered after this long at the latest"
     )
@@ -231,7 +234,9 @@ class RequestSettings(ImageSettings):
 
     max_body_bytes: int = Field(64 << 20, ge=1, description="one request, all images and fields")
     max_json_memory: int = Field(
-        512 << 20, ge=1, description="JSON bodies that one intake holds at once, bytes; above it, 503 overloaded"
+        512 << 20,
+        ge=1,
+        description="JSON bodies that one intake process holds at once, bytes; above it, 503 overloaded",
     )
     max_image_bytes: int = Field(20 << 20, ge=1, description="one image as sent")
     max_images: int = Field(32, ge=1, description="images of one job, those of its parents included")

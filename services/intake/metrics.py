@@ -18,8 +18,13 @@ ACCEPTED = Counter("tileq_jobs_accepted_total", "Jobs accepted")
 RECEIVED = Counter("tileq_http_request_body_bytes_total", "Bytes of request bodies")
 REFUSED = Counter("tileq_http_refusals_total", "Refused requests by code", ["code"])
 LIMITED = Counter("tileq_limit_refusals_total", "Requests refused by a limit of their tenant", ["limit"])
-BODY_BYTES = Gauge("tileq_http_json_body_bytes", "Bytes of JSON bodies that are held: received or being parsed")
-STREAMS = Gauge("tileq_event_streams", "Event streams that are open")
+# livesum: of several intake processes /metrics shows the sum over those that live.
+BODY_BYTES = Gauge(
+    "tileq_http_json_body_bytes",
+    "Bytes of JSON bodies that are held: received or being parsed",
+    multiprocess_mode="livesum",
+)
+STREAMS = Gauge("tileq_event_streams", "Event streams that are open", multiprocess_mode="livesum")
 DROPPED_HINTS = Counter("tileq_hints_dropped_total", "Hints that did not fit into the queue to the broker")
 DROPPED_TASKS = Counter("tileq_background_tasks_dropped_total", "Background tasks that were not started")
 LOST_RESULTS = Counter("tileq_results_lost_total", "Reads of a result object that is gone")

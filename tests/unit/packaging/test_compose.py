@@ -11,7 +11,8 @@ import pytest
 from compose_spec import PyCompose
 
 from services.cli.local.seaweed import find_weed
-from services.intake.__main__ import SHUTDOWN_TIMEOUT_S
+from services.intake.processes import DRAIN_TIMEOUT_S
+from services.intake.timeouts import SHUTDOWN_TIMEOUT_S
 from shared.environment import read_settings
 from shared.settings import Settings
 from tests.unit.packaging.compose import RequiredVariableError, compose, example, filled, named
@@ -145,7 +146,7 @@ def test_every_container_says_how_it_is(name: str) -> None:
 def test_nobody_is_killed_before_its_own_grace_is_over() -> None:
     settings = Settings()
     wait = {name: seconds(service["stop_grace_period"]) for name, service in SERVICES.items()}
-    assert wait["intake"] > SHUTDOWN_TIMEOUT_S
+    assert wait["intake"] > DRAIN_TIMEOUT_S > SHUTDOWN_TIMEOUT_S
     assert wait["webhooks"] > settings.webhook_timeout
     assert wait["vision"] == wait["vision-gpu"] > settings.shutdown_grace
     assert wait["reconciler"] > settings.reconcile_period
