@@ -220,6 +220,13 @@ class TestDocument:
             ("GET", "/v1/models"),
             ("GET", "/healthz"),
             ("GET", "/readyz"),
+            ("POST", "/v1/responses"),
+            ("GET", "/v1/responses/{id}"),
+            ("DELETE", "/v1/responses/{id}"),
+            ("POST", "/v1/responses/{id}/cancel"),
+            ("GET", "/v1/responses/{id}/input_items"),
+            ("POST", "/v1/chat/completions"),
+            ("GET", "/v1/models/{id}"),
         }
 
     def test_every_code_that_a_client_may_hear_is_there(self, intake: App) -> None:

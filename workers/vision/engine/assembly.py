@@ -18,6 +18,7 @@ from workers.vision.engine.step_allowance import (
 )
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.kv_pages import KVPages, page_bytes
+from workers.vision.model.openmp import release_threads
 from workers.vision.model.packed_batch import PAGE_TOKENS
 from workers.vision.model.vision_language_model import VisionLanguageModel
 
@@ -37,18 +38,18 @@ def resident_engine(
     most = (slots or default_slots(device)) * config.context // PAGE_TOKENS
     pages = max(1, min(most, budget // page_bytes(config.decoder, dtype)))
     pool = KVPages(config.decoder, pages, dtype, model.decoder.devices)
-    return ResidentEngine(
-        Parts(
-            runner=ModelRunner(model, pool),
-            config=config,
-            tokenizer=tokenizer,
-            pages=pages,
-            feature_bytes=budget // FEATURE_DIVISOR,
-            limits=Limits(sequences=slots or default_slots(device), held_tiles=256),
-            budget=step_budget(config, dtype, device),
-            paths=model.decoder.paths,
-        )
+    parts = Parts(
+        runner=ModelRunner(model, pool),
+        config=config,
+        tokenizer=tokenizer,
+        pages=pages,
+        feature_bytes=budget // FEATURE_DIVISOR,
+        limits=Limits(sequences=slots or default_slots(device), held_tiles=256),
+        budget=step_budget(config, dtype, device),
+        paths=model.decoder.paths,
     )
+    release_threads()  # this thread has loaded and measured; from here on the engine's own computes
+    return ResidentEngine(parts)
 
 
 def default_slots(device: torch.device) -> int:
