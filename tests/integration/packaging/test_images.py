@@ -50,6 +50,11 @@ def lay(instruction: Instruction, source: Path) -> None:
                 shutil.copy2(ROOT / name, there)
 
 
+def packages(sbom: Path) -> set[str]:
+    """Names in an image's list of packages."""
+    return {component["name"] for component in json.loads(sbom.read_text())["components"]}
+
+
 @pytest.fixture
 def install(tmp_path: Path) -> Install:
     """Go through a build stage; return its Python."""
@@ -70,10 +75,17 @@ def install(tmp_path: Path) -> Install:
         for instruction in whole(stage, STAGES):
             if instruction.word == "COPY":
                 lay(instruction, source)
-            elif instruction.word == "RUN" and instruction.argv[:2] == ["pip", "install"]:
-                words = [word for word in instruction.argv[1:] if not word.startswith("$")]
-                given = shlex.split(os.environ.get("PIP_FLAGS", ""))
-                subprocess.run([*pip, *words, "--quiet", *given], cwd=source, env=variables, check=True)
+            elif instruction.word == "RUN":
+                for argv in map(shlex.split, instruction.rest.split("&&")):
+                    if argv[:2] == ["pip", "install"]:
+                        words = [word for word in argv[1:] if not word.startswith("$")]
+                        given = shlex.split(os.environ.get("PIP_FLAGS", ""))
+                        subprocess.run([*pip, *words, "--quiet", *given], cwd=source, env=variables, check=True)
+                    elif argv[0] == "/opt/sbom/bin/cyclonedx-py":
+                        own = str(Path(sys.executable).with_name("cyclonedx-py"))
+                        words = [word.replace("/opt/tileq", str(environment)) for word in argv[1:]]
+                        subprocess.run([own, *words], check=True, capture_output=True)
+        assert "tileq" in packages(environment / "sbom.cdx.json")
         return python
 
     return through
