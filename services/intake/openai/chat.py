@@ -1,23 +1,19 @@
 """`/v1/chat/completions`: one call, one answer."""
 
-import time
-
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from services.intake.context import AppContext, Context, Submitter
 from services.intake.lifecycle import delete_job
-from services.intake.metrics import ACCEPT
+from services.intake.openai.acceptance import accept
 from services.intake.openai.chat_stream import encoded
 from services.intake.openai.document import answers, asks, openai_errors
 from services.intake.openai.parse import CHAT_NAMES, SubmissionBuilder, read_chat
 from services.intake.openai.responses import STREAM_HEADERS
-from services.intake.openai.surface import openai_router, params_named
+from services.intake.openai.surface import openai_router
 from services.intake.openai.views import ChatCompletion, chat_completion
 from services.intake.openapi import SUBMIT_ERRORS
 from services.intake.rendering import json_response
-from services.intake.submission.body import read_json_as
-from services.intake.submission.headers import read_headers
 from shared.errors import AnswerFailed, AnswerTimeout, UnsupportedParameter
 from shared.jobs import Job
 
@@ -32,23 +28,14 @@ router = openai_router("chat")
 )
 async def create(request: Request, context: Context, caller: Submitter) -> Response:
     """Ask, and wait for the answer. A call that is cut leaves a job that goes on."""
-    headers = read_headers(request)
-    settings = context.settings
-    parsed = await read_json_as(request, settings, lambda body: read_chat(body, settings))
-    asked = parsed.request
-    with params_named(CHAT_NAMES) as images:
-        submission = await SubmissionBuilder(context.models).of_chat(parsed)
-        images += [upload.name for upload in submission.uploads]
-        accepted = await context.submissions.submit(caller, submission, headers)
-    del parsed, submission  # their files are not held while the call waits
-    if not accepted.replayed:
-        ACCEPT.observe(time.monotonic() - request.state.began)
+    build = SubmissionBuilder(context.models).of_chat
+    asked, job = await accept(request, context, caller, read_chat, build, names=CHAT_NAMES)
     if asked.stream:
         include_usage = bool((asked.stream_options or {}).get("include_usage"))
         context.streams.refuse_if_full()
-        sent = encoded(accepted.job, context.streams.stream(accepted.job), include_usage=include_usage)
+        sent = encoded(job, context.streams.stream(job), include_usage=include_usage)
         return StreamingResponse(sent, headers=STREAM_HEADERS, media_type="text/event-stream")
-    return await _answer(context, accepted.job, store=asked.store)
+    return await _answer(context, job, store=asked.store)
 
 
 async def _answer(context: AppContext, job: Job, *, store: bool) -> Response:

@@ -1,6 +1,5 @@
 """`/v1/responses`: create, read, stream, cancel, delete, and what was asked."""
 
-import time
 from typing import Annotated, Literal
 
 from fastapi import Path, Query, Request
@@ -8,12 +7,12 @@ from fastapi.responses import Response, StreamingResponse
 
 from services.intake.context import AppContext, Canceller, Context, Reader, Submitter
 from services.intake.lifecycle import cancel_job, delete_job
-from services.intake.metrics import ACCEPT
+from services.intake.openai.acceptance import accept
 from services.intake.openai.document import answers, asks, openai_errors
 from services.intake.openai.ids import job_id, response_id
 from services.intake.openai.parse import RESPONSE_NAMES, SubmissionBuilder, read_response
 from services.intake.openai.response_stream import encoded
-from services.intake.openai.surface import openai_router, params_named
+from services.intake.openai.surface import openai_router
 from services.intake.openai.views import (
     DeletedResponse,
     InputItemList,
@@ -25,7 +24,7 @@ from services.intake.openai.views import (
 from services.intake.openapi import SUBMIT_ERRORS
 from services.intake.queries import retry_after
 from services.intake.rendering import json_response
-from services.intake.submission.body import read_json_as, refuse_body
+from services.intake.submission.body import refuse_body
 from services.intake.submission.headers import read_headers
 from shared.errors import (
     InvalidField,
@@ -56,18 +55,8 @@ Id = Annotated[str, Path(description="`resp_…`")]
 )
 async def create(request: Request, context: Context, caller: Submitter) -> Response:
     """Ask. Without `background` the answer comes in this call, or the response as it is after `RESPONSE_WAIT`."""
-    headers = read_headers(request)
-    settings = context.settings
-    parsed = await read_json_as(request, settings, lambda body: read_response(body, settings))
-    asked = parsed.request
-    with params_named(RESPONSE_NAMES) as images:
-        submission = await SubmissionBuilder(context.models).of_response(parsed)
-        images += [upload.name for upload in submission.uploads]
-        accepted = await context.submissions.submit(caller, submission, headers)
-    del parsed, submission  # their files are not held while the call waits
-    if not accepted.replayed:
-        ACCEPT.observe(time.monotonic() - request.state.began)
-    job = accepted.job
+    build = SubmissionBuilder(context.models).of_response
+    asked, job = await accept(request, context, caller, read_response, build, names=RESPONSE_NAMES)
     if asked.stream:
         return _stream(context, job, -1)
     if not asked.background and not job.state.terminal:
