@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 COMPILE_TIMEOUT_S = 60
+#: What x86-64-v3 has over v2 (System V ABI, AMD64 supplement), by the names of Linux.
+X86_64_V3 = frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"})
 
 
 class CompilerUnavailable(Exception):

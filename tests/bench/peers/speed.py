@@ -10,6 +10,7 @@ from datetime import datetime
 from itertools import count
 from typing import Any
 
+from tests.bench.accept import seconds
 from tests.bench.load import Receiver
 from tests.bench.peers.systems import ENDED, Client, System
 from tests.bench.processes import processor_s, pss_bytes, signal_family
@@ -44,13 +45,13 @@ class Measurement:
         return self.found
 
     def _accept_latency(self, jobs: int) -> None:
-        taken = sorted(_seconds(self._clients[0].submit) for _ in range(jobs))
+        taken = sorted(seconds(self._clients[0].submit) for _ in range(jobs))
         self.found["accept, 1 client, p50 ms"] = 1000 * statistics.median(taken)
         self.found["accept, 1 client, p99 ms"] = 1000 * taken[int(0.99 * len(taken))]
         self._drain()
 
     def _idle_latency(self, jobs: int) -> None:
-        taken = [_seconds(lambda: self._whole(self._clients[0], IDLE_POLL_S)) for _ in range(jobs)]
+        taken = [seconds(lambda: self._whole(self._clients[0], IDLE_POLL_S)) for _ in range(jobs)]
         self.found["submit to result, idle, p50 ms"] = 1000 * statistics.median(taken)
 
     def _accept_rate(self, jobs: int) -> None:
@@ -58,8 +59,8 @@ class Measurement:
         worker = self.system.pids()[self.system.worker]
         signal_family(worker, signal.SIGSTOP)
         try:
-            before, seconds = self._processor_s(), self._with_clients(jobs, lambda client: client.submit())
-            self.found[f"accepted/s, {CLIENTS} clients, worker stopped"] = jobs / seconds
+            before, took_s = self._processor_s(), self._with_clients(jobs, lambda client: client.submit())
+            self.found[f"accepted/s, {CLIENTS} clients, worker stopped"] = jobs / took_s
             self.found["accept alone, CPU ms"] = (
                 1000 * (sum(self._processor_s().values()) - sum(before.values())) / jobs
             )
@@ -68,8 +69,8 @@ class Measurement:
         self._drain()
 
     def _job_rate(self, jobs: int, how: str, act: Callable[[Client], object]) -> None:
-        before, seconds = self._processor_s(), self._with_clients(jobs, act)
-        self.found[f"jobs/s, {CLIENTS} clients{how}"] = jobs / seconds
+        before, took_s = self._processor_s(), self._with_clients(jobs, act)
+        self.found[f"jobs/s, {CLIENTS} clients{how}"] = jobs / took_s
         after = self._processor_s()
         self.found[f"CPU ms a job{how}"] = 1000 * (sum(after.values()) - sum(before.values())) / jobs
         for name, value in after.items():
@@ -115,9 +116,3 @@ class Measurement:
 
 def _ended(body: dict[str, Any]) -> float:
     return datetime.fromisoformat(body["data"]["ended_at"]).timestamp()
-
-
-def _seconds(act: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    act()
-    return time.perf_counter() - began

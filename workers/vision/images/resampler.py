@@ -17,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from workers.vision.compiler import CompilerUnavailable, compile_library, processor_flags
+from workers.vision.compiler import X86_64_V3, CompilerUnavailable, compile_library, processor_flags
 
 SOURCE = Path(__file__).with_name("resample.c")
 #: Compiled into the container images, which have no compiler; there is none beside a checkout.
 PREBUILT = SOURCE.with_suffix(".so")
-#: What x86-64-v3 has over v2 (System V ABI, AMD64 supplement), by the names of Linux.
-X86_64_V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}
 CPU_INFO = Path("/proc/cpuinfo")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
 #: (width, height), (columns, rows) and side of the tiles that are compared with Pillow's: smaller, larger, equal in one

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from workers.vision.compiler import CompilerUnavailable, compile_library, processor_flags
+from workers.vision.compiler import X86_64_V3, CompilerUnavailable, compile_library, processor_flags
 from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -19,7 +19,7 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 #: Compiled into the container images, the fastest first, and what of the processor each needs; none beside a checkout.
 PREBUILT = (
     ("small_batch.avx512.so", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma"}),
-    ("small_batch.avx2.so", {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}),
+    ("small_batch.avx2.so", X86_64_V3),
 )
 TILE_INPUTS, MIN_OUTPUTS = 32, 4  # `in` is a multiple of the first, `out` no less than the second
 

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from workers.vision.compiler import CompilerUnavailable, compile_library
+from workers.vision.compiler import X86_64_V3, CompilerUnavailable, compile_library
 from workers.vision.images import resampler
 from workers.vision.images.decode import plan_tiles, write_tiles
 from workers.vision.images.decoder_process import load_resampler
 from workers.vision.images.resampler import (
     FLAGS,
     SOURCE,
-    X86_64_V3,
     Resampler,
     compiled_library,
     compiled_or_none,
