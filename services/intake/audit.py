@@ -1,7 +1,7 @@
 """The audit line: one log event `audit` for every request that acts on secrets, deliveries or stored jobs.
 
 It says who (tenant and key id), what (act), on what (target), how it ended (outcome) and in which request, and never
-holds a secret. Refused requests are told too. `services/cli/audit.py` writes the same line for acts on keys.
+holds a secret. Refused requests are logged too. `services/cli/audit.py` writes the same line for acts on keys.
 """
 
 import structlog

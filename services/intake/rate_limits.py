@@ -1,4 +1,4 @@
-"""Limits of tenants at the door: a request is counted, refused where a limit is passed, and told how much is left.
+"""Limits of tenants: a request is counted before its body is read, refused above a limit, and shown what is left.
 
 The header fields are those of draft-ietf-httpapi-ratelimit-headers-10: `RateLimit-Policy: "requests";q=600;w=60` and
 `RateLimit: "requests";r=599;t=1`. This module is the one place that writes them.

@@ -46,7 +46,7 @@ async def healthz() -> Response:
     "/readyz", tags=["health"], responses=returns(Ready) | {503: {"model": Ready, "description": "something is down"}}
 )
 async def readyz(request: Request, context: Context) -> Response:
-    """Each dependency, up or down; the reason is told to this machine, since it may name servers."""
+    """Each dependency, up or down; only clients on this machine see the reasons, which may name servers."""
     report = await context.readiness.check()
     if why_not_local(request):
         report = _without_reasons(report)
