@@ -30,7 +30,7 @@ class Counts:
 
 
 class Reencryption:
-    """One run over the job store and the object storage; `problem` is called with every value that can't be decrypted."""
+    """One run over both stores; `problem` is called with every value that can't be decrypted."""
 
     def __init__(
         self, store: Store, objects: ObjectStorage, keyring: Keyring, problem: Callable[[str], None] = lambda _: None
