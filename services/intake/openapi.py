@@ -101,6 +101,7 @@ EXTRA_SCHEMAS: tuple[type[BaseModel], ...] = (
     schema.RotateRequest,
     openai_schema.ResponseJson,
     openai_schema.ChatJson,
+    openai_schema.FileForm,
 )
 
 
