@@ -62,9 +62,11 @@ def build_context(
     queries = JobQueries(store, storage, changes)
     models, readiness = ModelRegistry(store, settings), Readiness(store, storage, hints, settings)
     webhook_urls = WebhookUrlPolicy(authenticator.has_no_keys, settings)
+    files_ = FileStore(store, storage, background)
     preparation = Preparation(
         queries=queries,
         storage=storage,
+        files=files_,
         models=models,
         prompt_length=PromptLengthCheck(storage, settings),
         webhook_urls=webhook_urls,
@@ -93,7 +95,7 @@ def build_context(
         deltas=deltas,
         publisher=hints,
         readiness=readiness,
-        files=FileStore(store, storage, background),
+        files=files_,
         background=background,
     )
 

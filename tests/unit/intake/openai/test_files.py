@@ -8,7 +8,6 @@ import openai
 import pytest
 from openai import OpenAI
 
-from services.intake.clients.files import MAX_HELD_BYTES
 from services.intake.openai import files as routes
 from shared.errors import StorageDown
 from shared.files import content_key, record_key
@@ -112,9 +111,7 @@ def test_a_larger_file_than_its_purpose_allows_is_refused() -> None:
         eventually(lambda: len(list(app.objects.keys("files/"))) == 2)
 
 
-def test_a_file_is_stored_part_by_part_while_it_arrives(
-    sdk: OpenAI, intake: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_stored_part_by_part_while_it_arrives(intake: App, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
     write = MemoryWriter.write
 
@@ -123,11 +120,16 @@ def test_a_file_is_stored_part_by_part_while_it_arrives(
         write(writer, data)
 
     monkeypatch.setattr(MemoryWriter, "write", observed)
-    size = 3 * PART_BYTES
-    assert created(sdk, bytes(size)).bytes == size
-    assert sum(written) == size
-    assert len(written) > 1
-    assert max(written) < MAX_HELD_BYTES
+    chunk, chunks = bytes(64 << 10), 2 * PART_BYTES // (64 << 10)
+
+    async def arrive() -> None:
+        upload = intake.context.files.begin("local")
+        for _ in range(chunks):
+            upload.write(chunk)
+            await upload.drain()
+
+    intake.call(arrive)
+    assert written == [PART_BYTES, PART_BYTES]
 
 
 def test_a_download_comes_in_ranges(sdk: OpenAI, intake: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,3 +200,52 @@ def test_the_record_lies_beside_the_content(sdk: OpenAI, intake: App) -> None:
     file = created(sdk)
     assert sorted(intake.objects.keys("files/")) == [content_key(file.id), record_key(file.id)]
     assert isinstance(intake.objects, MemoryStorage)
+
+
+def asked_about(sdk: OpenAI, file_id: str, **more: Any) -> Any:
+    image = {"type": "input_image", "file_id": file_id, "detail": "low"}
+    content = [image, {"type": "input_text", "text": "What is this?"}]
+    return sdk.responses.create(input=[{"role": "user", "content": content}], background=True, **more)  # type: ignore[arg-type,misc,list-item]
+
+
+def test_a_response_is_asked_about_a_file_and_keeps_its_own_copy(sdk: OpenAI, intake: App) -> None:
+    data = picture("PNG")
+    file = created(sdk, data, purpose="vision")
+    response = asked_about(sdk, file.id)
+    sdk.files.delete(file.id)
+    job = response.id.replace("resp_", "job_")
+    [image] = intake.job(job).images
+    assert (image.media_type, image.sha256) == ("image/png", hashlib.sha256(data).hexdigest())
+    assert intake.http.get(f"/v1/jobs/{job}/images/0").content == data
+
+
+def test_a_native_job_is_asked_about_a_file(sdk: OpenAI, intake: App) -> None:
+    file = created(sdk, picture("PNG"), purpose="user_data")
+    id = intake.accepted(images=[{"file_id": file.id}])
+    assert intake.http.get(f"/v1/jobs/{id}/images/0").content == picture("PNG")
+    answer = intake.submit(images=[{"file_id": f"file_{'0' * 36}"}])
+    assert (answer.status_code, answer.json()["code"], answer.json()["image"]) == (422, "unknown_file", 0)
+    answer = intake.submit(images=[{"file": file.id}])
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_field")
+
+
+@pytest.mark.parametrize("id", ["nothing", f"file_{'0' * 36}"])
+def test_a_file_that_is_unknown_is_named_by_its_parameter(sdk: OpenAI, id: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        asked_about(sdk, id)
+    assert (refused.value.code, refused.value.param) == ("unknown_file", "input.0.content.0")
+
+
+def test_a_file_that_is_no_image_is_refused_as_an_upload_is(sdk: OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as refused:
+        asked_about(sdk, created(sdk, LINES).id)
+    assert (refused.value.status_code, refused.value.code) == (415, "unsupported_image_type")
+
+
+def test_the_same_key_with_another_file_is_another_request(sdk: OpenAI) -> None:
+    first, second = created(sdk, picture("PNG")), created(sdk, picture("PNG"))
+    key = {"Idempotency-Key": "k"}
+    assert asked_about(sdk, first.id, extra_headers=key).id == asked_about(sdk, first.id, extra_headers=key).id
+    with pytest.raises(openai.BadRequestError) as refused:
+        asked_about(sdk, second.id, extra_headers=key)
+    assert refused.value.code == "idempotency_mismatch"
