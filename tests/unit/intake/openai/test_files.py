@@ -205,7 +205,7 @@ def test_the_record_lies_beside_the_content(sdk: OpenAI, intake: App) -> None:
 def asked_about(sdk: OpenAI, file_id: str, **more: Any) -> Any:
     image = {"type": "input_image", "file_id": file_id, "detail": "low"}
     content = [image, {"type": "input_text", "text": "What is this?"}]
-    return sdk.responses.create(input=[{"role": "user", "content": content}], background=True, **more)  # type: ignore[arg-type,misc,list-item]
+    return sdk.responses.create(input=[{"role": "user", "content": content}], background=True, **more)  # type: ignore[misc,list-item]
 
 
 def test_a_response_is_asked_about_a_file_and_keeps_its_own_copy(sdk: OpenAI, intake: App) -> None:
