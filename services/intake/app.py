@@ -12,7 +12,6 @@ from services.intake.auth import Authenticator
 from services.intake.clients.background import TaskSet
 from services.intake.clients.changes import POLL_S, Changes
 from services.intake.clients.delta_reader import DeltaReader
-from services.intake.clients.files import FileStore
 from services.intake.clients.hints import HintPublisher
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.readiness import Readiness
@@ -29,6 +28,7 @@ from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
 from services.intake.routes import batches, images, jobs, system, webhooks
 from services.intake.submission.commit import Commit
+from services.intake.submission.file_store import FileStore
 from services.intake.submission.prepare import Preparation
 from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.submission.service import Submissions
@@ -62,9 +62,11 @@ def build_context(
     queries = JobQueries(store, storage, changes)
     models, readiness = ModelRegistry(store, settings), Readiness(store, storage, hints, settings)
     webhook_urls = WebhookUrlPolicy(authenticator.has_no_keys, settings)
+    files_ = FileStore(store, storage, background)
     preparation = Preparation(
         queries=queries,
         storage=storage,
+        files=files_,
         models=models,
         prompt_length=PromptLengthCheck(storage, settings),
         webhook_urls=webhook_urls,
@@ -93,7 +95,7 @@ def build_context(
         deltas=deltas,
         publisher=hints,
         readiness=readiness,
-        files=FileStore(store, storage, background),
+        files=files_,
         background=background,
     )
 

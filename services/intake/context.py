@@ -11,7 +11,6 @@ from services.intake.auth import Authenticator
 from services.intake.clients.background import TaskSet
 from services.intake.clients.changes import Changes
 from services.intake.clients.delta_reader import DeltaReader
-from services.intake.clients.files import FileStore
 from services.intake.clients.hints import HintPublisher
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.readiness import Readiness
@@ -21,6 +20,7 @@ from services.intake.event_stream import EventStreams
 from services.intake.principal import Principal
 from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
+from services.intake.submission.file_store import FileStore
 from services.intake.submission.service import Submissions
 from shared.errors import InvalidField
 from shared.keys import Scope

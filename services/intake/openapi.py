@@ -44,6 +44,7 @@ SUBMIT_ERRORS: tuple[type[RequestError], ...] = (
     shared_errors.ImageCountMismatch,
     shared_errors.PromptTooLong,
     shared_errors.UnknownParent,
+    shared_errors.UnknownFile,
     shared_errors.WebhookRefused,
     shared_errors.IdempotencyMismatch,
     shared_errors.IdempotencyInProgress,

@@ -23,6 +23,7 @@ UNKNOWN = {
     "batch": f"batch_{'0' * 36}",
     "response": f"resp_{'0' * 36}",
     "file": f"file_{'0' * 36}",
+    "image": f"file_{'0' * 36}",
     "msg": f"msg_{'0' * 36}_succeeded",
 }
 HOOK = {"url": "https://93.184.215.14/hook", "events": ["job.succeeded"]}
@@ -70,6 +71,10 @@ JOB, BATCH, RESPONSE = "/v1/jobs/{job}", "/v1/batches/{batch}", "/v1/responses/{
 FILE = "/v1/files/{file}"
 ASKED = {"messages": [{"role": "user", "content": "?"}]}
 FOLLOW_UP = {"input": "?", "background": True, "previous_response_id": "{response}"}
+ABOUT_A_FILE = {
+    "input": [{"role": "user", "content": [{"type": "input_image", "file_id": "{image}"}]}],
+    "background": True,
+}
 CALLS = (
     Call("GET", "/healthz", 200, scope=None),
     Call("GET", "/readyz", 200, scope=None),
@@ -101,6 +106,8 @@ CALLS = (
     Call("POST", "/v1/webhooks/secret/rotate", 200, scope=Scope.MANAGE),
     Call("POST", "/v1/responses", 200, scope=Scope.SUBMIT, body={"input": "?", "background": True}),
     Call("POST", "/v1/responses", 200, 400, Scope.SUBMIT, body=FOLLOW_UP),
+    Call("POST", "/v1/responses", 200, 400, Scope.SUBMIT, body=ABOUT_A_FILE),
+    Call("POST", "/v1/jobs", 202, 422, Scope.SUBMIT, body={"prompt": "?", "images": [{"file_id": "{image}"}]}),
     Call("GET", RESPONSE, 200, 404),
     Call("GET", RESPONSE, 200, 404, query="?stream=true"),
     Call("DELETE", RESPONSE, 200, 404, Scope.CANCEL),
@@ -159,9 +166,18 @@ def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
         sent = {"file": ("private.jsonl", b"private")}
         uploaded = app.http.post("/v1/files", headers=bearer(acme), data={"purpose": "batch"}, files=sent)
         file = uploaded.json()["id"]
+        sent = {"file": ("private.png", picture("PNG"))}
+        image = app.http.post("/v1/files", headers=bearer(acme), data={"purpose": "vision"}, files=sent).json()["id"]
         yield Tenants(
             app,
-            {"file": file, "job": id, "batch": batch, "response": f"resp_{id[4:]}", "msg": f"msg_{id[4:]}_succeeded"},
+            {
+                "file": file,
+                "image": image,
+                "job": id,
+                "batch": batch,
+                "response": f"resp_{id[4:]}",
+                "msg": f"msg_{id[4:]}_succeeded",
+            },
             acme,
             other,
             revoked,
