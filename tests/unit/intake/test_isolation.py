@@ -25,6 +25,7 @@ UNKNOWN = {
     "file": f"file_{'0' * 36}",
     "image": f"file_{'0' * 36}",
     "msg": f"msg_{'0' * 36}_succeeded",
+    "endpoint": f"we_{'0' * 36}",
 }
 HOOK = {"url": "https://93.184.215.14/hook", "events": ["job.succeeded"]}
 
@@ -49,7 +50,9 @@ class Call:
     def route(self) -> tuple[str, str]:
         return self.method, self.path.replace("{job}", "{id}").replace("{batch}", "{id}").replace(
             "/images/0", "/images/{n}"
-        ).replace("{response}", "{id}").replace("{file}", "{id}").replace("tileq-demo", "{id}")
+        ).replace("{response}", "{id}").replace("{endpoint}", "{id}").replace("{file}", "{id}").replace(
+            "tileq-demo", "{id}"
+        )
 
     def send(self, app: App, ids: Mapping[str, str], key: str | None) -> Answer:
         """Send it about `ids` with `key`."""
@@ -75,6 +78,8 @@ ABOUT_A_FILE = {
     "input": [{"role": "user", "content": [{"type": "input_image", "file_id": "{image}"}]}],
     "background": True,
 }
+ENDPOINT = "/v1/webhook_endpoints/{endpoint}"
+NEW_ENDPOINT = {"name": "a", "url": HOOK["url"], "event_types": ["job.succeeded"]}
 CALLS = (
     Call("GET", "/healthz", 200, scope=None),
     Call("GET", "/readyz", 200, scope=None),
@@ -113,6 +118,14 @@ CALLS = (
     Call("DELETE", RESPONSE, 200, 404, Scope.CANCEL),
     Call("POST", f"{RESPONSE}/cancel", 200, 404, Scope.CANCEL),
     Call("GET", f"{RESPONSE}/input_items", 200, 404),
+    Call("GET", "/v1/webhook_event_types", 200),
+    Call("POST", "/v1/webhook_endpoints", 200, scope=Scope.MANAGE, body=NEW_ENDPOINT),
+    Call("GET", "/v1/webhook_endpoints", 200),
+    Call("GET", ENDPOINT, 200, 404),
+    Call("POST", ENDPOINT, 200, 404, Scope.MANAGE, body={"name": "b"}),
+    Call("DELETE", ENDPOINT, 200, 404, Scope.MANAGE),
+    Call("POST", f"{ENDPOINT}/rotate_secret", 200, 404, Scope.MANAGE),
+    Call("POST", f"{ENDPOINT}/test", 400, 404, Scope.MANAGE, body={"event_type": "job.failed"}),  # none answers in time
     Call("POST", "/v1/chat/completions", 504, scope=Scope.SUBMIT, body=ASKED),  # no worker answers in time
     Call("POST", "/v1/files", 200, scope=Scope.SUBMIT, form={"purpose": "batch"}),
     Call("GET", "/v1/files", 200),
@@ -130,7 +143,7 @@ def names_earlier(call: Call) -> bool:
 
 def refused(answer: Answer, call: Call, status: int, code: str) -> None:
     """Hold a refusal to the format of its surface."""
-    if call.path.startswith(("/v1/responses", "/v1/chat", "/v1/files")):
+    if call.path.startswith(("/v1/responses", "/v1/chat", "/v1/files", "/v1/webhook_e")):
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
     else:
         problem(answer, status, code)
@@ -152,7 +165,8 @@ class Tenants:
 
 @pytest.fixture
 def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
-    monkeypatch.setattr("services.intake.routes.webhooks.TEST_WAIT_S", 0.02)
+    for module in ("routes.webhooks", "openai.webhook_endpoints"):
+        monkeypatch.setattr(f"services.intake.{module}.TEST_WAIT_S", 0.02)
     with running_app(response_wait=0.05) as app:
         acme, other = make_key(app, "acme"), make_key(app, "other")
         revoked = make_key(app, "acme", revoked=2.0)
@@ -168,11 +182,14 @@ def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
         file = uploaded.json()["id"]
         sent = {"file": ("private.png", picture("PNG"))}
         image = app.http.post("/v1/files", headers=bearer(acme), data={"purpose": "vision"}, files=sent).json()["id"]
+        named = {"name": "private", "url": HOOK["url"], "event_types": ["batch.failed"]}
+        endpoint = app.http.post("/v1/webhook_endpoints", json=named, headers=bearer(acme)).json()["id"]
         yield Tenants(
             app,
             {
                 "file": file,
                 "image": image,
+                "endpoint": endpoint,
                 "job": id,
                 "batch": batch,
                 "response": f"resp_{id[4:]}",
@@ -225,7 +242,7 @@ def test_no_answer_tells_another_tenant_anything(tenants: Tenants, call: Call) -
 
 @pytest.mark.parametrize("call", [call for call in PRIVATE if call.foreign is not None], ids=str)
 def test_another_tenant_changes_nothing(tenants: Tenants, call: Call) -> None:
-    paths = (JOB, f"{JOB}/deliveries", BATCH, f"{BATCH}/jobs", FILE, f"{FILE}/content")
+    paths = (ENDPOINT, JOB, f"{JOB}/deliveries", BATCH, f"{BATCH}/jobs", FILE, f"{FILE}/content")
     reads = [Call("GET", path, 200) for path in paths]
     before = [read.send(tenants.app, tenants.own, tenants.acme).content for read in reads]
     call.send(tenants.app, tenants.own, tenants.other)
