@@ -10,7 +10,7 @@
 
 How tileq keeps it:
 
-- Before the 202, images and manifest (`request.json`) are in object storage and the record is on disk (AOF).
+- Before the 202, manifest and images (`request.tar`) are in object storage and the record is on disk (AOF).
 - A job is at any moment in exactly one of `outbox` (a hint is to be published), `leases` (a worker runs it) and
   terminal. It leaves the outbox only when it is claimed, so the reconciler repeats a hint that the broker lost.
 - `attempt` counts claims and is the fencing token: the store refuses heartbeat and finish of any other attempt, so a
@@ -111,6 +111,7 @@ class Job:
     request: str = ""  #: copy of a small manifest, which spares the worker a round trip; deleted at the end
     result: str = ""  #: key of the winning result object
     output: JobOutput | None = None  #: copy of a small output; the result object is the truth
+    finish_reason: str = ""  #: that of the output, also of a large one; it names a response's event
     error: JobError | None = None
     usage: TokenUsage | None = None
     timings: StageTimings | None = None

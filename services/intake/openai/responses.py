@@ -9,18 +9,10 @@ from services.intake.context import AppContext, Canceller, Context, Reader, Subm
 from services.intake.lifecycle import cancel_job, delete_job
 from services.intake.openai.acceptance import accept
 from services.intake.openai.document import answers, asks, openai_errors
-from services.intake.openai.ids import job_id, response_id
 from services.intake.openai.parse import RESPONSE_NAMES, SubmissionBuilder, read_response
 from services.intake.openai.response_stream import encoded
 from services.intake.openai.surface import openai_router
-from services.intake.openai.views import (
-    DeletedResponse,
-    InputItemList,
-    ResponseBody,
-    input_items,
-    page_of,
-    response_body,
-)
+from services.intake.openai.views import DeletedResponse, InputItemList, input_items, page_of
 from services.intake.openapi import SUBMIT_ERRORS
 from services.intake.queries import retry_after
 from services.intake.rendering import json_response
@@ -38,8 +30,8 @@ from shared.errors import (
     UnsupportedParameter,
 )
 from shared.jobs import Job
-from shared.requests import Manifest
-from shared.storage import manifest_key
+from shared.openai.ids import job_id, response_id
+from shared.openai.responses import ResponseBody, response_body
 
 router = openai_router("responses")
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -127,11 +119,11 @@ async def list_input(  # noqa: PLR0917  # FastAPI reads the query from it
     """What was asked, earlier turns included; images by their path under `/v1/jobs`."""
     job = await context.queries.get(caller.tenant, job_id(id))
     try:
-        stored = await context.storage.get(manifest_key(job.id))
+        asked = await context.storage.request(job.id)
     except ObjectMissing as error:
         raise NotFound("the request of this response is no longer stored") from error
     images = f"{context.settings.root_path}/v1/jobs/{job.id}/images/{{n}}"
-    items = input_items(job.id, Manifest.model_validate_json(stored).request, images)
+    items = input_items(job.id, asked, images)
     page = page_of(items, after=after, limit=limit, newest_first=order == "desc")
     if page is None:
         raise InvalidField("`after` is not the id of an item of this response", field="after")

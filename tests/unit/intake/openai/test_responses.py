@@ -8,9 +8,9 @@ import openai
 import pytest
 from openai import OpenAI
 
-from shared.requests import Manifest
-from shared.storage import manifest_key
-from tests.unit.intake.app_fixture import App, once_waiting, running_app
+from shared.request_archive import read_manifest
+from shared.webhooks.events import RESPONSE_ENDS
+from tests.unit.intake.app_fixture import App, once_waiting, problem, running_app
 from tests.unit.intake.image_files import picture
 
 QUESTION = "What does it say?"
@@ -36,7 +36,7 @@ def answer(intake: App, *pieces: str) -> None:
 
 def request_of(intake: App, response: str) -> Any:
     job = response.replace("resp_", "job_")
-    return Manifest.model_validate_json(intake.objects.get(manifest_key(job))).request
+    return read_manifest(intake.objects, job).request
 
 
 def stream_of(intake: App, path: str) -> list[dict[str, Any]]:
@@ -236,6 +236,34 @@ class TestStream:
         assert (last["type"], last["response"]["error"]["code"]) == ("response.failed", "undecodable_image")
 
 
+class TestWebhook:
+    """`tileq.webhook` of a response."""
+
+    @pytest.mark.parametrize(
+        ("named", "stored"),
+        [
+            ({}, list(RESPONSE_ENDS)),
+            ({"events": ["response.completed", "job.started"]}, ["response.completed", "job.started"]),
+        ],
+    )
+    def test_it_hears_openais_events_unless_it_names_others(
+        self, intake: App, sdk: OpenAI, named: dict[str, Any], stored: list[str]
+    ) -> None:
+        extras = {"tileq": {"webhook": {"url": HOOK} | named}}
+        id = sdk.responses.create(input="Hi", background=True, extra_body=extras).id
+        webhook = intake.job(f"job_{id[5:]}").webhook
+        assert webhook is not None
+        assert webhook.events == stored
+
+    def test_other_surfaces_have_none_of_openais_events(self, intake: App, sdk: OpenAI) -> None:
+        webhook = {"url": HOOK, "events": ["response.completed"]}
+        turns: Any = [{"role": "user", "content": "Hi"}]
+        with pytest.raises(openai.BadRequestError) as caught:
+            sdk.chat.completions.create(model="m", messages=turns, extra_body={"tileq": {"webhook": webhook}})
+        assert caught.value.param == "tileq.webhook.events.0"
+        problem(intake.submit("?", webhook=webhook), 422, "invalid_field")
+
+
 class TestErrors:
     """Refusals are the SDK's own classes, and name OpenAI's parameters."""
 
@@ -279,7 +307,8 @@ class TestErrors:
         with pytest.raises(openai.InternalServerError) as caught:
             sdk.chat.completions.create(model="tileq-demo", messages=[{"role": "user", "content": "Hi"}])
         worker.join()
-        assert (caught.value.code, len(intake.hints.sent)) == ("undecodable_image", 1)
+        assert caught.value.code == "undecodable_image"
+        assert len(intake.http.get("/v1/jobs").json()["data"]) == 1
 
 
 HOOK = "https://93.184.215.14/hook"
