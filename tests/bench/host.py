@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     chosen = parser.parse_args()
     for sequences in COUNTS:
-        gpu, cpu = (step_ms(sequences, chosen.prompt, chosen.steps, graphs=graphs) for graphs in (True, False))
+        gpu, packed = (step_ms(sequences, chosen.prompt, chosen.steps, graphs=graphs) for graphs in (True, False))
         print(
             f"{sequences:3} sequences: {gpu[0]:.2f} ms at best, {gpu[1]:.2f} median; packed {cpu[0]:.2f}, {cpu[1]:.2f}"
         )
