@@ -67,7 +67,7 @@ def checked_steps(
 
     def by_size(steps: DecodeSteps) -> Encode:
         rows = [(slot, PAGE_TOKENS + slot % PAGE_TOKENS, both[1]) for slot, both in enumerate(owned)]
-        return lambda _: torch.cat([steps(rows[:size])[0] for size in steps.sizes])
+        return lambda _: torch.cat([steps(rows[:size])[0].clone() for size in steps.sizes])
 
     return choose("decode graphs", lambda: steps().record(pool), steps(), (newest,), report, by_size)
 

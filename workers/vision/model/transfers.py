@@ -72,10 +72,8 @@ class Readback:
 
     def __init__(self, values: Tensor) -> None:
         """Queue the copy of `values` (N,) int64."""
-        self._values = values
-        if values.is_cuda:
-            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self._values.copy_(values, non_blocking=True)
+        self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.is_cuda)
+        self._values.copy_(values, non_blocking=True)
         self._ready = mark(values.device)
 
     def read(self) -> list[int]:

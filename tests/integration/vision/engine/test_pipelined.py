@@ -80,7 +80,7 @@ def test_both_ways_say_the_same_to_requests_of_every_kind(start: Start) -> None:
 
 
 def test_preemption_changes_no_text(start: Start) -> None:
-    plain, narrow = start(fast=False), start(pages=40)
+    plain, narrow = start(fast=False), start(pages=26)
     requests = [
         asked(plain, f"job-{n}", tiles=0, text=f"Question {n}", max_new_tokens=150, temperature=0.9 * (n % 2), seed=n)
         for n in range(4)
