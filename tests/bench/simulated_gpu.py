@@ -5,6 +5,7 @@ of an H200's arithmetic and 70 % of its bandwidth, without the attention within 
 """
 
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,7 +65,9 @@ class SimulatedRunner(ModelRunner):
         """With `graphs` running answers are a step of their own, as on a GPU; else rows of the packed batch."""
         self.line = TimeLine(speed)
         cpu, newest = torch.device("cpu"), torch.zeros(slots + 1, dtype=torch.int64)
-        model: Any = SimpleNamespace(encoder=SimpleNamespace(device=cpu, encode=None), decoder=self._decode_packed)
+        model: Any = SimpleNamespace(
+            encoder=SimpleNamespace(device=cpu, encode=None), decoder=_Decoder(self._decode_packed)
+        )
         pages: Any = None
         steps: Any = _Steps(self) if graphs else None
         super().__init__(model, pages, newest, self._encode_tiles, steps)
@@ -89,6 +92,19 @@ class SimulatedRunner(ModelRunner):
         return self.logits(0 if batch.wanted is None else len(batch.wanted))
 
 
+class _Decoder:
+    """A decoder that pads nothing."""
+
+    pads_answers = False
+
+    def __init__(self, call: Callable[[PackedBatch, Any], Tensor]) -> None:
+        self._call = call
+
+    def __call__(self, batch: PackedBatch, pages: Any) -> Tensor:
+        """Take the time of the batch."""
+        return self._call(batch, pages)
+
+
 class _Steps:
     """`DecodeSteps` whose replays take the device's time."""
 
@@ -98,6 +114,10 @@ class _Steps:
     def open(self, slot: int, pages: list[int]) -> None:
         """Upload as it does."""
         to_device(pages, torch.int64, torch.device("cpu"))
+
+    def size_for(self, rows: int) -> int:
+        """No padding."""
+        return rows
 
     def __call__(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
         """Upload as it does, then read all weights and contexts."""

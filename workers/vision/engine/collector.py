@@ -61,6 +61,12 @@ def _resident(stats: EngineStats) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "tileq_engine_discarded_rows", "Rows computed for requests that had ended", value=stats.discarded_rows
     )
+    computed = CounterMetricFamily(
+        "tileq_engine_computed", "Tiles, rows and positions computed, wanted or as padding", labels=["unit", "use"]
+    )
+    for labels, count in stats.computed.items():
+        computed.add_metric(labels, count)
+    yield computed
     parts = CounterMetricFamily("tileq_engine_step_part_seconds", "Seconds in steps by part", labels=["part"])
     for part, seconds in stats.step_s.items():
         parts.add_metric([part], seconds)

@@ -183,6 +183,7 @@ class EngineCore:
             preemptions=self._scheduler.preemptions,
             steps=self._counts["steps"],
             discarded_rows=self._counts["discarded_rows"],
+            computed=dict(self._runner.computed),
             step_s=dict(self._seconds),
             fast_paths={path.name: path.state for path in self._paths},
         )

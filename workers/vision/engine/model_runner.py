@@ -47,6 +47,8 @@ class ModelRunner:
         self._model, self._pages, self._steps = model, pages, steps
         self._newest = newest
         self._encode = encode or model.encoder.encode
+        #: By unit (tiles, rows of the decoder, positions that running answers attend to) and use: wanted or padding.
+        self.computed = {(unit, use): 0 for unit in ("tiles", "rows", "positions") for use in ("wanted", "padding")}
 
     def after_each_layer(self, call: Callable[[], None]) -> None:
         """Let `call` hear of each layer, as signs of life: on a slow CPU a step takes minutes, and a layer seconds.
@@ -57,6 +59,7 @@ class ModelRunner:
 
     def encode(self, work: list[TileWork]) -> list[Tensor]:
         """Features of each tile, (tokens, hidden)."""
+        self.computed["tiles", "wanted"] += len(work)
         tiles = [one.sequence.request.tiles[one.tile] for one in work]
         staged = staging((len(tiles), *tiles[0].shape), self._model.encoder.device)
         np.stack(tiles, out=staged.numpy())
@@ -70,14 +73,23 @@ class ModelRunner:
         if not (self._steps and opened):
             return self._packed(others)
         decoded = Forward(opened, *self._steps([decode_row(chunk) for chunk in opened]))
+        self.computed["rows", "wanted"] += len(opened)
+        self.computed["rows", "padding"] += self._steps.size_for(len(opened)) - len(opened)
+        self.computed["positions", "wanted"] += sum(chunk.stop for chunk in opened)
         if not others:
             return decoded
         packed = self._packed(others)
         return Forward(opened + packed.chunks, torch.cat((decoded.logits, packed.logits)))
 
     def _packed(self, chunks: list[Chunk]) -> Forward:
-        logits = self._model.decoder(pack(chunks, self._newest), self._pages)
-        return Forward([chunk for chunk in chunks if chunk.completes], logits)
+        batch = pack(chunks, self._newest)
+        self.computed["rows", "wanted"] += len(batch.ids)
+        if batch.decodes:
+            wanted = sum(segment.context for segment in batch.decodes)
+            self.computed["positions", "wanted"] += wanted
+            if self._model.decoder.pads_answers:
+                self.computed["positions", "padding"] += batch.padded_positions - wanted
+        return Forward([chunk for chunk in chunks if chunk.completes], self._model.decoder(batch, self._pages))
 
     def choose(self, forward: Forward, places: list[int], rows: list[Row]) -> Readback:
         """Choose the next tokens of `places`, one chunk of a sequence each, and keep them for the next step."""

@@ -45,12 +45,16 @@ class DecodeSteps:
         """Put a sequence's page table into its slot."""
         self._tables[slot, : len(pages)].copy_(to_device(pages, torch.int64, self._device))
 
+    def size_for(self, rows: int) -> int:
+        """How many rows a step of `rows` sequences computes."""
+        return min(size for size in self.sizes if size >= rows)
+
     def __call__(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """(N, vocab) logits of the next tokens and (N,) the likeliest ones, -1 where a logit is not finite.
 
         Both are valid until the next replay.
         """
-        size = min(size for size in self.sizes if size >= len(rows))
+        size = self.size_for(len(rows))
         padded = [*rows, *[self._padding] * (size - len(rows))]
         self._rows[size].copy_(to_device(list(zip(*padded, strict=True)), torch.int64, self._device), non_blocking=True)
         logits, tokens = self._graphs[size].replay() if self._graphs else self.program(size)()
