@@ -3,6 +3,8 @@
 Manifests are listed in the order of their ids, which is that of time.
 """
 
+import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby, islice
@@ -21,6 +23,7 @@ from shared.results import StoredResult
 from shared.settings import RetentionSettings
 from shared.storage import (
     BATCHES_PREFIX,
+    ENDPOINTS_PREFIX,
     ObjectStorage,
     archive_key,
     batch_id,
@@ -31,21 +34,24 @@ from shared.storage import (
     manifest_key,
     result_key,
 )
-from shared.store import transitions
+from shared.store import endpoints, transitions
 from shared.store.client import Store
+from shared.webhooks.endpoint import WebhookEndpoint
+from workers.reconciler.recover_files import recover_files, sweep_files
 
 READ_AT_ONCE = 100  #: records asked for in one round trip
 log = structlog.get_logger(__name__)
 
 
 def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int]:
-    """Restore every job that has a manifest and no record; return how many there were of each kind.
+    """Restore every job that has a manifest and no record, and every file; return how many there were of each kind.
 
     A job with an ended marker is restored as failed, cancelled or expired, one with a result as succeeded; both send
     their webhook again under the same id. Any other job is queued. Repeating it, or running it beside a live service,
     changes nothing. A job that ended right before the loss may have no marker yet: see shared/ended.py.
     """
     counts = dict.fromkeys(("known", "queued", "succeeded", "failed", "cancelled", "expired", "unreadable"), 0)
+    _restore_endpoints(store, objects)  # first, so that the jobs that are restored as ended tell them of it
     for some in _chunks(_jobs(objects), READ_AT_ONCE):
         known = {job.id for job in store.run(transitions.read_jobs(list(some)))}
         counts["known"] += len(known)
@@ -56,7 +62,7 @@ def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int
                 log.info("job restored", job=id, state=outcome)
     for key in objects.keys(BATCHES_PREFIX):
         hints.deliveries(*store.run(transitions.settle_batch(batch_id(key))))
-    return counts
+    return counts | {"files": recover_files(store, objects, time.time())}
 
 
 def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now: float) -> int:
@@ -70,7 +76,7 @@ def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now
             delete_job_objects(objects, id)
             swept += 1
             log.info("orphaned objects deleted", job=id)
-    return swept
+    return swept + sweep_files(store, objects, now)
 
 
 def _jobs(objects: ObjectStorage) -> Iterator[tuple[str, list[str]]]:
@@ -99,6 +105,18 @@ def _restore(id: str, keys: Sequence[str], store: Store, objects: ObjectStorage,
         hints.job(job.model, id)
     hints.deliveries(*restored.messages)
     return state.value
+
+
+def _restore_endpoints(store: Store, objects: ObjectStorage) -> None:
+    for key in objects.keys(ENDPOINTS_PREFIX):
+        try:
+            record: dict[str, str] = json.loads(objects.get(key))
+            WebhookEndpoint.from_hash(record)
+        except (ValueError, TypeError, KeyError, ObjectMissing) as error:
+            log.error("webhook endpoint can't be read", key=key, error=type(error).__name__)
+            continue
+        if store.run(endpoints.restore(record)):
+            log.info("webhook endpoint restored", endpoint=record["id"])
 
 
 def _reason(error: Exception) -> str:
