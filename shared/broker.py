@@ -61,7 +61,7 @@ def make_celery(settings: BrokerSettings, *queues: str) -> Celery:
             "visibility_timeout": visibility,
             "global_keyprefix": settings.redis_prefix + "mq:",
             "endpoint": endpoint,
-            "app": uuid.uuid4().hex,  # kombu shares its pools among connections that look alike, and passwords are not shown
+            "app": uuid.uuid4().hex,  # else kombu shares a pool between apps that differ in a password only
             "health_check_interval": HEALTH_CHECK_S,
             "unacked_restore_interval": 5,
             "deadletter_queue": "undeliverable",
