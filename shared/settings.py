@@ -1,7 +1,7 @@
 """Every setting of every process: typed groups, read once at the start by `shared/environment.py` and passed on.
 
 Times are seconds, sizes bytes, unless the name says otherwise. A process reads the groups that it uses; a variable has
-the same name everywhere. The table in the README is written from `Settings`, which holds all groups.
+the same name everywhere. The table in `docs/settings.md` is written from `Settings`, which holds all groups.
 """
 
 import re
@@ -482,7 +482,7 @@ class Settings(IntakeSettings, WebhooksSettings, ReconcilerSettings, VisionWorke
     """All groups: what the command line, the documentation and tests read."""
 
 
-#: The groups in the order of the README, each with its heading.
+#: The groups in the order of `docs/settings.md`, each with its heading.
 GROUPS: tuple[tuple[str, tuple[type[ProcessSettings], ...]], ...] = (
     ("Where things are", (RedisSettings, StorageSettings)),
     ("HTTP", (HttpSettings,)),
