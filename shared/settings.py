@@ -15,7 +15,7 @@ from shared.connections.redis_endpoint import RedisEndpoint, TlsOptions, check_t
 from shared.connections.s3_endpoint import S3Endpoint, check_bucket_name, check_ca_file, normal_prefix, parse_s3_url
 from shared.encryption import Keyring
 from shared.limits import TenantLimits
-from shared.webhooks.proxy import ProxyEndpoint, parse_proxy_url
+from shared.outbound.proxy import ProxyEndpoint, parse_proxy_url
 
 PREFIX = "TILEQ_"
 
