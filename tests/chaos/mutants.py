@@ -77,6 +77,13 @@ MUTANTS = (
         ("tests/integration/shared/test_claim_order.py",),
     ),
     Mutant(
+        "a key's jobs go before everybody's",
+        "services/intake/submission/priority.py",
+        "if PRIORITIES.index(asked.priority) >= PRIORITIES.index(most):",
+        "if most:",
+        ("tests/unit/intake/test_priority.py",),
+    ),
+    Mutant(
         "no submission publishes a hint while a job is ready",
         f"{LUA}/submit.lua",
         "if fewer_ready(model, order.many_ready) then",
