@@ -16,7 +16,7 @@ from shared.connections.s3_endpoint import S3Endpoint, check_bucket_name, check_
 from shared.encryption import Keyring
 from shared.jobs import Priority
 from shared.limits import TenantLimits
-from shared.webhooks.proxy import ProxyEndpoint, parse_proxy_url
+from shared.outbound.proxy import ProxyEndpoint, parse_proxy_url
 
 PREFIX = "TILEQ_"
 
