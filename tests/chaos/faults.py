@@ -18,7 +18,7 @@ from typing import Literal
 import httpx
 import redis
 
-from tests.chaos.fleet import INTAKES, LEASE_S, RECONCILERS, WORKERS, Fleet, wait
+from tests.chaos.fleet import INTAKES, LEASE_S, RECONCILERS, SLOTS, WORKERS, Fleet, wait
 from tests.chaos.ledger import Fault, Kind, Ledger
 from tests.chaos.proxy import FaultProxy, Network, Trigger
 from tests.chaos.receiver import Mood, Receiver
@@ -272,16 +272,21 @@ def kill_dispatcher(run: Run) -> None:
 
 @fault
 def poison(run: Run) -> None:
-    """A job that kills every worker that touches it: `worker_lost` after exactly its attempts, others unharmed (7)."""
+    """A job that kills every worker that touches it: `worker_lost` after exactly its attempts, others unharmed (7).
+
+    Jobs that take longer than it begin just before it, so that they lose their worker with it.
+    """
     with run.ledger.fault("poison", "vision workers", costs_attempts=True) as fault:
         for name in WORKERS:
             run.fleet.announce_death(name)
+        beside = [run.submit("slow") for _ in range(SLOTS)]
         id = run.submit("poison")
         run.hard_kills += 3
         ended = _within(40, lambda: _keep_announcing(run) and run.state(id) == "failed")
+        answered = _within(40, lambda: all(run.state(one) == "succeeded" for one in beside))
         for name in WORKERS:
             run.fleet.withdraw(name)
-        fault.evidence = f"{id} failed" if id and ended else ""
+        fault.evidence = f"{id} failed, {len(beside)} jobs beside it were answered" if ended and answered else ""
 
 
 @fault
