@@ -16,9 +16,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.accept import machine
+from tests.bench.clients import hand_out
 from tests.bench.figures import at_least, at_most
 from tests.bench.processes import processor_s, pss_bytes
 from tests.service import Service, service
@@ -110,21 +109,15 @@ class Generator:
 
     def run(self, rate: float, seconds: float) -> None:
         """Submit `rate` jobs a second for `seconds`; return when each has been answered."""
-        numbers, begin = count(), time.monotonic() + 0.5
+        begin = time.monotonic() + 0.5
 
-        def work(_: int) -> None:
-            connection = http.client.HTTPConnection(self._host, timeout=ANSWER_TIMEOUT_S)
-            while True:
-                with self._lock:
-                    number = next(numbers)
-                due = begin + number / rate
-                if due - begin > seconds:
-                    return
-                threading.Event().wait(max(0.0, due - time.monotonic()))
-                self._submit(connection, number, due)
+        def submit(connection: http.client.HTTPConnection, number: int) -> None:
+            due = begin + number / rate
+            threading.Event().wait(max(0.0, due - time.monotonic()))
+            self._submit(connection, number, due)
 
-        with ThreadPoolExecutor(CLIENTS) as threads:
-            list(threads.map(work, range(CLIENTS)))
+        connections = [http.client.HTTPConnection(self._host, timeout=ANSWER_TIMEOUT_S) for _ in range(CLIENTS)]
+        hand_out(range(int(seconds * rate) + 1), connections, submit)
 
     def _submit(self, connection: http.client.HTTPConnection, number: int, due: float) -> None:
         self._samples.due[number] = due
