@@ -14,8 +14,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from shared.connections.redis_endpoint import RedisEndpoint, TlsOptions, check_tls_files, parse_redis_url
 from shared.connections.s3_endpoint import S3Endpoint, check_bucket_name, check_ca_file, normal_prefix, parse_s3_url
 from shared.encryption import Keyring
+from shared.jobs import Priority
 from shared.limits import TenantLimits
-from shared.webhooks.proxy import ProxyEndpoint, parse_proxy_url
+from shared.outbound.proxy import ProxyEndpoint, parse_proxy_url
 
 PREFIX = "TILEQ_"
 
@@ -258,6 +259,10 @@ class LimitSettings(ProcessSettings):
         0, ge=0, description="bytes of images and files that one tenant stores in a day (UTC); 0: no limit"
     )
     limit_tokens: int = Field(0, ge=0, description="tokens generated for one tenant in a day (UTC); 0: no limit")
+    max_priority: Priority = Field(
+        "high",
+        description="highest `priority` of a key that has none of its own; `normal`: no tenant goes before others",
+    )
 
     @property
     def tenant_limits(self) -> TenantLimits:
