@@ -1,0 +1,18 @@
+"""A job's answer as a stream of server-sent events of OpenAI's surface."""
+
+from collections.abc import AsyncIterator
+
+from fastapi.responses import StreamingResponse
+from starlette.background import BackgroundTask
+
+from services.intake.context import AppContext
+from services.intake.lifecycle import forget_job
+from shared.jobs import Job
+
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+def stream_answer(context: AppContext, job: Job, sent: AsyncIterator[bytes], *, store: bool) -> StreamingResponse:
+    """Return the answer that sends `sent`, and deletes the job behind it unless it is to `store`."""
+    after = None if store else BackgroundTask(forget_job, context, job)
+    return StreamingResponse(sent, headers=_HEADERS, media_type="text/event-stream", background=after)
