@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 
 from fastapi.responses import StreamingResponse
-from starlette.background import BackgroundTask
 
 from services.intake.context import AppContext
 from services.intake.lifecycle import forget_job
@@ -14,5 +13,14 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 def stream_answer(context: AppContext, job: Job, sent: AsyncIterator[bytes], *, store: bool) -> StreamingResponse:
     """Return the answer that sends `sent`, and deletes the job behind it unless it is to `store`."""
-    after = None if store else BackgroundTask(forget_job, context, job)
-    return StreamingResponse(sent, headers=_HEADERS, media_type="text/event-stream", background=after)
+    if not store:
+        sent = _forgetting(context, job, sent)
+    return StreamingResponse(sent, headers=_HEADERS, media_type="text/event-stream")
+
+
+async def _forgetting(context: AppContext, job: Job, sent: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        async for piece in sent:
+            yield piece
+    finally:  # in the background, since a client that has the last piece may close the connection before this ends
+        context.background.add(forget_job(context, job))
