@@ -18,8 +18,9 @@ State = Literal["used", "missing", "failed", "wrong", "slower"]
 STATES: tuple[State, ...] = ("used", "missing", "failed", "wrong", "slower")
 WAY = TypeVar("WAY", bound=Callable[..., Tensor])
 
-REPETITIONS = 6  # both sides in turn, the best of each
-CALLS = 10  # in a row for one timing
+REPETITIONS = 4  # both sides in turn, the best of each
+CALLS = 10  # in a row for one timing, as far as they fit into the time of a round
+MAX_ROUND_S = 0.01
 MIN_SPEEDUP = 0.9  # below it the twin is used; nearer to 1 the noise of a timing would decide
 #: Largest difference as a part of the largest output: sums in another order differ by less.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
@@ -58,7 +59,8 @@ def _compared(name: str, fast: WAY, twin: WAY, arguments: Sequence[object]) -> F
     try:
         found = fast(*arguments)
         deviation = deviation_of(found, expected)
-        speedup = _seconds(twin, arguments, expected.device) / _seconds(fast, arguments, expected.device)
+        rounds = [[_seconds(way, arguments, expected.device) for way in (twin, fast)] for _ in range(REPETITIONS)]
+        speedup = min(slow for slow, _ in rounds) / min(quick for _, quick in rounds)
     except Exception as error:  # whatever a compiler or driver raises: the worker serves without the path
         return FastPath(name, "failed", f"plain torch takes its place: {error!r}")
     detail = f"off by {deviation:.1e} of the largest output, {speedup:.2f}x as fast as plain torch"
@@ -79,16 +81,17 @@ def deviation_of(found: Tensor, expected: Tensor) -> float:
 
 
 def _seconds(way: Callable[..., Tensor], arguments: Sequence[object], device: torch.device) -> float:
-    """Of one call, the best of several rounds; the first round warms up."""
-    best = float("inf")
-    for _ in range(REPETITIONS):
+    """Of one call, from several in a row, fewer if they take long; one before them warms up."""
+    calls = CALLS
+    for take in ("warm up", "measure"):
         _synchronise(device)
         began = time.perf_counter()
-        for _ in range(CALLS):
+        for _ in range(calls if take == "measure" else 1):
             way(*arguments)
         _synchronise(device)
-        best = min(best, (time.perf_counter() - began) / CALLS)
-    return best
+        seconds = time.perf_counter() - began
+        calls = max(1, min(CALLS, int(MAX_ROUND_S / max(seconds, 1e-9)))) if take == "warm up" else calls
+    return seconds / calls
 
 
 def _synchronise(device: torch.device) -> None:

@@ -80,6 +80,13 @@ class PackedBatch:
         return [segment for segment in self.segments if segment.rows > 1]
 
     @cached_property
+    def last_rows(self) -> "PackedBatch":
+        """What is left for attention where only the wanted rows go on, each the last one of its segment."""
+        ends = {segment.start + segment.rows - 1: segment for segment in self.segments}
+        rows = self.wanted.tolist()
+        return replace(self, segments=tuple(replace(ends[row], start=at, rows=1) for at, row in enumerate(rows)))
+
+    @cached_property
     def decode_tables(self) -> DecodeTables:
         """The tables of `decodes`."""
         longest = max(len(segment.pages) for segment in self.decodes)
