@@ -1,8 +1,8 @@
 """C sources, compiled for this machine at the start, where there is a C compiler (`cc`, or what CC names).
 
 The container images have none; they bring libraries for a few kinds of processor. A library is handed on as the
-descriptor of memory that holds it: a temporary folder may forbid execution, and nothing is kept between starts, so there
-is no file that another user could have put there.
+descriptor of memory that holds it: a temporary folder may forbid execution, and nothing is kept between starts, so
+there is no file that another user could have put there.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Causal attention of packed rows over paged keys and values.
 
 Segments of several rows, the prompts, are computed one by one. Those of one row, the running answers, are computed at
-once where there is a way: the kernel of `kernels/attention.c` on a CPU, padding to the longest on a GPU, where a call costs
+once where there is a way: the kernel of `attention.c` on a CPU, padding to the longest on a GPU, where a call costs
 more than that. On a CPU without the kernel padding would cost more than the calls.
 """
 
@@ -26,6 +26,7 @@ def attend(
     pages: KVPages,
     layer: int,
     attend_rows: AttendRows | None = None,
+    *,
     attend_prompt: AttendPrompt | None = None,
 ) -> Tensor:
     """(N, heads, head) queries to (N, heads, head) outputs; the rows' own keys and values are in `pages` already."""

@@ -1,7 +1,7 @@
 """`kernels/*.c`, compiled for this machine when a model is loaded, and called through ctypes.
 
-Compiling takes a few seconds. torch brings the OpenMP library that the kernels need. All tensors are on the CPU, bfloat16
-where nothing else is said, and contiguous but for the rows of queries, keys and values.
+Compiling takes a few seconds. torch brings the OpenMP library that the kernels need. All tensors are on the CPU,
+bfloat16 where nothing else is said, and contiguous but for the rows of queries, keys and values.
 """
 
 import ctypes
@@ -68,16 +68,14 @@ class CpuLibrary:
         self._prompt.argtypes = [at, size, at, at, *[size] * 5]
 
     def linear(
-        self, matrix: Matrix, x: Tensor, rows: int, y: Tensor, norm: Tensor | None, eps: float, residual: Tensor | None
+        self, matrix: Matrix, x: Tensor, y: Tensor, norm: Tensor | None, eps: float, *, residual: Tensor | None
     ) -> None:
-        """Write what `Linear` gives for the `rows` of `x` to `y`."""
-        self._linear(ctypes.byref(matrix), _at(x), _at(norm), eps, _at(residual), _at(y), rows)
+        """Write what `Linear` gives for `x` to `y`."""
+        self._linear(ctypes.byref(matrix), _at(x), _at(norm), eps, _at(residual), _at(y), x.numel() // x.shape[-1])
 
-    def rotate_and_store(
-        self, qkv: Tensor, rotary: RotaryTable, norms: HeadNorms | None, eps: float, kv: KV, slots: Tensor
-    ) -> Tensor:
+    def rotate_and_store(self, qkv: Tensor, rotary: RotaryTable, norms: HeadNorms | None, eps: float, kv: KV) -> Tensor:
         """`Rotate`, in place."""
-        (q_norm, k_norm), (keys, values) = norms or (None, None), kv
+        (q_norm, k_norm), (keys, values, slots) = norms or (None, None), kv
         inputs = _at(qkv), _at(slots), _at(rotary.cos), _at(rotary.sin), _at(q_norm), _at(k_norm)
         heads = qkv.shape[1] - 2 * keys.shape[1]
         self._rotate(*inputs, eps, _at(keys), _at(values), len(qkv), heads, *keys.shape[1:])
@@ -86,7 +84,15 @@ class CpuLibrary:
     def attend_rows(self, queries: Tensor, keys: Tensor, values: Tensor, tables: DecodeTables) -> Tensor:
         """`AttendRows`."""
         y = torch.empty(queries.shape, dtype=torch.bfloat16)
-        inputs = _at(queries), queries.stride(0), _at(keys), _at(values), _at(tables.pages), _at(tables.contexts), _at(y)
+        inputs = (
+            _at(queries),
+            queries.stride(0),
+            _at(keys),
+            _at(values),
+            _at(tables.pages),
+            _at(tables.contexts),
+            _at(y),
+        )
         self._rows(*inputs, *queries.shape[:2], *keys.shape[1:], tables.pages.shape[1], PAGE_TOKENS)
         return y
 

@@ -18,7 +18,7 @@ from workers.vision.model.fast_path import FastPath
 from workers.vision.model.kv_pages import KVPages
 from workers.vision.model.linear import Linear, MakeLinear, PlainLinear
 from workers.vision.model.packed_batch import PackedBatch
-from workers.vision.model.rotary import HeadNorms, Rotate, RotaryTable, rotary_table, rotate_and_store
+from workers.vision.model.rotary import HeadNorms, RotaryTable, Rotate, rotary_table, rotate_and_store
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class DecoderKernels:
     rotate: Rotate = rotate_and_store
     attend_rows: AttendRows | None = None
     attend_prompt: AttendPrompt | None = None
-    attend_tile: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None  #: queries, keys, values (tokens, heads, head)
+    attend_tile: Callable[[Tensor, Tensor, Tensor], Tensor] | None = (
+        None  #: queries, keys, values (tokens, heads, head)
+    )
     paths: tuple[FastPath, ...] = ()  #: that were compared with plain torch on this device
 
 
@@ -64,7 +66,7 @@ class Decoder:
         self.layer_done: Callable[[], None] = lambda: None  # called after each layer
         self.paths = kernels.paths
         self._rotate = kernels.rotate
-        self._attend = kernels.attend_rows, kernels.attend_prompt
+        self._attend_rows, self._attend_prompt = kernels.attend_rows, kernels.attend_prompt
         self.embedding = take("decoder.embedding.weight")
         self.layers = [_layer_weights(index, weights, kernels.linear) for index in range(config.layers)]
         self.norm = take("decoder.norm.weight")
@@ -88,7 +90,7 @@ class Decoder:
                 rotary = self._tables[layer.device].at(batch.positions)
             hidden = self._layer(index, hidden, batch, pages, rotary)
             self.layer_done()
-        if len(hidden) == len(batch.ids):  # else the last layer has left out the other rows
+        if hidden.device.type != "cpu":  # where the last layer has left out the other rows
             hidden = hidden[batch.wanted]
         return self.head(hidden, self.norm, self.config.eps)
 
@@ -99,18 +101,16 @@ class Decoder:
             hidden[row : row + len(features)] = features.to(hidden)
         return hidden
 
-    def _layer(
-        self, index: int, hidden: Tensor, batch: PackedBatch, pages: KVPages, rotary: RotaryTable
-    ) -> Tensor:
+    def _layer(self, index: int, hidden: Tensor, batch: PackedBatch, pages: KVPages, rotary: RotaryTable) -> Tensor:
         layer, eps = self.layers[index], self.config.eps
         qkv = layer.qkv(hidden, layer.norm, eps).view(len(hidden), -1, self.config.head)
-        kv = pages.keys[index], pages.values[index]
-        queries = self._rotate(qkv, rotary, layer.head_norms, eps, kv, batch.slots)
-        if index == len(self.layers) - 1 and hidden.device.type == "cpu":  # where this costs no transfer
-            queries, hidden, batch = queries[batch.wanted], hidden[batch.wanted], batch.last_rows
+        kv = pages.keys[index], pages.values[index], batch.slots
+        queries = self._rotate(qkv, rotary, layer.head_norms, eps, kv)
+        if index == len(self.layers) - 1 and hidden.device.type == "cpu":  # where finding them costs no transfer
+            queries, hidden, batch = queries[batch.wanted], hidden[batch.wanted], batch.wanted_rows
         if not len(hidden):
             return hidden
-        attended = attend(queries, batch, pages, index, *self._attend)
+        attended = attend(queries, batch, pages, index, self._attend_rows, attend_prompt=self._attend_prompt)
         hidden = layer.out(attended.flatten(1), residual=hidden)
         return layer.down(layer.gate_up(hidden, layer.mlp_norm, eps), residual=hidden)
 

@@ -41,20 +41,29 @@ class FastPath:
 
 
 def choose(
-    name: str, fast: Callable[[], WAY], twin: WAY, arguments: Sequence[object], report: Report
+    name: str,
+    fast: Callable[[], WAY],
+    twin: WAY,
+    arguments: Sequence[object],
+    report: Report,
+    *,
+    tolerance: float | None = None,
 ) -> tuple[WAY, FastPath]:
-    """Take what `fast` loads if it is right and not slower than `twin` on `arguments`, else `twin`. Raises nothing."""
+    """Take what `fast` loads if it is right and not slower than `twin` on `arguments`, else `twin`. Raises nothing.
+
+    `tolerance` takes the place of that of the dtype.
+    """
     try:
         loaded = fast()
     except (ImportError, OSError, RuntimeError) as error:
         found = FastPath(name, "missing", f"plain torch takes its place, because it can't be loaded: {error!r}")
     else:
-        found = _compared(name, loaded, twin, arguments)
+        found = _compared(name, loaded, twin, arguments, tolerance)
     report(str(found))
     return (loaded if found.state == "used" else twin), found
 
 
-def _compared(name: str, fast: WAY, twin: WAY, arguments: Sequence[object]) -> FastPath:
+def _compared(name: str, fast: WAY, twin: WAY, arguments: Sequence[object], tolerance: float | None) -> FastPath:
     expected = twin(*arguments)
     try:
         found = fast(*arguments)
@@ -65,7 +74,7 @@ def _compared(name: str, fast: WAY, twin: WAY, arguments: Sequence[object]) -> F
         return FastPath(name, "failed", f"plain torch takes its place: {error!r}")
     detail = f"off by {deviation:.1e} of the largest output, {speedup:.2f}x as fast as plain torch"
     state: State = "used"
-    if not deviation <= TOLERANCES[expected.dtype]:  # NaN is wrong too
+    if not deviation <= (tolerance or TOLERANCES[expected.dtype]):  # NaN is wrong too
         state = "wrong"
     elif speedup < MIN_SPEEDUP:
         state = "slower"

@@ -20,7 +20,6 @@ from workers.vision.model.cpu_library import CpuLibrary, Format, Matrix
 from workers.vision.model.norm import rms_norm
 
 
-
 class Linear(Protocol):
     """A layer with what stands before and after it."""
 
@@ -108,7 +107,7 @@ class PackedLinear:
         y = torch.empty(*x.shape[:-1], self._shape[0] // (1 + self._gated), dtype=torch.bfloat16)
         if count:
             rows = x.to(torch.bfloat16).contiguous()
-            self._library.linear(self._matrix, rows, count, y, norm, eps, residual)
+            self._library.linear(self._matrix, rows, y, norm, eps, residual=residual)
         return y.to(x.dtype)
 
     def twin(self, x: Tensor, norm: Tensor | None = None, eps: float = 0.0, residual: Tensor | None = None) -> Tensor:
@@ -123,7 +122,7 @@ class PackedLinear:
     def _in_order(self, panels: Tensor) -> Tensor:
         """(panels, 32, n) as (out, n)."""
         if self._gated:
-            panels = panels.unflatten(1, (2, LANES)).transpose(0, 1)
+            panels = panels.view(len(panels), 2, LANES, -1).transpose(0, 1)
         return panels.reshape(-1, panels.shape[-1])[: self._shape[0]]
 
 
@@ -137,23 +136,23 @@ def _panels(weight: Tensor, gated: bool) -> Tensor:
 
 
 def _pack_bf16(panels: Tensor) -> tuple[Tensor, None]:
-    return _laid_out(panels.to(torch.bfloat16).unflatten(2, (-1, 2))), None
+    return _laid_out(panels.to(torch.bfloat16), 2), None
 
 
 def _pack_int8(panels: Tensor) -> tuple[Tensor, Tensor]:
     wide = panels.float()
     scales = wide.abs().amax(dim=2).clamp(min=1e-12) / 127
     codes = (wide / scales.unsqueeze(2)).round() + 128
-    return _laid_out(codes.to(torch.uint8).unflatten(2, (-1, 4))), scales.flatten()
+    return _laid_out(codes.to(torch.uint8), 4), scales.flatten()
 
 
 def _pack_int4(panels: Tensor) -> tuple[Tensor, Tensor]:
-    groups = panels.float().unflatten(2, (-1, GROUP))
+    groups = panels.float().view(len(panels), PANEL, -1, GROUP)
     scales = groups.abs().amax(dim=3).clamp(min=1e-12).to(torch.bfloat16)
     edges = torch.tensor([(low + high) / 2 for low, high in pairwise(NF4)])
     codes = torch.bucketize(groups / scales.float().unsqueeze(3), edges).to(torch.uint8)
-    low, high = codes.flatten(2).unflatten(2, (-1, 2, 4)).unbind(dim=3)
-    return _laid_out(low | high << 4), scales.transpose(1, 2).contiguous()
+    low, high = codes.view(len(panels), PANEL, -1, 2, 4).unbind(dim=3)
+    return _laid_out((low | high << 4).flatten(2), 4), scales.transpose(1, 2).contiguous()
 
 
 def _expand_bf16(weight: Tensor, _scales: Tensor | None, _table: Tensor) -> Tensor:
@@ -167,7 +166,8 @@ def _expand_int8(weight: Tensor, scales: Tensor, _table: Tensor) -> Tensor:
 def _expand_int4(weight: Tensor, scales: Tensor, table: Tensor) -> Tensor:
     pairs = weight.transpose(1, 2)
     codes = torch.stack((pairs & 15, pairs >> 4), dim=3).flatten(2)
-    wide = (table.float() - 128)[codes.long()].unflatten(2, (-1, GROUP))
+    wide: Tensor = (table.float() - 128)[codes.long()]
+    wide = wide.view(*wide.shape[:2], -1, GROUP)
     return (wide * (scales.float() / 127).transpose(1, 2).unsqueeze(3)).flatten(2)
 
 
@@ -175,15 +175,15 @@ PACK: dict[Format, Any] = {Format.BF16: _pack_bf16, Format.INT8: _pack_int8, For
 EXPAND: dict[Format, Any] = {Format.BF16: _expand_bf16, Format.INT8: _expand_int8, Format.INT4: _expand_int4}
 
 
-def _laid_out(parts: Tensor) -> Tensor:
-    """(panels, 32, words, n) as (panels, words, 32, n), on huge pages where the system has them.
+def _laid_out(panels: Tensor, together: int) -> Tensor:
+    """(panels, 32, in) as (panels, in / n, 32, n) with n `together`, on huge pages where the system has them.
 
     A pass over all weights would take a walk through the page tables for each 4 KiB.
     """
-    panels, outputs, words, numbers = parts.shape
-    made = torch.empty(panels, words, outputs, numbers, dtype=parts.dtype)
+    parts = panels.view(*panels.shape[:2], -1, together).transpose(1, 2)
+    made = torch.empty(parts.shape, dtype=parts.dtype)
     first = -(-made.data_ptr() // HUGE_PAGE) * HUGE_PAGE
     size = (made.data_ptr() + made.nbytes - first) // HUGE_PAGE * HUGE_PAGE
     if size > 0:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), MADV_HUGEPAGE)
-    return made.copy_(parts.transpose(1, 2))
+    return made.copy_(parts)

@@ -80,11 +80,14 @@ class PackedBatch:
         return [segment for segment in self.segments if segment.rows > 1]
 
     @cached_property
-    def last_rows(self) -> "PackedBatch":
-        """What is left for attention where only the wanted rows go on, each the last one of its segment."""
-        ends = {segment.start + segment.rows - 1: segment for segment in self.segments}
-        rows = self.wanted.tolist()
-        return replace(self, segments=tuple(replace(ends[row], start=at, rows=1) for at, row in enumerate(rows)))
+    def wanted_rows(self) -> "PackedBatch":
+        """What is left for attention where only the wanted rows go on."""
+        segments = []
+        for at, row in enumerate(self.wanted.tolist()):
+            segment = next(one for one in self.segments if one.start <= row < one.start + one.rows)
+            context = segment.context - (segment.start + segment.rows - 1 - row)
+            segments.append(Segment(at, 1, context, segment.pages[: -(-context // PAGE_TOKENS)]))
+        return replace(self, segments=tuple(segments))
 
     @cached_property
     def decode_tables(self) -> DecodeTables:

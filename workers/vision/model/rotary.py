@@ -10,7 +10,9 @@ from workers.vision.checkpoint.config import DecoderConfig
 from workers.vision.model.norm import rms_norm
 
 HeadNorms = tuple[Tensor, Tensor]  #: weights of the norms of each head of the queries and of the keys, (head,)
-KV = tuple[Tensor, Tensor]  #: the pools of keys and values of a layer, each (slots, kv_heads, head)
+KV = tuple[
+    Tensor, Tensor, Tensor
+]  #: pools of keys and values of a layer, (slots, kv_heads, head), and the rows' slots (N,)
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,14 @@ class RotaryTable:
         return torch.cat((real * self.cos - imaginary * self.sin, imaginary * self.cos + real * self.sin), dim=-1)
 
 
-#: Takes (N, heads + 2 kv_heads, head), its rows of the table, norms and their epsilon, the layer's pools and the slots
-#: (N,); stores keys and values and gives the queries (N, heads, head). It may overwrite the first.
-Rotate = Callable[[Tensor, RotaryTable, HeadNorms | None, float, KV, Tensor], Tensor]
+#: Takes (N, heads + 2 kv_heads, head), its rows of the table, norms, their epsilon and where to store keys and values;
+#: gives the queries (N, heads, head). It may overwrite what it takes.
+Rotate = Callable[[Tensor, RotaryTable, HeadNorms | None, float, KV], Tensor]
 
 
-def rotate_and_store(
-    qkv: Tensor, rotary: RotaryTable, norms: HeadNorms | None, eps: float, kv: KV, slots: Tensor
-) -> Tensor:
+def rotate_and_store(qkv: Tensor, rotary: RotaryTable, norms: HeadNorms | None, eps: float, kv: KV) -> Tensor:
     """`Rotate` in plain torch."""
-    keys, values = kv
+    keys, values, slots = kv
     kv_heads = keys.shape[1]
     heads = qkv.shape[1] - 2 * kv_heads
     turned = qkv[:, :-kv_heads]

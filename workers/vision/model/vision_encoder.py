@@ -125,8 +125,8 @@ class VisionEncoder:
 
 def attend_tile(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """`AttendTile` in plain torch, also for several tiles at once."""
-    parts = (part.transpose(-3, -2) for part in (queries, keys, values))
-    return functional.scaled_dot_product_attention(*parts).transpose(-3, -2)
+    queries, keys, values = (part.transpose(-3, -2) for part in (queries, keys, values))
+    return functional.scaled_dot_product_attention(queries, keys, values).transpose(-3, -2)
 
 
 def _layer(config: VisionConfig, index: int, weights: dict[str, Tensor], make_linear: MakeLinear) -> EncoderLayer:

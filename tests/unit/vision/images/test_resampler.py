@@ -61,8 +61,7 @@ def test_grid_and_thumbnail_are_the_same_with_and_without_it(size: tuple[int, in
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     plan = plan_tiles(Image.fromarray(pixels), 12, thumbnail, 56)
     fast, slow = (
-        write_tiles(plan, 56, lambda count: memoryview(bytearray(count)), one)
-        for one in (Resampler(library()), None)
+        write_tiles(plan, 56, lambda count: memoryview(bytearray(count)), one) for one in (Resampler(library()), None)
     )
     assert len(fast) == plan.tiles
     assert (fast == slow).all()
