@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-COMPILE_TIMEOUT_S = 60
+COMPILE_TIMEOUT_S = 120  # a machine at full load gives the compiler a tenth of a core
 CPU_INFO = Path("/proc/cpuinfo")
 #: What x86-64-v3 has over v2 (System V ABI, AMD64 supplement), by the names of Linux.
 X86_64_V3 = frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"})
