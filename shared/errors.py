@@ -224,6 +224,18 @@ class WebhookRefused(RequestError):
     status, code, title = 422, "webhook_refused", "Webhook refused"
 
 
+class WebhookUnreachable(RequestError):
+    """The webhook endpoint gave no answer to the test."""
+
+    status, code, title = 422, "webhook_unreachable", "Webhook endpoint unreachable"
+
+
+class TooManyEndpoints(RequestError):
+    """This tenant has as many webhook endpoints as it may have; delete one."""
+
+    status, code, title = 422, "too_many_endpoints", "Too many webhook endpoints"
+
+
 class LimitPassed(RequestError):
     """A limit of the caller's tenant would be passed."""
 

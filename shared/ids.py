@@ -1,5 +1,6 @@
 """Ids: `job_…`, `batch_…`, `msg_…`, sortable by time, without dots, with 130 random bits that cannot be guessed."""
 
+import hashlib
 import re
 import secrets
 import time
@@ -13,6 +14,12 @@ _SHAPE = re.compile(rf"[a-z]+_{_UNIQUE}")
 def new_id(kind: str) -> str:
     """Return a fresh id of `kind`: ``job_`` and 36 characters, the first ten of them the time in milliseconds."""
     return f"{kind}_{_base32(time.time_ns() // 1_000_000, _TIME)}{_base32(secrets.randbits(5 * _RANDOM), _RANDOM)}"
+
+
+def id_of(kind: str, *names: str) -> str:
+    """Return the id of the one of `kind` that `names` stand for: 180 bits of their SHA-256, and no time."""
+    number = int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest())
+    return f"{kind}_{_base32(number % (1 << 5 * (_TIME + _RANDOM)), _TIME + _RANDOM)}"
 
 
 def is_id(kind: str, text: str) -> bool:

@@ -16,13 +16,14 @@ from services.intake.clients.hints import HintPublisher
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.readiness import Readiness
 from services.intake.clients.storage import Storage
+from services.intake.clients.webhook_endpoints import WebhookEndpoints
 from services.intake.clients.webhook_urls import WebhookUrlPolicy
 from services.intake.context import AppContext
 from services.intake.errors import install_handlers
 from services.intake.event_stream import EventStreams
 from services.intake.middleware import RequestMiddleware
 from services.intake.native import NATIVE
-from services.intake.openai import chat, responses
+from services.intake.openai import chat, responses, webhook_endpoints
 from services.intake.openapi import install_document
 from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
@@ -38,7 +39,16 @@ from shared.settings import IntakeSettings
 from shared.storage import ObjectStorage
 from shared.store.client import AsyncStore
 
-ROUTERS = (jobs.router, images.router, batches.router, webhooks.router, system.router, responses.router, chat.router)
+ROUTERS = (
+    jobs.router,
+    images.router,
+    batches.router,
+    webhooks.router,
+    system.router,
+    responses.router,
+    chat.router,
+    webhook_endpoints.router,
+)
 
 
 def build_context(
@@ -85,6 +95,7 @@ def build_context(
         streams=EventStreams(queries, changes, deltas, max_streams=settings.max_streams),
         models=models,
         webhook_urls=webhook_urls,
+        webhook_endpoints=WebhookEndpoints(store, storage, webhook_urls, settings),
         changes=changes,
         deltas=deltas,
         publisher=hints,

@@ -15,6 +15,7 @@ from services.intake.clients.hints import HintPublisher
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.readiness import Readiness
 from services.intake.clients.storage import Storage
+from services.intake.clients.webhook_endpoints import WebhookEndpoints
 from services.intake.clients.webhook_urls import WebhookUrlPolicy
 from services.intake.event_stream import EventStreams
 from services.intake.principal import Principal
@@ -44,6 +45,7 @@ class AppContext:
     streams: EventStreams
     models: ModelRegistry
     webhook_urls: WebhookUrlPolicy
+    webhook_endpoints: WebhookEndpoints
     changes: Changes
     deltas: DeltaReader
     publisher: HintPublisher

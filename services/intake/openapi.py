@@ -12,6 +12,7 @@ from services.intake.errors import Unexpected
 from services.intake.native import PROBLEM_JSON
 from services.intake.schemas import openai as openai_schema
 from services.intake.schemas import requests as schema
+from services.intake.schemas import webhook_endpoints as endpoint_schema
 from services.intake.schemas.responses import Problem
 from services.intake.submission.body import FORM, JSON
 from shared import errors as shared_errors
@@ -101,6 +102,10 @@ EXTRA_SCHEMAS: tuple[type[BaseModel], ...] = (
     schema.RotateRequest,
     openai_schema.ResponseJson,
     openai_schema.ChatJson,
+    endpoint_schema.CreateEndpoint,
+    endpoint_schema.UpdateEndpoint,
+    endpoint_schema.RotateEndpoint,
+    endpoint_schema.TestEndpoint,
 )
 
 

@@ -13,7 +13,7 @@ from shared.broker import WEBHOOK_QUEUE, Hints, vision_queue
 from shared.ended import write_ended_markers
 from shared.errors import QueueUnavailable, StorageDown
 from shared.settings import JobSettings
-from shared.storage import ObjectStorage, batch_key, delete_job_objects
+from shared.storage import ObjectStorage, batch_key, delete_job_objects, endpoint_key
 from shared.store import deliveries, transitions
 from shared.store.client import Store
 from shared.store.stats import get_stats
@@ -101,10 +101,13 @@ class Reconciler:
                 self.objects.delete(batch_key(id))
 
     def empty_trash(self) -> None:
-        """Delete the objects of deleted jobs, and only then their ids."""
+        """Delete the objects of deleted jobs and webhook endpoints, and only then their ids."""
         ids = self.store.run(transitions.list_trash())
         for id in ids:
-            delete_job_objects(self.objects, id)
+            if id.startswith("we_"):
+                self.objects.delete(endpoint_key(id))
+            else:
+                delete_job_objects(self.objects, id)
             self.store.run(transitions.purge_done([id]))
 
     def _attempt(self, step: Callable[[], None]) -> bool:

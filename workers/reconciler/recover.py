@@ -3,6 +3,7 @@
 Manifests are listed in the order of their ids, which is that of time.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby, islice
@@ -21,6 +22,7 @@ from shared.results import StoredResult
 from shared.settings import RetentionSettings
 from shared.storage import (
     BATCHES_PREFIX,
+    ENDPOINTS_PREFIX,
     ObjectStorage,
     archive_key,
     batch_id,
@@ -31,8 +33,9 @@ from shared.storage import (
     manifest_key,
     result_key,
 )
-from shared.store import transitions
+from shared.store import endpoints, transitions
 from shared.store.client import Store
+from shared.webhooks.endpoint import WebhookEndpoint
 
 READ_AT_ONCE = 100  #: records asked for in one round trip
 log = structlog.get_logger(__name__)
@@ -46,6 +49,7 @@ def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int
     changes nothing. A job that ended right before the loss may have no marker yet: see shared/ended.py.
     """
     counts = dict.fromkeys(("known", "queued", "succeeded", "failed", "cancelled", "expired", "unreadable"), 0)
+    _restore_endpoints(store, objects)  # first, so that the jobs that are restored as ended tell them of it
     for some in _chunks(_jobs(objects), READ_AT_ONCE):
         known = {job.id for job in store.run(transitions.read_jobs(list(some)))}
         counts["known"] += len(known)
@@ -99,6 +103,18 @@ def _restore(id: str, keys: Sequence[str], store: Store, objects: ObjectStorage,
         hints.job(job.model, id)
     hints.deliveries(*restored.messages)
     return state.value
+
+
+def _restore_endpoints(store: Store, objects: ObjectStorage) -> None:
+    for key in objects.keys(ENDPOINTS_PREFIX):
+        try:
+            record: dict[str, str] = json.loads(objects.get(key))
+            WebhookEndpoint.from_hash(record)
+        except (ValueError, TypeError, KeyError, ObjectMissing) as error:
+            log.error("webhook endpoint can't be read", key=key, error=type(error).__name__)
+            continue
+        if store.run(endpoints.restore(record)):
+            log.info("webhook endpoint restored", endpoint=record["id"])
 
 
 def _reason(error: Exception) -> str:

@@ -106,8 +106,9 @@ class Commit:
                 detail = UNCERTAIN if uncertain else f"{error.detail.rstrip('.')}; nothing was accepted"
                 raise type(error)(detail, retry_after=error.retry_after) from error
             raise
-        for one in prepared:
-            self._publisher.job(one.job.model, one.job.id)
+        for one, hinted in zip(prepared, submitted.hinted, strict=True):
+            if hinted:
+                self._publisher.job(one.job.model, one.job.id)
         return submitted
 
     async def _put_objects(self, prepared: Sequence[PreparedJob], batch: Mapping[str, str] | None) -> None:

@@ -14,6 +14,7 @@
 --   drain               claims at two moments
 --   secrets_keys        ids of the keys that encrypt stored secrets
 --   unmarked            ids of jobs that ended without a result by their end, until their ended.json is written
+--   hinted              by model, when a submission last asked for a hint although many jobs waited
 -- FAILURES, put in front by shared/store/client.py, maps the code of a failure to its message (shared/errors.py).
 local P = KEYS[1]
 local call = redis.call
@@ -72,6 +73,17 @@ local function promote()
     local j = job(id)
     if j.state == 'queued' then enqueue(id, j) end
   end
+end
+
+-- Whether fewer than `limit` jobs of a model are ready.
+local function fewer_ready(model, limit)
+  for priority = 0, 2 do
+    for _, tenant in ipairs(call('ZRANGE', P .. 'turns:' .. model .. ':' .. priority, 0, limit - 1)) do
+      limit = limit - call('ZCARD', P .. 'ready:' .. model .. ':' .. priority .. ':' .. tenant)
+      if limit <= 0 then return false end
+    end
+  end
+  return true
 end
 
 -- Jobs that will be claimed before the queued job `id`, as things stand.

@@ -23,6 +23,7 @@ UNKNOWN = {
     "batch": f"batch_{'0' * 36}",
     "response": f"resp_{'0' * 36}",
     "msg": f"msg_{'0' * 36}_succeeded",
+    "endpoint": f"we_{'0' * 36}",
 }
 HOOK = {"url": "https://93.184.215.14/hook", "events": ["job.succeeded"]}
 
@@ -46,7 +47,7 @@ class Call:
     def route(self) -> tuple[str, str]:
         return self.method, self.path.replace("{job}", "{id}").replace("{batch}", "{id}").replace(
             "/images/0", "/images/{n}"
-        ).replace("{response}", "{id}").replace("tileq-demo", "{id}")
+        ).replace("{response}", "{id}").replace("{endpoint}", "{id}").replace("tileq-demo", "{id}")
 
     def send(self, app: App, ids: Mapping[str, str], key: str | None) -> Answer:
         """Send it about `ids` with `key`."""
@@ -64,6 +65,8 @@ class Call:
 JOB, BATCH, RESPONSE = "/v1/jobs/{job}", "/v1/batches/{batch}", "/v1/responses/{response}"
 ASKED = {"messages": [{"role": "user", "content": "?"}]}
 FOLLOW_UP = {"input": "?", "background": True, "previous_response_id": "{response}"}
+ENDPOINT = "/v1/webhook_endpoints/{endpoint}"
+NEW_ENDPOINT = {"name": "a", "url": HOOK["url"], "event_types": ["job.succeeded"]}
 CALLS = (
     Call("GET", "/healthz", 200, scope=None),
     Call("GET", "/readyz", 200, scope=None),
@@ -100,6 +103,14 @@ CALLS = (
     Call("DELETE", RESPONSE, 200, 404, Scope.CANCEL),
     Call("POST", f"{RESPONSE}/cancel", 200, 404, Scope.CANCEL),
     Call("GET", f"{RESPONSE}/input_items", 200, 404),
+    Call("GET", "/v1/webhook_event_types", 200),
+    Call("POST", "/v1/webhook_endpoints", 200, scope=Scope.MANAGE, body=NEW_ENDPOINT),
+    Call("GET", "/v1/webhook_endpoints", 200),
+    Call("GET", ENDPOINT, 200, 404),
+    Call("POST", ENDPOINT, 200, 404, Scope.MANAGE, body={"name": "b"}),
+    Call("DELETE", ENDPOINT, 200, 404, Scope.MANAGE),
+    Call("POST", f"{ENDPOINT}/rotate_secret", 200, 404, Scope.MANAGE),
+    Call("POST", f"{ENDPOINT}/test", 400, 404, Scope.MANAGE, body={"event_type": "job.failed"}),  # none answers in time
     Call("POST", "/v1/chat/completions", 504, scope=Scope.SUBMIT, body=ASKED),  # no worker answers in time
 )
 
@@ -111,7 +122,7 @@ def names_earlier(call: Call) -> bool:
 
 def refused(answer: Answer, call: Call, status: int, code: str) -> None:
     """Hold a refusal to the format of its surface."""
-    if call.path.startswith(("/v1/responses", "/v1/chat")):
+    if call.path.startswith(("/v1/responses", "/v1/chat", "/v1/webhook_e")):
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
     else:
         problem(answer, status, code)
@@ -133,7 +144,8 @@ class Tenants:
 
 @pytest.fixture
 def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
-    monkeypatch.setattr("services.intake.routes.webhooks.TEST_WAIT_S", 0.02)
+    for module in ("routes.webhooks", "openai.webhook_endpoints"):
+        monkeypatch.setattr(f"services.intake.{module}.TEST_WAIT_S", 0.02)
     with running_app(response_wait=0.05) as app:
         acme, other = make_key(app, "acme"), make_key(app, "other")
         revoked = make_key(app, "acme", revoked=2.0)
@@ -144,9 +156,17 @@ def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
         app.deliver()
         batch = app.http.post("/v1/batches", json={"jobs": [{"prompt": "private?"}]}, headers=bearer(acme)).json()["id"]
         app.succeed(app.claim())
+        named = {"name": "private", "url": HOOK["url"], "event_types": ["batch.failed"]}
+        endpoint = app.http.post("/v1/webhook_endpoints", json=named, headers=bearer(acme)).json()["id"]
         yield Tenants(
             app,
-            {"job": id, "batch": batch, "response": f"resp_{id[4:]}", "msg": f"msg_{id[4:]}_succeeded"},
+            {
+                "endpoint": endpoint,
+                "job": id,
+                "batch": batch,
+                "response": f"resp_{id[4:]}",
+                "msg": f"msg_{id[4:]}_succeeded",
+            },
             acme,
             other,
             revoked,
@@ -194,7 +214,7 @@ def test_no_answer_tells_another_tenant_anything(tenants: Tenants, call: Call) -
 
 @pytest.mark.parametrize("call", [call for call in PRIVATE if call.foreign is not None], ids=str)
 def test_another_tenant_changes_nothing(tenants: Tenants, call: Call) -> None:
-    paths = (JOB, f"{JOB}/deliveries", BATCH, f"{BATCH}/jobs")
+    paths = (ENDPOINT, JOB, f"{JOB}/deliveries", BATCH, f"{BATCH}/jobs")
     reads = [Call("GET", path, 200) for path in paths]
     before = [read.send(tenants.app, tenants.own, tenants.acme).content for read in reads]
     call.send(tenants.app, tenants.own, tenants.other)

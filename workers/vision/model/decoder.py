@@ -96,7 +96,7 @@ class Decoder:
                 rotary = self._tables[layer.device].at(batch.positions)
             hidden = self._layer(index, hidden, batch, pages, rotary)
             self.layer_done()
-        if hidden.device.type != "cpu":  # where the last layer has left out the other rows
+        if hidden.device.type != "cpu" and batch.wanted is not None:  # else the last layer has left out the other rows
             hidden = hidden[batch.wanted]
         return self.head(hidden, self.norm, self.config.eps)
 
@@ -112,7 +112,8 @@ class Decoder:
         qkv = layer.qkv(hidden, layer.norm, eps).view(len(hidden), -1, self.config.head)
         kv = pages.keys[index], pages.values[index], batch.slots
         queries = self._rotate(qkv, rotary, layer.head_norms, eps, kv)
-        if index == len(self.layers) - 1 and hidden.device.type == "cpu":  # where finding them costs no transfer
+        last = index == len(self.layers) - 1
+        if last and hidden.device.type == "cpu" and batch.wanted is not None:  # where finding rows costs no transfer
             queries, hidden, batch = queries[batch.wanted], hidden[batch.wanted], batch.wanted_rows
         if not len(hidden):
             return hidden

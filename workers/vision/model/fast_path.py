@@ -7,7 +7,7 @@ Both run on the device that serves, on a small input, when a worker starts. What
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from workers.vision.checkpoint.cache import Report
 
 State = Literal["used", "missing", "failed", "wrong", "slower"]
 STATES: tuple[State, ...] = ("used", "missing", "failed", "wrong", "slower")
-WAY = TypeVar("WAY", bound=Callable[..., Tensor])
+Way = Callable[..., Tensor]
+WAY = TypeVar("WAY")
 
 REPETITIONS = 4  # both sides in turn, the best of each
 CALLS = 10  # in a row for one timing, as far as they fit into the time of a round
@@ -40,30 +41,32 @@ class FastPath:
         return f"{self.name}: {self.state}, {self.detail}"
 
 
-def choose(
+def choose(  # noqa: PLR0917 - a name, two ways and how to compare them
     name: str,
     fast: Callable[[], WAY],
     twin: WAY,
     arguments: Sequence[object],
     report: Report,
+    calling: Callable[[WAY], Way] = lambda way: cast(Way, way),
     *,
     tolerance: float | None = None,
 ) -> tuple[WAY, FastPath]:
     """Take what `fast` loads if it is right and not slower than `twin` on `arguments`, else `twin`. Raises nothing.
 
-    `tolerance` takes the place of that of the dtype.
+    `calling` makes of either what is called with the arguments; without it, they are called themselves. `tolerance`
+    takes the place of that of the dtype.
     """
     try:
         loaded = fast()
     except (ImportError, OSError, RuntimeError) as error:
         found = FastPath(name, "missing", f"plain torch takes its place, because it can't be loaded: {error!r}")
     else:
-        found = _compared(name, loaded, twin, arguments, tolerance)
+        found = _compared(name, calling(loaded), calling(twin), arguments, tolerance)
     report(str(found))
     return (loaded if found.state == "used" else twin), found
 
 
-def _compared(name: str, fast: WAY, twin: WAY, arguments: Sequence[object], tolerance: float | None) -> FastPath:
+def _compared(name: str, fast: Way, twin: Way, arguments: Sequence[object], tolerance: float | None) -> FastPath:
     expected = twin(*arguments)
     try:
         found = fast(*arguments)
@@ -89,7 +92,7 @@ def deviation_of(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).abs().max() / largest)
 
 
-def _seconds(way: Callable[..., Tensor], arguments: Sequence[object], device: torch.device) -> float:
+def _seconds(way: Way, arguments: Sequence[object], device: torch.device) -> float:
     """Of one call, from several in a row, fewer if they take long; one before them warms up."""
     calls = CALLS
     for take in ("warm up", "measure"):
