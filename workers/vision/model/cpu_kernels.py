@@ -124,7 +124,7 @@ def _stored(rotate: Rotate, qkv: Tensor, angles: RotaryTable, kv: KV) -> Tensor:
 def _by_page(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
     """`AttendPrompt` in plain torch."""
     found_keys, found_values = (
-        by_page(pool)[segment.table].flatten(0, 1)[: segment.context] for pool in (keys, values)
+        by_page(pool)[segment.table(pool.device)].flatten(0, 1)[: segment.context] for pool in (keys, values)
     )
     return attend_segment(queries, found_keys, found_values, segment)
 

@@ -98,7 +98,7 @@ class CpuLibrary:
 
     def attend_prompt(self, queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
         """`AttendPrompt`."""
-        return self._attend(queries, keys, values, segment.table, segment.context, causal=True)
+        return self._attend(queries, keys, values, segment.table(keys.device), segment.context, causal=True)
 
     def attend_all(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Each of (N, heads, head) over all N, without pages."""
