@@ -212,6 +212,12 @@ class UnknownParent(RequestError):
     status, code, title = 422, "unknown_parent", "Unknown parent"
 
 
+class UnknownFile(RequestError):
+    """`file_id` must be a file of yours that still exists; GET /v1/files lists them."""
+
+    status, code, title = 422, "unknown_file", "Unknown file"
+
+
 class IdempotencyMismatch(RequestError):
     """This Idempotency-Key was used for another request; use a new key."""
 

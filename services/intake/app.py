@@ -23,12 +23,13 @@ from services.intake.errors import install_handlers
 from services.intake.event_stream import EventStreams
 from services.intake.middleware import RequestMiddleware
 from services.intake.native import NATIVE
-from services.intake.openai import chat, responses, webhook_endpoints
+from services.intake.openai import chat, files, responses, webhook_endpoints
 from services.intake.openapi import install_document
 from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
 from services.intake.routes import batches, images, jobs, system, webhooks
 from services.intake.submission.commit import Commit
+from services.intake.submission.file_store import FileStore
 from services.intake.submission.prepare import Preparation
 from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.submission.service import Submissions
@@ -48,6 +49,7 @@ ROUTERS = (
     responses.router,
     chat.router,
     webhook_endpoints.router,
+    files.router,
 )
 
 
@@ -68,9 +70,11 @@ def build_context(
     queries = JobQueries(store, storage, changes)
     models, readiness = ModelRegistry(store, settings), Readiness(store, storage, hints, settings)
     webhook_urls = WebhookUrlPolicy(authenticator.has_no_keys, settings)
+    files_ = FileStore(store, storage, background)
     preparation = Preparation(
         queries=queries,
         storage=storage,
+        files=files_,
         models=models,
         prompt_length=PromptLengthCheck(storage, settings),
         webhook_urls=webhook_urls,
@@ -100,6 +104,7 @@ def build_context(
         deltas=deltas,
         publisher=hints,
         readiness=readiness,
+        files=files_,
         background=background,
     )
 

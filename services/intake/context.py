@@ -1,7 +1,7 @@
 """What the routes need, built once by the factory and handed in."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -21,9 +21,11 @@ from services.intake.event_stream import EventStreams
 from services.intake.principal import Principal
 from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
+from services.intake.submission.file_store import FileStore
 from services.intake.submission.service import Submissions
 from shared.errors import InvalidField
 from shared.keys import Scope
+from shared.limits import NO_LIMITS
 from shared.settings import IntakeSettings
 from shared.store.client import AsyncStore
 
@@ -50,6 +52,7 @@ class AppContext:
     deltas: DeltaReader
     publisher: HintPublisher
     readiness: Readiness
+    files: FileStore
     background: TaskSet
 
 
@@ -58,14 +61,20 @@ async def _context(request: Request) -> AppContext:
     return found
 
 
-def requires(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
-    """Return the dependency that authenticates a request and refuses a key without `scope`."""
+def requires(scope: Scope, *, stores_file: bool = False) -> Callable[[Request], Awaitable[Principal]]:
+    """Return the dependency that authenticates a request and refuses a key without `scope`.
+
+    A call that submits is held to the limits of submissions, one that only `stores_file` to that of bytes.
+    """
 
     async def authenticate(request: Request) -> Principal:
         context: AppContext = request.app.state.context
         principal = await context.authenticator.authenticate(request)
         request.state.principal = principal
-        await context.rate_limiter.admit(request, principal, submits=scope is Scope.SUBMIT)
+        held_to = principal.limits.tenant if scope is Scope.SUBMIT else NO_LIMITS
+        if stores_file:
+            held_to = replace(held_to, queued=0, tokens=0)
+        await context.rate_limiter.admit(request, principal, submission=held_to)
         principal.require(scope)
         _refuse_unknown_query(request)
         return principal
@@ -91,5 +100,6 @@ def _refuse_unknown_query(request: Request) -> None:
 Context = Annotated[AppContext, Depends(_context)]
 Reader = Annotated[Principal, Depends(requires(Scope.READ))]
 Submitter = Annotated[Principal, Depends(requires(Scope.SUBMIT))]
+Uploader = Annotated[Principal, Depends(requires(Scope.SUBMIT, stores_file=True))]
 Canceller = Annotated[Principal, Depends(requires(Scope.CANCEL))]
 Manager = Annotated[Principal, Depends(requires(Scope.MANAGE))]

@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 import threading
+from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
@@ -70,3 +71,39 @@ class Upload:
         upload = cls(name)
         upload.write(data)
         return upload
+
+
+@dataclass(frozen=True)
+class FileReference:
+    """A file of `/v1/files` that a request names in place of its bytes."""
+
+    name: str  #: its place in the request
+    file_id: str
+
+    @property
+    def sha256(self) -> str:
+        """What tells this file from others, as `Upload.sha256` does: the content of a file never changes."""
+        return self.file_id
+
+
+class StreamedUpload(Upload):
+    """A file that is passed on while it arrives: it holds the bytes only that were not taken yet, and has no hash."""
+
+    def __init__(self, name: str, filename: str | None = None) -> None:
+        super().__init__(name, filename)
+        self._pending = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Append `data`."""
+        self._pending += data
+        self.size += len(data)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that were not taken yet."""
+        return len(self._pending)
+
+    def take(self) -> bytes:
+        """Return the bytes that were not taken yet, and hold them no longer."""
+        taken, self._pending = bytes(self._pending), bytearray()
+        return taken

@@ -10,6 +10,7 @@ import structlog
 from services.intake.metrics import LOST_RESULTS
 from services.intake.uploads import Upload
 from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavailable
+from shared.files import FileWriter, delete_file_objects
 from shared.jobs import Job
 from shared.records import JobOutput
 from shared.request_archive import (
@@ -45,7 +46,7 @@ class Storage:
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store an object."""
-        await self._do(lambda: self._objects.put(key, data, media_type), len(data))
+        await self.run(lambda: self._objects.put(key, data, media_type), len(data))
 
     async def put_archive(self, job: str, manifest: bytes, images: Mapping[str, str | Upload]) -> None:
         """Store the archive of `job`: its manifest, and images by name, from uploads or as copies of stored ones."""
@@ -54,7 +55,7 @@ class Storage:
             archive = pack({MANIFEST: manifest, **dict(zip(images, self._contents([*images.values()]), strict=True))})
             self._objects.put(archive_key(job), archive, MEDIA_TYPE)
 
-        await self._do(send, len(manifest) + 2 * MAX_ARCHIVED_BYTES)
+        await self.run(send, len(manifest) + 2 * MAX_ARCHIVED_BYTES)
 
     async def put_image(self, image: StoredImage, source: str | Upload) -> None:
         """Store an image as an object of its own, from an upload or as a copy of a stored one."""
@@ -67,7 +68,7 @@ class Storage:
             with source.lock:  # several jobs of a batch may store the same file, which has one position
                 self._objects.put(image.key, source.file, image.media_type, source.size, source.sha256)
 
-        await self._do(send, 2 * image.bytes)
+        await self.run(send, 2 * image.bytes)
 
     def _contents(self, sources: Sequence[str | Upload]) -> list[bytes]:
         """Return images in order; of those that are copied, each object is read once."""
@@ -77,15 +78,15 @@ class Storage:
 
     async def request(self, job: str) -> Request:
         """Return what `job` was asked."""
-        return (await self._do(lambda: read_manifest(self._objects, job), GET_BYTES)).request
+        return (await self.run(lambda: read_manifest(self._objects, job), GET_BYTES)).request
 
     async def image(self, job: str, n: int) -> bytes:
         """Return image `n` of `job` as it was sent."""
-        return await self._do(lambda: read_image(self._objects, job, n), GET_BYTES)
+        return await self.run(lambda: read_image(self._objects, job, n), GET_BYTES)
 
     async def get(self, key: str) -> bytes:
         """Return an object."""
-        return await self._do(lambda: self._objects.get(key), GET_BYTES)
+        return await self.run(lambda: self._objects.get(key), GET_BYTES)
 
     async def output(self, job: Job) -> JobOutput:
         """Return the output of a job that succeeded: the record's copy, or the result object's. Raises `ResultLost`."""
@@ -100,17 +101,29 @@ class Storage:
             log.error("result object missing or unreadable", job=job.id, key=job.result, error=str(error))
             raise ResultLost from error
 
+    def file_writer(self, tenant: str) -> FileWriter:
+        """Return what writes a new file; its methods block, and are called by `run`."""
+        return FileWriter(self._objects, tenant=tenant)
+
+    async def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Return at most `length` bytes of an object from `start` on."""
+        return await self.run(lambda: self._objects.get_range(key, start, length), length)
+
+    async def delete_file(self, id: str) -> None:
+        """Delete the objects of a file."""
+        await self.run(lambda: delete_file_objects(self._objects, id), 0)
+
     async def delete(self, prefix: str) -> None:
         """Delete everything under `prefix`."""
-        await self._do(lambda: self._objects.delete(prefix), 0)
+        await self.run(lambda: self._objects.delete(prefix), 0)
 
     async def delete_job(self, id: str) -> None:
         """Delete the objects of a job."""
-        await self._do(lambda: delete_job_objects(self._objects, id), 0)
+        await self.run(lambda: delete_job_objects(self._objects, id), 0)
 
     async def check(self) -> None:
         """Make the bucket if it is absent."""
-        await self._do(self._objects.check, 0)
+        await self.run(self._objects.check, 0)
 
     async def discard(self, prefixes: Iterable[str]) -> None:
         """Delete what a refused request left; the reconciler sweeps what fails here."""
@@ -124,7 +137,8 @@ class Storage:
         """Start no further operation."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _do(self, act: Callable[[], T], size: int) -> T:
+    async def run(self, act: Callable[[], T], size: int) -> T:
+        """Return what the blocking `act` returns, which moves about `size` bytes."""
         timeout_s = BASE_TIMEOUT_S + size / MIN_BYTES_PER_S
         try:
             async with asyncio.timeout(timeout_s):

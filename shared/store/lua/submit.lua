@@ -8,15 +8,7 @@ if call('EXISTS', P .. 'job:' .. order.jobs[1].id) == 0 then -- else it was acce
   local passed = order.limits ~= cjson.null and exceeded(order.tenant, order.limits, #order.jobs, order.bytes)
   if passed then return {'quota_exceeded', passed} end
 end
-if order.idem ~= cjson.null then
-  local key = P .. 'idem:' .. order.tenant .. ':' .. order.idem.key
-  local r = read(key, 'token', 'subject')
-  if r.token ~= order.idem.token then return {'in_progress'} end
-  if r.subject == '' then
-    call('HSET', key, 'subject', order.idem.subject)
-    call('PERSIST', key)
-  end
-end
+if not bind(order.tenant, order.idem) then return {'in_progress'} end
 if order.batch ~= cjson.null then
   local key = P .. 'batch:' .. order.batch.id
   if call('EXISTS', key) == 0 then

@@ -22,6 +22,8 @@ UNKNOWN = {
     "job": f"job_{'0' * 36}",
     "batch": f"batch_{'0' * 36}",
     "response": f"resp_{'0' * 36}",
+    "file": f"file_{'0' * 36}",
+    "image": f"file_{'0' * 36}",
     "msg": f"msg_{'0' * 36}_succeeded",
     "endpoint": f"we_{'0' * 36}",
 }
@@ -39,6 +41,7 @@ class Call:
     scope: Scope | None = Scope.READ  #: None: everybody may ask
     query: str = ""
     body: Mapping[str, Any] | None = field(default=None)
+    form: Mapping[str, Any] | None = None  #: fields of a multipart body with a file
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}{self.query}" + (f" {json.dumps(self.body)}" if self.body else "")
@@ -47,7 +50,9 @@ class Call:
     def route(self) -> tuple[str, str]:
         return self.method, self.path.replace("{job}", "{id}").replace("{batch}", "{id}").replace(
             "/images/0", "/images/{n}"
-        ).replace("{response}", "{id}").replace("{endpoint}", "{id}").replace("tileq-demo", "{id}")
+        ).replace("{response}", "{id}").replace("{endpoint}", "{id}").replace("{file}", "{id}").replace(
+            "tileq-demo", "{id}"
+        )
 
     def send(self, app: App, ids: Mapping[str, str], key: str | None) -> Answer:
         """Send it about `ids` with `key`."""
@@ -59,12 +64,20 @@ class Call:
 
         body = json.loads(named(json.dumps(self.body))) if self.body is not None else None
         headers = {"X-Request-Id": "same"} | (bearer(key) if key else {})
-        return app.http.request(self.method, named(self.path + self.query), headers=headers, json=body)
+        files = {"file": ("a.bin", b"0123")} if self.form is not None else None
+        return app.http.request(
+            self.method, named(self.path + self.query), headers=headers, json=body, data=self.form, files=files
+        )
 
 
 JOB, BATCH, RESPONSE = "/v1/jobs/{job}", "/v1/batches/{batch}", "/v1/responses/{response}"
+FILE = "/v1/files/{file}"
 ASKED = {"messages": [{"role": "user", "content": "?"}]}
 FOLLOW_UP = {"input": "?", "background": True, "previous_response_id": "{response}"}
+ABOUT_A_FILE = {
+    "input": [{"role": "user", "content": [{"type": "input_image", "file_id": "{image}"}]}],
+    "background": True,
+}
 ENDPOINT = "/v1/webhook_endpoints/{endpoint}"
 NEW_ENDPOINT = {"name": "a", "url": HOOK["url"], "event_types": ["job.succeeded"]}
 CALLS = (
@@ -98,6 +111,8 @@ CALLS = (
     Call("POST", "/v1/webhooks/secret/rotate", 200, scope=Scope.MANAGE),
     Call("POST", "/v1/responses", 200, scope=Scope.SUBMIT, body={"input": "?", "background": True}),
     Call("POST", "/v1/responses", 200, 400, Scope.SUBMIT, body=FOLLOW_UP),
+    Call("POST", "/v1/responses", 200, 400, Scope.SUBMIT, body=ABOUT_A_FILE),
+    Call("POST", "/v1/jobs", 202, 422, Scope.SUBMIT, body={"prompt": "?", "images": [{"file_id": "{image}"}]}),
     Call("GET", RESPONSE, 200, 404),
     Call("GET", RESPONSE, 200, 404, query="?stream=true"),
     Call("DELETE", RESPONSE, 200, 404, Scope.CANCEL),
@@ -112,6 +127,12 @@ CALLS = (
     Call("POST", f"{ENDPOINT}/rotate_secret", 200, 404, Scope.MANAGE),
     Call("POST", f"{ENDPOINT}/test", 400, 404, Scope.MANAGE, body={"event_type": "job.failed"}),  # none answers in time
     Call("POST", "/v1/chat/completions", 504, scope=Scope.SUBMIT, body=ASKED),  # no worker answers in time
+    Call("POST", "/v1/files", 200, scope=Scope.SUBMIT, form={"purpose": "batch"}),
+    Call("GET", "/v1/files", 200),
+    Call("GET", "/v1/files", 200, 200, query="?after={file}&order=asc"),
+    Call("GET", FILE, 200, 404),
+    Call("GET", f"{FILE}/content", 200, 404),
+    Call("DELETE", FILE, 200, 404, Scope.CANCEL),
 )
 
 
@@ -122,7 +143,7 @@ def names_earlier(call: Call) -> bool:
 
 def refused(answer: Answer, call: Call, status: int, code: str) -> None:
     """Hold a refusal to the format of its surface."""
-    if call.path.startswith(("/v1/responses", "/v1/chat", "/v1/webhook_e")):
+    if call.path.startswith(("/v1/responses", "/v1/chat", "/v1/files", "/v1/webhook_e")):
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
     else:
         problem(answer, status, code)
@@ -156,11 +177,18 @@ def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
         app.deliver()
         batch = app.http.post("/v1/batches", json={"jobs": [{"prompt": "private?"}]}, headers=bearer(acme)).json()["id"]
         app.succeed(app.claim())
+        sent = {"file": ("private.jsonl", b"private")}
+        uploaded = app.http.post("/v1/files", headers=bearer(acme), data={"purpose": "batch"}, files=sent)
+        file = uploaded.json()["id"]
+        sent = {"file": ("private.png", picture("PNG"))}
+        image = app.http.post("/v1/files", headers=bearer(acme), data={"purpose": "vision"}, files=sent).json()["id"]
         named = {"name": "private", "url": HOOK["url"], "event_types": ["batch.failed"]}
         endpoint = app.http.post("/v1/webhook_endpoints", json=named, headers=bearer(acme)).json()["id"]
         yield Tenants(
             app,
             {
+                "file": file,
+                "image": image,
                 "endpoint": endpoint,
                 "job": id,
                 "batch": batch,
@@ -214,7 +242,7 @@ def test_no_answer_tells_another_tenant_anything(tenants: Tenants, call: Call) -
 
 @pytest.mark.parametrize("call", [call for call in PRIVATE if call.foreign is not None], ids=str)
 def test_another_tenant_changes_nothing(tenants: Tenants, call: Call) -> None:
-    paths = (ENDPOINT, JOB, f"{JOB}/deliveries", BATCH, f"{BATCH}/jobs")
+    paths = (ENDPOINT, JOB, f"{JOB}/deliveries", BATCH, f"{BATCH}/jobs", FILE, f"{FILE}/content")
     reads = [Call("GET", path, 200) for path in paths]
     before = [read.send(tenants.app, tenants.own, tenants.acme).content for read in reads]
     call.send(tenants.app, tenants.own, tenants.other)
