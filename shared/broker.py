@@ -4,6 +4,7 @@ A message says "look at this job" and carries its id, nothing else. Losing or re
 (kombu's BRPOP and its write to `unacked` are two round trips; a SIGKILL between them loses the message).
 """
 
+import uuid
 from collections.abc import Callable
 from typing import Protocol
 
@@ -60,6 +61,7 @@ def make_celery(settings: BrokerSettings, *queues: str) -> Celery:
             "visibility_timeout": visibility,
             "global_keyprefix": settings.redis_prefix + "mq:",
             "endpoint": endpoint,
+            "app": uuid.uuid4().hex,  # else kombu shares a pool between apps that differ in a password only
             "health_check_interval": HEALTH_CHECK_S,
             "unacked_restore_interval": 5,
             "deadletter_queue": "undeliverable",

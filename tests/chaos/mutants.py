@@ -143,8 +143,8 @@ MUTANTS = (
     ),
     Mutant(
         "an Idempotency-Key is anybody's",
-        f"{LUA}/submit.lua",
-        "if r.token ~= order.idem.token then return {'in_progress'} end",
+        f"{LUA}/prelude.lua",
+        "if r.token ~= idem.token then return false end",
         "",
         (STORE,),
     ),

@@ -247,9 +247,10 @@ local function create_job_deliveries(id, j, event)
   return deliver(id, j.tenant, event, to, both, made.background and both or native)
 end
 
--- Whether a delivery to `endpoint` ('' for none) tells the state of the webhook of its job or batch: it is the latest to it.
-local function tells_state(msg, subject, endpoint)
-  if endpoint ~= '' then return false end
+-- Whether the delivery `h` tells the state of the webhook of its job or batch: it is the latest to it. One to an endpoint does
+-- not, and a test is about no job: its subject is the message itself.
+local function tells_state(msg, subject, h)
+  if h.endpoint ~= '' or h.subject == msg then return false end
   local r = read(subject, 'hook', 'webhook')
   if r.hook ~= '' then return r.hook == msg end
   return r.webhook ~= '' -- the delivery was created by an earlier version

@@ -199,6 +199,11 @@ class TestDocument:
         paths = intake.http.get("/openapi.json").json()["paths"]
         calls = {(method.upper(), path) for path, methods in paths.items() for method in methods}
         assert calls == {
+            ("POST", "/v1/files"),
+            ("GET", "/v1/files"),
+            ("GET", "/v1/files/{id}"),
+            ("GET", "/v1/files/{id}/content"),
+            ("DELETE", "/v1/files/{id}"),
             ("POST", "/v1/webhook_endpoints"),
             ("GET", "/v1/webhook_endpoints"),
             ("GET", "/v1/webhook_endpoints/{id}"),
