@@ -104,11 +104,14 @@ class PackedLinear:
         count = x.numel() // x.shape[-1]
         if self._library is None or count > self._most_rows:
             return self.twin(x, norm, eps, residual)
+        if x.dtype != torch.bfloat16:  # what stands before and after the layer keeps the precision of its dtype
+            normal = x if norm is None else rms_norm(x, norm, eps)
+            y = self(normal.to(torch.bfloat16)).to(x.dtype)
+            return y if residual is None else residual + y
         y = torch.empty(*x.shape[:-1], self._shape[0] // (1 + self._gated), dtype=torch.bfloat16)
         if count:
-            rows = x.to(torch.bfloat16).contiguous()
-            self._library.linear(self._matrix, rows, y, norm, eps, residual=residual)
-        return y.to(x.dtype)
+            self._library.linear(self._matrix, x.contiguous(), y, norm, eps, residual=residual)
+        return y
 
     def twin(self, x: Tensor, norm: Tensor | None = None, eps: float = 0.0, residual: Tensor | None = None) -> Tensor:
         """As a call, in plain torch."""

@@ -125,6 +125,13 @@ def test_quantised_kernels_pass_broken_inputs_on(library: CpuLibrary, form: Form
     assert not found[1].isfinite().any()
 
 
+def test_a_layer_of_a_float32_model_keeps_what_stands_around_it_in_float32(library: CpuLibrary) -> None:
+    layer = PackedLinear(drawn(64, 256), None, Format.INT8, library)
+    x, norm, residual = drawn(3, 256, seed=1).float(), drawn(256, seed=2).float(), torch.full((3, 64), 1e6)
+    assert torch.equal(layer(x, norm, 1e-5, residual), residual + layer(x, norm, 1e-5))
+    assert near(layer(x, norm, 1e-5), layer.twin(x, norm, 1e-5), 0.05)
+
+
 def made(quantised: str | None, said: list[str]) -> Linear:
     return cpu_kernels(CONFIG, torch.bfloat16, quantised, said.append).linear(drawn(8, 64), None)  # type: ignore[arg-type]
 

@@ -181,7 +181,7 @@ void attend_prompt(const bf16 *q, long q_stride, const cache *c, bf16 *y, long r
     const long head = c->head, padded = (context + POSITIONS - 1) / POSITIONS * POSITIONS, size = padded * head / 2;
     const long blocks = (rows + QUERIES - 1) / QUERIES, panels = head / COLUMNS, stride = padded / 2 * COLUMNS;
     const float scale = 1 / sqrtf((float)head);
-    uint32_t *keys = aligned_alloc(64, (size_t)(2 * kv_heads * size) * sizeof *keys), *values = keys + kv_heads * size;
+    uint32_t *keys = workspace((size_t)(2 * kv_heads * size) * sizeof *keys), *values = keys + kv_heads * size;
     _Pragma("omp parallel") {
         _Pragma("omp for collapse(2)") for (long kv = 0; kv < kv_heads; kv++)
             for (long t = 0; t < padded; t += COLUMNS)
@@ -215,5 +215,4 @@ void attend_prompt(const bf16 *q, long q_stride, const cache *c, bf16 *y, long r
         }
         free(s);
     }
-    free(keys);
 }

@@ -18,7 +18,7 @@
 #define ROWS 12   /* rows of a block: 24 sums fit the registers */
 #define GROUP 64  /* inputs for which 4-bit weights share a scale */
 #define SPAN 4    /* groups of inputs that share a scale beside int8 weights; at the end each has its own */
-#define AHEAD 2048 /* bytes: how far few rows ask for weights beforehand */
+#define AHEAD 4096 /* numbers, or pairs of 4-bit ones: how far few rows ask for weights beforehand */
 
 typedef enum { BF16, INT8, INT4 } format;
 
@@ -47,7 +47,7 @@ INLINE void block_bf16(floats (*sums)[2], const matrix *m, const uint16_t *w, bl
     floats s[ROWS][2];
     EACH_SUM s[r][half] = all(0);
     for (long k = 0; k < m->in / 2; k++, w += 2 * OUTS) {
-        if (rows < ROWS) __builtin_prefetch((const char *)w + AHEAD), __builtin_prefetch((const char *)w + AHEAD + 64);
+        if (rows < ROWS) __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + OUTS);
         const words panel[2] = {words_at(w), words_at(w + OUTS)};
         EACH_SUM s[r][half] = dot_bf16(s[r][half], panel[half], b.x[k * rows + r] + (words){});
     }
@@ -155,20 +155,26 @@ static void quantise(const bf16 *x, long count, int8_t *to, float *scale, int32_
     *scale = largest / 127; /* infinity and NaN go on from here */
 }
 
-/* Row r of a block of `rows`; with NULL a row of zeros. */
-static void pack_row(const bf16 *x, const matrix *m, int r, int rows, uint32_t *to, float *scale, int32_t *minus) {
-    uint32_t row[m->in / 2]; /* pairs, or in its first half 4 bytes each */
-    long words = m->in / 2;
-    if (m->format != BF16) {
-        words = m->in / 4;
-        long place = r;
-        for (long k = 0, take; k < m->in; k += take, place += rows) {
-            take = m->format == INT4 || m->in - k < SPAN * GROUP ? GROUP : SPAN * GROUP;
-            quantise(x + k, take, (int8_t *)row + k, scale + place, minus + place);
+/* `count` rows, normalised if there is `norm`, as a block of `rows`, the missing ones zeros. */
+static void pack_block(const bf16 *x, const bf16 *norm, float eps, const matrix *m, long count, const int rows, block to) {
+    const long in = m->in, words = m->format == BF16 ? in / 2 : in / 4;
+    bf16 normal[ROWS * in];
+    for (long r = 0; r < rows; r++) {
+        bf16 *row = normal + r * in;
+        if (r >= count)
+            memset(row, 0, (size_t)in * sizeof(bf16));
+        else if (norm)
+            normalise(x + r * in, norm, eps, in, row);
+        else
+            memcpy(row, x + r * in, (size_t)in * sizeof(bf16));
+        if (m->format == BF16) continue;
+        for (long k = 0, take, place = r; k < in; k += take, place += rows) { /* in place: its bytes are half as many */
+            take = m->format == INT4 || in - k < SPAN * GROUP ? GROUP : SPAN * GROUP;
+            quantise(row + k, take, (int8_t *)row + k, (float *)to.scale + place, (int32_t *)to.minus + place);
         }
-    } else
-        memcpy(row, x, (size_t)m->in * sizeof(bf16));
-    for (long k = 0; k < words; k++) to[k * rows + r] = row[k];
+    }
+    for (long k = 0; k < words; k++)
+        for (int r = 0; r < rows; r++) memcpy((uint32_t *)to.x + k * rows + r, normal + r * in + 2 * k, 4);
 }
 
 /* x (rows, in), norm (in,) or NULL, residual like y or NULL. */
@@ -177,20 +183,15 @@ void linear(const matrix *m, const bf16 *x, const bf16 *norm, float eps, const b
     const long out = m->gated ? m->out / 2 : m->out;
     const size_t each = (size_t)(blocks * ROWS * in) * (m->format == BF16 ? 2 : 1);
     const size_t tail = m->format == BF16 ? 0 : (size_t)(blocks * ROWS * scales) * 4;
-    char *memory = aligned_alloc(64, (each + 2 * tail + 63) / 64 * 64);
+    char *memory = workspace(each + 2 * tail);
     float *scale = (float *)(memory + each);
     int32_t *minus = (int32_t *)(memory + each + tail);
 #define BLOCK(b) {(uint32_t *)memory + (b) * (long)(each / 4 / (size_t)blocks), scale + (b) * ROWS * scales, minus + (b) * ROWS * scales}
     _Pragma("omp parallel") {
-        _Pragma("omp for schedule(dynamic, 1)") for (long row = 0; row < blocks * ROWS; row++) {
-            const long b = row / ROWS, r = row % ROWS;
-            const int some = block_rows(rows - b * ROWS);
+        _Pragma("omp for schedule(dynamic, 1)") for (long b = 0; b < blocks; b++) {
+            const long count = rows - b * ROWS < ROWS ? rows - b * ROWS : ROWS;
             const block to = BLOCK(b);
-            bf16 normal[in];
-            if (row < rows && norm) normalise(x + row * in, norm, eps, in, normal);
-            if (row >= rows) memset(normal, 0, sizeof normal);
-            if (r < some)
-                pack_row(row < rows && !norm ? x + row * in : normal, m, (int)r, some, (uint32_t *)to.x, (float *)to.scale, (int32_t *)to.minus);
+            pack_block(x + b * ROWS * in, norm, eps, m, count, block_rows(count), to);
         }
         /* Panels are handed out as threads get free: a core that the system takes away does not hold up the others. */
         _Pragma("omp for schedule(dynamic, 2)") for (long panel = 0; panel < (m->out + OUTS - 1) / OUTS; panel++)
@@ -210,5 +211,4 @@ void linear(const matrix *m, const bf16 *x, const bf16 *norm, float eps, const b
                 finish_block(sums, m, panel, count, residual ? residual + b * ROWS * out : NULL, y + b * ROWS * out);
             }
     }
-    free(memory);
 }

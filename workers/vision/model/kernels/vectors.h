@@ -17,6 +17,18 @@ typedef uint16_t halves __attribute__((vector_size(32)));
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
 
+/* Memory that stays with its thread from call to call: the system takes longer to find fresh pages than to fill them. */
+static void *workspace(size_t size) {
+    static _Thread_local void *kept;
+    static _Thread_local size_t held;
+    if (size > held) {
+        free(kept);
+        held = (size + 63) / 64 * 64;
+        kept = aligned_alloc(64, held);
+    }
+    return kept;
+}
+
 INLINE words words_at(const void *p) {
     words out;
     memcpy(&out, p, 64);
