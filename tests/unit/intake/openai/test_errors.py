@@ -44,7 +44,9 @@ def kinds(root: type[RequestError] = RequestError) -> Iterator[type[RequestError
         yield from kinds(kind)
 
 
-KINDS = {kind.__name__: kind for kind in sorted((*kinds(), Unexpected), key=lambda kind: kind.__name__)}
+KINDS: dict[str, type[RequestError]] = {
+    kind.__name__: kind for kind in sorted((*kinds(), Unexpected), key=lambda kind: kind.__name__)
+}
 
 
 def made(name: str) -> RequestError:
