@@ -6,6 +6,7 @@ jobs/{id}/request.json         everything needed to recreate the job, written be
 jobs/{id}/result-{attempt}.json  written before finish; the record points at the winner
 jobs/{id}/ended.json           of a job that ended without a result, see shared/ended.py
 models/{id}/tokenizer.json     for exact prompt counts in intake, put there by workers
+files/{id}/…                   uploads of clients and outputs of batches, see shared/files.py
 tenants/{tenant}/…             keys and secrets, so that losing Redis loses neither
 health/probe                   what readiness writes, over and over
 """
@@ -25,6 +26,7 @@ from minio.helpers import DictType
 
 from shared.connections.s3_client import DIGEST_HEADER, MAX_SINGLE_PUT_BYTES, s3_client
 from shared.errors import ObjectMissing, StorageDown
+from shared.object_writers import MemoryWriter, S3Writer
 from shared.settings import StorageSettings
 
 T = TypeVar("T")
@@ -96,6 +98,12 @@ class ObjectStorage(Protocol):
     def get(self, key: str) -> bytes:
         """Return an object; raises `ObjectMissing` or `StorageDown`."""
 
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Return at most `length` bytes of an object from `start` on, none behind its end; raises as `get` does."""
+
+    def writer(self, key: str, media_type: str) -> "ObjectWriter":
+        """Return what stores an object that comes piece by piece and of which no size is known."""
+
     def copy(self, source: str, target: str) -> None:
         """Copy within the storage; raises `ObjectMissing` or `StorageDown`."""
 
@@ -107,6 +115,22 @@ class ObjectStorage(Protocol):
 
     def check(self) -> None:
         """Store a small object, as a submission does, and make the bucket if it is absent. Raises `StorageDown`."""
+
+
+class ObjectWriter(Protocol):
+    """Stores one object piece by piece. It is there, whole, once `close` has returned; one thread at a time uses it.
+
+    Every method raises `StorageDown`.
+    """
+
+    def write(self, data: bytes) -> None:
+        """Append `data`."""
+
+    def close(self) -> None:
+        """Store the object."""
+
+    def abort(self) -> None:
+        """Drop what was written; nothing is raised."""
 
 
 def delete_job_objects(objects: ObjectStorage, job: str) -> None:
@@ -157,6 +181,29 @@ class S3Storage:
                 answer.release_conn()
 
         return self._try(f"GET {key}", fetch)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """See `ObjectStorage.get_range`."""
+
+        def fetch() -> bytes:
+            try:
+                answer = self.client.get_object(self.bucket, self._prefix + key, start, length)
+            except S3Error as error:
+                if error.code == "InvalidRange":
+                    return b""
+                raise
+            try:
+                return answer.read()
+            finally:
+                answer.close()
+                answer.release_conn()
+
+        return self._try(f"GET {key}", fetch)
+
+    def writer(self, key: str, media_type: str) -> ObjectWriter:
+        """See `ObjectStorage.writer`."""
+        put = partial(self.put, key, media_type=media_type)
+        return S3Writer(self.client, self.bucket, self._prefix + key, media_type, put, partial(self._try, f"PUT {key}"))
 
     def copy(self, source: str, target: str) -> None:
         """See `ObjectStorage.copy`; read and written, since servers differ in how they copy."""
@@ -257,6 +304,14 @@ class MemoryStorage:
             return self._objects[key]
         except KeyError:
             raise ObjectMissing(f"the object storage has no {key}") from None
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """See `ObjectStorage.get_range`."""
+        return self.get(key)[start : start + length]
+
+    def writer(self, key: str, media_type: str) -> ObjectWriter:
+        """See `ObjectStorage.writer`."""
+        return MemoryWriter(partial(self.put, key, media_type=media_type))
 
     def copy(self, source: str, target: str) -> None:
         """See `ObjectStorage.copy`."""

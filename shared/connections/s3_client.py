@@ -1,10 +1,12 @@
 """The client of S3, which is `minio`'s with digests that the caller knows and connections for the caller's threads."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import urllib3
 from minio import Minio
 from minio.credentials.credentials import Credentials
+from minio.datatypes import Part
 from minio.helpers import DictType
 
 from shared.connections.s3_credentials import credentials_provider
@@ -38,6 +40,23 @@ class S3Client(Minio):
         built["Content-Length"] = str(len(body))
         built[DIGEST_HEADER] = digest
         return built, date
+
+    def begin_parts(self, bucket: str, name: str, media_type: str) -> str:
+        """Begin a multipart upload; return its id."""
+        return self._create_multipart_upload(bucket, name, {"Content-Type": media_type})
+
+    def put_part(self, bucket: str, name: str, upload: str, number: int, data: bytes) -> str:
+        """Store part `number`, from 1 on, of a multipart upload; return its ETag."""
+        return self._upload_part(bucket, name, data, None, upload, number)
+
+    def complete_parts(self, bucket: str, name: str, upload: str, etags: Sequence[str]) -> None:
+        """Make one object of the parts."""
+        parts = [Part(number, etag) for number, etag in enumerate(etags, 1)]
+        self._complete_multipart_upload(bucket, name, upload, parts)
+
+    def abort_parts(self, bucket: str, name: str, upload: str) -> None:
+        """Drop a multipart upload and its parts."""
+        self._abort_multipart_upload(bucket, name, upload)
 
 
 def s3_client(settings: StorageSettings, connections: int) -> S3Client:

@@ -10,6 +10,7 @@ import structlog
 from services.intake.metrics import LOST_RESULTS
 from services.intake.uploads import Upload
 from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavailable
+from shared.files import FileWriter, delete_file_objects
 from shared.jobs import Job
 from shared.records import JobOutput
 from shared.results import StoredResult
@@ -35,7 +36,7 @@ class Storage:
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store an object."""
-        await self._do(lambda: self._objects.put(key, data, media_type), len(data))
+        await self.run(lambda: self._objects.put(key, data, media_type), len(data))
 
     async def put_upload(self, key: str, upload: Upload, media_type: str) -> None:
         """Store an image as it was sent."""
@@ -44,11 +45,11 @@ class Storage:
             with upload.lock:  # several jobs of a batch may store the same file, which has one position
                 self._objects.put(key, upload.file, media_type, upload.size, upload.sha256)
 
-        await self._do(send, upload.size)
+        await self.run(send, upload.size)
 
     async def get(self, key: str) -> bytes:
         """Return an object."""
-        return await self._do(lambda: self._objects.get(key), GET_BYTES)
+        return await self.run(lambda: self._objects.get(key), GET_BYTES)
 
     async def output(self, job: Job) -> JobOutput:
         """Return the output of a job that succeeded: the record's copy, or the result object's. Raises `ResultLost`."""
@@ -63,21 +64,33 @@ class Storage:
             log.error("result object missing or unreadable", job=job.id, key=job.result, error=str(error))
             raise ResultLost from error
 
+    def file_writer(self, tenant: str, id: str = "") -> FileWriter:
+        """Return what writes a new file; its methods block, and are called by `run`."""
+        return FileWriter(self._objects, tenant=tenant, id=id)
+
+    async def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Return at most `length` bytes of an object from `start` on."""
+        return await self.run(lambda: self._objects.get_range(key, start, length), length)
+
+    async def delete_file(self, id: str) -> None:
+        """Delete the objects of a file."""
+        await self.run(lambda: delete_file_objects(self._objects, id), 0)
+
     async def copy(self, source: str, target: str, size: int) -> None:
         """Copy an object."""
-        await self._do(lambda: self._objects.copy(source, target), 2 * size)
+        await self.run(lambda: self._objects.copy(source, target), 2 * size)
 
     async def delete(self, prefix: str) -> None:
         """Delete everything under `prefix`."""
-        await self._do(lambda: self._objects.delete(prefix), 0)
+        await self.run(lambda: self._objects.delete(prefix), 0)
 
     async def delete_job(self, id: str) -> None:
         """Delete the objects of a job."""
-        await self._do(lambda: delete_job_objects(self._objects, id), 0)
+        await self.run(lambda: delete_job_objects(self._objects, id), 0)
 
     async def check(self) -> None:
         """Make the bucket if it is absent."""
-        await self._do(self._objects.check, 0)
+        await self.run(self._objects.check, 0)
 
     async def discard(self, prefixes: Iterable[str]) -> None:
         """Delete what a refused request left; the reconciler sweeps what fails here."""
@@ -91,7 +104,8 @@ class Storage:
         """Start no further operation."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _do(self, act: Callable[[], T], size: int) -> T:
+    async def run(self, act: Callable[[], T], size: int) -> T:
+        """Return what the blocking `act` returns, which moves about `size` bytes."""
         timeout_s = BASE_TIMEOUT_S + size / MIN_BYTES_PER_S
         try:
             async with asyncio.timeout(timeout_s):
