@@ -1,5 +1,6 @@
 """Ids: `job_…`, `batch_…`, `msg_…`, sortable by time, without dots, with 130 random bits that cannot be guessed."""
 
+import hashlib
 import re
 import secrets
 import time
@@ -12,6 +13,16 @@ _SHAPE = re.compile(rf"[a-z]+_[{_DIGITS}]{{{_TIME + _RANDOM}}}")
 def new_id(kind: str) -> str:
     """Return a fresh id of `kind`: ``job_`` and 36 characters, the first ten of them the time in milliseconds."""
     return f"{kind}_{_base32(time.time_ns() // 1_000_000, _TIME)}{_base32(secrets.randbits(5 * _RANDOM), _RANDOM)}"
+
+
+def derived_id(kind: str, parent: str, number: int) -> str:
+    """Return the id of the `number`-th of `kind` that `parent` has, the same in every process.
+
+    It has the time of `parent` and sorts by `number` (below 2**20). The other 110 bits are of the SHA-256 of `parent`,
+    so only who knows the id of `parent` can guess it.
+    """
+    time, secret = parent.partition("_")[2][:_TIME], hashlib.sha256(parent.encode()).digest()
+    return f"{kind}_{time}{_base32(number, 4)}{_base32(int.from_bytes(secret), _RANDOM - 4)}"
 
 
 def is_id(kind: str, text: str) -> bool:

@@ -35,6 +35,7 @@ from shared.store.client import AsyncStore
 from shared.store.transitions import SubmitResult
 
 MAX_CONCURRENT_PUTS = 16  #: objects of one request that are stored side by side
+HINTS_OF_LINES = 4  #: published for lines that are queued together: a worker follows one until nothing waits
 FIRST_HINT_DELAY_S = 2.0  #: after which the reconciler publishes a hint that this process did not
 SETTLE_DELAY_S = 15.0  #: after which a submission that the store did not answer was carried out, or never will be
 CLEAN_UP_FOR_S = 600.0  #: for which the store is asked what became of a submission that it did not answer
@@ -106,6 +107,30 @@ class Commit:
             raise
         for one in prepared:
             self._publisher.job(one.job.model, one.job.id)
+        return submitted
+
+    async def commit_lines(
+        self, principal: Principal, prepared: Sequence[PreparedJob], lines: transitions.LinesRead
+    ) -> SubmitResult:
+        """Accept jobs of lines of a batch's file, and move the batch behind `lines`, or do neither.
+
+        Repeating it changes nothing, since the ids of the jobs follow from the lines: so nothing is deleted where it
+        fails. Raises `RequestError`; a full queue or a passed limit is only returned.
+        """
+        await self._readiness.refuse_unless_ready()
+        await self._put_objects(prepared, None)
+        call = transitions.submit(
+            principal.tenant,
+            [one.job for one in prepared],
+            max_queued=principal.limits.max_queued,
+            grace=self._first_hint_delay_s,
+            limits=principal.limits.tenant,
+            lines=lines,
+        )
+        submitted = await self._store.run(call)
+        if submitted.outcome == "accepted":
+            for one in prepared[:HINTS_OF_LINES]:
+                self._publisher.job(one.job.model, one.job.id)
         return submitted
 
     async def _put_objects(self, prepared: Sequence[PreparedJob], batch: Mapping[str, str] | None) -> None:

@@ -59,7 +59,7 @@ class Submissions:
 
     async def submit(self, principal: Principal, submission: Submission, headers: RequestHeaders) -> AcceptedJob:
         """Accept one job."""
-        _require_reading_of_parent(principal, submission)
+        require_reading_of_parent(principal, submission)
         async with self._reserved(principal, headers, submission.fingerprint()) as reservation:
             if reservation.replay:
                 return await self._replay(principal, reservation)
@@ -116,7 +116,7 @@ class Submissions:
             if isinstance(item, RejectedItem):
                 rejected.append(item)
                 continue
-            _require_reading_of_parent(principal, item)
+            require_reading_of_parent(principal, item)
             try:
                 prepared.append(
                     await self._preparation.prepare(principal.tenant, item, inspected, trace=trace, batch=batch)
@@ -145,7 +145,7 @@ class Submissions:
         return record
 
 
-def _require_reading_of_parent(principal: Principal, submission: Submission) -> None:
+def require_reading_of_parent(principal: Principal, submission: Submission) -> None:
     """Raise `InsufficientScope` where a caller that may not read asks about an earlier job: the answer tells of it."""
     if submission.question.parent is not None:
         principal.require(Scope.READ)
