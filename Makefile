@@ -22,7 +22,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos mutants fuzz load lint audit bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-bodies bench-queue evaluate constraints clean
+.PHONY: help env demo test chaos mutants fuzz load lint audit bench bench-growth bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-bodies bench-queue evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -66,8 +66,8 @@ bench-queue: $(STAMP)  ## accept, claim, read, memory and restart of the store a
 bench-tiles: $(STAMP)  ## bytes of an image to tiles, beside the model card's code, and how long a device waits for tiles
 	@$(BIN)/python -m tests.bench.tiles $(ARGS)
 
-bench-engine: $(STAMP)  ## vision, prefill, decoding, many jobs and second rounds in Mini's shapes, both engines in turn
-	@$(BIN)/python -m tests.bench.engine $(ARGS)
+bench-engine: $(STAMP)  ## vision, prefill, decoding, many jobs, second rounds in Mini's shapes; PEERS=1: beside vLLM, llama.cpp, OpenVINO
+	@$(BIN)/python -m tests.bench.engine $(if $(PEERS),--peers) $(ARGS)
 
 load: $(STAMP)  ## 100 small jobs a second for 5 minutes, from submission to webhook, and what each process weighs
 	@$(BIN)/python -m tests.bench.load $(ARGS)
@@ -82,6 +82,12 @@ build/peers-env/.made: tests/bench/peers/requirements.txt
 	@$(PYTHON) -m venv --clear build/peers-env
 	@build/peers-env/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -r $<
 	@touch $@
+
+bench-growth: $(STAMP)  ## step time by running jobs, memory by tiles, throughput by queue length, drawn in build/growth.png
+	@$(BIN)/python -m tests.bench.growth $(ARGS)
+
+bench: $(STAMP) build/peers-env/.made  ## every benchmark in its short mode, and one table of the figures with their goals
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 parity: $(STAMP)  ## the cases of $TILEQ_PARITY (default ../shared/parity): prompts, tiles, logits and answers
 	@$(BIN)/python -m pytest -m parity tests $(ARGS)

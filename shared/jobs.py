@@ -10,7 +10,7 @@
 
 How tileq keeps it:
 
-- Before the 202, images and manifest (`request.json`) are in object storage and the record is on disk (AOF).
+- Before the 202, manifest and images (`request.tar`) are in object storage and the record is on disk (AOF).
 - A job is at any moment in exactly one of `outbox` (a hint is to be published), `leases` (a worker runs it) and
   terminal. It leaves the outbox only when it is claimed, so the reconciler repeats a hint that the broker lost.
 - `attempt` counts claims and is the fencing token: the store refuses heartbeat and finish of any other attempt, so a

@@ -1,4 +1,4 @@
-"""The request of a job in the one form that is stored: the manifest `jobs/{id}/request.json`.
+"""The request of a job in the one form that is stored: the manifest `request.json`, see request_archive.py.
 
 Intake turns form fields, JSON, `parent` and batches into it; the worker reads nothing else, and
 `python -m workers.reconciler --recover` builds a lost record again from it.
@@ -33,7 +33,7 @@ class Generation(_Frozen):
 
 
 class StoredImage(_Frozen):
-    """One image of a job: its object, and the tiles that the model sees of it."""
+    """One image of a job: its object, or `{archive}/{member}`, and the tiles that the model sees of it."""
 
     key: str
     media_type: str

@@ -1,8 +1,8 @@
 """Object storage: images, manifests and results, on any S3 server or in memory.
 
-jobs/{id}/image-{n}            as it was sent
+jobs/{id}/request.tar          everything needed to recreate the job, written before the record: see request_archive.py
+jobs/{id}/image-{n}            an image as it was sent, where it is too large for the archive
 jobs/{id}/view-{n}.png         the tiles that the model sees of it, put there by workers
-jobs/{id}/request.json         everything needed to recreate the job, written before the record
 jobs/{id}/result-{attempt}.json  written before finish; the record points at the winner
 jobs/{id}/ended.json           of a job that ended without a result, see shared/ended.py
 models/{id}/tokenizer.json     for exact prompt counts in intake, put there by workers
@@ -50,8 +50,13 @@ def view_key(job: str, n: int) -> str:
     return f"jobs/{job}/view-{n}.png"
 
 
+def archive_key(job: str) -> str:
+    """Return the key of the manifest of `job` and its small images."""
+    return f"jobs/{job}/request.tar"
+
+
 def manifest_key(job: str) -> str:
-    """Return the key of the manifest of `job`."""
+    """Return the key of the manifest of a `job` that a former release accepted."""
     return f"jobs/{job}/request.json"
 
 
@@ -95,17 +100,14 @@ class ObjectStorage(Protocol):
         data with another digest; SeaweedFS (4.48) does not compare them.
         """
 
-    def get(self, key: str) -> bytes:
-        """Return an object; raises `ObjectMissing` or `StorageDown`."""
+    def get(self, key: str, size: int | None = None) -> bytes:
+        """Return an object, or its first `size` bytes; raises `ObjectMissing` or `StorageDown`."""
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return at most `length` bytes of an object from `start` on, none behind its end; raises as `get` does."""
 
     def writer(self, key: str, media_type: str) -> "ObjectWriter":
         """Return what stores an object that comes piece by piece and of which no size is known."""
-
-    def copy(self, source: str, target: str) -> None:
-        """Copy within the storage; raises `ObjectMissing` or `StorageDown`."""
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys that begin with `prefix`, in order."""
@@ -135,7 +137,7 @@ class ObjectWriter(Protocol):
 
 def delete_job_objects(objects: ObjectStorage, job: str) -> None:
     """Delete the objects of `job`, the manifest first: without it, `--recover` never restores a job deleted in part."""
-    objects.delete(manifest_key(job))
+    objects.delete(f"{job_prefix(job)}request.")  # in an archive or alone
     objects.delete(job_prefix(job))
 
 
@@ -165,11 +167,11 @@ class S3Storage:
 
         self._try(f"PUT {key}", send)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, size: int | None = None) -> bytes:
         """See `ObjectStorage.get`."""
 
         def fetch() -> bytes:
-            answer = self.client.get_object(self.bucket, self._prefix + key)
+            answer = self.client.get_object(self.bucket, self._prefix + key, length=size or 0)  # 0: all
             try:
                 data = answer.read()
                 promised = answer.headers.get("Content-Length")
@@ -204,11 +206,6 @@ class S3Storage:
         """See `ObjectStorage.writer`."""
         put = partial(self.put, key, media_type=media_type)
         return S3Writer(self.client, self.bucket, self._prefix + key, media_type, put, partial(self._try, f"PUT {key}"))
-
-    def copy(self, source: str, target: str) -> None:
-        """See `ObjectStorage.copy`; read and written, since servers differ in how they copy."""
-        data = self.get(source)
-        self.put(target, data, "application/octet-stream")
 
     def keys(self, prefix: str) -> Iterator[str]:
         """See `ObjectStorage.keys`. Listed in pages, so that a failed request is repeated from the last key."""
@@ -298,10 +295,10 @@ class MemoryStorage:
         with self._lock:
             self._objects[key] = data
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, size: int | None = None) -> bytes:
         """See `ObjectStorage.get`."""
         try:
-            return self._objects[key]
+            return self._objects[key][:size]
         except KeyError:
             raise ObjectMissing(f"the object storage has no {key}") from None
 
@@ -312,10 +309,6 @@ class MemoryStorage:
     def writer(self, key: str, media_type: str) -> ObjectWriter:
         """See `ObjectStorage.writer`."""
         return MemoryWriter(partial(self.put, key, media_type=media_type))
-
-    def copy(self, source: str, target: str) -> None:
-        """See `ObjectStorage.copy`."""
-        self.put(target, self.get(source), "application/octet-stream")
 
     def keys(self, prefix: str) -> Iterator[str]:
         """See `ObjectStorage.keys`."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from shared.encryption import DecryptionFailed, Keyring
 from shared.errors import ObjectMissing
+from shared.request_archive import manifest_bytes, replace_manifest
 from shared.storage import BATCHES_PREFIX, ObjectStorage
 from shared.store.client import Store
 from shared.store.secrets import replace_stored
@@ -52,7 +53,7 @@ class Reencryption:
         for key in self._hashes("hook"):
             self._renew_field(key, "headers", self._tenant(key), self._headers)
         for key in self._objects.keys("jobs/"):
-            if key.endswith("/request.json"):
+            if key.endswith(("/request.tar", "/request.json")):
                 self._renew_object(key, lambda document: document["record"])
         for key in self._objects.keys(BATCHES_PREFIX):
             self._renew_object(key, lambda document: document)
@@ -80,7 +81,7 @@ class Reencryption:
 
     def _renew_object(self, key: str, record_of: Callable[[Any], dict[str, str]]) -> None:
         try:
-            document = json.loads(self._objects.get(key))
+            document = json.loads(manifest_bytes(self._objects, key))
             record = record_of(document)
             old, tenant = record.get("webhook"), record["tenant"]
         except ObjectMissing:  # deleted since it was listed
@@ -91,7 +92,7 @@ class Reencryption:
         new = self._renewed(old, tenant, self._target, key) if old else None
         if new is not None:
             record["webhook"] = new
-            self._objects.put(key, json.dumps(document, ensure_ascii=False).encode(), "application/json")
+            replace_manifest(self._objects, key, json.dumps(document, ensure_ascii=False).encode())
 
     def _renewed(self, old: str, tenant: str, renew: Renew, place: str) -> str | None:
         """Return what to store instead of `old`, or None where nothing is to be changed."""

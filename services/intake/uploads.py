@@ -49,6 +49,12 @@ class Upload:
         self._hash.update(data)
         self.size += len(data)
 
+    def content(self) -> bytes:
+        """Return everything that was written. Safe to call from several threads."""
+        with self.lock:
+            self.file.seek(0)
+            return self.file.read()
+
     def __del__(self) -> None:
         """Close the file with its last user, which may be a thread that outlives the request."""
         self.file.close()

@@ -32,6 +32,7 @@ from shared.connections.redis_client import connect
 from shared.store.client import Store
 from shared.store.stats import get_stats
 from tests.bench.bare import Bare
+from tests.bench.figures import at_least, at_most
 from tests.service import Service, service, started
 from tests.waiting import eventually
 
@@ -264,6 +265,7 @@ def main() -> None:
                 ratio = ours / bare
                 met = ratio <= goal if below else ratio >= goal
                 bound = f"{'<=' if below else '>='} {goal:g}"
+                (at_most if below else at_least)(f"{what}, beside by hand", ratio, goal)
                 table.add_row(
                     what, f"{bare:.1f} {unit}", f"{ours:.1f} {unit}", f"{ratio:.2f}", bound, "met" if met else "missed"
                 )

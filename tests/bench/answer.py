@@ -19,6 +19,7 @@ from infra.demo_model import seeds
 from infra.demo_model.scenes import page_scene
 from shared.settings import Settings
 from tests.acceptance.client import Client
+from tests.bench.figures import at_most
 from tests.encoded import encoded
 from tests.service import service
 from workers.vision.checkpoint.checkpoint import open_checkpoint
@@ -67,6 +68,7 @@ def main() -> None:
             stages.append(job["timings"])
         tower = tower_seconds(rounds)
     whole = statistics.median(taken[1:])
+    at_most(f"{TILES} tiles, submitted to answered, p50", whole, 3, "s")
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
     names = [name for name, seconds in stages[0].items() if seconds is not None]
     print("median of a stage:", "  ".join(f"{n} {statistics.median(s[n] for s in stages[1:]):.3f}" for n in names))

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.accept import machine
+from tests.bench.figures import at_least, at_most
 from tests.bench.processes import processor_s, pss_bytes
 from tests.service import Service, service
 
@@ -217,6 +218,7 @@ def main() -> None:
     jobs = max(1, len(samples.accepted))
     processor = {name: after[name] - before[name] for name in after} | {"generator and receiver": generator_s}
     _print_processes(console, processes.memory, processor, jobs)
+    at_most("Redis for an ended job", (redis_after - redis_before) / jobs, 4000, "bytes")
     console.print(f"Redis: {(redis_after - redis_before) / jobs:.0f} bytes an ended job, prompt and output included")
 
 
@@ -229,7 +231,9 @@ def _print_jobs(console: Console, samples: Samples, took_s: float) -> None:
         cells = [f"{1000 * _quantile(found, share):.1f}" for share in (0.5, 0.95, 0.99, 1)] if found else ["-"] * 4
         table.add_row(name, str(len(found)), f"{len(found) / took_s:.1f}", *cells)
     console.print(table)
+    at_least("small jobs held", len(samples.arrived) / took_s, 0.95 * len(samples.due) / took_s, "jobs/s")
     lost = len(samples.accepted.keys() - samples.arrived.keys())
+    at_most("accepted jobs without a webhook", lost, 0, "jobs")
     refused = ", ".join(f"{reason} {number}" for reason, number in samples.refused.items()) or "none"
     console.print(
         f"refused: {refused}; accepted without a webhook: {lost}; webhooks that came again: {samples.repeated}"

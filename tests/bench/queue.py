@@ -30,6 +30,7 @@ from shared.settings import Settings
 from shared.store import transitions
 from shared.store.client import Store
 from shared.store.stats import get_stats
+from tests.bench.figures import at_most
 from tests.waiting import eventually
 
 SIZES = (10, 1_000, 20_000, 100_000)
@@ -77,6 +78,9 @@ def main() -> None:
                 fill(store, size)
                 rows.append(measure(store, size, arguments.rounds, empty))
                 rows[-1].restart_s = restart_s(store, size, int(pid_file.read_text()))
+    for column, name in enumerate(("accept", "claim")):
+        shortest, longest = (row.medians_ms[column] for row in (rows[0], rows[-1]))
+        at_most(f"{name} with {rows[-1].size:,} queued, beside {rows[0].size:,}", longest / shortest, 1.2)
     table = Table(*COLUMNS)
     for row in rows:
         table.add_row(*row.cells())

@@ -22,7 +22,7 @@ from workers.vision.model.fused import fuse
 from workers.vision.model.gpu_kernels import gpu_kernels
 from workers.vision.model.hf_model import assemble
 from workers.vision.model.placement import on_one_device
-from workers.vision.model.vision_language_model import build_model
+from workers.vision.model.vision_language_model import VisionLanguageModel, build_model
 from workers.vision.model.weights import Weight
 
 Kind = Literal["resident", "transformers"]
@@ -64,18 +64,25 @@ def make_engine(
     kind: Kind, sizes: dict[str, Any], device: torch.device, dtype: torch.dtype, quantised: Quantised | None = None
 ) -> Engine:
     """An engine over random weights, the same for every kind."""
+    if kind == "resident":
+        return resident_engine(*make_model(sizes, device, dtype, quantised))
     config, tokenizer = shapes(sizes)
     placement = on_one_device(config, device)
-    if kind == "transformers":
-        return TransformersEngine(Loaded(assemble(config, weights(config), dtype, placement), config, tokenizer))
-    on_cpu = device.type == "cpu"
+    return TransformersEngine(Loaded(assemble(config, weights(config), dtype, placement), config, tokenizer))
+
+
+def make_model(
+    sizes: dict[str, Any], device: torch.device, dtype: torch.dtype, quantised: Quantised | None = None
+) -> tuple[VisionLanguageModel, Config, Tokenizer]:
+    """The packed model of `sizes`, and what an engine needs beside it."""
+    config, tokenizer = shapes(sizes)
     kernels = (
         cpu_kernels(config.decoder, dtype, quantised, print)
-        if on_cpu
+        if device.type == "cpu"
         else gpu_kernels(config.decoder, dtype, device, print)
     )
-    model = build_model(config, fuse(weights(config), config, dtype, placement), kernels)
-    return resident_engine(model, config, tokenizer)
+    fused = fuse(weights(config), config, dtype, on_one_device(config, device))
+    return build_model(config, fused, kernels), config, tokenizer
 
 
 def weights(config: Config) -> Iterator[Weight]:

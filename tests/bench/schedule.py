@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.bench.figures import at_least
 from tests.bench.host import VOCAB
 from tests.bench.random_model import MINI, shapes
+from tests.bench.simulated_device import JOBS_PER_SECOND
 from workers.vision.engine.base import EngineRequest, Sampling
 from workers.vision.engine.core import EngineCore, Parts
 from workers.vision.engine.handle import RequestHandle
@@ -81,6 +83,10 @@ def main() -> None:
             while core.busy:
                 core.step()
         seconds = time.perf_counter() - began
+        if chosen.jobs == 64 and tiles in JOBS_PER_SECOND:
+            at_least(
+                f"64 jobs of {tiles} tiles on a simulated H200", chosen.jobs / seconds, JOBS_PER_SECOND[tiles], "jobs/s"
+            )
         print(f"| {tiles} | {seconds:.2f} | {chosen.jobs / seconds:.1f} | {100 * runner.busy_s / seconds:.0f} % |")
 
 

@@ -68,11 +68,11 @@ class BenchWorker(WorkerFixture):
     max_tiles: int = 12
     size: tuple[int, int] = (1, 1)
 
-    def _store_image(self, key: str, data: bytes) -> StoredImage:
+    def _described(self, key: str, data: bytes) -> StoredImage:
         chosen = grid(*self.size, self.max_tiles)
         return (
             super()
-            ._store_image(key, data)
+            ._described(key, data)
             .model_copy(update={"max_tiles": self.max_tiles, "grid": chosen, "tiles": tile_count(chosen, True)})
         )
 

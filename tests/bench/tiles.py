@@ -30,6 +30,7 @@ from PIL import Image
 from shared.images import ImageLimits
 from shared.settings import Settings
 from shared.tiling import grid, tile_count
+from tests.bench.figures import at_least, at_most
 from tests.bench.simulated_device import JOBS_PER_SECOND, serve
 from workers.vision.images.decoder_pool import DecoderOptions, DecoderPool
 
@@ -104,6 +105,8 @@ def compare(processes: int, rounds: int, images: int) -> Iterator[str]:
                 found = images_per_second(spawned, theirs, images), images_per_second(threads, ours, images)
                 best = [max(one, other) for one, other in zip(best, found, strict=True)]
             count = len(ours().tiles)
+            if processes == os.cpu_count():
+                at_least(f"{width}x{height} to {count} tiles, beside the card's code", best[1] / best[0], 2)
             yield (
                 f"| {width}x{height}, {len(data) / 1e6:.1f} MB, {count} tiles | {processes} | {best[0]:.1f} | "
                 f"{best[1]:.1f} | {best[1] / best[0]:.2f} | {'yes' if exact else 'NO'} |"
@@ -129,6 +132,7 @@ def main() -> None:
         wanted = JOBS_PER_SECOND[tile_count(grid(width, height, most), True)]
         jobs = max(24, int(5 * wanted))
         found = serve(photo(width, height), (width, height), most, decoders=max(chosen.processes), jobs=jobs)
+        at_most(f"simulated H200 waits for {found.tiles} tiles of a job", 100 * found.share_waited, 5, "% of its time")
         print(
             f"| {width}x{height} | {found.tiles} | {wanted:g} | {found.jobs_per_second:.1f} | "
             f"{100 * found.share_waited:.1f} % |",

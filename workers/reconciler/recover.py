@@ -16,12 +16,13 @@ from shared.ended import EndedMarker
 from shared.errors import ObjectMissing
 from shared.ids import created_at
 from shared.jobs import Job, State
-from shared.requests import Manifest
+from shared.request_archive import read_manifest
 from shared.results import StoredResult
 from shared.settings import RetentionSettings
 from shared.storage import (
     BATCHES_PREFIX,
     ObjectStorage,
+    archive_key,
     batch_id,
     batch_key,
     delete_job_objects,
@@ -75,7 +76,7 @@ def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now
 def _jobs(objects: ObjectStorage) -> Iterator[tuple[str, list[str]]]:
     """Yield (id, keys) of every job with a manifest, oldest first; one listing serves all, for each is a round trip."""
     for id, keys in groupby(objects.keys("jobs/"), lambda key: key.split("/", 2)[1]):
-        if manifest_key(id) in (found := list(keys)):
+        if not {archive_key(id), manifest_key(id)}.isdisjoint(found := list(keys)):
             yield id, found
 
 
@@ -86,7 +87,7 @@ def _chunks(jobs: Iterator[tuple[str, list[str]]], size: int) -> Iterator[dict[s
 
 def _restore(id: str, keys: Sequence[str], store: Store, objects: ObjectStorage, hints: Hints) -> str:
     try:
-        manifest = Manifest.model_validate_json(objects.get(manifest_key(id)))
+        manifest = read_manifest(objects, id)
         job = replace(Job.from_hash(manifest.record), created=created_at(id), state=State.QUEUED)
         batch = objects.get(batch_key(job.batch)).decode() if job.batch else ""
         state, fields = _end(id, keys, objects)

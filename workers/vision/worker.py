@@ -17,11 +17,12 @@ from prometheus_client import Counter
 
 from shared.broker import Publisher
 from shared.ended import write_ended_markers
-from shared.errors import Permanent, QueueUnavailable, StorageDown, Transient
+from shared.errors import ObjectMissing, Permanent, QueueUnavailable, StorageDown, Transient
 from shared.jobs import Job
-from shared.requests import Manifest, Request
+from shared.request_archive import read_manifest
+from shared.requests import Request
 from shared.settings import VisionWorkerSettings
-from shared.storage import ObjectStorage, manifest_key, result_key
+from shared.storage import ObjectStorage, result_key
 from shared.store import transitions
 from shared.store.client import Store
 from shared.store.command import StoreCommand, TransitionResult
@@ -31,7 +32,7 @@ from workers.vision.attempt import Attempt, AttemptAborted, InFlightJobs
 from workers.vision.deltas import DeltaWriter
 from workers.vision.engine.base import Done
 from workers.vision.engine.factory import ServedModel
-from workers.vision.images.pipeline import ImagePipeline, fetch_object, with_warnings
+from workers.vision.images.pipeline import ImagePipeline, with_warnings
 from workers.vision.outcomes import Outcome
 from workers.vision.shortage import shortage_of
 
@@ -153,7 +154,10 @@ class Worker:
     def _read(self, job: Job) -> Request:
         if job.request:
             return Request.model_validate_json(job.request)
-        return Manifest.model_validate_json(fetch_object(self.objects, manifest_key(job.id))).request
+        try:
+            return read_manifest(self.objects, job.id).request
+        except (ObjectMissing, StorageDown) as error:
+            raise Transient("storage_unavailable", error.detail) from error
 
     def _store(self, attempt: Attempt, done: Done) -> Outcome:
         key = result_key(attempt.job.id, attempt.job.attempt)

@@ -1,7 +1,7 @@
 """Object storage for the event loop: the blocking client in threads of its own, each wait bounded."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,8 +13,18 @@ from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavail
 from shared.files import FileWriter, delete_file_objects
 from shared.jobs import Job
 from shared.records import JobOutput
+from shared.request_archive import (
+    MANIFEST,
+    MAX_ARCHIVED_BYTES,
+    MEDIA_TYPE,
+    pack,
+    read_image,
+    read_images,
+    read_manifest,
+)
+from shared.requests import Request, StoredImage
 from shared.results import StoredResult
-from shared.storage import ObjectStorage, delete_job_objects
+from shared.storage import ObjectStorage, archive_key, delete_job_objects
 
 T = TypeVar("T")
 
@@ -38,14 +48,41 @@ class Storage:
         """Store an object."""
         await self.run(lambda: self._objects.put(key, data, media_type), len(data))
 
-    async def put_upload(self, key: str, upload: Upload, media_type: str) -> None:
-        """Store an image as it was sent."""
+    async def put_archive(self, job: str, manifest: bytes, images: Mapping[str, str | Upload]) -> None:
+        """Store the archive of `job`: its manifest, and images by name, from uploads or as copies of stored ones."""
 
         def send() -> None:
-            with upload.lock:  # several jobs of a batch may store the same file, which has one position
-                self._objects.put(key, upload.file, media_type, upload.size, upload.sha256)
+            archive = pack({MANIFEST: manifest, **dict(zip(images, self._contents([*images.values()]), strict=True))})
+            self._objects.put(archive_key(job), archive, MEDIA_TYPE)
 
-        await self.run(send, upload.size)
+        await self.run(send, len(manifest) + 2 * MAX_ARCHIVED_BYTES)
+
+    async def put_image(self, image: StoredImage, source: str | Upload) -> None:
+        """Store an image as an object of its own, from an upload or as a copy of a stored one."""
+
+        def send() -> None:
+            if isinstance(source, str):
+                [data] = self._contents([source])
+                self._objects.put(image.key, data, image.media_type, sha256=image.sha256)
+                return
+            with source.lock:  # several jobs of a batch may store the same file, which has one position
+                self._objects.put(image.key, source.file, image.media_type, source.size, source.sha256)
+
+        await self.run(send, 2 * image.bytes)
+
+    def _contents(self, sources: Sequence[str | Upload]) -> list[bytes]:
+        """Return images in order; of those that are copied, each object is read once."""
+        keys = [source for source in sources if isinstance(source, str)]
+        copied = iter(read_images(lambda names: [self._objects.get(name) for name in names], keys))
+        return [next(copied) if isinstance(source, str) else source.content() for source in sources]
+
+    async def request(self, job: str) -> Request:
+        """Return what `job` was asked."""
+        return (await self.run(lambda: read_manifest(self._objects, job), GET_BYTES)).request
+
+    async def image(self, job: str, n: int) -> bytes:
+        """Return image `n` of `job` as it was sent."""
+        return await self.run(lambda: read_image(self._objects, job, n), GET_BYTES)
 
     async def get(self, key: str) -> bytes:
         """Return an object."""
@@ -75,10 +112,6 @@ class Storage:
     async def delete_file(self, id: str) -> None:
         """Delete the objects of a file."""
         await self.run(lambda: delete_file_objects(self._objects, id), 0)
-
-    async def copy(self, source: str, target: str, size: int) -> None:
-        """Copy an object."""
-        await self.run(lambda: self._objects.copy(source, target), 2 * size)
 
     async def delete(self, prefix: str) -> None:
         """Delete everything under `prefix`."""

@@ -38,8 +38,6 @@ from shared.errors import (
     UnsupportedParameter,
 )
 from shared.jobs import Job
-from shared.requests import Manifest
-from shared.storage import manifest_key
 
 router = openai_router("responses")
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -127,11 +125,11 @@ async def list_input(  # noqa: PLR0917  # FastAPI reads the query from it
     """What was asked, earlier turns included; images by their path under `/v1/jobs`."""
     job = await context.queries.get(caller.tenant, job_id(id))
     try:
-        stored = await context.storage.get(manifest_key(job.id))
+        asked = await context.storage.request(job.id)
     except ObjectMissing as error:
         raise NotFound("the request of this response is no longer stored") from error
     images = f"{context.settings.root_path}/v1/jobs/{job.id}/images/{{n}}"
-    items = input_items(job.id, Manifest.model_validate_json(stored).request, images)
+    items = input_items(job.id, asked, images)
     page = page_of(items, after=after, limit=limit, newest_first=order == "desc")
     if page is None:
         raise InvalidField("`after` is not the id of an item of this response", field="after")

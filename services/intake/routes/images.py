@@ -11,7 +11,7 @@ from services.intake.openapi import Responses, errors
 from services.intake.routes.jobs import Id
 from shared.errors import InvalidField, NotFound, ObjectMissing, StorageUnavailable
 from shared.images import MEDIA_TYPES
-from shared.storage import image_key, view_key
+from shared.storage import view_key
 
 router = native_router("jobs")
 
@@ -42,7 +42,7 @@ async def image(
     if n >= len(job.images):
         raise NotFound(f"the job has {len(job.images)} images, numbered from 0")
     try:
-        data = await context.storage.get(view_key(id, n) if view else image_key(id, n))
+        data = await (context.storage.get(view_key(id, n)) if view else context.storage.image(id, n))
     except ObjectMissing as error:
         detail = "no worker has tiled this image yet" if view else "the image is no longer stored"
         raise NotFound(detail) from error

@@ -20,6 +20,7 @@ from services.intake.principal import Principal
 from services.intake.quotas import quota_exceeded
 from services.intake.submission.idempotency import KeyReservation
 from services.intake.submission.prepare import PreparedJob
+from services.intake.uploads import Upload
 from shared.errors import (
     IdempotencyInProgress,
     ObjectMissing,
@@ -28,8 +29,9 @@ from shared.errors import (
     StorageUnavailable,
     StoreRejected,
 )
+from shared.request_archive import is_archived, member_name
 from shared.settings import IntakeSettings
-from shared.storage import batch_key, job_prefix, manifest_key
+from shared.storage import batch_key, job_prefix
 from shared.store import transitions
 from shared.store.client import AsyncStore
 from shared.store.transitions import SubmitResult
@@ -140,12 +142,13 @@ class Commit:
             record = json.dumps(batch, ensure_ascii=False).encode()
             puts.append(partial(storage.put, batch_key(batch["id"]), record, "application/json"))
         for one in prepared:
-            images, copied = one.request.images, len(one.copies)
-            for source, image in zip(one.copies, images[:copied], strict=True):
-                puts.append(partial(storage.copy, source, image.key, image.bytes))
-            for upload, image in zip(one.uploads, images[copied:], strict=True):
-                puts.append(partial(storage.put_upload, image.key, upload, image.media_type))
-            puts.append(partial(storage.put, manifest_key(one.job.id), one.manifest, "application/json"))
+            archived: dict[str, str | Upload] = {}
+            for n, (source, image) in enumerate(zip(one.sources, one.request.images, strict=True)):
+                if is_archived(image.key):
+                    archived[member_name(n)] = source
+                else:
+                    puts.append(partial(storage.put_image, image, source))
+            puts.append(partial(storage.put_archive, one.job.id, one.manifest, archived))
         for start in range(0, len(puts), MAX_CONCURRENT_PUTS):
             some = puts[start : start + MAX_CONCURRENT_PUTS]
             for outcome in await asyncio.gather(*(put() for put in some), return_exceptions=True):

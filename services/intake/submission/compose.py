@@ -20,9 +20,9 @@ from shared.conversation import (
 from shared.errors import ImageCountMismatch, InvalidField, TooManyTiles
 from shared.json_schema import SchemaError, check_schema
 from shared.models import Model
+from shared.request_archive import placed
 from shared.requests import Generation, Request, StoredImage
 from shared.settings import IntakeSettings
-from shared.storage import image_key
 from shared.tiling import grid, tile_count
 
 MIN_TEMPERATURE = 0.001  #: below it logits, divided by it, leave the range of float16 and float32
@@ -65,14 +65,14 @@ def compose(
     most = _tiles_each(asked, len(new), model)
     turns, groups = _placed(turns, len(new))
     images = tuple(
-        _with_tiles(image, image_key(id, n), min(image.max_tiles, model.tiles[1]), asked.thumbnail)
-        for n, image in enumerate((*parent.images, *map(_stored, new, most)))
+        _with_tiles(image, min(image.max_tiles, model.tiles[1]), asked.thumbnail)
+        for image in (*parent.images, *map(_stored, new, most))
     )
     _check_tiles(images, settings.max_tiles)
     return Request(
         model=model.id,
         messages=parent.messages + turns,
-        images=images,
+        images=placed(id, images),
         groups=parent.groups + groups,
         thumbnail=asked.thumbnail,
         generation=asked.generation,
@@ -194,10 +194,10 @@ def _stored(image: InspectedImage, max_tiles: int) -> StoredImage:
     )
 
 
-def _with_tiles(image: StoredImage, key: str, max_tiles: int, thumbnail: bool) -> StoredImage:
+def _with_tiles(image: StoredImage, max_tiles: int, thumbnail: bool) -> StoredImage:
     chosen = grid(image.width, image.height, max_tiles)
     tiles = tile_count(chosen, thumbnail)
-    return image.model_copy(update={"key": key, "max_tiles": max_tiles, "grid": chosen, "tiles": tiles})
+    return image.model_copy(update={"max_tiles": max_tiles, "grid": chosen, "tiles": tiles})
 
 
 def _check_tiles(images: Sequence[StoredImage], most: int) -> None:

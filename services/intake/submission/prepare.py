@@ -22,9 +22,9 @@ from shared.ids import new_id
 from shared.images import ImageLimits
 from shared.jobs import PRIORITIES, Job, State
 from shared.records import WebhookTarget
+from shared.request_archive import placed
 from shared.requests import Manifest, Request
 from shared.settings import IntakeSettings
-from shared.storage import image_key, manifest_key
 from shared.store.transitions import SubmitResult
 from shared.webhooks.signing import DEFAULT_EVENTS
 
@@ -53,6 +53,11 @@ class PreparedJob:
     request: Request
     uploads: Sequence[Upload] = ()  #: the last images of the request; those before them are copied
     copies: Sequence[str] = ()  #: keys that the first images are copied from
+
+    @property
+    def sources(self) -> Sequence[str | Upload]:
+        """What each image of the request is stored from: a key, or a file that was sent."""
+        return [*self.copies, *self.uploads]
 
     @property
     def manifest(self) -> bytes:
@@ -131,11 +136,10 @@ class Preparation:
         """Return a new job that asks what `old` was asked. Raises `NotFound` where that is no longer stored."""
         id = new_id("job")
         try:
-            asked = await self._stored_request(old.id)
+            asked = await self._storage.request(old.id)
         except ObjectMissing as error:
             raise NotFound("the request of this job is no longer stored, so it can't be retried") from error
-        images = tuple(image.model_copy(update={"key": image_key(id, n)}) for n, image in enumerate(asked.images))
-        request = asked.model_copy(update={"images": images})
+        request = asked.model_copy(update={"images": placed(id, asked.images)})
         job = Job(
             id=id,
             **{name: getattr(old, name) for name in _CLONED},
@@ -182,14 +186,11 @@ class Preparation:
             if job.state is not State.SUCCEEDED:
                 raise UnknownParent(field="parent")
             output = await self._storage.output(job)
-            request = await self._stored_request(parent)
+            request = await self._storage.request(parent)
         except (NotFound, ObjectMissing, ResultLost) as error:
             raise UnknownParent(field="parent") from error
         answer = Message(role="assistant", content=output.text)
         return ParentContext((*request.messages, answer), request.images, request.groups)
-
-    async def _stored_request(self, id: str) -> Request:
-        return Manifest.model_validate_json(await self._storage.get(manifest_key(id))).request
 
 
 def _inline(request: Request) -> str:

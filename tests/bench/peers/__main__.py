@@ -7,11 +7,19 @@ import time
 from collections.abc import Iterator, Sequence
 
 from tests.bench.accept import jpeg, machine
+from tests.bench.figures import at_least, at_most
 from tests.bench.peers import kills
 from tests.bench.peers.speed import Measurement
 from tests.bench.peers.systems import PEERS, peers_installed, started
 
 Figures = dict[str, list[float]]
+#: Beside Celery: how a figure's name begins, the ratio that it is to keep.
+GOALS = (
+    ("jobs/s", 1.2, at_least),
+    ("CPU ms a job", 0.8, at_most),
+    ("accepted/s", 1.1, at_least),
+    ("submit to result, idle", 1.0, at_most),
+)
 
 
 def main() -> None:
@@ -28,7 +36,9 @@ def main() -> None:
     image = jpeg()
     print(f"{time.strftime('%d %B %Y')}, {machine()}, load {os.getloadavg()[0]:.1f}, image of {len(image)} bytes\n")
     if not chosen.skip_speed:
-        print("\n".join(speed_table(measure(chosen.only, chosen.rounds, chosen.jobs, image))), flush=True)
+        found = measure(chosen.only, chosen.rounds, chosen.jobs, image)
+        print("\n".join(speed_table(found)), flush=True)
+        note_goals(found)
     if not chosen.skip_kills:
         print("\n".join(kill_table(chosen.only, image)), flush=True)
 
@@ -55,6 +65,20 @@ def speed_table(found: dict[str, Figures]) -> Iterator[str]:
         cells = [f"{medians[name]:.1f}" if name in medians else "" for name in names]
         ratio = medians["tileq"] / medians["celery"] if {"tileq", "celery"} <= medians.keys() else None
         yield f"| {figure} | {' | '.join(cells)} |" + ((f" {ratio:.2f} |" if ratio else " |") if both else "")
+
+
+def note_goals(found: dict[str, Figures]) -> None:
+    """Note what tileq's figures are beside Celery's."""
+    if not {"tileq", "celery"} <= set(found):
+        return
+    ours, theirs = (
+        {figure: statistics.median(values) for figure, values in found[name].items()} for name in ("tileq", "celery")
+    )
+    for start, bound, note in GOALS:
+        (figure,) = [figure for figure in theirs if figure.startswith(start)]
+        note(f"{figure}, beside Celery + FastAPI", ours[figure] / theirs[figure], bound)
+    delay = "webhook from the end, idle, p50 ms"
+    at_most(delay.removesuffix(" ms"), ours[delay], 5, "ms")
 
 
 def kill_table(names: Sequence[str], image: bytes) -> Iterator[str]:

@@ -150,8 +150,7 @@ def test_two_prefixes_share_a_bucket_and_see_only_their_own_keys(s3: S3) -> None
     assert (one.get("jobs/a"), other.get("jobs/a")) == (b"one", b"other")
     assert list(one.keys("jobs/")) == ["jobs/a", "jobs/b"]
     assert list(whole.keys("team/")) == ["team/one/jobs/a", "team/one/jobs/b", "team/other/jobs/a"]
-    one.copy("jobs/a", "jobs/c")
-    assert one.delete("jobs/") == 3
+    assert one.delete("jobs/") == 2
     assert other.get("jobs/a") == b"other"
     assert whole.delete("team/") == 1
 

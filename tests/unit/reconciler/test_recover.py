@@ -1,7 +1,7 @@
 """Losing Redis entirely costs recomputing, not jobs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,9 +12,19 @@ from shared.ended import write_ended_markers
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.records import JobOutput, WebhookTarget
+from shared.request_archive import MANIFEST, manifest_bytes, pack, replace_manifest
 from shared.requests import Manifest, Request
 from shared.settings import Settings
-from shared.storage import MemoryStorage, batch_key, delete_job_objects, ended_key, image_key, manifest_key, result_key
+from shared.storage import (
+    MemoryStorage,
+    archive_key,
+    batch_key,
+    delete_job_objects,
+    ended_key,
+    image_key,
+    manifest_key,
+    result_key,
+)
 from shared.store import batches, transitions
 from shared.store.client import Store, memory_store
 from shared.store.stats import get_stats
@@ -27,11 +37,14 @@ from workers.reconciler.recover import recover, sweep
 ASKED = Request(model="m", messages=(Message(role="user", content="What?"),))
 
 
-def stored(objects: MemoryStorage, **changes: object) -> Job:
+def stored(objects: MemoryStorage, *, former: bool = False, **changes: object) -> Job:
+    """Store what intake does of a job, or, `former`, what that of a former release did."""
     job = Job(id=new_id("job"), tenant="t", model="m", start_within=60, run_within=60, retain=60)
     job = replace(job, **changes)  # type: ignore[arg-type]
     manifest = Manifest(record=job.to_hash(), request=ASKED)
-    objects.put(manifest_key(job.id), manifest.model_dump_json().encode(), "application/json")
+    content = manifest.model_dump_json().encode()
+    key, data = (manifest_key(job.id), content) if former else (archive_key(job.id), pack({MANIFEST: content}))
+    objects.put(key, data, "")
     objects.put(image_key(job.id, 0), b"x", "image/png")
     return job
 
@@ -46,11 +59,12 @@ def counted(counts: dict[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def test_a_job_with_a_result_is_restored_and_any_other_is_queued_again() -> None:
+@pytest.mark.parametrize("former", [False, True])
+def test_a_job_with_a_result_is_restored_and_any_other_is_queued_again(former: bool) -> None:
     store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
     waiting, done = (
-        stored(objects, metadata={"order": "1"}),
-        stored(objects, webhook=HOOK | {"events": ["job.succeeded"]}),
+        stored(objects, former=former, metadata={"order": "1"}),
+        stored(objects, former=former, webhook=HOOK | {"events": ["job.succeeded"]}),
     )
     for attempt, text in ((2, "old"), (10, "new")):
         objects.put(result_key(done.id, attempt), stored_result(text, attempt).to_bytes(), "application/json")
@@ -123,9 +137,10 @@ def test_a_job_whose_marker_is_unreadable_is_not_run() -> None:
     assert hints.sent == []
 
 
-def test_a_job_that_was_deleted_in_part_is_not_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("former", [False, True])
+def test_a_job_that_was_deleted_in_part_is_not_restored(monkeypatch: pytest.MonkeyPatch, former: bool) -> None:
     objects, hints = MemoryStorage(), RecordedHints()
-    job = stored(objects)
+    job = stored(objects, former=former)
     delete = objects.delete
 
     def delete_one(prefix: str) -> int:
@@ -186,15 +201,16 @@ def test_a_batch_whose_jobs_had_all_ended_ends_also_if_one_is_unreadable() -> No
     store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
     batch, (done, broken) = batch_of(objects, 2)
     objects.put(result_key(done.id, 1), stored_result("a", 1).to_bytes(), "application/json")
-    objects.put(manifest_key(broken.id), b"{", "application/json")
+    objects.put(archive_key(broken.id), b"{", "application/json")
     assert counted(recover(store, objects, hints)) == {"succeeded": 1, "unreadable": 1}
     assert ended(store, batch)
     assert ("webhooks", message_id(batch, "ended")) in hints.sent
 
 
-def test_an_unreadable_manifest_is_counted_and_does_not_stop_the_others() -> None:
+@pytest.mark.parametrize("key_of", [manifest_key, archive_key])
+def test_an_unreadable_manifest_is_counted_and_does_not_stop_the_others(key_of: Callable[[str], str]) -> None:
     store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
-    objects.put(manifest_key(new_id("job")), b"{", "application/json")
+    objects.put(key_of(new_id("job")), b"{", "application/json")
     job = stored(objects)
     assert recover(store, objects, hints)["unreadable"] == 1
     assert read(store, job).state is State.QUEUED
@@ -203,10 +219,10 @@ def test_an_unreadable_manifest_is_counted_and_does_not_stop_the_others() -> Non
 def test_an_unreadable_manifest_is_reported_without_its_content() -> None:
     store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
     job = stored(objects)
-    manifest = json.loads(objects.get(manifest_key(job.id)))
+    manifest = json.loads(manifest_bytes(objects, archive_key(job.id)))
     manifest["record"]["webhook"] = json.dumps({"headers": {"Authorization": "Bearer s3cret"}})
     manifest["request"]["messages"] = [{"role": "s3cret", "content": 7}]
-    objects.put(manifest_key(job.id), json.dumps(manifest).encode(), "application/json")
+    replace_manifest(objects, archive_key(job.id), json.dumps(manifest).encode())
     with capture_logs() as logs:
         assert counted(recover(store, objects, hints)) == {"unreadable": 1}
     assert "role" in str(logs)

@@ -10,6 +10,7 @@ import pytest
 from shared.ended import EndedMarker
 from shared.errors import QueueUnavailable
 from shared.jobs import Job, State
+from shared.request_archive import pack, unpack
 from shared.requests import Generation
 from shared.settings import Settings
 from shared.storage import ended_key, result_key
@@ -141,9 +142,19 @@ def missing_image(worker: WorkerFixture) -> None:
     worker.objects.delete("jobs/")
 
 
-def other_bytes(worker: WorkerFixture) -> None:
+def no_archive(worker: WorkerFixture) -> None:
     for key in list(worker.objects.keys("jobs/")):
         worker.objects.put(key, b"others", "image/png")
+
+
+def other_bytes(worker: WorkerFixture) -> None:
+    for key in list(worker.objects.keys("jobs/")):
+        worker.objects.put(key, pack({**unpack(worker.objects.get(key)), "image-0": b"others"}), "")
+
+
+def image_left_out(worker: WorkerFixture) -> None:
+    for key in list(worker.objects.keys("jobs/")):
+        worker.objects.put(key, pack({"request.json": b"{}"}), "")
 
 
 def storage_full(worker: WorkerFixture) -> None:
@@ -158,7 +169,9 @@ def no_decoder(worker: WorkerFixture) -> None:
     ("trouble", "code"),
     [
         (missing_image, "storage_unavailable"),
+        (no_archive, "storage_unavailable"),
         (other_bytes, "storage_unavailable"),
+        (image_left_out, "storage_unavailable"),
         (storage_full, "storage_unavailable"),
         (no_decoder, "worker_lost"),
     ],

@@ -42,6 +42,13 @@ def test_a_job_is_answered(worker: WorkerFixture) -> None:
     assert ended.result == result_key(job.id, 1)
 
 
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_job_of_a_former_release_is_answered_from_its_objects(worker: WorkerFixture, inline: bool) -> None:
+    job = worker.submit("?", images=[b"one", b"two"], inline=inline, former=True)
+    assert worker.handle_hint() == 1
+    assert worker.read(job).tiles == 6
+
+
 STAGES = ("queue", "fetch", "tile", "engine_wait", "vision", "prefill", "decode")
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -16,9 +16,10 @@ from shared.events import TextDelta, stream_key
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.models import BY_ID
+from shared.request_archive import MANIFEST, pack, placed
 from shared.requests import Generation, Manifest, Request, StoredImage
 from shared.settings import Settings
-from shared.storage import MemoryStorage, image_key, manifest_key
+from shared.storage import MemoryStorage, archive_key, image_key
 from shared.store import transitions
 from shared.store.client import Store, memory_store
 from shared.store.command import StoreCommand
@@ -215,26 +216,33 @@ class WorkerFixture:
         inline: bool = True,
         generation: Generation | None = None,
         record: dict[str, Any] | None = None,
+        former: bool = False,
         **changes: Any,
     ) -> Job:
-        """Take a job in as intake does."""
+        """Take a job in as intake does, `former`: as that of a former release did."""
         id = new_id("job")
         messages = tuple(
             Message(role="assistant" if n % 2 else "user", content=text) for n, text in enumerate(texts or ("hello",))
         )
-        stored = tuple(self._store_image(image_key(id, n), data) for n, data in enumerate(images))
+        stored = tuple(self._described(image_key(id, n), data) for n, data in enumerate(images))
+        stored = stored if former else placed(id, stored)
         request = Request(
             model=MODEL, messages=messages, images=stored, groups=groups, generation=generation or Generation()
         )
         job = Job(id=id, tenant="acme", model=MODEL, start_within=60, run_within=60, retain=60)
         job = replace(job, **({"request": request.model_dump_json() if inline else ""} | changes | (record or {})))
         manifest = Manifest(record=job.to_hash(), request=request)
-        self.objects.put(manifest_key(id), manifest.model_dump_json().encode(), "application/json")
+        members = {f"image-{n}": data for n, data in enumerate(images)}
+        self._store_objects(id, {MANIFEST: manifest.model_dump_json().encode()} | members, former)
         self.store.run(transitions.submit("acme", [job], max_queued=1000, grace=0))
         return job
 
-    def _store_image(self, key: str, data: bytes) -> StoredImage:
-        self.objects.put(key, data, "image/png")
+    def _store_objects(self, id: str, members: Mapping[str, bytes], former: bool) -> None:
+        objects = {f"jobs/{id}/{name}": data for name, data in members.items()} if former else {}
+        for key, data in (objects or {archive_key(id): pack(members)}).items():
+            self.objects.put(key, data, "")
+
+    def _described(self, key: str, data: bytes) -> StoredImage:
         return StoredImage(
             key=key,
             media_type="image/png",

@@ -288,7 +288,7 @@ def test_a_result_that_is_gone_fails_the_message_and_says_so(store: Store, objec
 
 def test_a_storage_that_is_down_costs_a_message_no_attempt(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     class Down(MemoryStorage):
-        def get(self, key: str) -> bytes:
+        def get(self, key: str, size: int | None = None) -> bytes:
             raise StorageDown("down")
 
     monkeypatch.setattr(module, "RELEASE_DELAY_S", 0.01)

@@ -16,6 +16,7 @@ from pydantic_core import to_json
 
 from shared.errors import ObjectMissing, Permanent, StorageDown, Transient
 from shared.records import JobImage
+from shared.request_archive import read_images
 from shared.requests import StoredImage
 from shared.storage import ObjectStorage, view_key
 from shared.tiling import TILE
@@ -56,7 +57,19 @@ class ImagePipeline:
 
     def fetch(self, attempt: Abortable, images: Sequence[StoredImage]) -> list[bytes]:
         """Return the bytes of `images` as they were submitted. Raises `Transient`."""
-        return self._map(attempt, self._fetch, images)
+        try:
+            data = read_images(lambda keys: self._map(attempt, self._storage.get, keys), [one.key for one in images])
+        except MemoryError as error:
+            size = sum(image.bytes for image in images)
+            raise Transient("out_of_memory", f"no memory on this worker for images of {size} bytes") from error
+        except (ObjectMissing, StorageDown) as error:
+            raise Transient("storage_unavailable", error.detail) from error
+        except ValueError as error:
+            raise Transient("storage_unavailable", f"the images can't be read: {error}") from error
+        for image, content in zip(images, data, strict=True):
+            if hashlib.sha256(content).hexdigest() != image.sha256:
+                raise Transient("storage_unavailable", f"{image.key} came with other bytes than were stored")
+        return data
 
     def tile(
         self, attempt: Abortable, images: Sequence[StoredImage], data: Sequence[bytes], thumbnail: bool
@@ -90,15 +103,6 @@ class ImagePipeline:
         finally:
             for future in futures:
                 future.cancel()
-
-    def _fetch(self, image: StoredImage) -> bytes:
-        try:
-            data = fetch_object(self._storage, image.key)
-        except MemoryError as error:
-            raise Transient("out_of_memory", f"no memory on this worker for an image of {image.bytes} bytes") from error
-        if hashlib.sha256(data).hexdigest() != image.sha256:
-            raise Transient("storage_unavailable", f"{image.key} came with other bytes than were stored")
-        return data
 
     def _tile(self, n: int, data: bytes, max_tiles: int, thumbnail: bool) -> TiledImage:
         try:
@@ -145,11 +149,3 @@ def with_warnings(images: Sequence[JobImage], tiled: Sequence[TiledImage]) -> st
             log.warning("image decoded with a warning", image=n, warning=image.warning)
     warned = [old.model_copy(update={"warning": new.warning}) for old, new in zip(images, tiled, strict=False)]
     return to_json(warned, exclude_none=True).decode()
-
-
-def fetch_object(storage: ObjectStorage, key: str) -> bytes:
-    """Return an object that must exist. Raises `Transient` if it can't be read."""
-    try:
-        return storage.get(key)
-    except (ObjectMissing, StorageDown) as error:
-        raise Transient("storage_unavailable", error.detail) from error

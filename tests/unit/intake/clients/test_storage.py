@@ -6,6 +6,7 @@ from typing import Any
 
 from services.intake.clients.storage import Storage
 from services.intake.uploads import Upload
+from shared.requests import StoredImage
 from shared.storage import MemoryStorage
 
 
@@ -24,7 +25,19 @@ class Recorded(MemoryStorage):
 def test_an_upload_is_stored_with_the_digest_that_was_computed_as_it_arrived() -> None:
     objects = Recorded()
     storage = Storage(objects)
-    asyncio.run(storage.put_upload("k", Upload.of("image", b"data"), "image/png"))
+    upload = Upload.of("image", b"data")
+    image = StoredImage(
+        key="k",
+        media_type="image/png",
+        bytes=4,
+        width=1,
+        height=1,
+        sha256=upload.sha256,
+        max_tiles=1,
+        grid=(1, 1),
+        tiles=1,
+    )
+    asyncio.run(storage.put_image(image, upload))
     storage.close()
     assert objects.digests == [hashlib.sha256(b"data").hexdigest()]
     assert objects.get("k") == b"data"

@@ -6,8 +6,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from shared.requests import Manifest
-from shared.storage import manifest_key
+from shared.request_archive import read_manifest
 from tests.unit.intake.app_fixture import App, once_waiting, running_app
 from tests.unit.intake.image_files import picture
 from tests.unit.intake.openai.test_responses import again, answer, data_uri, request_of
@@ -34,7 +33,7 @@ def test_an_image_is_asked_about(intake: App, sdk: OpenAI) -> None:
     assert found.usage is not None
     assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
     job = found.id.replace("chatcmpl-", "job_")
-    request = Manifest.model_validate_json(intake.objects.get(manifest_key(job))).request
+    request = read_manifest(intake.objects, job).request
     assert [turn.content for turn in request.messages] == ["Be brief.", "<image>\nWhat is it?"]
     assert (request.generation.stop, request.generation.seed, request.generation.max_new_tokens) == (("END",), 7, 20)
     assert request.images[0].max_tiles == 1

@@ -8,8 +8,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from shared.requests import Manifest
-from shared.storage import manifest_key
+from shared.request_archive import read_manifest
 from tests.unit.intake.app_fixture import App, once_waiting, running_app
 from tests.unit.intake.image_files import picture
 
@@ -36,7 +35,7 @@ def answer(intake: App, *pieces: str) -> None:
 
 def request_of(intake: App, response: str) -> Any:
     job = response.replace("resp_", "job_")
-    return Manifest.model_validate_json(intake.objects.get(manifest_key(job))).request
+    return read_manifest(intake.objects, job).request
 
 
 def stream_of(intake: App, path: str) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shared.requests import Manifest
-from shared.storage import MemoryStorage, batch_key, manifest_key, result_key
+from shared.request_archive import read_manifest
+from shared.storage import MemoryStorage, batch_key, result_key
 from shared.views import BatchBody
 from tests.unit.intake.app_fixture import Answer, App, problem, running_app
 from tests.unit.intake.image_files import picture
@@ -77,10 +77,7 @@ def test_defaults_are_what_a_job_does_not_say(intake: App) -> None:
     first, second = intake.http.get(f"/v1/batches/{id}/jobs").json()["data"]
     assert (first["images"][0]["tiles"], second["images"][0]["tiles"]) == (3, 1)
     assert first["webhook"]["url"] == second["webhook"]["url"] == "http://127.0.0.1:9009/"
-    generations = [
-        Manifest.model_validate_json(intake.objects.get(manifest_key(job["id"]))).request.generation
-        for job in (first, second)
-    ]
+    generations = [read_manifest(intake.objects, job["id"]).request.generation for job in (first, second)]
     assert [(one.max_new_tokens, one.temperature) for one in generations] == [(9, 0.5), (9, 0)]
 
 
@@ -213,11 +210,11 @@ class Meeting(MemoryStorage):
         super().__init__()
         self._barrier = threading.Barrier(parties, timeout=5)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, size: int | None = None) -> bytes:
         """See `Objects.get`."""
         if "/result-" in key:
             self._barrier.wait()
-        return super().get(key)
+        return super().get(key, size)
 
 
 def test_results_and_pages_of_many_jobs(intake: App) -> None:

@@ -113,7 +113,7 @@ class TestListing:
 
     def test_a_list_reads_no_object_and_says_what_it_leaves_out(self) -> None:
         class Unreadable(MemoryStorage):
-            def get(self, key: str) -> bytes:
+            def get(self, key: str, size: int | None = None) -> bytes:
                 raise StorageDown("the object storage did not answer GET")
 
         with running_app(Unreadable()) as intake:

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import pytest
 
 from services.intake.schemas.requests import JobRequest
-from shared.requests import Generation, Manifest
-from shared.storage import manifest_key
+from shared.request_archive import read_manifest
+from shared.requests import Generation
 from tests.unit.intake.app_fixture import App, problem
 from tests.unit.intake.image_files import picture
 
@@ -29,7 +29,7 @@ def post(intake: App, *parts: bytes) -> Any:
 
 def prompt_of(intake: App, answer: Any) -> str:
     assert answer.status_code == 202, answer.text
-    manifest = Manifest.model_validate_json(intake.objects.get(manifest_key(answer.json()["id"])))
+    manifest = read_manifest(intake.objects, answer.json()["id"])
     return manifest.request.messages[0].content
 
 
@@ -202,7 +202,7 @@ class TestJson:
         batch = intake.http.post("/v1/batches", json={"jobs": jobs, "defaults": defaults, "metadata": None})
         assert batch.status_code == 202, batch.text
         (job,) = intake.http.get(f"/v1/batches/{batch.json()['id']}/jobs").json()["data"]
-        manifest = Manifest.model_validate_json(intake.objects.get(manifest_key(job["id"])))
+        manifest = read_manifest(intake.objects, job["id"])
         assert manifest.request.images[0].max_tiles == 6
 
     def test_null_is_absent_in_a_webhook_too(self, intake: App) -> None:

@@ -10,12 +10,13 @@ from redis.exceptions import NoPermissionError
 from shared.errors import StorageDown
 from shared.jobs import State
 from shared.records import WebhookTarget
-from shared.requests import Manifest
-from shared.storage import MemoryStorage, manifest_key
+from shared.request_archive import MAX_ARCHIVED_BYTES, read_image, read_images, read_manifest, unpack
+from shared.storage import MemoryStorage, archive_key, image_key, manifest_key
 from tests.unit.intake.app_fixture import App, once_waiting, problem, running_app
 from tests.unit.intake.image_files import picture, turned
 
 JPEG = picture("JPEG", (1920, 1440))
+LARGE = JPEG + bytes(MAX_ARCHIVED_BYTES)  #: behind the end of an image anything may follow
 
 
 def test_a_form_of_a_shell_is_taken_in(intake: App) -> None:
@@ -57,13 +58,25 @@ def test_a_form_of_a_shell_is_taken_in(intake: App) -> None:
 
 def test_what_is_stored_recreates_the_job(intake: App) -> None:
     id = intake.accepted(JPEG, metadata={"order": "4711"}, generation={"max_new_tokens": 7, "stop": ["."]})
-    manifest = Manifest.model_validate_json(intake.objects.get(manifest_key(id)))
-    assert intake.objects.get(manifest.request.images[0].key) == JPEG
+    manifest = read_manifest(intake.objects, id)
+    assert list(intake.objects.keys("jobs/")) == [archive_key(id)]
+    assert read_images(lambda keys: [intake.objects.get(key) for key in keys], [manifest.request.images[0].key]) == [
+        JPEG
+    ]
     assert manifest.request.messages[0].content == "<image>\nWhat is this?"
     assert (manifest.request.groups, manifest.request.generation.max_new_tokens) == ((1,), 7)
     assert manifest.record["metadata"] == '{"order":"4711"}'
     assert "request" not in manifest.record
     assert intake.job(id).request == manifest.request.model_dump_json()
+
+
+def test_a_large_image_is_an_object_of_its_own_here_and_in_what_follows(intake: App) -> None:
+    parent = intake.answered("Large.", LARGE)
+    child = intake.accepted(JPEG, parent=parent)
+    for id in (parent, child):
+        assert list(intake.objects.keys(f"jobs/{id}/image")) == [image_key(id, 0)]
+        assert intake.http.get(f"/v1/jobs/{id}/images/0").content == LARGE
+    assert intake.http.get(f"/v1/jobs/{child}/images/1").content == JPEG
 
 
 def test_a_large_request_is_not_copied_into_its_record(intake: App) -> None:
@@ -85,7 +98,7 @@ def test_json_takes_pictures_as_data_uris(intake: App) -> None:
 
 def test_one_prompt_with_two_pictures_is_one_block(intake: App) -> None:
     id = intake.accepted(JPEG, picture("PNG"))
-    request = Manifest.model_validate_json(intake.objects.get(manifest_key(id))).request
+    request = read_manifest(intake.objects, id).request
     assert (request.groups, request.messages[0].content) == ((2,), "<image>\nWhat is this?")
 
 
@@ -96,7 +109,7 @@ def test_marks_place_the_pictures(intake: App) -> None:
         {"role": "user", "content": "Which one is newer?"},
     ]
     id = intake.accepted(JPEG, picture("PNG"), messages=messages)
-    request = Manifest.model_validate_json(intake.objects.get(manifest_key(id))).request
+    request = read_manifest(intake.objects, id).request
     assert request.groups == (1, 1)
     assert [message.model_dump() for message in request.messages] == messages
 
@@ -120,7 +133,7 @@ SYSTEM = {"role": "system", "content": "Answer with one word."}
 
 
 def stored_messages(intake: App, id: str) -> list[tuple[str, str]]:
-    request = Manifest.model_validate_json(intake.objects.get(manifest_key(id))).request
+    request = read_manifest(intake.objects, id).request
     return [(message.role, message.content) for message in request.messages]
 
 
@@ -156,7 +169,7 @@ def test_a_conversation_that_continues_keeps_its_system_message(intake: App) -> 
 )
 def test_any_other_text_stays_text(intake: App, text: str) -> None:
     id = intake.accepted(messages=[{"role": "user", "content": text}])
-    assert Manifest.model_validate_json(intake.objects.get(manifest_key(id))).request.messages[0].content == text
+    assert read_manifest(intake.objects, id).request.messages[0].content == text
 
 
 @pytest.mark.parametrize("prompt", ["", " \n\t", "\0\x01", "\u200b"])
@@ -288,23 +301,37 @@ class TestParent:
     def test_its_rounds_and_pictures_come_first(self, intake: App) -> None:
         parent = intake.answered("A stop sign.", JPEG, tiles=6)
         child = intake.accepted(picture("PNG"), parent=parent)
-        request = Manifest.model_validate_json(intake.objects.get(manifest_key(child))).request
+        request = read_manifest(intake.objects, child).request
         assert [(message.role, message.content) for message in request.messages] == [
             ("user", "<image>\nWhat is this?"),
             ("assistant", "A stop sign."),
             ("user", "<image>\nWhat is this?"),
         ]
         assert request.groups == (1, 1)
-        assert [image.key for image in request.images] == [f"jobs/{child}/image-0", f"jobs/{child}/image-1"]
+        assert [image.key.partition(".tar/")[2] for image in request.images] == ["image-0", "image-1"]
         assert [image.max_tiles for image in request.images] == [6, 12]
-        assert intake.objects.get(f"jobs/{child}/image-0") == JPEG
+        assert read_image(intake.objects, child, 0) == JPEG
         assert intake.http.get(f"/v1/jobs/{child}").json()["parent"] == parent
+
+    @pytest.mark.parametrize("retried", [False, True])
+    def test_one_of_a_former_release_lies_in_other_objects(self, intake: App, retried: bool) -> None:
+        parent = intake.answered("A stop sign.", JPEG)
+        members, old = unpack(intake.objects.get(archive_key(parent))), image_key(parent, 0)
+        intake.objects.delete(archive_key(parent))
+        intake.objects.put(old, members["image-0"], "image/jpeg")
+        manifest = members["request.json"].replace(f"{archive_key(parent)}/image-0".encode(), old.encode())
+        intake.objects.put(manifest_key(parent), manifest, "application/json")
+        assert intake.http.get(f"/v1/jobs/{parent}/images/0").content == JPEG
+        answer = intake.http.post(f"/v1/jobs/{parent}/retry") if retried else intake.submit("?", parent=parent)
+        child = answer.json()["id"]
+        assert read_image(intake.objects, child, 0) == JPEG
+        assert list(intake.objects.keys(f"jobs/{child}/")) == [archive_key(child)]
 
     def test_a_third_round_stands_on_both(self, intake: App) -> None:
         parent = intake.answered("One.", JPEG)
         second = intake.answered("Two.", parent=parent)
         third = intake.accepted(parent=second)
-        request = Manifest.model_validate_json(intake.objects.get(manifest_key(third))).request
+        request = read_manifest(intake.objects, third).request
         assert [message.content for message in request.messages if message.role == "assistant"] == ["One.", "Two."]
         assert len(request.images) == 1
 
@@ -312,7 +339,7 @@ class TestParent:
         parent = intake.accepted()
         intake.succeed(intake.claim(), "long " * 3000, inline=False)
         child = intake.accepted(parent=parent)
-        request = Manifest.model_validate_json(intake.objects.get(manifest_key(child))).request
+        request = read_manifest(intake.objects, child).request
         assert request.messages[1].content == "long " * 3000
 
     def test_one_that_has_not_succeeded_is_unknown(self, intake: App) -> None:
@@ -387,10 +414,10 @@ class TestWebhook:
 
 
 class Broken(MemoryStorage):
-    """A storage that takes no pictures."""
+    """A storage that takes no archives."""
 
     def put(self, key: str, data: Any, media_type: str, size: int | None = None, sha256: str = "") -> None:
-        if "image" in key:
+        if key.endswith(".tar"):
             raise StorageDown("the object storage did not answer PUT")
         super().put(key, data, media_type, size, sha256)
 
@@ -408,7 +435,7 @@ class TestTrouble:
 
     def test_storage_that_fails_is_503(self) -> None:
         with running_app(Broken()) as intake:
-            answer = intake.submit("?", JPEG)
+            answer = intake.submit("?", LARGE)
             assert "nothing was accepted" in problem(answer, 503, "storage_unavailable")["detail"]
             assert "retry-after" in answer.headers
             assert intake.http.get("/v1/jobs").json()["data"] == []
