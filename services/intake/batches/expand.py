@@ -7,10 +7,10 @@ from typing import Literal
 
 from services.intake.batches import metrics
 from services.intake.batches.lines import Line
-from services.intake.batches.requests import LineRefused, of_body, read_envelope, read_submission
+from services.intake.batches.requests import ENDPOINTS, LineRefused, of_body, read_envelope, read_submission
 from services.intake.context import AppContext
 from services.intake.openai.parse import SubmissionBuilder
-from services.intake.openai.surface import envelope, error_status
+from services.intake.openai.surface import envelope, error_status, params_named
 from services.intake.principal import Principal
 from services.intake.rendering import to_json
 from services.intake.submission.model import Submission
@@ -121,11 +121,14 @@ class Expander:
             return Expanded(line, refused=_refusal(custom_id, refused.error))
 
     async def _prepared(self, turn: _Turn, line: Line, asked: Submission) -> PreparedJob:
-        batch = turn.batch
+        batch, id = turn.batch, line_job_id(turn.batch.id, line.number)
         try:
             require_reading_of_parent(turn.caller, asked)
-            id = line_job_id(batch.id, line.number)
-            prepared = await self._context.preparation.prepare(batch.tenant, asked, {}, trace="", batch=batch.id, id=id)
+            with params_named(ENDPOINTS[turn.file.endpoint].names) as images:
+                images += [upload.name for upload in asked.uploads]
+                prepared = await self._context.preparation.prepare(
+                    batch.tenant, asked, {}, trace="", batch=batch.id, id=id
+                )
         except RequestError as error:
             raise of_body(error) from error
         left_s = turn.left_s

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from services.intake.batches.worker import BatchWorker
-from services.intake.openai.batches import FileBatchBody, file_batch_body
 from shared.batches import line_job_id
 from shared.files import FileWriter, content_key
-from shared.jobs import State
 from shared.store import batches, files, transitions
 from tests.unit.intake.app_fixture import App, running_app
 
@@ -118,7 +116,7 @@ def test_an_invalid_line_refuses_the_batch_with_its_number(app: App) -> None:
         (3, "duplicate_custom_id", "custom_id"),
         (4, "invalid_method", "method"),
         (5, "mismatched_endpoint", "url"),
-        (6, "invalid_field", "body.messages"),
+        (6, "invalid_field", "body.temperature"),
         (7, "unsupported_parameter", "body.stream"),
     ]
 
@@ -157,7 +155,8 @@ def test_an_older_claim_queues_nothing(app: App) -> None:
     old, _ = app.store.run(batches.claim(0))
     app.store.client.zadd("tileq:batches_due", {id: 0})
     app.store.run(batches.claim(60))
-    assert old is not None and old.file is not None
+    assert old is not None
+    assert old.file is not None
     left = app.call(BatchWorker(app.context)._expand, old, old.file, 3600.0)
     assert left == 0
     assert seen(app, id)["tileq"]["lines_read"] == 0
