@@ -28,7 +28,7 @@ def line(n: int, url: str = CHAT, **changed: Any) -> dict[str, Any]:
     return {"custom_id": f"line-{n}", "method": "POST", "url": url, "body": body} | changed
 
 
-def upload(app: App, lines: Sequence[dict[str, Any] | str], purpose: Any = "batch") -> str:
+def upload(app: App, lines: Sequence[Any], purpose: Any = "batch") -> str:
     writer = FileWriter(app.objects, tenant="local")
     for one in lines:
         writer.write((one if isinstance(one, str) else json.dumps(one)).encode() + b"\n")
@@ -37,7 +37,7 @@ def upload(app: App, lines: Sequence[dict[str, Any] | str], purpose: Any = "batc
     return file.id
 
 
-def created(app: App, lines: Sequence[dict[str, Any] | str], **asked: Any) -> str:
+def created(app: App, lines: Sequence[Any], **asked: Any) -> str:
     body = {"input_file_id": upload(app, lines), "endpoint": CHAT, "completion_window": "24h"} | asked
     answer = app.http.post("/v1/batches", json=body)
     assert answer.status_code == 200, answer.text
