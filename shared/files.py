@@ -123,7 +123,7 @@ def default_retention(purpose: Purpose) -> float:
 
 
 def read(objects: ObjectStorage, file: File, start: int = 0) -> Iterator[bytes]:
-    """Yield the content from byte `start` on, piece by piece. Raises `StorageDown`, or `ObjectMissing` if it is gone."""
+    """Yield the content from byte `start` on, piece by piece. Raises `StorageDown` or `ObjectMissing`."""
     while start < file.bytes:
         piece = objects.get_range(content_key(file.id), start, RANGE_BYTES)
         if not piece:

@@ -16,9 +16,9 @@ _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 class Scope(StrEnum):
     """What a key may do. A key that names no scope may do everything."""
 
-    READ = "read"  #: Read jobs, batches, images, results, deliveries and models.
-    SUBMIT = "submit"  #: Submit jobs and batches.
-    CANCEL = "cancel"  #: Cancel jobs and batches, and delete ended jobs.
+    READ = "read"  #: Read jobs, batches, files, images, results, deliveries and models.
+    SUBMIT = "submit"  #: Submit jobs and batches, upload files.
+    CANCEL = "cancel"  #: Cancel jobs and batches, and delete ended jobs and files.
     MANAGE = "manage"  #: Rotate the webhook secret, test a webhook, deliver a message again.
 
 

@@ -17,7 +17,7 @@ class TenantLimits:
 
     requests: int = 0  #: calls in a minute
     queued: int = 0  #: jobs that wait for a worker
-    bytes: int = 0  #: bytes of images that a day's jobs store
+    bytes: int = 0  #: bytes of images and files that are stored in a day
     tokens: int = 0  #: tokens generated in a day; counted as jobs end, so those that run may pass the limit
 
     def overridden(self, override: "LimitOverride | None") -> Self:
@@ -29,6 +29,9 @@ class TenantLimits:
         """The limits that a submission is held to; empty where there is none."""
         named = {name: value for name, value in asdict(self).items() if name != "requests"}
         return named if any(named.values()) else {}
+
+
+NO_LIMITS = TenantLimits()
 
 
 class LimitOverride(pydantic.BaseModel):

@@ -239,6 +239,9 @@ class RequestSettings(ImageSettings):
         description="JSON bodies that one intake process holds at once, bytes; above it, 503 overloaded",
     )
     max_image_bytes: int = Field(20 << 20, ge=1, description="one image as sent")
+    max_file_bytes: int = Field(
+        200 << 20, ge=1, description="one file of `POST /v1/files`; of an image, max_image_bytes"
+    )
     max_images: int = Field(32, ge=1, description="images of one job, those of its parents included")
     max_tiles: int = Field(200, ge=1, description="tiles of one job, all images and thumbnails together")
     max_new_tokens: int = Field(4_096, ge=1, description="largest `max_new_tokens` of a request")
@@ -268,7 +271,7 @@ class LimitSettings(ProcessSettings):
     limit_requests: int = Field(0, ge=0, description="requests of one tenant in a minute; 0: no limit")
     limit_queued: int = Field(0, ge=0, description="queued jobs of one tenant; 0: no limit")
     limit_bytes: int = Field(
-        0, ge=0, description="bytes of images that one tenant's jobs store in a day (UTC); 0: no limit"
+        0, ge=0, description="bytes of images and files that one tenant stores in a day (UTC); 0: no limit"
     )
     limit_tokens: int = Field(0, ge=0, description="tokens generated for one tenant in a day (UTC); 0: no limit")
 

@@ -12,6 +12,7 @@ from services.intake.auth import Authenticator
 from services.intake.clients.background import TaskSet
 from services.intake.clients.changes import POLL_S, Changes
 from services.intake.clients.delta_reader import DeltaReader
+from services.intake.clients.files import FileStore
 from services.intake.clients.hints import HintPublisher
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.readiness import Readiness
@@ -22,7 +23,7 @@ from services.intake.errors import install_handlers
 from services.intake.event_stream import EventStreams
 from services.intake.middleware import RequestMiddleware
 from services.intake.native import NATIVE
-from services.intake.openai import chat, responses
+from services.intake.openai import chat, files, responses
 from services.intake.openapi import install_document
 from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
@@ -39,7 +40,10 @@ from shared.settings import IntakeSettings
 from shared.storage import ObjectStorage
 from shared.store.client import AsyncStore
 
-ROUTERS = (jobs.router, images.router, batches.router, webhooks.router, system.router, responses.router, chat.router)
+ROUTERS = (
+    *(jobs.router, images.router, batches.router, webhooks.router, system.router),
+    *(responses.router, chat.router, files.router),
+)
 
 
 def build_context(
@@ -95,6 +99,7 @@ def build_context(
         deltas=deltas,
         publisher=hints,
         readiness=readiness,
+        files=FileStore(store, storage, background),
         background=background,
     )
 

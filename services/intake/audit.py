@@ -12,6 +12,7 @@ ACTS = {
     ("POST", "/v1/jobs/{id}/retry"): "job.retry",
     ("DELETE", "/v1/jobs/{id}"): "job.delete",
     ("DELETE", "/v1/responses/{id}"): "job.delete",
+    ("DELETE", "/v1/files/{id}"): "file.delete",
     ("POST", "/v1/jobs/{id}/deliveries/{msg}/redeliver"): "delivery.redeliver",
     ("POST", "/v1/webhooks/test"): "webhook.test",
     ("POST", "/v1/webhooks/secret/rotate"): "webhook_secret.rotate",

@@ -1,7 +1,7 @@
 """What the routes need, built once by the factory and handed in."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -11,6 +11,7 @@ from services.intake.auth import Authenticator
 from services.intake.clients.background import TaskSet
 from services.intake.clients.changes import Changes
 from services.intake.clients.delta_reader import DeltaReader
+from services.intake.clients.files import FileStore
 from services.intake.clients.hints import HintPublisher
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.readiness import Readiness
@@ -26,6 +27,7 @@ from services.intake.submission.prepare import Preparation
 from services.intake.submission.service import Submissions
 from shared.errors import InvalidField
 from shared.keys import Scope
+from shared.limits import NO_LIMITS
 from shared.settings import IntakeSettings
 from shared.store.client import AsyncStore
 
@@ -54,6 +56,7 @@ class AppContext:
     deltas: DeltaReader
     publisher: HintPublisher
     readiness: Readiness
+    files: FileStore
     background: TaskSet
 
 
@@ -62,14 +65,20 @@ async def _context(request: Request) -> AppContext:
     return found
 
 
-def requires(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
-    """Return the dependency that authenticates a request and refuses a key without `scope`."""
+def requires(scope: Scope, *, stores_file: bool = False) -> Callable[[Request], Awaitable[Principal]]:
+    """Return the dependency that authenticates a request and refuses a key without `scope`.
+
+    A call that submits is held to the limits of submissions, one that only `stores_file` to that of bytes.
+    """
 
     async def authenticate(request: Request) -> Principal:
         context: AppContext = request.app.state.context
         principal = await context.authenticator.authenticate(request)
         request.state.principal = principal
-        await context.rate_limiter.admit(request, principal, submits=scope is Scope.SUBMIT)
+        held_to = principal.limits.tenant if scope is Scope.SUBMIT else NO_LIMITS
+        if stores_file:
+            held_to = replace(held_to, queued=0, tokens=0)
+        await context.rate_limiter.admit(request, principal, submission=held_to)
         principal.require(scope)
         _refuse_unknown_query(request)
         return principal
@@ -95,5 +104,6 @@ def _refuse_unknown_query(request: Request) -> None:
 Context = Annotated[AppContext, Depends(_context)]
 Reader = Annotated[Principal, Depends(requires(Scope.READ))]
 Submitter = Annotated[Principal, Depends(requires(Scope.SUBMIT))]
+Uploader = Annotated[Principal, Depends(requires(Scope.SUBMIT, stores_file=True))]
 Canceller = Annotated[Principal, Depends(requires(Scope.CANCEL))]
 Manager = Annotated[Principal, Depends(requires(Scope.MANAGE))]

@@ -15,6 +15,7 @@ ACCEPT = Histogram(
     buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
 ACCEPTED = Counter("tileq_jobs_accepted_total", "Jobs accepted")
+FILES = Counter("tileq_files_stored_total", "Files uploaded, by purpose", ["purpose"])
 RECEIVED = Counter("tileq_http_request_body_bytes_total", "Bytes of request bodies")
 REFUSED = Counter("tileq_http_refusals_total", "Refused requests by code", ["code"])
 LIMITED = Counter("tileq_limit_refusals_total", "Requests refused by a limit of their tenant", ["limit"])

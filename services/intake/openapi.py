@@ -107,6 +107,7 @@ EXTRA_SCHEMAS: tuple[type[BaseModel], ...] = (
     openai_schema.ResponseJson,
     openai_schema.ChatJson,
     openai_schema.FileBatchRequest,
+    openai_schema.FileForm,
 )
 
 

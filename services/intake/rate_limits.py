@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from services.intake.principal import Principal
 from services.intake.quotas import quota_exceeded
-from shared.limits import WINDOW_S, LimitState
+from shared.limits import WINDOW_S, LimitState, TenantLimits
 from shared.store import limits
 from shared.store.client import AsyncStore
 
@@ -22,12 +22,15 @@ class RateLimiter:
     def __init__(self, store: AsyncStore) -> None:
         self._store = store
 
-    async def admit(self, request: Request, principal: Principal, *, submits: bool) -> None:
-        """Count `request`. Raises `RateLimited`, `QuotaExceeded` for a submission, or `QueueUnavailable`."""
-        tenant = principal.limits.tenant
-        if not tenant.requests and not (submits and tenant.of_submissions):
+    async def admit(self, request: Request, principal: Principal, *, submission: TenantLimits) -> None:
+        """Count `request`, which is held to the limits `submission` too.
+
+        Raises `RateLimited`, `QuotaExceeded` where nothing would be accepted, or `QueueUnavailable`.
+        """
+        requests = principal.limits.tenant.requests
+        if not requests and not submission.of_submissions:
             return
-        admitted, states = await self._store.run(limits.admit(principal.tenant, tenant, submits=submits))
+        admitted, states = await self._store.run(limits.admit(principal.tenant, requests, submission))
         show_limits(request, states)
         if not admitted:
             raise quota_exceeded(states[-1])

@@ -70,3 +70,26 @@ class Upload:
         upload = cls(name)
         upload.write(data)
         return upload
+
+
+class StreamedUpload(Upload):
+    """A file that is passed on while it arrives: it holds the bytes only that were not taken yet, and has no hash."""
+
+    def __init__(self, name: str, filename: str | None = None) -> None:
+        super().__init__(name, filename)
+        self._pending = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Append `data`."""
+        self._pending += data
+        self.size += len(data)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that were not taken yet."""
+        return len(self._pending)
+
+    def take(self) -> bytes:
+        """Return the bytes that were not taken yet, and hold them no longer."""
+        taken, self._pending = bytes(self._pending), bytearray()
+        return taken

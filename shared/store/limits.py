@@ -24,17 +24,18 @@ def put(tenant: str, override: LimitOverride) -> StoreCommand[int]:
     return StoreCommand("limits_put", (tenant, text), int, durable=True)
 
 
-def admit(tenant: str, limits: TenantLimits, *, submits: bool) -> StoreCommand[tuple[bool, list[LimitState]]]:
+def admit(tenant: str, requests: int, submission: TenantLimits) -> StoreCommand[tuple[bool, list[LimitState]]]:
     """Count one request of `tenant`: whether it is admitted, and the limits that refuse it or are to be shown.
 
-    A request that `submits` is refused, too, where no further job would be taken.
+    It may be one of `requests` in a minute (0: any number), and is refused, too, where one of the limits `submission`
+    leaves no room.
     """
 
     def parse(reply: Any) -> tuple[bool, list[LimitState]]:
         return bool(reply[0]), [limit_state(one) for one in reply[1]]
 
-    submission = json.dumps(limits.of_submissions) if submits and limits.of_submissions else ""
-    return StoreCommand("admit", (tenant, limits.requests, submission), parse)
+    held_to = json.dumps(submission.of_submissions) if submission.of_submissions else ""
+    return StoreCommand("admit", (tenant, requests, held_to), parse)
 
 
 def limit_state(reply: Any) -> LimitState:

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from shared.jobs import Job, State
-from shared.limits import LimitState, TenantLimits
+from shared.limits import NO_LIMITS, LimitState, TenantLimits
 from shared.records import JobError
 from shared.store.command import StoreArgument, StoreCommand, TransitionResult, hash_to_dict
 from shared.store.limits import limit_state
 
-NO_LIMITS = TenantLimits()
 #: The reply to a heartbeat: go on; or stop, because of a cancellation, because `run_within` passed, or because another
 #: attempt may own the job.
 Verdict = Literal["ok", "cancel", "deadline_exceeded", "lease_lost"]

@@ -12,6 +12,7 @@ from prometheus_client import Counter
 from shared.broker import WEBHOOK_QUEUE, Hints, vision_queue
 from shared.ended import write_ended_markers
 from shared.errors import QueueUnavailable, StorageDown
+from shared.files import delete_file_objects
 from shared.settings import JobSettings
 from shared.storage import ObjectStorage, batch_key, delete_job_objects
 from shared.store import deliveries, transitions
@@ -94,17 +95,18 @@ class Reconciler:
             offset += read
 
     def purge(self) -> None:
-        """Delete the records past their retention; `empty_trash` deletes the objects of jobs."""
+        """Delete the records past their retention; `empty_trash` deletes the objects of jobs and files."""
         for id in self.store.run(transitions.purge()):
             log.info("record deleted after its retention", id=id)
             if id.startswith("batch_"):
                 self.objects.delete(batch_key(id))
 
     def empty_trash(self) -> None:
-        """Delete the objects of deleted jobs, and only then their ids."""
+        """Delete the objects of deleted jobs and files, and only then their ids."""
         ids = self.store.run(transitions.list_trash())
         for id in ids:
-            delete_job_objects(self.objects, id)
+            delete = delete_file_objects if id.startswith("file_") else delete_job_objects
+            delete(self.objects, id)
             self.store.run(transitions.purge_done([id]))
 
     def _attempt(self, step: Callable[[], None]) -> bool:

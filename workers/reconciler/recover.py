@@ -3,6 +3,7 @@
 Manifests are listed in the order of their ids, which is that of time.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby, islice
@@ -33,13 +34,14 @@ from shared.storage import (
 )
 from shared.store import transitions
 from shared.store.client import Store
+from workers.reconciler.recover_files import recover_files, sweep_files
 
 READ_AT_ONCE = 100  #: records asked for in one round trip
 log = structlog.get_logger(__name__)
 
 
 def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int]:
-    """Restore every job that has a manifest and no record; return how many there were of each kind.
+    """Restore every job that has a manifest and no record, and every file; return how many there were of each kind.
 
     A job with an ended marker is restored as failed, cancelled or expired, one with a result as succeeded; both send
     their webhook again under the same id. Any other job is queued. Repeating it, or running it beside a live service,
@@ -56,7 +58,7 @@ def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int
                 log.info("job restored", job=id, state=outcome)
     for key in objects.keys(BATCHES_PREFIX):
         hints.deliveries(*store.run(transitions.settle_batch(batch_id(key))))
-    return counts
+    return counts | {"files": recover_files(store, objects, time.time())}
 
 
 def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now: float) -> int:
@@ -70,7 +72,7 @@ def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now
             delete_job_objects(objects, id)
             swept += 1
             log.info("orphaned objects deleted", job=id)
-    return swept
+    return swept + sweep_files(store, objects, now)
 
 
 def _jobs(objects: ObjectStorage) -> Iterator[tuple[str, list[str]]]:

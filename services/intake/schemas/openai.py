@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.intake.schemas.requests import (
     Headers,
@@ -186,6 +186,23 @@ class ChatJson(ChatRequest):
 
     model_config = ConfigDict(json_schema_extra=lambda schema: _example(schema, _HELLO))
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]  # type: ignore[assignment]
+
+
+class FileForm(BaseModel):
+    """The form of `POST /v1/files`."""
+
+    file: Annotated[bytes, Field(json_schema_extra={"format": "binary"})]
+    purpose: Annotated[
+        Literal["vision", "batch", "user_data"],
+        Field(description="`vision`: an image; `batch`: requests as JSON Lines"),
+    ]
+    anchor: Annotated[Literal["created_at"] | None, Field(alias="expires_after[anchor]")] = None
+    seconds: Annotated[
+        int | None,
+        Field(
+            alias="expires_after[seconds]", ge=3600, le=2_592_000, description="30 days of a batch's files, else never"
+        ),
+    ] = None
 
 
 def _example(schema: dict[str, Any], value: dict[str, Any]) -> None:

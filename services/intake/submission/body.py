@@ -3,7 +3,7 @@
 import asyncio
 import codecs
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -78,7 +78,7 @@ class MultipartLimits:
     """What a multipart body may hold.
 
     `is_file` tells a file part from a field by its name; `check_field` raises for a large field that is not expected,
-    which is a file under a wrong name.
+    which is a file under a wrong name. Sizes are those of the settings where they are None.
     """
 
     is_file: Callable[[str], bool]
@@ -86,6 +86,9 @@ class MultipartLimits:
     max_fields: int = 32
     too_many_files: Callable[[], RequestError] = lambda: Malformed("the body has too many parts")
     check_field: Callable[[str], None] = lambda _: None
+    max_body_bytes: int | None = None
+    max_file_bytes: int | None = None
+    file_too_large: Callable[[int, int], RequestError] = image_too_large  #: (index, limit in bytes)
 
 
 async def read_body(
@@ -100,8 +103,25 @@ async def read_body(
     Raises `RequestError`.
     """
     if _media_type(request) == FORM:
-        return await _read_form(request, settings, limits)
+        return await _read_form(request, settings, limits, Upload, _nothing)
     return await _read_json(request, settings, read_object)
+
+
+async def read_streamed_form(
+    request: Request,
+    settings: IntakeSettings,
+    limits: MultipartLimits,
+    *,
+    open_file: Callable[[str, str | None], Upload],
+    drain: Callable[[], Awaitable[None]],
+) -> Form:
+    """Return the parts of a multipart body whose files come from `open_file` and are taken by `drain` as they grow.
+
+    Raises `RequestError`.
+    """
+    if _media_type(request) != FORM:
+        raise UnsupportedMediaType(f"this call accepts {FORM} only")
+    return await _read_form(request, settings, limits, open_file, drain)
 
 
 async def read_json(
@@ -165,17 +185,28 @@ def _media_type(request: Request) -> str:
     return kind
 
 
-async def _read_form(request: Request, settings: IntakeSettings, limits: MultipartLimits) -> Form:
+async def _nothing() -> None:
+    """Drain nothing."""
+
+
+async def _read_form(
+    request: Request,
+    settings: IntakeSettings,
+    limits: MultipartLimits,
+    open_file: Callable[[str, str | None], Upload],
+    drain: Callable[[], Awaitable[None]],
+) -> Form:
     """Return the parts of a multipart body. Raises `RequestError`."""
     _, options = parse_options_header(request.headers["content-type"])
     boundary = options.get(b"boundary", b"")
     if not boundary:
         raise Malformed("Content-Type multipart/form-data names no boundary")
-    parts = _Parts(limits, settings.max_image_bytes)
+    parts = _Parts(limits, limits.max_file_bytes or settings.max_image_bytes, open_file)
     try:
         parser = MultipartParser(boundary, parts.callbacks())  # type: ignore[arg-type]  # its TypedDict wants literals
-        async for chunk in _chunks(request, settings):
+        async for chunk in _chunks(request, settings, limits.max_body_bytes):
             parser.write(chunk)
+            await drain()
         parser.finalize()
     except FormParserError as error:
         raise Malformed(f"the multipart body can't be parsed: {error}") from error
@@ -188,9 +219,11 @@ def _has_body(request: Request) -> bool:
     return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
 
 
-async def _chunks(request: Request, settings: IntakeSettings) -> AsyncIterator[bytes]:
+async def _chunks(
+    request: Request, settings: IntakeSettings, max_body_bytes: int | None = None
+) -> AsyncIterator[bytes]:
     """Yield the body as it arrives; refuse it once it is too long, silent or slow."""
-    limit = settings.max_body_bytes
+    limit = max_body_bytes or settings.max_body_bytes
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced[:20]) > limit:
         raise _too_large(limit)
@@ -214,17 +247,20 @@ async def _chunks(request: Request, settings: IntakeSettings) -> AsyncIterator[b
 
 
 def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body is larger than {limit} bytes; send fewer or smaller images")
+    return BodyTooLarge(f"the body is larger than {limit} bytes; send fewer or smaller files")
 
 
 class _Parts:
     """Collects the parts of one body; its methods are the parser's callbacks."""
 
-    def __init__(self, limits: MultipartLimits, max_file_bytes: int) -> None:
+    def __init__(
+        self, limits: MultipartLimits, max_file_bytes: int, open_file: Callable[[str, str | None], Upload]
+    ) -> None:
         self.form = Form()
         self.complete = False
         self._limits = limits
         self._max_file_bytes = max_file_bytes
+        self._open_file = open_file
         self._header = bytearray()
         self._value = bytearray()
         self._headers: dict[bytes, bytes] = {}
@@ -265,7 +301,7 @@ class _Parts:
     def _begin_file(self, filename: bytes | None) -> None:
         if len(self.form.files) >= self._limits.max_files:
             raise self._limits.too_many_files()
-        self._file = Upload(self._name, None if filename is None else filename.decode("utf-8", "replace"))
+        self._file = self._open_file(self._name, None if filename is None else filename.decode("utf-8", "replace"))
 
     def _begin_field(self) -> None:
         if len(self.form.fields) >= self._limits.max_fields:
@@ -292,7 +328,7 @@ class _Parts:
             return
         self._file.write(data[start:end])
         if self._file.size > self._max_file_bytes:
-            raise image_too_large(len(self.form.files), self._max_file_bytes)
+            raise self._limits.file_too_large(len(self.form.files), self._max_file_bytes)
 
     def _end(self) -> None:
         if self._file is not None:

@@ -11,6 +11,7 @@
 --   hosts               hosts by next due delivery  line:{host} deliveries queued for one host by when due
 --   host:{host}:busy    deliveries in flight        host:{host}:fails, :open      failures in a row, breaker open until
 --   idem:{t}:{key}      hash                        trash       ids whose objects are still to be deleted
+--   file:{id}           hash, the record            files:{t}   ids of a tenant's files in order of time
 --   limits              overrides by tenant         usage:{t}:{day}, rate:{t}   what a tenant has used, requests
 --   drain               claims at two moments
 --   secrets_keys        ids of the keys that encrypt stored secrets
@@ -208,19 +209,6 @@ local function holds_batch(id, fence, status)
   return b.fence == tostring(fence) and b.status == status
 end
 
--- Bind an Idempotency-Key to what was made under it; return false where another request has reserved it meanwhile.
-local function bind(tenant, idem)
-  if idem == cjson.null then return true end
-  local key = P .. 'idem:' .. tenant .. ':' .. idem.key
-  local r = read(key, 'token', 'subject')
-  if r.token ~= idem.token then return false end
-  if r.subject == '' then
-    call('HSET', key, 'subject', idem.subject)
-    call('PERSIST', key)
-  end
-  return true
-end
-
 -- End a batch of which no job is active, if all its jobs have ended; with `force` also if some are not known, because they
 -- could not be restored. Returns the delivery now due or nil.
 local function end_batch(id, expires, force)
@@ -315,7 +303,7 @@ local function requeue(id, j, delay)
   return {}
 end
 
--- Delete the record of an ended job or batch and its indexes. The reconciler deletes the objects of the ids in `trash`.
+-- Delete the record of a file, or of an ended job or batch, and its indexes. The reconciler deletes the objects of the ids in `trash`.
 local function remove(id, kind)
   local key = P .. kind .. ':' .. id
   local r = read(key, 'tenant', 'state', 'batch', 'idem')
@@ -327,10 +315,26 @@ local function remove(id, kind)
     if r.batch ~= '' then call('ZREM', P .. 'batch:' .. r.batch .. ':jobs', id) end
     call('ZREM', P .. 'unmarked', id)
     call('ZADD', P .. 'trash', stamp(now), id)
+  elseif kind == 'file' then
+    call('ZREM', P .. 'files:' .. r.tenant, id)
+    call('ZADD', P .. 'trash', stamp(now), id)
   end
   if r.idem ~= '' then call('DEL', P .. 'idem:' .. r.tenant .. ':' .. r.idem) end
   call('ZREM', P .. 'expiry', id)
   call('DEL', key, key .. ':hooks', key .. ':jobs', key .. ':refused')
+end
+
+-- Bind an Idempotency-Key to what was made under it; return false where another request has reserved it meanwhile.
+local function bind(tenant, idem)
+  if idem == cjson.null then return true end
+  local key = P .. 'idem:' .. tenant .. ':' .. idem.key
+  local r = read(key, 'token', 'subject')
+  if r.token ~= idem.token then return false end
+  if r.subject == '' then
+    call('HSET', key, 'subject', idem.subject)
+    call('PERSIST', key)
+  end
+  return true
 end
 
 -- The running job `id` if `attempt` still holds it, else nil. This check is the fence against workers that lost their lease.

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from shared.jobs import Job, State
-from shared.limits import LimitOverride, LimitState, TenantLimits
+from shared.limits import NO_LIMITS, LimitOverride, LimitState, TenantLimits
 from shared.records import JobImage, TokenUsage
 from shared.store import limits, transitions
 from shared.store.client import Store
@@ -30,18 +30,18 @@ def end_one(store: Store, tokens: int) -> None:
 
 def test_requests_of_a_minute_may_come_at_once_and_then_evenly(store: Store) -> None:
     allowed = TenantLimits(requests=3)
-    replies = [store.run(limits.admit("acme", allowed, submits=False)) for _ in range(4)]
+    replies = [store.run(limits.admit("acme", allowed.requests, NO_LIMITS)) for _ in range(4)]
     assert [admitted for admitted, _ in replies] == [True, True, True, False]
     assert [states[0].remaining for _, states in replies] == [2, 1, 0, 0]
     (refused,) = replies[-1][1]
     assert refused.name == "requests"
     assert 0 < refused.reset_s <= 20
-    assert store.run(limits.admit("beta", allowed, submits=False))[0]
+    assert store.run(limits.admit("beta", allowed.requests, NO_LIMITS))[0]
 
 
 def test_a_refused_request_costs_nothing(store: Store) -> None:
     allowed = TenantLimits(requests=1)
-    waits = [store.run(limits.admit("acme", allowed, submits=False))[1][0].reset_s for _ in range(20)]
+    waits = [store.run(limits.admit("acme", allowed.requests, NO_LIMITS))[1][0].reset_s for _ in range(20)]
     assert max(waits[1:]) <= 60
 
 
@@ -102,11 +102,11 @@ def test_repeating_an_accepted_submission_counts_nothing_and_is_not_refused(stor
 def test_a_submission_is_refused_at_the_door_where_no_job_would_be_taken(store: Store, used: dict[str, int]) -> None:
     allowed = TenantLimits(**used)
     tenant = a_job().tenant
-    assert store.run(limits.admit(tenant, allowed, submits=True)) == (True, [])
+    assert store.run(limits.admit(tenant, allowed.requests, allowed)) == (True, [])
     submit(store, a_job(images=[IMAGE]))
-    admitted, (state,) = store.run(limits.admit(tenant, allowed, submits=True))
+    admitted, (state,) = store.run(limits.admit(tenant, allowed.requests, allowed))
     assert (admitted, state.name) == (False, next(iter(used)))
-    assert store.run(limits.admit(tenant, allowed, submits=False)) == (True, [])
+    assert store.run(limits.admit(tenant, allowed.requests, NO_LIMITS)) == (True, [])
 
 
 def test_an_override_is_kept_until_it_is_emptied(store: Store) -> None:

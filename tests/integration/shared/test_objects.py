@@ -11,6 +11,7 @@ from shared import storage
 from shared.connections.s3_client import DIGEST_HEADER, MAX_SINGLE_PUT_BYTES
 from shared.errors import ObjectMissing, StorageDown
 from shared.ids import new_id
+from shared.object_writers import PART_BYTES
 from shared.settings import Settings
 from shared.storage import MemoryStorage, ObjectStorage, S3Storage
 
@@ -90,6 +91,37 @@ def test_a_missing_object_is_named(objects: ObjectStorage, place: str) -> None:
         objects.get(f"{place}none")
     with pytest.raises(ObjectMissing, match=f"{place}none"):
         objects.get(f"{place}none", 10)
+
+
+def test_a_range_ends_with_the_object(objects: ObjectStorage, place: str) -> None:
+    objects.put(f"{place}a", b"0123456789", "text/plain")
+    assert objects.get_range(f"{place}a", 0, 4) == b"0123"
+    assert objects.get_range(f"{place}a", 8, 4) == b"89"
+    assert objects.get_range(f"{place}a", 10, 4) == b""
+    with pytest.raises(ObjectMissing):
+        objects.get_range(f"{place}none", 0, 4)
+
+
+@pytest.mark.parametrize("size", [0, 10, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES + 5])
+def test_what_is_written_piece_by_piece_is_there_once_it_is_closed(
+    objects: ObjectStorage, place: str, size: int
+) -> None:
+    data = (bytes(range(251)) * (size // 251 + 1))[:size]
+    writer = objects.writer(f"{place}a", "text/plain")
+    for start in range(0, size, 1 << 20):
+        writer.write(data[start : start + (1 << 20)])
+    assert list(objects.keys(place)) == []
+    writer.close()
+    assert objects.get(f"{place}a") == data
+
+
+def test_what_is_written_and_aborted_leaves_nothing(s3: S3, place: str) -> None:
+    objects = S3Storage(s3_settings(s3))
+    writer = objects.writer(f"{place}a", "text/plain")
+    writer.write(bytes(PART_BYTES + 1))
+    writer.abort()
+    assert list(objects.keys(place)) == []
+    assert not objects.client._list_multipart_uploads(objects.bucket, prefix=place).uploads
 
 
 @pytest.mark.parametrize(("size", "expected"), [(1, b"o"), (3, b"one"), (1000, b"one")])

@@ -22,6 +22,7 @@ UNKNOWN = {
     "job": f"job_{'0' * 36}",
     "batch": f"batch_{'0' * 36}",
     "response": f"resp_{'0' * 36}",
+    "file": f"file_{'0' * 36}",
     "msg": f"msg_{'0' * 36}_succeeded",
 }
 HOOK = {"url": "https://93.184.215.14/hook", "events": ["job.succeeded"]}
@@ -38,6 +39,7 @@ class Call:
     scope: Scope | None = Scope.READ  #: None: everybody may ask
     query: str = ""
     body: Mapping[str, Any] | None = field(default=None)
+    form: Mapping[str, Any] | None = None  #: fields of a multipart body with a file
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}{self.query}" + (f" {json.dumps(self.body)}" if self.body else "")
@@ -46,7 +48,7 @@ class Call:
     def route(self) -> tuple[str, str]:
         return self.method, self.path.replace("{job}", "{id}").replace("{batch}", "{id}").replace(
             "/images/0", "/images/{n}"
-        ).replace("{response}", "{id}").replace("tileq-demo", "{id}")
+        ).replace("{response}", "{id}").replace("{file}", "{id}").replace("tileq-demo", "{id}")
 
     def send(self, app: App, ids: Mapping[str, str], key: str | None) -> Answer:
         """Send it about `ids` with `key`."""
@@ -58,10 +60,14 @@ class Call:
 
         body = json.loads(named(json.dumps(self.body))) if self.body is not None else None
         headers = {"X-Request-Id": "same"} | (bearer(key) if key else {})
-        return app.http.request(self.method, named(self.path + self.query), headers=headers, json=body)
+        files = {"file": ("a.bin", b"0123")} if self.form is not None else None
+        return app.http.request(
+            self.method, named(self.path + self.query), headers=headers, json=body, data=self.form, files=files
+        )
 
 
 JOB, BATCH, RESPONSE = "/v1/jobs/{job}", "/v1/batches/{batch}", "/v1/responses/{response}"
+FILE = "/v1/files/{file}"
 ASKED = {"messages": [{"role": "user", "content": "?"}]}
 FOLLOW_UP = {"input": "?", "background": True, "previous_response_id": "{response}"}
 CALLS = (
@@ -103,6 +109,12 @@ CALLS = (
     Call("POST", f"{RESPONSE}/cancel", 200, 404, Scope.CANCEL),
     Call("GET", f"{RESPONSE}/input_items", 200, 404),
     Call("POST", "/v1/chat/completions", 504, scope=Scope.SUBMIT, body=ASKED),  # no worker answers in time
+    Call("POST", "/v1/files", 200, scope=Scope.SUBMIT, form={"purpose": "batch"}),
+    Call("GET", "/v1/files", 200),
+    Call("GET", "/v1/files", 200, 200, query="?after={file}&order=asc"),
+    Call("GET", FILE, 200, 404),
+    Call("GET", f"{FILE}/content", 200, 404),
+    Call("DELETE", FILE, 200, 404, Scope.CANCEL),
 )
 
 
@@ -113,7 +125,7 @@ def names_earlier(call: Call) -> bool:
 
 def refused(answer: Answer, call: Call, status: int, code: str) -> None:
     """Hold a refusal to the format of its surface."""
-    if call.path.startswith(("/v1/responses", "/v1/chat")):
+    if call.path.startswith(("/v1/responses", "/v1/chat", "/v1/files")):
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
     else:
         problem(answer, status, code)
@@ -146,9 +158,12 @@ def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
         app.deliver()
         batch = app.http.post("/v1/batches", json={"jobs": [{"prompt": "private?"}]}, headers=bearer(acme)).json()["id"]
         app.succeed(app.claim())
+        sent = {"file": ("private.jsonl", b"private")}
+        uploaded = app.http.post("/v1/files", headers=bearer(acme), data={"purpose": "batch"}, files=sent)
+        file = uploaded.json()["id"]
         yield Tenants(
             app,
-            {"job": id, "batch": batch, "response": f"resp_{id[4:]}", "msg": f"msg_{id[4:]}_succeeded"},
+            {"file": file, "job": id, "batch": batch, "response": f"resp_{id[4:]}", "msg": f"msg_{id[4:]}_succeeded"},
             acme,
             other,
             revoked,
@@ -196,7 +211,7 @@ def test_no_answer_tells_another_tenant_anything(tenants: Tenants, call: Call) -
 
 @pytest.mark.parametrize("call", [call for call in PRIVATE if call.foreign is not None], ids=str)
 def test_another_tenant_changes_nothing(tenants: Tenants, call: Call) -> None:
-    paths = (JOB, f"{JOB}/deliveries", BATCH, f"{BATCH}/jobs")
+    paths = (JOB, f"{JOB}/deliveries", BATCH, f"{BATCH}/jobs", FILE, f"{FILE}/content")
     reads = [Call("GET", path, 200) for path in paths]
     before = [read.send(tenants.app, tenants.own, tenants.acme).content for read in reads]
     call.send(tenants.app, tenants.own, tenants.other)

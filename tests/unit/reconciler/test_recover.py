@@ -253,4 +253,4 @@ def test_the_objects_are_listed_once_however_many_jobs_there_are() -> None:
         stored(objects)
     assert recover(memory_store(), objects, RecordedHints())["queued"] == 250
     assert listed.count("jobs/") == 1
-    assert len(listed) <= 2
+    assert len(listed) <= 3  # jobs, batches and files

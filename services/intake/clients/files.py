@@ -1,0 +1,150 @@
+"""The files of tenants, for the event loop: written as they arrive, found, read and deleted."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from services.intake.clients.background import TaskSet
+from services.intake.clients.storage import Storage
+from services.intake.metrics import FILES
+from services.intake.principal import Principal
+from services.intake.quotas import quota_exceeded
+from services.intake.submission.idempotency import KeyReservation, reserve_key
+from services.intake.uploads import StreamedUpload
+from shared.errors import (
+    IdempotencyInProgress,
+    NotFound,
+    ObjectMissing,
+    QueueUnavailable,
+    RequestError,
+    StorageUnavailable,
+)
+from shared.files import RANGE_BYTES, File, FileWriter, Purpose, content_key
+from shared.ids import is_id
+from shared.object_writers import PART_BYTES
+from shared.store import files, transitions
+from shared.store.client import AsyncStore
+
+MAX_HELD_BYTES = 2 * PART_BYTES  #: of one upload in memory: what arrived, and the part that is being stored
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class FileFields:
+    """What an upload is to become."""
+
+    purpose: Purpose
+    filename: str
+    expires_after: float | None  #: seconds; None: as OpenAI has it for the purpose
+
+
+class FileUpload(StreamedUpload):
+    """A file that is stored while it arrives."""
+
+    def __init__(self, storage: Storage, writer: FileWriter) -> None:
+        super().__init__("file")
+        self.writer = writer
+        self._storage = storage
+
+    def named(self, name: str, filename: str | None) -> "FileUpload":
+        """Return this upload, which is the part `name`."""
+        self.name, self.filename = name, filename
+        return self
+
+    async def drain(self, least_bytes: int = PART_BYTES) -> None:
+        """Store what is pending, if it is at least `least_bytes`. Raises `StorageUnavailable`."""
+        if self.pending_bytes >= max(least_bytes, 1):
+            data = self.take()
+            await self._storage.run(lambda: self.writer.write(data), len(data))
+
+
+class FileStore:
+    """Every method that names a file raises `NotFound`, alike for one of another tenant and for none at all."""
+
+    def __init__(self, store: AsyncStore, storage: Storage, background: TaskSet) -> None:
+        self._store = store
+        self._storage = storage
+        self._background = background
+
+    def begin(self, tenant: str) -> FileUpload:
+        """Return what takes the bytes of a new file; it ends by `commit` or `discard`."""
+        return FileUpload(self._storage, self._storage.file_writer(tenant))
+
+    async def commit(
+        self, caller: Principal, upload: FileUpload, fields: FileFields, idempotency_key: str | None
+    ) -> File:
+        """Return the file, which is durable, or the one that an earlier request with the same key made."""
+        await upload.drain(0)
+        fingerprint = f"file {fields} {upload.writer.sha256}"
+        async with reserve_key(self._store, caller.tenant, idempotency_key, fingerprint) as reservation:
+            if reservation.replay:
+                self.discard(upload)
+                return await self.get(caller.tenant, reservation.replay)
+
+            def close() -> File:
+                return upload.writer.close(
+                    fields.purpose, fields.filename, expires_after=fields.expires_after, idem=reservation.key
+                )
+
+            file = await self._storage.run(close, PART_BYTES)
+            await self._put(caller, file, reservation)
+            return file
+
+    async def _put(self, caller: Principal, file: File, reservation: KeyReservation) -> None:
+        stored = await self._store.run(files.put(file, limits=caller.limits.tenant, idem=reservation.binding(file.id)))
+        if stored.limit is not None:
+            raise quota_exceeded(stored.limit)
+        if stored.outcome == "in_progress":
+            raise IdempotencyInProgress(retry_after=1)
+        FILES.labels(file.purpose).inc()
+
+    def discard(self, upload: FileUpload) -> None:
+        """Delete what was stored of an upload that became no file, in the background."""
+        self._background.add(self._discard(upload.writer))
+
+    async def _discard(self, writer: FileWriter) -> None:
+        try:
+            await self._storage.run(writer.abort, 0)
+            await self._store.run(files.delete(writer.tenant, writer.id))  # of a record whose answer was lost
+            await self._storage.delete_file(writer.id)
+        except (QueueUnavailable, StorageUnavailable) as error:
+            log.warning("objects of a refused file left to the reconciler", file=writer.id, error=error.detail)
+
+    async def get(self, tenant: str, id: str) -> File:
+        """Return a file."""
+        file = await self._store.run(files.get(tenant, id)) if is_id("file", id) else None
+        if file is None:
+            raise NotFound
+        return file
+
+    async def list_files(
+        self, tenant: str, *, purpose: str, after: str, limit: int, order: Literal["asc", "desc"]
+    ) -> tuple[list[File], bool]:
+        """Return a page of files, and whether there are more."""
+        call = files.list_files(tenant, purpose=purpose, after=after, limit=limit, order=order)
+        return await self._store.run(call)
+
+    async def read(self, file: File) -> AsyncIterator[bytes]:
+        """Yield the content piece by piece. Raises `NotFound` if it is gone, and `StorageUnavailable`."""
+        start = 0
+        while start < file.bytes:
+            try:
+                piece = await self._storage.get_range(content_key(file.id), start, RANGE_BYTES)
+            except ObjectMissing:
+                piece = b""
+            if not piece:
+                raise NotFound("the content of this file is no longer stored")
+            yield piece
+            start += len(piece)
+
+    async def delete(self, tenant: str, id: str) -> None:
+        """Delete record and content of a file."""
+        if not is_id("file", id) or not await self._store.run(files.delete(tenant, id)):
+            raise NotFound
+        try:
+            await self._storage.delete_file(id)
+            await self._store.run(transitions.purge_done([id]))
+        except RequestError:  # its id is in the trash, which the reconciler empties
+            pass
