@@ -3,6 +3,7 @@
 Manifests are listed in the order of their ids, which is that of time.
 """
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -32,7 +33,7 @@ from shared.storage import (
     manifest_key,
     result_key,
 )
-from shared.store import transitions
+from shared.store import batches, transitions
 from shared.store.client import Store
 from workers.reconciler.recover_files import recover_files, sweep_files
 
@@ -57,6 +58,7 @@ def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int
             if outcome != "unreadable":
                 log.info("job restored", job=id, state=outcome)
     for key in objects.keys(BATCHES_PREFIX):
+        _restore_batch(key, store, objects)
         hints.deliveries(*store.run(transitions.settle_batch(batch_id(key))))
     return counts | {"files": recover_files(store, objects, time.time())}
 
@@ -101,6 +103,17 @@ def _restore(id: str, keys: Sequence[str], store: Store, objects: ObjectStorage,
         hints.job(job.model, id)
     hints.deliveries(*restored.messages)
     return state.value
+
+
+def _restore_batch(key: str, store: Store, objects: ObjectStorage) -> None:
+    """Restore a batch of a file. If it has not ended, its file is read again; lines keep the ids of their jobs."""
+    try:
+        record = json.loads(objects.get(key))
+    except (ValueError, ObjectMissing) as error:
+        log.error("the record of a batch can't be read", key=key, error=str(error))
+        return
+    if "status" in record:
+        store.run(batches.put(record))
 
 
 def _reason(error: Exception) -> str:
