@@ -24,6 +24,7 @@ class Delivery:
     url: str
     host: str
     payload: str  #: full or thin
+    endpoint: str  #: the webhook endpoint that it goes to; "": the job's or batch's own webhook
     headers: Mapping[str, str] = field(repr=False)  #: the client's own; their values are secrets
     state: str  #: pending, delivered, failed
     fence: int  #: claims so far: the fencing token of the dispatcher that holds it
@@ -42,6 +43,16 @@ class Delivery:
         """Attempts of the current schedule."""
         return self.attempts - self.base
 
+    @property
+    def is_test(self) -> bool:
+        """Whether it tells of no job or batch."""
+        return self.subject == self.msg
+
+    @property
+    def event_id(self) -> str:
+        """The id of the event, which several endpoints may be told of."""
+        return "evt_" + "_".join(self.msg.split("_")[1:3])
+
     @classmethod
     def from_hash(cls, flat: Sequence[str], log: Sequence[str]) -> Self:
         """Parse HGETALL's flat list of a delivery and the JSON lines of its attempts."""
@@ -54,6 +65,7 @@ class Delivery:
             url=record["url"],
             host=record["host"],
             payload=record["payload"],
+            endpoint=record.get("endpoint", ""),
             headers=json.loads(record.get("headers") or "{}"),
             state=record["state"],
             fence=int(record["turn"]),

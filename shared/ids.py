@@ -7,7 +7,8 @@ import time
 
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as it counts
 _TIME, _RANDOM = 10, 26  # characters of 5 bits: 50 bits of milliseconds, 130 random ones
-_SHAPE = re.compile(rf"[a-z]+_[{_DIGITS}]{{{_TIME + _RANDOM}}}")
+_UNIQUE = rf"[{_DIGITS}]{{{_TIME + _RANDOM}}}"
+_SHAPE = re.compile(rf"[a-z]+_{_UNIQUE}")
 
 
 def new_id(kind: str) -> str:
@@ -39,8 +40,8 @@ def created_at(id: str) -> float:
 
 
 def is_message_id(text: str) -> bool:
-    """Tell whether `text` has the shape of a webhook id."""
-    return re.fullmatch(rf"msg_[{_DIGITS}]{{{_TIME + _RANDOM}}}(_[a-z]+)?", text) is not None
+    """Tell whether `text` has the shape of a webhook id: `msg_…`, then `_{event}`, `_{endpoint}` or none."""
+    return re.fullmatch(rf"msg_{_UNIQUE}(_[a-z]+(_{_UNIQUE})?)?", text) is not None
 
 
 def _base32(number: int, width: int) -> str:

@@ -112,6 +112,7 @@ class Job:
     request: str = ""  #: copy of a small manifest, which spares the worker a round trip; deleted at the end
     result: str = ""  #: key of the winning result object
     output: JobOutput | None = None  #: copy of a small output; the result object is the truth
+    finish_reason: str = ""  #: that of the output, also of a large one; it names a response's event
     error: JobError | None = None
     usage: TokenUsage | None = None
     timings: StageTimings | None = None

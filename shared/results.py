@@ -36,6 +36,7 @@ class StoredResult(RecordValue):
         return {
             "result": key,
             "output": self.output if len(to_json(self.output)) <= MAX_INLINE_OUTPUT_BYTES else None,
+            "finish_reason": self.output.finish_reason,
             "usage": self.usage,
             "timings": self.timings,
         }

@@ -14,9 +14,7 @@ from typing import Any
 
 from standardwebhooks import Webhook
 
-#: Events of a webhook whose request names none: the terminal states.
-DEFAULT_EVENTS = ("job.succeeded", "job.failed", "job.cancelled", "job.expired")
-_THIN = ("id", "object", "state", "metadata", "expires_at")
+_THIN = ("id", "object", "state", "status", "metadata", "expires_at")
 
 
 def new_secret() -> str:
@@ -43,18 +41,14 @@ def headers(msg: str, body: str, secrets: Sequence[str], now: float) -> dict[str
     }
 
 
-def body(type: str, timestamp: str, data: Mapping[str, Any], payload: str, limit: int, *, sequence: int = 0) -> str:
-    """Return the JSON to send: `data` full or thin; a full body above `limit` bytes becomes thin with `truncated`.
-
-    `sequence` orders the messages of one job or batch, which may arrive in another order; 0 leaves it out.
-    """
-    head: dict[str, Any] = {"type": type, "timestamp": timestamp} | ({"sequence": sequence} if sequence else {})
+def body(envelope: Mapping[str, Any], data: Mapping[str, Any], payload: str, limit: int) -> str:
+    """Return the JSON to send, `envelope` with `data`, full or thin; above `limit` bytes full becomes `truncated`."""
     if payload == "full":
-        whole = _dump(head | {"data": data})
+        whole = _dump({**envelope, "data": data})
         if len(whole.encode()) <= limit:
             return whole
-        return _dump(head | {"data": _thin(data) | {"truncated": True}})
-    return _dump(head | {"data": _thin(data)})
+        return _dump({**envelope, "data": _thin(data) | {"truncated": True}})
+    return _dump({**envelope, "data": _thin(data)})
 
 
 def _thin(data: Mapping[str, Any]) -> dict[str, Any]:

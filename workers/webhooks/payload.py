@@ -9,12 +9,15 @@ from shared.batches import Batch
 from shared.deliveries import Delivery
 from shared.errors import NotFound
 from shared.jobs import Job, State
+from shared.openai.events import batch_data, thin_response
+from shared.openai.responses import response_body
 from shared.results import StoredResult
 from shared.settings import WebhookSettings
 from shared.storage import ObjectStorage
 from shared.store import batches, transitions
 from shared.store.command import StoreCommand
 from shared.webhooks import signing
+from shared.webhooks.events import is_openai
 
 
 @dataclass(frozen=True)
@@ -41,19 +44,23 @@ def build_message(
     Raises `NotFound` where its job or batch was deleted, `ObjectMissing` where the result was, and `StorageDown` where
     the object storage does not answer.
     """
-    kind = delivery.type.partition(".")[0]
-    if subject is None and kind != "webhook":
+    if subject is None and not delivery.is_test:
         raise NotFound(f"{delivery.subject} is gone")
-    source = _BUILDERS[kind](delivery, subject, objects)
-    body = signing.body(
-        delivery.type,
-        views.moment(delivery.created) or "",
-        source.data,
-        delivery.payload,
-        settings.webhook_full_bytes,
-        sequence=delivery.sequence,
-    )
+    source = _builder(delivery)(delivery, subject, objects)
+    body = signing.body(_envelope(delivery), source.data, delivery.payload, settings.webhook_full_bytes)
     return WebhookMessage(body, source.trace, source.superseded)
+
+
+def _envelope(delivery: Delivery) -> dict[str, Any]:
+    """Return what surrounds the `data`: Standard Webhooks' own fields, and OpenAI's where the event is one of its."""
+    envelope: dict[str, Any] = {"type": delivery.type, "timestamp": views.moment(delivery.created) or ""}
+    if is_openai(delivery.type):
+        envelope |= {"id": delivery.event_id, "object": "event", "created_at": int(delivery.created)}
+    if delivery.sequence:
+        envelope["sequence"] = delivery.sequence
+    if delivery.is_test and delivery.endpoint:
+        envelope["test"] = True
+    return envelope
 
 
 @dataclass(frozen=True)
@@ -64,14 +71,27 @@ class _Source:
 
 
 def _job(delivery: Delivery, job: Job, objects: ObjectStorage) -> _Source:
-    # The delivery's own progress must not change the body.
-    job = replace(job, hook_state="pending", hook_attempts=0)
     if delivery.type == "job.started":
-        return _Source(views.job_body(_as_started(job)).model_dump(), job.trace, job.state.terminal)
-    output = None
-    if job.state is State.SUCCEEDED and not job.output and job.result and delivery.payload == "full":
+        return _Source(views.job_body(_quiet(_as_started(job))).model_dump(), job.trace, job.state.terminal)
+    return _Source(_job_body(delivery, job, objects).model_dump(), job.trace)
+
+
+def _response(delivery: Delivery, job: Job, objects: ObjectStorage) -> _Source:
+    if delivery.payload == "full":
+        return _Source(response_body(job, _job_body(delivery, job, objects)).model_dump(), job.trace)
+    return _Source(thin_response(job, delivery.type).model_dump(exclude_none=True), job.trace)
+
+
+def _job_body(delivery: Delivery, job: Job, objects: ObjectStorage) -> views.JobBody:
+    output = job.output
+    if job.state is State.SUCCEEDED and not output and job.result and delivery.payload == "full":
         output = StoredResult.from_bytes(objects.get(job.result)).output
-    return _Source(views.job_body(job, output).model_dump(), job.trace)
+    return views.job_body(_quiet(job), output)
+
+
+def _quiet(job: Job) -> Job:
+    """Return `job` without the progress of its own deliveries, which must not change the body."""
+    return replace(job, hook_state="pending", hook_attempts=0)
 
 
 def _as_started(job: Job) -> Job:
@@ -95,13 +115,27 @@ def _as_started(job: Job) -> Job:
 
 
 def _batch(delivery: Delivery, found: tuple[Batch, list[str]], objects: ObjectStorage) -> _Source:
-    del delivery, objects
+    del objects
+    if is_openai(delivery.type):
+        return _Source(batch_data(found[0], delivery.type).model_dump())
     return _Source(views.batch_body(replace(found[0], hook_state="pending", hook_attempts=0)).model_dump())
 
 
 def _test(delivery: Delivery, subject: None, objects: ObjectStorage) -> _Source:
     del subject, objects
-    return _Source({"id": delivery.msg, "object": "test"})
+    kind, _, event = delivery.type.partition(".")
+    id = delivery.msg.partition("_")[2]
+    if kind == "webhook":
+        return _Source({"id": delivery.msg, "object": "test"})
+    if is_openai(delivery.type):
+        prefix = {"response": "resp"}.get(kind, kind)
+        return _Source({"id": f"{prefix}_{id}", "object": kind, "status": event, "metadata": {}})
+    state = {"started": "running"}.get(event, event)
+    return _Source({"id": f"{kind}_{id}", "object": kind, "state": state, "metadata": {}, "expires_at": None})
 
 
-_BUILDERS: Mapping[str, Callable[..., _Source]] = {"job": _job, "batch": _batch, "webhook": _test}
+_BUILDERS: Mapping[str, Callable[..., _Source]] = {"job": _job, "batch": _batch, "response": _response}
+
+
+def _builder(delivery: Delivery) -> Callable[..., _Source]:
+    return _test if delivery.is_test else _BUILDERS[delivery.type.partition(".")[0]]

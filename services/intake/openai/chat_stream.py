@@ -5,7 +5,6 @@ from contextlib import aclosing
 from typing import Any
 
 from services.intake.event_stream import Ended, Event, KeepAlive, Reset, StateChanged, TextAppended
-from services.intake.openai.ids import chat_id
 from services.intake.openai.response_stream import KEEP_ALIVE
 from services.intake.openai.surface import envelope
 from services.intake.openai.text_follower import TextFollower
@@ -13,6 +12,7 @@ from services.intake.openai.views import chat_usage, failure_of
 from services.intake.rendering import to_json
 from shared.errors import AnswerFailed
 from shared.jobs import Job
+from shared.openai.ids import chat_id
 from shared.views import JobBody
 
 DONE = b"data: [DONE]\n\n"

@@ -10,8 +10,8 @@ from services.intake.clients.files import MAX_HELD_BYTES, FileUpload
 from services.intake.context import AppContext, Canceller, Context, Reader, Uploader
 from services.intake.openai.document import answers, openai_errors
 from services.intake.openai.file_form import read_fields, upload_limits
+from services.intake.openai.file_views import DeletedFile, FileBody, FileList, file_body, file_list
 from services.intake.openai.surface import openai_router
-from services.intake.openai.views import DeletedFile, FileBody, FileList, file_body, file_list
 from services.intake.openapi import PREFERENCES, Responses, request_body
 from services.intake.principal import Principal
 from services.intake.rendering import json_response

@@ -6,7 +6,6 @@ from typing import Any, Generic, TypeVar
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.openai import unsupported
 from services.intake.openai.content import Conversation, read_input, read_messages
-from services.intake.openai.ids import job_id
 from services.intake.openai.images import resolve, tiles_of
 from services.intake.openai.text_format import json_schema
 from services.intake.schemas.openai import ChatRequest, ResponseRequest, TileqOptions
@@ -15,6 +14,7 @@ from services.intake.schemas.validation import read
 from services.intake.submission.model import Submission
 from services.intake.uploads import Upload
 from shared.errors import InvalidField, UnsupportedParameter
+from shared.openai.ids import job_id
 from shared.records import OpenAiOptions
 from shared.requests import Generation
 from shared.settings import IntakeSettings
@@ -144,7 +144,7 @@ class SubmissionBuilder:
         options: OpenAiOptions,
     ) -> Submission:
         asked, conversation = parsed.request, parsed.conversation
-        extras = asked.tileq.model_dump(exclude_none=True)
+        extras = asked.tileq.model_dump(exclude_none=True, exclude={"webhook"})
         if "tiles" not in extras and (tiles := tiles_of(conversation.images, await self._models.get(asked.model))):
             extras["tiles"] = tiles
         sampling = {"temperature": asked.temperature, "top_p": asked.top_p}
@@ -155,7 +155,9 @@ class SubmissionBuilder:
             "metadata": asked.metadata,
             **extras,
         }
-        return Submission(read(JobRequest, without_nulls(question, JobRequest)), parsed.uploads, openai=options)
+        made = read(JobRequest, without_nulls(question, JobRequest))
+        made = made.model_copy(update={"webhook": asked.tileq.webhook})  # it was read, with the events of its surface
+        return Submission(made, parsed.uploads, openai=options)
 
 
 def _resolved(conversation: Conversation, settings: IntakeSettings) -> tuple[Conversation, list[Upload]]:

@@ -11,11 +11,11 @@ from contextlib import aclosing
 from typing import Any
 
 from services.intake.event_stream import Ended, Event, KeepAlive, Reset, StateChanged, TextAppended
-from services.intake.openai.ids import message_id
 from services.intake.openai.text_follower import TextFollower
-from services.intake.openai.views import output_of, response_body, status_of
 from services.intake.rendering import to_json
 from shared.jobs import Job
+from shared.openai.ids import message_id
+from shared.openai.responses import output_of, response_body, status_of
 from shared.views import JobBody
 
 ATTEMPT_STEP = 1 << 32

@@ -9,18 +9,10 @@ from services.intake.context import AppContext, Canceller, Context, Reader, Subm
 from services.intake.lifecycle import cancel_job, delete_job
 from services.intake.openai.acceptance import accept
 from services.intake.openai.document import answers, asks, openai_errors
-from services.intake.openai.ids import job_id, response_id
 from services.intake.openai.parse import RESPONSE_NAMES, SubmissionBuilder, read_response
 from services.intake.openai.response_stream import encoded
 from services.intake.openai.surface import openai_router
-from services.intake.openai.views import (
-    DeletedResponse,
-    InputItemList,
-    ResponseBody,
-    input_items,
-    page_of,
-    response_body,
-)
+from services.intake.openai.views import DeletedResponse, InputItemList, input_items, page_of
 from services.intake.openapi import SUBMIT_ERRORS
 from services.intake.queries import retry_after
 from services.intake.rendering import json_response
@@ -38,6 +30,8 @@ from shared.errors import (
     UnsupportedParameter,
 )
 from shared.jobs import Job
+from shared.openai.ids import job_id, response_id
+from shared.openai.responses import ResponseBody, response_body
 
 router = openai_router("responses")
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -10,6 +10,7 @@ from services.intake.schemas.requests import (
     NullableModel,
     OneOrEach,
     Payload,
+    ResponseWebhook,
     Seconds,
     StrictModel,
     Url,
@@ -41,6 +42,12 @@ class TileqOptions(NullableModel):
     priority: Literal["high", "normal", "low"] = "normal"
 
 
+class ResponseOptions(TileqOptions):
+    """What OpenAI's API has no field for; Python's SDK sends it by `extra_body={"tileq": {…}}`."""
+
+    webhook: ResponseWebhook | None = None
+
+
 class _Asked(NullableModel):
     model: Model | None = None
     temperature: Temperature | None = Field(None, description="0, greedy, where it is left out")
@@ -59,6 +66,7 @@ class ResponseRequest(_Asked):
     max_output_tokens: MaxTokens | None = None
     previous_response_id: Annotated[str, Field(max_length=100)] | None = None
     background: bool = False
+    tileq: ResponseOptions = ResponseOptions()
     text: dict[str, Any] | None = None
 
 

@@ -10,6 +10,8 @@ from shared.requests import Generation
 from shared.webhooks.headers import MAX_HEADERS, headers_problem
 
 JobEvent = Literal["job.started", "job.succeeded", "job.failed", "job.cancelled", "job.expired"]
+ResponseEvent = Literal["response.completed", "response.failed", "response.incomplete", "response.cancelled"]
+ResponseEvents = Annotated[list[JobEvent | ResponseEvent], Field(min_length=1, max_length=9)]
 Payload = Literal["full", "thin"]
 Tiles = Annotated[int, Field(ge=1, le=40)]
 OneOrEach = Annotated[
@@ -92,6 +94,12 @@ class Webhook(NullableModel):
     events: Annotated[list[JobEvent], Field(min_length=1, max_length=5)] | None = None
     payload: Payload = "full"
     headers: Headers = Field({}, repr=False)
+
+
+class ResponseWebhook(Webhook):
+    """The webhook of a response: events by OpenAI's names, or the native ones."""
+
+    events: ResponseEvents | None = None  # type: ignore[assignment]  # a wider list, to which nothing is appended
 
 
 class BatchWebhook(NullableModel):

@@ -26,7 +26,7 @@ from shared.request_archive import placed
 from shared.requests import Manifest, Request
 from shared.settings import IntakeSettings
 from shared.store.transitions import SubmitResult
-from shared.webhooks.signing import DEFAULT_EVENTS
+from shared.webhooks.events import JOB_ENDS, RESPONSE_ENDS
 
 MAX_INLINE_BYTES = 8 << 10  #: of a request that its record keeps a copy of
 MAX_INSPECT_INLINE_BYTES = 256 << 10  #: of an image whose header is read on the event loop
@@ -120,7 +120,7 @@ class Preparation:
             start_within=asked.start_within or settings.start_within,
             run_within=asked.run_within or settings.run_within,
             images=[image.view() for image in request.images],
-            webhook=await self.webhook(tenant, asked.webhook, DEFAULT_EVENTS),
+            webhook=await self.webhook(tenant, asked.webhook, _default_events(submission)),
             metadata=asked.metadata,
             parent=asked.parent or "",
             affinity=affinity_of(request),
@@ -191,6 +191,12 @@ class Preparation:
             raise UnknownParent(field="parent") from error
         answer = Message(role="assistant", content=output.text)
         return ParentContext((*request.messages, answer), request.images, request.groups)
+
+
+def _default_events(submission: Submission) -> Sequence[str]:
+    """Return the events of a webhook whose request names none: the ends of a job, under the names of its surface."""
+    made_as_response = submission.openai is not None and submission.openai.api == "responses"
+    return RESPONSE_ENDS if made_as_response else JOB_ENDS
 
 
 def _inline(request: Request) -> str:

@@ -13,4 +13,4 @@ call('DEL', key .. ':refused')
 call('ZREM', P .. 'batches_due', id)
 call('ZADD', P .. 'expiry', stamp(expires), id)
 local b = read(key, 'tenant', 'webhook')
-return {1, {create_delivery(id, 'batch', b.tenant, b.webhook, to)}}
+return {1, create_batch_deliveries(id, b.tenant, b.webhook, to)}

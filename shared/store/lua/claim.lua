@@ -46,9 +46,9 @@ for priority = 0, 2 do
       call('ZREM', ready, id)
       call('HINCRBY', P .. 'repairs', 'ready', 1)
     elseif j.started == '' and now > tonumber(j.start_by) then
-      for _, msg in ipairs(close(id, j, 'expired', failure('not_started_in_time'))) do due[#due + 1] = msg end
+      append(due, close(id, j, 'expired', failure('not_started_in_time')))
     elseif j.started ~= '' and now > tonumber(j.run_by) then
-      for _, msg in ipairs(close(id, j, 'failed', failure('timed_out'))) do due[#due + 1] = msg end
+      append(due, close(id, j, 'failed', failure('timed_out')))
     else
       local key = P .. 'job:' .. id
       for _, older in ipairs(passed) do
@@ -69,7 +69,7 @@ for priority = 0, 2 do
       -- The worker stops the attempt at run_by; 5 s later the reconciler ends a job whose worker hangs.
       call('ZADD', P .. 'deadlines', stamp(tonumber(j.run_by) + 5), id)
       move(id, j, 'running')
-      due[#due + 1] = create_delivery(id, 'job', j.tenant, j.webhook, 'started')
+      append(due, create_job_deliveries(id, j, 'started'))
       return {call('HGETALL', key), due}
     end
     tenant = call('ZRANGE', turns, 0, 0)[1]

@@ -2,7 +2,7 @@
 -- attempt, 1 if the host answered as it should, failures in a row that open the breaker. Repeating it after a lost answer
 -- changes nothing. Returns 1, or 0 (lease lost).
 local key = P .. 'hook:' .. ARGV[1]
-local h = read(key, 'turn', 'state', 'host', 'subject', 'type', 'recorded')
+local h = read(key, 'turn', 'state', 'host', 'subject', 'recorded', 'endpoint')
 if h.turn == ARGV[2] and h.recorded == ARGV[2] then return 1 end
 if h.turn ~= ARGV[2] or h.state ~= 'pending' then return 0 end
 local attempts = call('HINCRBY', key, 'attempts', 1)
@@ -30,12 +30,7 @@ else
   call('HDEL', key, 'next')
   unschedule(ARGV[1], h.host)
 end
-local kind = string.match(h.type, '^(%a+)')
-local subject = P .. kind .. ':' .. h.subject
--- The delivery of the final state is the job's webhook state; that of job.started is shown only while it is the only one.
-local speaks = h.type ~= 'job.started' or call('LLEN', subject .. ':hooks') == 1
-if kind ~= 'webhook' and speaks and call('EXISTS', subject) == 1 then
-  call('HSET', subject, 'hook_state', state, 'hook_attempts', attempts)
-end
+local subject = P .. string.match(h.subject, '^(%a+)') .. ':' .. h.subject
+if tells_state(ARGV[1], subject, h.endpoint) then call('HSET', subject, 'hook_state', state, 'hook_attempts', attempts) end
 call('PUBLISH', P .. 'changes', ARGV[1])
 return 1

@@ -14,7 +14,7 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'deadlines', '-inf', stamp(now), 
     else
       messages = close(id, j, 'failed', failure('timed_out'))
     end
-    for _, msg in ipairs(messages) do due[#due + 1] = msg end
+    append(due, messages)
     moved[#moved + 1] = id
     moved[#moved + 1] = j.state
   end

@@ -10,6 +10,7 @@
 --   hooks               deliveries by when due      hook:{msg}, hook:{msg}:log    hash, attempts as JSON
 --   hosts               hosts by next due delivery  line:{host} deliveries queued for one host by when due
 --   host:{host}:busy    deliveries in flight        host:{host}:fails, :open      failures in a row, breaker open until
+--   endpoint:{id}       hash, a webhook endpoint    endpoints:{t}  ids of a tenant's by age
 --   idem:{t}:{key}      hash                        trash       ids whose objects are still to be deleted
 --   file:{id}           hash, the record            files:{t}   ids of a tenant's files in order of time
 --   limits              overrides by tenant         usage:{t}:{day}, rate:{t}   what a tenant has used, requests
@@ -157,23 +158,48 @@ local function notify_dispatchers(msg)
   return type(listeners) == 'number' and listeners > 0
 end
 
--- Create the delivery of `event` of `subject` (a job or a batch) if its webhook subscribes to it, once; return its id where
--- a hint of it is to be published, else nil.
-local function create_delivery(subject, kind, tenant, webhook, event)
-  if webhook == '' then return nil end
-  local hook, type, wanted = cjson.decode(webhook), kind .. '.' .. event, false
-  for _, name in ipairs(hook.events) do wanted = wanted or name == type end
-  if not wanted then return nil end
-  local msg = 'msg_' .. string.match(subject, '_(.*)') .. '_' .. event
+local function append(list, more)
+  for _, value in ipairs(more) do list[#list + 1] = value end
+end
+
+-- Who may want to hear of a job or batch: its own webhook ('' for none), and the endpoints of its tenant.
+local function subscribers(tenant, webhook)
+  local found = {}
+  if webhook ~= '' then found[1] = cjson.decode(webhook) end
+  for _, id in ipairs(call('ZRANGE', P .. 'endpoints:' .. tenant, 0, -1)) do
+    local e = read(P .. 'endpoint:' .. id, 'url', 'host', 'events', 'payload')
+    found[#found + 1] = {endpoint = id, url = e.url, host = e.host, events = cjson.decode(e.events), payload = e.payload}
+  end
+  return found
+end
+
+-- The first of `types` that a subscriber wants, else nil.
+local function wanted_type(to, types)
+  for _, type in ipairs(types) do
+    for _, name in ipairs(to.events) do
+      if name == type then return type end
+    end
+  end
+end
+
+-- Create the delivery of an event to one subscriber, once; return its id where a hint of it is to be published, else nil.
+-- That to an endpoint names it: the dispatcher reads its secrets and headers at every attempt.
+local function create_delivery(subject, tenant, event, type, to)
+  local kind, suffix = string.match(subject, '^(%a+)_(.*)')
+  local msg = 'msg_' .. suffix .. '_' .. event .. (to.endpoint and '_' .. string.match(to.endpoint, '_(.*)') or '')
   local key = P .. 'hook:' .. msg
   if call('HSETNX', key, 'msg', msg) == 0 then return nil end
   local sequence = call('RPUSH', P .. kind .. ':' .. subject .. ':hooks', msg)
-  call('HSET', key, 'subject', subject, 'tenant', tenant, 'type', type, 'url', hook.url, 'host', hook.host,
-    'payload', hook.payload, 'state', 'pending', 'attempts', 0, 'base', 0, 'turn', 0, 'created', stamp(now),
+  call('HSET', key, 'subject', subject, 'tenant', tenant, 'type', type, 'url', to.url, 'host', to.host,
+    'payload', to.payload, 'state', 'pending', 'attempts', 0, 'base', 0, 'turn', 0, 'created', stamp(now),
     'sequence', sequence)
-  if hook.headers and next(hook.headers) then call('HSET', key, 'headers', cjson.encode(hook.headers)) end
-  schedule(msg, hook.host, now)
-  call('HSET', P .. kind .. ':' .. subject, 'hook_state', 'pending')
+  if to.headers and next(to.headers) then call('HSET', key, 'headers', cjson.encode(to.headers)) end
+  if to.endpoint then
+    call('HSET', key, 'endpoint', to.endpoint)
+  else
+    call('HSET', P .. kind .. ':' .. subject, 'hook_state', 'pending', 'hook', msg)
+  end
+  schedule(msg, to.host, now)
   if notify_dispatchers(msg) then return nil end
   return msg
 end
@@ -209,8 +235,51 @@ local function holds_batch(id, fence, status)
   return b.fence == tostring(fence) and b.status == status
 end
 
+-- Create one delivery for each of `to` that wants an event of `subject`. `types` are the names of the event, the preferred
+-- one first; `endpoint_types` those for endpoints. Returns the ids of which hints are to be published.
+local function deliver(subject, tenant, event, to, types, endpoint_types)
+  local due = {}
+  for _, subscriber in ipairs(to) do
+    local type = wanted_type(subscriber, subscriber.endpoint and endpoint_types or types)
+    if type then due[#due + 1] = create_delivery(subject, tenant, event, type, subscriber) end
+  end
+  return due
+end
+
+-- Create the deliveries of an event of a batch, `batch.{event}`, in the step that makes it true. ARGUMENTS: id, tenant,
+-- its own webhook or '', event: `ended`; of OpenAI's batches `completed`, `failed`, `expired` or `cancelled`.
+-- Returns the ids of which hints are to be published: the script returns them as its deliveries now due.
+local function create_batch_deliveries(id, tenant, webhook, event)
+  local types = {'batch.' .. event}
+  return deliver(id, tenant, event, subscribers(tenant, webhook), types, types)
+end
+
+-- OpenAI's names of the ends of a response; one that was cut at its most tokens is `incomplete` instead.
+local RESPONSE_EVENTS = {succeeded = 'completed', failed = 'failed', expired = 'failed', cancelled = 'cancelled'}
+
+-- Create the deliveries of an event of a job. A response tells of its end by OpenAI's name, `response.…`, and by the native
+-- one to who wants only that. As at OpenAI, endpoints hear `response.…` of those made in the background alone.
+local function create_job_deliveries(id, j, event)
+  local to = subscribers(j.tenant, j.webhook)
+  if not to[1] then return {} end
+  local native, r = {'job.' .. event}, read(P .. 'job:' .. id, 'openai', 'finish_reason')
+  local made, name = r.openai ~= '' and cjson.decode(r.openai), RESPONSE_EVENTS[event]
+  if not made or made.api ~= 'responses' or not name then return deliver(id, j.tenant, event, to, native, native) end
+  if r.finish_reason == 'length' then name = 'incomplete' end
+  local both = {'response.' .. name, native[1]}
+  return deliver(id, j.tenant, event, to, both, made.background and both or native)
+end
+
+-- Whether a delivery to `endpoint` ('' for none) tells the state of the webhook of its job or batch: it is the latest to it.
+local function tells_state(msg, subject, endpoint)
+  if endpoint ~= '' then return false end
+  local r = read(subject, 'hook', 'webhook')
+  if r.hook ~= '' then return r.hook == msg end
+  return r.webhook ~= '' -- the delivery was created by an earlier version
+end
+
 -- End a batch of which no job is active, if all its jobs have ended; with `force` also if some are not known, because they
--- could not be restored. Returns the delivery now due or nil.
+-- could not be restored. Returns the deliveries now due.
 local function end_batch(id, expires, force)
   local key = P .. 'batch:' .. id
   local b = read(key, 'tenant', 'total', 'queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired', 'ended', 'webhook',
@@ -220,12 +289,15 @@ local function end_batch(id, expires, force)
     for _, name in ipairs({...}) do n = n + (tonumber(b[name]) or 0) end
     return n
   end
-  if b.ended ~= '' or sum('queued', 'running') > 0 then return nil end
-  if b.status ~= '' then return wake_batch(id) end -- services/intake/batches ends it
-  if not force and sum('succeeded', 'failed', 'cancelled', 'expired') < sum('total') then return nil end
+  if b.ended ~= '' or sum('queued', 'running') > 0 then return {} end
+  if b.status ~= '' then -- services/intake/batches ends it
+    wake_batch(id)
+    return {}
+  end
+  if not force and sum('succeeded', 'failed', 'cancelled', 'expired') < sum('total') then return {} end
   call('HSET', key, 'ended', stamp(now), 'expires', stamp(expires))
   call('ZADD', P .. 'expiry', stamp(expires), id)
-  return create_delivery(id, 'batch', b.tenant, b.webhook, 'ended')
+  return create_batch_deliveries(id, b.tenant, b.webhook, 'ended')
 end
 
 local function usage_key(tenant) return P .. 'usage:' .. tenant .. ':' .. math.floor(now / 86400) end
@@ -269,7 +341,7 @@ local function exceeded(tenant, limits, jobs, bytes)
   return nil
 end
 
--- End a job: leave every queue, create the delivery, count the batch. Returns the deliveries now due.
+-- End a job: leave every queue, create its deliveries, count the batch. Returns the deliveries now due.
 local function close(id, j, to, error)
   dequeue(id, j)
   for _, set in ipairs({'outbox', 'leases', 'deadlines'}) do call('ZREM', P .. set, id) end
@@ -285,9 +357,8 @@ local function close(id, j, to, error)
   end
   if to ~= 'succeeded' then call('ZADD', P .. 'unmarked', stamp(now), id) end
   move(id, j, to)
-  local due = {}
-  due[#due + 1] = create_delivery(id, 'job', j.tenant, j.webhook, to)
-  if j.batch ~= '' then due[#due + 1] = end_batch(j.batch, expires, false) end
+  local due = create_job_deliveries(id, j, to)
+  if j.batch ~= '' then append(due, end_batch(j.batch, expires, false)) end
   return due
 end
 

@@ -14,7 +14,7 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'leases', '-inf', stamp(now), 'LI
     else
       messages = requeue(id, j, tonumber(ARGV[1]) * 2 ^ math.max(0, charged(j) - 1) * tonumber(ARGV[2]))
     end
-    for _, msg in ipairs(messages) do due[#due + 1] = msg end
+    append(due, messages)
     moved[#moved + 1] = id
     moved[#moved + 1] = j.state
     moved[#moved + 1] = j.owner

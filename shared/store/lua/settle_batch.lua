@@ -1,7 +1,5 @@
 -- End a restored batch of which no job is active, although some of its jobs could not be restored. ARGV: id.
 -- Returns the deliveries now due.
-local due = {}
 local first = call('ZRANGE', P .. 'batch:' .. ARGV[1] .. ':jobs', 0, 0)[1]
 local retain = first and call('HGET', P .. 'job:' .. first, 'retain')
-if retain then due[1] = end_batch(ARGV[1], now + tonumber(retain), true) end
-return due
+return retain and end_batch(ARGV[1], now + tonumber(retain), true) or {}

@@ -63,6 +63,7 @@ def _stage(job: Job) -> str | None:
 @pytest.mark.parametrize(("payload", "limit"), [("full", 10_000), ("full", 10), ("thin", 10_000)])
 def test_the_body_of_a_webhook_is_a_documented_event(payload: str, limit: int) -> None:
     data = job_body(replace(JOB, expires=1795600000.0)).model_dump()
-    body = signing.body("job.started", "2026-11-18T11:06:40.000Z", data, payload, limit, sequence=1)
+    envelope = {"type": "job.started", "timestamp": "2026-11-18T11:06:40.000Z", "sequence": 1}
+    body = signing.body(envelope, data, payload, limit)
     event = WebhookEvent.model_validate_json(body, strict=True)
     assert event.model_dump(exclude_unset=True) == json.loads(body)

@@ -9,7 +9,8 @@ import pytest
 from openai import OpenAI
 
 from shared.request_archive import read_manifest
-from tests.unit.intake.app_fixture import App, once_waiting, running_app
+from shared.webhooks.events import RESPONSE_ENDS
+from tests.unit.intake.app_fixture import App, once_waiting, problem, running_app
 from tests.unit.intake.image_files import picture
 
 QUESTION = "What does it say?"
@@ -235,6 +236,34 @@ class TestStream:
         assert (last["type"], last["response"]["error"]["code"]) == ("response.failed", "undecodable_image")
 
 
+class TestWebhook:
+    """`tileq.webhook` of a response."""
+
+    @pytest.mark.parametrize(
+        ("named", "stored"),
+        [
+            ({}, list(RESPONSE_ENDS)),
+            ({"events": ["response.completed", "job.started"]}, ["response.completed", "job.started"]),
+        ],
+    )
+    def test_it_hears_openais_events_unless_it_names_others(
+        self, intake: App, sdk: OpenAI, named: dict[str, Any], stored: list[str]
+    ) -> None:
+        extras = {"tileq": {"webhook": {"url": HOOK} | named}}
+        id = sdk.responses.create(input="Hi", background=True, extra_body=extras).id
+        webhook = intake.job(f"job_{id[5:]}").webhook
+        assert webhook is not None
+        assert webhook.events == stored
+
+    def test_other_surfaces_have_none_of_openais_events(self, intake: App, sdk: OpenAI) -> None:
+        webhook = {"url": HOOK, "events": ["response.completed"]}
+        turns: Any = [{"role": "user", "content": "Hi"}]
+        with pytest.raises(openai.BadRequestError) as caught:
+            sdk.chat.completions.create(model="m", messages=turns, extra_body={"tileq": {"webhook": webhook}})
+        assert caught.value.param == "tileq.webhook.events.0"
+        problem(intake.submit("?", webhook=webhook), 422, "invalid_field")
+
+
 class TestErrors:
     """Refusals are the SDK's own classes, and name OpenAI's parameters."""
 
@@ -278,7 +307,8 @@ class TestErrors:
         with pytest.raises(openai.InternalServerError) as caught:
             sdk.chat.completions.create(model="tileq-demo", messages=[{"role": "user", "content": "Hi"}])
         worker.join()
-        assert (caught.value.code, len(intake.hints.sent)) == ("undecodable_image", 1)
+        assert caught.value.code == "undecodable_image"
+        assert len(intake.http.get("/v1/jobs").json()["data"]) == 1
 
 
 HOOK = "https://93.184.215.14/hook"

@@ -44,10 +44,11 @@ def test_a_secret_of_the_wrong_size_is_named(size: int) -> None:
 
 def test_a_full_body_above_the_limit_becomes_thin_and_says_so() -> None:
     job = {"id": "job_x", "state": "succeeded", "metadata": {}, "expires_at": "t", "output": {"text": "字" * 100}}
-    whole = json.loads(body("job.succeeded", "t", job, "full", 1000))
-    assert whole == {"type": "job.succeeded", "timestamp": "t", "data": job}
-    cut = json.loads(body("job.succeeded", "t", job, "full", 300))
+    envelope = {"type": "job.succeeded", "timestamp": "t"}
+    whole = json.loads(body(envelope, job, "full", 1000))
+    assert whole == envelope | {"data": job}
+    cut = json.loads(body(envelope, job, "full", 300))
     assert cut["data"] == {"id": "job_x", "state": "succeeded", "metadata": {}, "expires_at": "t", "truncated": True}
-    thin = json.loads(body("job.succeeded", "t", job, "thin", 1000))
+    thin = json.loads(body(envelope, job, "thin", 1000))
     assert "output" not in thin["data"]
     assert "truncated" not in thin["data"]
