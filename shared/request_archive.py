@@ -5,7 +5,6 @@ that fit; `tar xf` yields them. Images that do not fit are objects of their own,
 stored every image so, and the manifest as `jobs/{id}/request.json`; both are still read.
 """
 
-import io
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 
@@ -53,13 +52,17 @@ def pack(members: Mapping[str, bytes]) -> bytes:
 
 def unpack(archive: bytes) -> dict[str, bytes]:
     """Return the members of an archive by name. Raises `ValueError` for one that is cut or something else."""
+    members, start = dict[str, bytes](), 0
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as file:
-            members = {
-                found.name: archive[found.offset_data : found.offset_data + found.size] for found in file.getmembers()
-            }
+        while any(header := archive[start : start + tarfile.BLOCKSIZE]):  # zeros end it
+            found = tarfile.TarInfo.frombuf(header, "ascii", "strict")
+            start += tarfile.BLOCKSIZE
+            members[found.name] = archive[start : start + found.size]
+            start += -(-found.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     except tarfile.TarError as error:
         raise ValueError(f"not a request archive: {error}") from error
+    if start > len(archive):
+        raise ValueError(f"not a request archive: it is cut after {len(archive)} bytes")
     if MANIFEST not in members:
         raise ValueError(f"not a request archive: it has no {MANIFEST}")
     return members

@@ -5,6 +5,7 @@ grows faster than its size if it costs more for each job or tile than the cheape
 """
 
 import argparse
+import ctypes
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -74,11 +75,16 @@ class Growth:
         return Series("step time", "running jobs", "ms", points)
 
     def memory(self, tiles: Sequence[int]) -> Series:
-        """Megabytes that one request adds at its peak: tiles, features, keys and values, tensors of the steps."""
+        """Megabytes that one request adds at its peak: tiles, features, keys and values, tensors of the steps.
+
+        What the allocator keeps of the point before, in the thread that has ended, goes back to the system first.
+        """
         points = []
         for size in tiles:
-            with self._engine() as measured:
-                before = _reset_peak()
+            ctypes.CDLL(None).malloc_trim(0)
+            before = _status("VmRSS")
+            with self._engine(warm=False) as measured:
+                Path("/proc/self/clear_refs").write_text("5")  # the peak counts anew
                 measured.ask(measured.request(size, 1))
                 points.append((size, (_status("VmHWM") - before) / 1e6))
         return Series("memory", "tiles", "MB", points)
@@ -93,11 +99,12 @@ class Growth:
         return Series("throughput", "jobs in the queue", "jobs/s", points, rate=True)
 
     @contextmanager
-    def _engine(self, slots: int = 0) -> Iterator[MeasuredEngine]:
-        """A fresh engine, warm."""
+    def _engine(self, slots: int = 0, *, warm: bool = True) -> Iterator[MeasuredEngine]:
+        """A fresh engine."""
         engine = resident_engine(*self._model, slots=slots)
         measured = MeasuredEngine(engine, self._model[2].token_id(IMAGE_CONTEXT))
-        measured.ask(measured.request(1, 4))
+        if warm:
+            measured.ask(measured.request(1, 4))
         try:
             yield measured
         finally:
@@ -131,19 +138,13 @@ def main() -> None:
     chosen = parser.parse_args()
     print(f"{time.strftime('%d %B %Y')}, {machine()}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
     growth, found = Growth(chosen.layers), []
-    for measure, sizes in ((growth.step_time, JOBS), (growth.memory, TILES), (growth.throughput, JOBS)):
+    for measure, sizes in ((growth.memory, TILES), (growth.step_time, JOBS), (growth.throughput, JOBS)):
         found.append(measure([size for size in sizes if size <= chosen.most]))
         print("\n".join(found[-1].rows()), flush=True)
     plot(found, chosen.out)
     for series in found:
         at_most(f"{series.name}: sizes that cost more for each one", len(series.surprises()), 0, "sizes")
     print(f"\n{chosen.out}: {sum(len(series.surprises()) for series in found)} points grow faster than their size")
-
-
-def _reset_peak() -> int:
-    """Bytes in memory now, from which the peak counts anew."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
 
 
 def _status(name: str) -> int:

@@ -60,7 +60,8 @@ class Submissions:
     async def submit(self, principal: Principal, submission: Submission, headers: RequestHeaders) -> AcceptedJob:
         """Accept one job."""
         require_reading_of_parent(principal, submission)
-        async with self._reserved(principal, headers, submission.fingerprint()) as reservation:
+        fingerprint = submission.fingerprint() if headers.idempotency_key else ""
+        async with self._reserved(principal, headers, fingerprint) as reservation:
             if reservation.replay:
                 return await self._replay(principal, reservation)
             prepared = await self._preparation.prepare(principal.tenant, submission, {}, trace=headers.traceparent)

@@ -58,6 +58,12 @@ def _resident(stats: EngineStats) -> Iterator[Metric]:
     yield CounterMetricFamily("tileq_engine_cached_tokens", "Prompt tokens from the cache", value=stats.cached_tokens)
     yield CounterMetricFamily("tileq_engine_preemptions", "Requests begun again for pages", value=stats.preemptions)
     yield CounterMetricFamily("tileq_engine_steps", "Steps of the engine", value=stats.steps)
+    computed = CounterMetricFamily(
+        "tileq_engine_computed", "Tiles, rows and positions computed, wanted or as padding", labels=["unit", "use"]
+    )
+    for labels, count in stats.computed.items():
+        computed.add_metric(labels, count)
+    yield computed
     parts = CounterMetricFamily("tileq_engine_step_part_seconds", "Seconds in steps by part", labels=["part"])
     for part, seconds in stats.step_s.items():
         parts.add_metric([part], seconds)

@@ -150,6 +150,7 @@ class EngineCore:
             cached_tokens=self._counts["cached"],
             preemptions=self._scheduler.preemptions,
             steps=self._counts["steps"],
+            computed=dict(self._runner.computed),
             step_s=parts,
             fast_paths={path.name: path.state for path in self._paths},
         )

@@ -18,6 +18,8 @@ class ModelRunner:
     def __init__(self, model: VisionLanguageModel, pages: KVPages) -> None:
         self._model = model
         self._pages = pages
+        #: By unit (tiles, rows of the decoder, positions that running answers attend to) and use: wanted or padding.
+        self.computed = {(unit, use): 0 for unit in ("tiles", "rows", "positions") for use in ("wanted", "padding")}
 
     def after_each_layer(self, call: Callable[[], None]) -> None:
         """Let `call` hear of each layer, as signs of life: on a slow CPU a step takes minutes, and a layer seconds.
@@ -28,13 +30,21 @@ class ModelRunner:
 
     def encode(self, work: list[TileWork]) -> list[Tensor]:
         """Features of each tile, (tokens, hidden)."""
+        self.computed["tiles", "wanted"] += len(work)
         tiles = np.stack([one.sequence.request.tiles[one.tile] for one in work])
         # Clones, because a view would keep the features of its whole batch in memory for as long as it is cached.
         return [features.clone() for features in self._model.encoder.encode(torch.from_numpy(tiles))]
 
     def forward(self, chunks: list[Chunk]) -> Tensor:
         """(M, vocab) logits, a row for each chunk that completes its branch."""
-        return self._model.decoder(pack(chunks), self._pages)
+        batch = pack(chunks)
+        self.computed["rows", "wanted"] += len(batch.ids)
+        if batch.decodes:
+            wanted = sum(segment.context for segment in batch.decodes)
+            self.computed["positions", "wanted"] += wanted
+            if self._model.decoder.pads_answers:
+                self.computed["positions", "padding"] += batch.padded_positions - wanted
+        return self._model.decoder(batch, self._pages)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy the keys and values of one page to another."""

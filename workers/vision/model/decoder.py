@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.vision.checkpoint.config import DecoderConfig
-from workers.vision.model.attention import AttendRows, attend
+from workers.vision.model.attention import AttendRows, attend, attend_padded
 from workers.vision.model.fast_path import FastPath
 from workers.vision.model.kv_pages import KVPages
 from workers.vision.model.linear import Linear, MakeLinear, PlainLinear
@@ -74,6 +74,12 @@ class Decoder:
     def devices(self) -> list[torch.device]:
         """The device of each layer."""
         return [layer.device for layer in self.layers]
+
+    @property
+    def pads_answers(self) -> bool:
+        """Whether running answers attend to as many positions as the longest of them."""
+        plain = self._attend_rows is None and any(device.type != "cpu" for device in self.devices)
+        return plain or self._attend_rows is attend_padded
 
     def __call__(self, batch: PackedBatch, pages: KVPages) -> Tensor:
         """Compute all rows, store their keys and values, return (M, vocab) logits of the wanted rows."""

@@ -79,6 +79,11 @@ class PackedBatch:
         """The segments of several rows."""
         return [segment for segment in self.segments if segment.rows > 1]
 
+    @property
+    def padded_positions(self) -> int:
+        """Positions of `decodes` with all page tables as long as the longest."""
+        return PAGE_TOKENS * len(self.decodes) * max(len(segment.pages) for segment in self.decodes)
+
     @cached_property
     def decode_tables(self) -> DecodeTables:
         """The tables of `decodes`."""

@@ -53,6 +53,12 @@ def test_the_figures_of_the_resident_engine_are_exported_where_it_serves() -> No
     assert "pages" not in scrape(EngineStats())
 
 
+def test_what_was_computed_as_padding_is_exported() -> None:
+    text = scrape(EngineStats(pages=1, computed={("rows", "wanted"): 9, ("rows", "padding"): 3}))
+    assert 'tileq_engine_computed_total{unit="rows",use="wanted"} 9.0' in text
+    assert 'tileq_engine_computed_total{unit="rows",use="padding"} 3.0' in text
+
+
 def test_the_state_of_each_fast_path_and_the_cache_hit_ratio_are_exported() -> None:
     text = scrape(EngineStats(pages=1, fast_paths={"paged attention": "wrong"}, prompt_tokens=8, cached_tokens=6))
     assert 'tileq_engine_fast_path{path="paged attention",state="wrong"} 1.0' in text

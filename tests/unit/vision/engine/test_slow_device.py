@@ -44,6 +44,7 @@ class SimulatedRunner:
     """Takes `SLOWER` times the expected time, layer by layer, and always says the same token."""
 
     def __init__(self, clock: Clock, vocabulary: int) -> None:
+        self.computed: dict[tuple[str, str], int] = {}
         self.seen: list[str] = []  #: requests in the order of their steps
         self.watch: Callable[[], object] = lambda: None
         self.layer_seconds: Callable[[float], float] = lambda seconds: seconds
