@@ -10,7 +10,7 @@ from services.intake.batches import metrics
 from services.intake.clients.storage import Storage
 from services.intake.context import AppContext
 from services.intake.openai.surface import envelope
-from services.intake.openai.views import chat_completion, failure_of, response_body
+from services.intake.openai.views import chat_completion, failure_of
 from services.intake.rendering import to_json
 from shared.batches import Batch, BatchStatus, line_job_id
 from shared.errors import QueueUnavailable
@@ -18,6 +18,7 @@ from shared.files import File, FileWriter
 from shared.ids import derived_id
 from shared.jobs import Job, State
 from shared.object_writers import PART_BYTES
+from shared.openai.responses import response_body
 from shared.records import OpenAiOptions
 from shared.store import batches, files
 from shared.store.batches import LineOutcome
