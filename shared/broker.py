@@ -4,6 +4,7 @@ A message says "look at this job" and carries its id, nothing else. Losing or re
 (kombu's BRPOP and its write to `unacked` are two round trips; a SIGKILL between them loses the message).
 """
 
+import uuid
 from collections.abc import Callable
 from typing import Protocol
 
@@ -60,6 +61,7 @@ def make_celery(settings: BrokerSettings, *queues: str) -> Celery:
             "visibility_timeout": visibility,
             "global_keyprefix": settings.redis_prefix + "mq:",
             "endpoint": endpoint,
+            "app": uuid.uuid4().hex,  # else kombu shares a pool between apps that differ in a password only
             "health_check_interval": HEALTH_CHECK_S,
             "unacked_restore_interval": 5,
             "deadletter_queue": "undeliverable",
@@ -83,8 +85,11 @@ def make_celery(settings: BrokerSettings, *queues: str) -> Celery:
 class Publisher(Protocol):
     """Publishes hints; a lost one is repeated by the reconciler."""
 
-    def job(self, model: str, job: str) -> bool:
-        """Hint that `job` waits for a worker of `model`; False when the broker did not take it."""
+    def job(self, model: str, job: str, *, unless_waiting: int = 0) -> bool:
+        """Hint that `job` waits for a worker of `model`; False when the broker did not take it.
+
+        With `unless_waiting`, nothing is published where so many hints wait already.
+        """
 
     def deliveries(self, *messages: str) -> bool:
         """Hint that webhook messages are due; False when the broker did not take all of them."""
@@ -99,9 +104,9 @@ class Hints:
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def job(self, model: str, job: str) -> bool:
+    def job(self, model: str, job: str, *, unless_waiting: int = 0) -> bool:
         """See `Publisher.job`."""
-        return self._send(JOB_AVAILABLE, vision_queue(model), job)
+        return self._send(JOB_AVAILABLE, vision_queue(model), job, unless_waiting)
 
     def deliveries(self, *messages: str) -> bool:
         """See `Publisher.deliveries`."""
@@ -116,12 +121,14 @@ class Hints:
 
     def depth(self, name: str) -> int:
         """Return how many hints wait in queue `name`."""
-        with self._app.connection_for_write() as connection, connection.channel() as channel:
+        with self._app.producer_pool.acquire(block=True, timeout=PRODUCER_WAIT_S) as producer:
             # Not passive: kombu's test of existence ignores `global_keyprefix`. On Redis declaring creates nothing.
-            return int(channel.queue_declare(queue=name).message_count)
+            return int(producer.channel.queue_declare(queue=name).message_count)
 
-    def _send(self, task: str, name: str, id: str) -> bool:
+    def _send(self, task: str, name: str, id: str, unless_waiting: int = 0) -> bool:
         try:
+            if unless_waiting and self.depth(name) >= unless_waiting:
+                return True
             self._app.send_task(task, args=(id,), queue=queue(name), retry=False)
         except Exception as error:  # a broker fails in kombu's, redis' and the OS' ways; the outbox has the job anyway
             HINTS.labels(name, "refused").inc()

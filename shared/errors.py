@@ -212,6 +212,12 @@ class UnknownParent(RequestError):
     status, code, title = 422, "unknown_parent", "Unknown parent"
 
 
+class UnknownFile(RequestError):
+    """`file_id` must be a file of yours that still exists; GET /v1/files lists them."""
+
+    status, code, title = 422, "unknown_file", "Unknown file"
+
+
 class IdempotencyMismatch(RequestError):
     """This Idempotency-Key was used for another request; use a new key."""
 
@@ -222,6 +228,18 @@ class WebhookRefused(RequestError):
     """This webhook URL is not one that tileq may call."""
 
     status, code, title = 422, "webhook_refused", "Webhook refused"
+
+
+class WebhookUnreachable(RequestError):
+    """The webhook endpoint gave no answer to the test."""
+
+    status, code, title = 422, "webhook_unreachable", "Webhook endpoint unreachable"
+
+
+class TooManyEndpoints(RequestError):
+    """This tenant has as many webhook endpoints as it may have; delete one."""
+
+    status, code, title = 422, "too_many_endpoints", "Too many webhook endpoints"
 
 
 class LimitPassed(RequestError):

@@ -26,6 +26,12 @@ def derived_id(kind: str, parent: str, number: int) -> str:
     return f"{kind}_{time}{_base32(number, 4)}{_base32(int.from_bytes(secret), _RANDOM - 4)}"
 
 
+def id_of(kind: str, *names: str) -> str:
+    """Return the id of the one of `kind` that `names` stand for: 180 bits of their SHA-256, and no time."""
+    number = int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest())
+    return f"{kind}_{_base32(number % (1 << 5 * (_TIME + _RANDOM)), _TIME + _RANDOM)}"
+
+
 def is_id(kind: str, text: str) -> bool:
     """Tell whether `text` has the shape of an id of `kind`; nothing else may become part of a key."""
     return text.startswith(kind + "_") and _SHAPE.fullmatch(text) is not None

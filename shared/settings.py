@@ -329,6 +329,7 @@ class WebhookSettings(ProcessSettings):
         WEBHOOK_SCHEDULE, description="waits before the second and later attempts, with jitter"
     )
     webhook_full_bytes: int = Field(256 << 10, description="a full body above this becomes thin and says `truncated`")
+    max_webhook_endpoints: int = Field(20, ge=1, description="webhook endpoints of one tenant")
     webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one webhook dispatcher")
     webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all dispatchers together")
 

@@ -7,7 +7,7 @@ jobs/{id}/result-{attempt}.json  written before finish; the record points at the
 jobs/{id}/ended.json           of a job that ended without a result, see shared/ended.py
 models/{id}/tokenizer.json     for exact prompt counts in intake, put there by workers
 files/{id}/…                   uploads of clients and outputs of batches, see shared/files.py
-tenants/{tenant}/…             keys and secrets, so that losing Redis loses neither
+webhook_endpoints/{id}.json    a copy of the record of a webhook endpoint, its secrets as stored
 health/probe                   what readiness writes, over and over
 """
 
@@ -32,6 +32,7 @@ from shared.settings import StorageSettings
 T = TypeVar("T")
 
 BATCHES_PREFIX = "batches/"  #: of the manifests of batches
+ENDPOINTS_PREFIX = "webhook_endpoints/"  #: of the copies of webhook endpoints
 PAGE_KEYS = 1000  #: keys of one LIST request, the most that S3 returns
 
 PROBE_KEY = "health/probe"
@@ -68,6 +69,11 @@ def result_key(job: str, attempt: int) -> str:
 def ended_key(job: str) -> str:
     """Return the key of the marker that `job` ended without a result."""
     return f"jobs/{job}/ended.json"
+
+
+def endpoint_key(endpoint: str) -> str:
+    """Return the key of the copy of a webhook endpoint."""
+    return f"{ENDPOINTS_PREFIX}{endpoint}.json"
 
 
 def batch_key(batch: str) -> str:

@@ -119,6 +119,7 @@ class WebhookEvent(Body):
     ]
     timestamp: Moment
     sequence: Annotated[int | None, Field(description="order among the messages of one job or batch")] = None
+    test: Annotated[Literal[True] | None, Field(description="sent by a test of an endpoint: an example")] = None
     data: JobBody | BatchBody | ThinBody | WebhookTestData
 
 

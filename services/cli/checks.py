@@ -125,7 +125,7 @@ def broker(settings: Settings) -> Iterator[Finding]:
             "fail",
             "Celery broker",
             f"{where}: {error}",
-            redis_remedy(error, variable, tls=settings.broker_endpoint.tls is not None),
+            redis_remedy(error.__cause__ or error, variable, tls=settings.broker_endpoint.tls is not None),
         )
         return
     yield Finding("ok", "Celery broker", f"{where}, {waiting} hints wait for the webhook dispatcher")

@@ -12,7 +12,7 @@ from typing import Any
 from shared.encryption import DecryptionFailed, Keyring
 from shared.errors import ObjectMissing
 from shared.request_archive import manifest_bytes, replace_manifest
-from shared.storage import BATCHES_PREFIX, ObjectStorage
+from shared.storage import BATCHES_PREFIX, ENDPOINTS_PREFIX, ObjectStorage
 from shared.store.client import Store
 from shared.store.secrets import replace_stored
 
@@ -52,6 +52,13 @@ class Reencryption:
                 self._renew_field(key, "webhook", self._tenant(key), self._target)
         for key in self._hashes("hook"):
             self._renew_field(key, "headers", self._tenant(key), self._headers)
+        for key in self._hashes("endpoint"):
+            tenant = self._tenant(key)
+            for field in ("secret", "previous"):
+                self._renew_field(key, field, tenant, self._secret)
+            self._renew_field(key, "headers", tenant, self._headers)
+        for key in self._objects.keys(ENDPOINTS_PREFIX):
+            self._renew_endpoint(key)
         for key in self._objects.keys("jobs/"):
             if key.endswith(("/request.tar", "/request.json")):
                 self._renew_object(key, lambda document: document["record"])
@@ -93,6 +100,22 @@ class Reencryption:
         if new is not None:
             record["webhook"] = new
             replace_manifest(self._objects, key, json.dumps(document, ensure_ascii=False).encode())
+
+    def _renew_endpoint(self, key: str) -> None:
+        try:
+            record: dict[str, str] = json.loads(self._objects.get(key))
+            tenant = record["tenant"]
+        except ObjectMissing:  # deleted since it was listed
+            return
+        except (ValueError, KeyError, TypeError):
+            self._failed(f"{key} can't be read")
+            return
+        renewals = {"secret": self._secret, "previous": self._secret, "headers": self._headers}
+        found = {
+            name: self._renewed(record[name], tenant, renew, key) for name, renew in renewals.items() if name in record
+        }
+        if changed := {name: new for name, new in found.items() if new is not None}:
+            self._objects.put(key, json.dumps(record | changed, ensure_ascii=False).encode(), "application/json")
 
     def _renewed(self, old: str, tenant: str, renew: Renew, place: str) -> str | None:
         """Return what to store instead of `old`, or None where nothing is to be changed."""

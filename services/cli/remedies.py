@@ -39,7 +39,7 @@ _S3_CODES = {
 START_S3 = "start it, or set TILEQ_S3_URL, TILEQ_S3_ACCESS_KEY and TILEQ_S3_SECRET_KEY; `tileq up` brings its own"
 
 
-def redis_remedy(error: Exception, variable: str, *, tls: bool) -> str:
+def redis_remedy(error: BaseException, variable: str, *, tls: bool) -> str:
     """Return what to do about `error` of the Redis that `variable` names, reached with TLS or without."""
     for cause, remedy in _REDIS_REMEDIES:
         if cause in str(error) if isinstance(cause, str) else isinstance(error, cause):

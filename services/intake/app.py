@@ -12,24 +12,25 @@ from services.intake.auth import Authenticator
 from services.intake.clients.background import TaskSet
 from services.intake.clients.changes import POLL_S, Changes
 from services.intake.clients.delta_reader import DeltaReader
-from services.intake.clients.files import FileStore
 from services.intake.clients.hints import HintPublisher
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.readiness import Readiness
 from services.intake.clients.storage import Storage
+from services.intake.clients.webhook_endpoints import WebhookEndpoints
 from services.intake.clients.webhook_urls import WebhookUrlPolicy
 from services.intake.context import AppContext
 from services.intake.errors import install_handlers
 from services.intake.event_stream import EventStreams
 from services.intake.middleware import RequestMiddleware
 from services.intake.native import NATIVE
-from services.intake.openai import chat, files, responses
+from services.intake.openai import chat, files, responses, webhook_endpoints
 from services.intake.openapi import install_document
 from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
 from services.intake.routes import batches, images, jobs, system, webhooks
 from services.intake.submission.commit import Commit
 from services.intake.submission.file_batches import FileBatches
+from services.intake.submission.file_store import FileStore
 from services.intake.submission.prepare import Preparation
 from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.submission.service import Submissions
@@ -41,8 +42,15 @@ from shared.storage import ObjectStorage
 from shared.store.client import AsyncStore
 
 ROUTERS = (
-    *(jobs.router, images.router, batches.router, webhooks.router, system.router),
-    *(responses.router, chat.router, files.router),
+    jobs.router,
+    images.router,
+    batches.router,
+    webhooks.router,
+    system.router,
+    responses.router,
+    chat.router,
+    webhook_endpoints.router,
+    files.router,
 )
 
 
@@ -63,9 +71,11 @@ def build_context(
     queries = JobQueries(store, storage, changes)
     models, readiness = ModelRegistry(store, settings), Readiness(store, storage, hints, settings)
     webhook_urls = WebhookUrlPolicy(authenticator.has_no_keys, settings)
+    files_ = FileStore(store, storage, background)
     preparation = Preparation(
         queries=queries,
         storage=storage,
+        files=files_,
         models=models,
         prompt_length=PromptLengthCheck(storage, settings),
         webhook_urls=webhook_urls,
@@ -95,11 +105,12 @@ def build_context(
         streams=EventStreams(queries, changes, deltas, max_streams=settings.max_streams),
         models=models,
         webhook_urls=webhook_urls,
+        webhook_endpoints=WebhookEndpoints(store, storage, webhook_urls, settings),
         changes=changes,
         deltas=deltas,
         publisher=hints,
         readiness=readiness,
-        files=FileStore(store, storage, background),
+        files=files_,
         background=background,
     )
 

@@ -17,6 +17,11 @@ ACTS = {
     ("POST", "/v1/batches/{id}/cancel"): "batch.cancel",
     ("POST", "/v1/webhooks/test"): "webhook.test",
     ("POST", "/v1/webhooks/secret/rotate"): "webhook_secret.rotate",
+    ("POST", "/v1/webhook_endpoints"): "webhook_endpoint.create",
+    ("POST", "/v1/webhook_endpoints/{id}"): "webhook_endpoint.update",
+    ("DELETE", "/v1/webhook_endpoints/{id}"): "webhook_endpoint.delete",
+    ("POST", "/v1/webhook_endpoints/{id}/rotate_secret"): "webhook_endpoint.rotate_secret",
+    ("POST", "/v1/webhook_endpoints/{id}/test"): "webhook_endpoint.test",
 }
 MAX_TARGET_CHARS = 200
 log = structlog.get_logger(__name__)

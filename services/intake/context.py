@@ -11,11 +11,11 @@ from services.intake.auth import Authenticator
 from services.intake.clients.background import TaskSet
 from services.intake.clients.changes import Changes
 from services.intake.clients.delta_reader import DeltaReader
-from services.intake.clients.files import FileStore
 from services.intake.clients.hints import HintPublisher
 from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.readiness import Readiness
 from services.intake.clients.storage import Storage
+from services.intake.clients.webhook_endpoints import WebhookEndpoints
 from services.intake.clients.webhook_urls import WebhookUrlPolicy
 from services.intake.event_stream import EventStreams
 from services.intake.principal import Principal
@@ -23,6 +23,7 @@ from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
 from services.intake.submission.commit import Commit
 from services.intake.submission.file_batches import FileBatches
+from services.intake.submission.file_store import FileStore
 from services.intake.submission.prepare import Preparation
 from services.intake.submission.service import Submissions
 from shared.errors import InvalidField
@@ -52,6 +53,7 @@ class AppContext:
     streams: EventStreams
     models: ModelRegistry
     webhook_urls: WebhookUrlPolicy
+    webhook_endpoints: WebhookEndpoints
     changes: Changes
     deltas: DeltaReader
     publisher: HintPublisher

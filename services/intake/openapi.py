@@ -12,6 +12,7 @@ from services.intake.errors import Unexpected
 from services.intake.native import PROBLEM_JSON
 from services.intake.schemas import openai as openai_schema
 from services.intake.schemas import requests as schema
+from services.intake.schemas import webhook_endpoints as endpoint_schema
 from services.intake.schemas.responses import Problem
 from services.intake.submission.body import FORM, JSON
 from shared import errors as shared_errors
@@ -44,6 +45,7 @@ SUBMIT_ERRORS: tuple[type[RequestError], ...] = (
     shared_errors.ImageCountMismatch,
     shared_errors.PromptTooLong,
     shared_errors.UnknownParent,
+    shared_errors.UnknownFile,
     shared_errors.WebhookRefused,
     shared_errors.IdempotencyMismatch,
     shared_errors.IdempotencyInProgress,
@@ -108,6 +110,10 @@ EXTRA_SCHEMAS: tuple[type[BaseModel], ...] = (
     openai_schema.ChatJson,
     openai_schema.FileBatchRequest,
     openai_schema.FileForm,
+    endpoint_schema.CreateEndpoint,
+    endpoint_schema.UpdateEndpoint,
+    endpoint_schema.RotateEndpoint,
+    endpoint_schema.TestEndpoint,
 )
 
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
-from services.intake.clients.changes import Changes
+from services.intake.clients.changes import Changes, Subscription
 from services.intake.clients.storage import Storage
 from shared.batches import Batch
 from shared.errors import NotFound, ResultLost
@@ -41,14 +41,20 @@ class JobQueries:
 
     async def wait_until_ended(self, tenant: str, id: str, seconds: float) -> Job:
         """Return a job at its end, or as it is after `seconds` or when the service shuts down."""
-        until = time.monotonic() + seconds
         with self._changes.watch(id, ends_only=True) as subscription:
-            while True:
-                job = await self.get(tenant, id)
-                left = until - time.monotonic()
-                if job.state.terminal or left <= 0 or subscription.closed:
-                    return job
-                await subscription.changed(left)
+            return await self._wait(await self.get(tenant, id), seconds, subscription)
+
+    async def wait_for_end_of(self, job: Job, seconds: float) -> Job:
+        """Return `job`, which was just accepted or read, as `wait_until_ended` does; it is read again once it ended."""
+        with self._changes.watch(job.id, ends_only=True) as subscription:
+            return await self._wait(job, seconds, subscription)
+
+    async def _wait(self, job: Job, seconds: float, subscription: Subscription) -> Job:
+        until = time.monotonic() + seconds
+        while not (job.state.terminal or subscription.closed) and (left := until - time.monotonic()) > 0:
+            await subscription.changed(left)
+            job = await self.get(job.tenant, job.id)
+        return job
 
     async def list_jobs(
         self, tenant: str, *, state: str, batch: str, after: str, limit: int, metadata: Mapping[str, str]

@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 import threading
+from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
@@ -70,6 +71,19 @@ class Upload:
         upload = cls(name)
         upload.write(data)
         return upload
+
+
+@dataclass(frozen=True)
+class FileReference:
+    """A file of `/v1/files` that a request names in place of its bytes."""
+
+    name: str  #: its place in the request
+    file_id: str
+
+    @property
+    def sha256(self) -> str:
+        """What tells this file from others, as `Upload.sha256` does: the content of a file never changes."""
+        return self.file_id
 
 
 class StreamedUpload(Upload):

@@ -28,7 +28,8 @@ class TransitionResult(Generic[T]):
 
     value: T
     messages: tuple[str, ...] = ()
-    more: bool = True  #: whether another job of the model may be ready; False only where the store found none
+    #: Whether another job of the model may be ready, of a claim whether many are; False only if the store found none.
+    more: bool = True
 
 
 def hash_to_dict(flat: Sequence[str]) -> dict[str, str]:

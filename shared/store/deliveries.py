@@ -36,16 +36,27 @@ def finish(
     return StoreCommand("delivery_finish", args, bool)
 
 
-def release(msg: str, fence: int, delay: float) -> StoreCommand[bool]:
-    """Return a claimed delivery without an attempt, due after `delay` seconds; False if another dispatcher holds it."""
-    return StoreCommand("delivery_release", (msg, fence, delay), bool)
+def release(msg: str, fence: int, delay: float, url: str = "", host: str = "") -> StoreCommand[bool]:
+    """Return a claimed delivery without an attempt, due after `delay` seconds; False if another dispatcher holds it.
+
+    It goes to `url` at `host` from now on, where they are given.
+    """
+    return StoreCommand("delivery_release", (msg, fence, delay, url, host), bool)
 
 
 def add_test(
-    msg: str, tenant: str, url: str, host: str, *, retention: float = 86_400, headers: Mapping[str, str] | None = None
+    msg: str,
+    tenant: str,
+    url: str,
+    host: str,
+    *,
+    retention: float = 86_400,
+    headers: Mapping[str, str] | None = None,
+    type: str = "webhook.test",
+    endpoint: str = "",
 ) -> StoreCommand[int]:
-    """Create a `webhook.test`, attempted once and kept for `retention` seconds."""
-    args = (msg, tenant, "webhook.test", url, host, json.dumps(dict(headers or {})), retention)
+    """Create a test, attempted once and kept for `retention` seconds; to an `endpoint`, an example of any `type`."""
+    args = (msg, tenant, type, url, host, json.dumps(dict(headers or {})), retention, endpoint)
     return StoreCommand("delivery_add_test", args, int)
 
 

@@ -21,6 +21,8 @@ from shared.store.limits import limit_state
 Verdict = Literal["ok", "cancel", "deadline_exceeded", "lease_lost"]
 MAX_PASSES = 8  #: younger jobs that may be claimed before a job because their conversation or image is cached
 MAX_PASSED_S = 2.0  #: since the first of them; then the job is overtaken no more
+MANY_READY = 4  #: ready jobs of a model from which on a submission publishes no hint, and a claim passes its hint on
+HINT_PERIOD_S = 0.1  #: after which a submission publishes a hint even so, since those before may have been lost
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class SubmitResult:
     position: int = -1
     retry_after: float = 0
     limit: LimitState | None = None
+    hinted: tuple[bool, ...] = ()  #: for each job whether a hint of it is to be published
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,6 @@ def _triples(flat: Sequence[str]) -> list[tuple[str, str, str]]:
     return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
 
 
-def _with_deliveries(answer: Sequence[Any]) -> tuple[Any, tuple[str, ...]]:
-    return answer[0], tuple(answer[1])
-
-
 # --- submission
 
 
@@ -69,6 +68,7 @@ def submit(
     batch: Mapping[str, str] | None = None,
     limits: TenantLimits = NO_LIMITS,
     lines: LinesRead | None = None,
+    hint_period: float = HINT_PERIOD_S,
 ) -> StoreCommand[SubmitResult]:
     """Accept all `jobs`, or none, where the queue is full, where the tenant would pass one of its `limits`, or where
     another request holds the Idempotency-Key (`in_progress`).
@@ -87,13 +87,14 @@ def submit(
         "limits": limits.of_submissions or None,
         "bytes": sum(stored),
         "job_bytes": stored,
-        "lines": asdict(lines) | {"fence": str(lines.fence)} if lines else None,
+    lines: LinesRead | None = None,
+    hint_period: float = HINT_PERIOD_S,
     }
 
     def parse(answer: Any) -> SubmitResult:
         outcome, *more = answer
         if outcome == "accepted":
-            return SubmitResult(outcome, float(more[0]), int(more[1]))
+            return SubmitResult(outcome, float(more[0]), int(more[1]), hinted=tuple(map(bool, more[2])))
         if outcome == "quota_exceeded":
             return SubmitResult(outcome, limit=limit_state(more[0]))
         return SubmitResult(outcome, retry_after=float(more[0]) if more else 0)
@@ -135,15 +136,17 @@ def claim(
 
     Among the oldest `window` jobs of the tenant whose turn it is, one goes first that has an affinity key of `cached`
     (`tenant/key`, or `/key` for any tenant). At most `MAX_PASSES` younger jobs go before one, and none once
-    `MAX_PASSED_S` have passed since the first of them.
+    `MAX_PASSED_S` have passed since the first of them. `more`: whether `MANY_READY` jobs are still ready.
     """
 
     def parse(answer: Any) -> TransitionResult[Job | None]:
-        record, messages = _with_deliveries(answer)
-        return TransitionResult(Job.from_hash(hash_to_dict(record)) if record else None, messages)
+        record, messages, many = answer
+        return TransitionResult(Job.from_hash(hash_to_dict(record)) if record else None, tuple(messages), bool(many))
 
     preferred = cached if window > 1 else ()
-    return StoreCommand("claim", (model, worker, lease, window, MAX_PASSES, MAX_PASSED_S, *preferred), parse)
+    return StoreCommand(
+        "claim", (model, worker, lease, window, MAX_PASSES, MAX_PASSED_S, MANY_READY, *preferred), parse
+    )
 
 
 def heartbeat(

@@ -76,6 +76,20 @@ MUTANTS = (
         "if cached['acme/' .. key] or cached['other/' .. key] or cached['/' .. key] then",
         ("tests/integration/shared/test_claim_order.py",),
     ),
+    Mutant(
+        "no submission publishes a hint while a job is ready",
+        f"{LUA}/submit.lua",
+        "if fewer_ready(model, order.many_ready) then",
+        "if fewer_ready(model, 1) then",
+        ("tests/integration/shared/test_hints.py",),
+    ),
+    Mutant(
+        "hints are not passed on",
+        "workers/vision/worker.py",
+        "if claimed.more and pass_on:",
+        "if False:",
+        ("tests/unit/vision/test_worker.py",),
+    ),
     Mutant("heartbeats past the deadline", f"{LUA}/heartbeat.lua", " and not late then", " then", (STORE,)),
     Mutant(
         "hints acknowledged before the end",
@@ -129,8 +143,8 @@ MUTANTS = (
     ),
     Mutant(
         "an Idempotency-Key is anybody's",
-        f"{LUA}/submit.lua",
-        "if r.token ~= order.idem.token then return {'in_progress'} end",
+        f"{LUA}/prelude.lua",
+        "if r.token ~= idem.token then return false end",
         "",
         (STORE,),
     ),

@@ -14,7 +14,7 @@ from shared.ended import write_ended_markers
 from shared.errors import QueueUnavailable, StorageDown
 from shared.files import delete_file_objects
 from shared.settings import JobSettings
-from shared.storage import ObjectStorage, batch_key, delete_job_objects
+from shared.storage import ObjectStorage, batch_key, delete_job_objects, endpoint_key
 from shared.store import deliveries, transitions
 from shared.store.client import Store
 from shared.store.stats import get_stats
@@ -102,11 +102,15 @@ class Reconciler:
                 self.objects.delete(batch_key(id))
 
     def empty_trash(self) -> None:
-        """Delete the objects of deleted jobs and files, and only then their ids."""
+        """Delete the objects of deleted jobs, files and webhook endpoints, and only then their ids."""
         ids = self.store.run(transitions.list_trash())
         for id in ids:
-            delete = delete_file_objects if id.startswith("file_") else delete_job_objects
-            delete(self.objects, id)
+            if id.startswith("we_"):
+                self.objects.delete(endpoint_key(id))
+            elif id.startswith("file_"):
+                delete_file_objects(self.objects, id)
+            else:
+                delete_job_objects(self.objects, id)
             self.store.run(transitions.purge_done([id]))
 
     def _attempt(self, step: Callable[[], None]) -> bool:

@@ -23,6 +23,7 @@ from shared.results import StoredResult
 from shared.settings import RetentionSettings
 from shared.storage import (
     BATCHES_PREFIX,
+    ENDPOINTS_PREFIX,
     ObjectStorage,
     archive_key,
     batch_id,
@@ -33,8 +34,9 @@ from shared.storage import (
     manifest_key,
     result_key,
 )
-from shared.store import batches, transitions
+from shared.store import batches, endpoints, transitions
 from shared.store.client import Store
+from shared.webhooks.endpoint import WebhookEndpoint
 from workers.reconciler.recover_files import recover_files, sweep_files
 
 READ_AT_ONCE = 100  #: records asked for in one round trip
@@ -49,6 +51,7 @@ def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int
     changes nothing. A job that ended right before the loss may have no marker yet: see shared/ended.py.
     """
     counts = dict.fromkeys(("known", "queued", "succeeded", "failed", "cancelled", "expired", "unreadable"), 0)
+    _restore_endpoints(store, objects)  # first, so that the jobs that are restored as ended tell them of it
     for some in _chunks(_jobs(objects), READ_AT_ONCE):
         known = {job.id for job in store.run(transitions.read_jobs(list(some)))}
         counts["known"] += len(known)
@@ -114,6 +117,18 @@ def _restore_batch(key: str, store: Store, objects: ObjectStorage) -> None:
         return
     if "status" in record:
         store.run(batches.put(record))
+
+
+def _restore_endpoints(store: Store, objects: ObjectStorage) -> None:
+    for key in objects.keys(ENDPOINTS_PREFIX):
+        try:
+            record: dict[str, str] = json.loads(objects.get(key))
+            WebhookEndpoint.from_hash(record)
+        except (ValueError, TypeError, KeyError, ObjectMissing) as error:
+            log.error("webhook endpoint can't be read", key=key, error=type(error).__name__)
+            continue
+        if store.run(endpoints.restore(record)):
+            log.info("webhook endpoint restored", endpoint=record["id"])
 
 
 def _reason(error: Exception) -> str:

@@ -26,6 +26,7 @@ from shared.storage import ObjectStorage, result_key
 from shared.store import transitions
 from shared.store.client import Store
 from shared.store.command import StoreCommand, TransitionResult
+from shared.store.transitions import MANY_READY
 from workers.vision import generation, outcomes
 from workers.vision.affinity import CachedPrompts
 from workers.vision.attempt import Attempt, AttemptAborted, InFlightJobs
@@ -66,31 +67,33 @@ class Worker:
     def handle_hint(self, hint: str) -> int:
         """Process jobs while there are any, up to `MAX_JOBS_PER_HINT`; return how many.
 
-        The hint is published again unless the store said that nothing waits, so one hint serves a whole queue.
+        If many jobs wait, the hint is passed on with the first claim, so that free slots follow although submissions
+        publish none then. It is published again at the end, unless the store said that nothing waits, or many hints do.
         """
         done, more = 0, True
         while more and done < MAX_JOBS_PER_HINT and not self.stopping.is_set():
-            processed = self._process_next()
+            processed = self._process_next(pass_on="" if done else hint)
             if not processed:
                 IDLE_HINTS.inc(not done)
                 return done
             more = processed == "more"
             done += 1
         if more:
-            self.hints.job(self.served.model.id, hint)
+            self.hints.job(self.served.model.id, hint, unless_waiting=MANY_READY)
         return done
 
-    def _process_next(self) -> Literal["", "last", "more"]:
+    def _process_next(self, pass_on: str = "") -> Literal["", "last", "more"]:
         """Process a job, "" if there was none; tell whether it was the last, or more may wait."""
         asked = time.monotonic()
-        job = self._claim()
+        job = self._claim(pass_on)
         if job is None:
             return ""
         with self.jobs.track(job, asked + self.settings.lease) as attempt, _logged_as(job):
             more = self._finish(attempt, self._outcome(attempt))
         return "more" if more else "last"
 
-    def _claim(self) -> Job | None:
+    def _claim(self, pass_on: str) -> Job | None:
+        """Claim a job, and publish the hint `pass_on` again if many jobs wait."""
         try:
             claimed = self.store.run(
                 transitions.claim(
@@ -107,6 +110,8 @@ class Worker:
             return None
         self.hints.deliveries(*claimed.messages)
         CLAIMS.labels("job" if claimed.value else "nothing").inc()
+        if claimed.more and pass_on:
+            self.hints.job(self.served.model.id, pass_on)
         if claimed.value:
             self.cached.count_claim(claimed.value)
         return claimed.value

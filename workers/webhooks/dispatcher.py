@@ -16,10 +16,12 @@ from shared.errors import NotFound, ObjectMissing, QueueUnavailable, StorageDown
 from shared.keys import KEYLESS
 from shared.settings import WebhooksSettings
 from shared.storage import ObjectStorage
-from shared.store import deliveries, keys
+from shared.store import deliveries, endpoints, keys
 from shared.store import secrets as webhook_secrets
 from shared.store.client import Store
+from shared.store.command import StoreCommand
 from shared.webhooks import signing
+from shared.webhooks.endpoint import WebhookEndpoint
 from workers.webhooks.attempt import attempt_record
 from workers.webhooks.client import DeliveryResponse, WebhookClient
 from workers.webhooks.payload import WebhookMessage, build_message, read_subject
@@ -93,12 +95,20 @@ class WebhookDispatcher:
                 return claims
         return MAX_PER_HINT
 
-    def _deliver(self, delivery: Delivery, claimed: float) -> None:
+    def _deliver(self, delivery: Delivery, claimed: float) -> None:  # noqa: PLR0911  # ways not to send it
         at = time.time()
         try:
+            subject, found, keyless = self._read(delivery)
+            if isinstance(found, WebhookEndpoint):
+                if found.url != delivery.url:
+                    self._redirect(delivery, found)
+                    return
+                delivery = replace(delivery, headers=found.headers)
+                secrets = [self._keyring.decrypt(one, "webhook-secret", delivery.tenant) for one in found.secrets]
+            else:
+                secrets = found
             headers = self._keyring.decrypt_headers(delivery.headers, delivery.tenant)
             delivery = replace(delivery, headers=headers)
-            subject, secrets, keyless = self._read(delivery)
             message = build_message(delivery, subject, self.objects, self.settings)
             headers = self._headers(delivery, message, secrets, at)
         except (NotFound, ObjectMissing) as undeliverable:
@@ -144,16 +154,26 @@ class WebhookDispatcher:
         log.warning("webhook released without an attempt", error=reason, **({"code": code} if code else {}))
         self.store.run(deliveries.release(delivery.msg, delivery.fence, delay))
 
-    def _read(self, delivery: Delivery) -> tuple[Any, list[str], bool]:
-        """Return the subject, the secrets, and whether the service has no keys, from one round trip.
+    def _redirect(self, delivery: Delivery, endpoint: WebhookEndpoint) -> None:
+        """Put a message to an endpoint whose URL was changed behind those to its new host."""
+        log.info("webhook goes to the new URL of its endpoint", endpoint=endpoint.id, host=endpoint.host)
+        self.store.run(deliveries.release(delivery.msg, delivery.fence, 0, endpoint.url, endpoint.host))
+
+    def _read(self, delivery: Delivery) -> tuple[Any, list[str] | WebhookEndpoint, bool]:
+        """Return the subject, the secrets or the endpoint, and whether the service has no keys, from one round trip.
+
+        Raises `NotFound` where the endpoint was deleted.
 
         A tenant that merely has the keyless name may not reach loopback.
         """
         fixed = self.settings.webhook_secret.get_secret_value() if delivery.tenant == KEYLESS else ""
-        secrets = webhook_secrets.active_secrets(delivery.tenant, fixed, self._keyring)
-        commands = (read_subject(delivery), secrets, keys.count_keys())
-        subject, active, stored = self.store.run_together(commands)
-        return subject, active, delivery.tenant == KEYLESS and not self.settings.api_keys and stored == 0
+        signers: StoreCommand[Any] = webhook_secrets.active_secrets(delivery.tenant, fixed, self._keyring)
+        if delivery.endpoint:
+            signers = endpoints.get(delivery.tenant, delivery.endpoint)
+        subject, found, stored = self.store.run_together((read_subject(delivery), signers, keys.count_keys()))
+        if found is None:
+            raise NotFound(f"the webhook endpoint {delivery.endpoint} was deleted")
+        return subject, found, delivery.tenant == KEYLESS and not self.settings.api_keys and stored == 0
 
     def _headers(
         self, delivery: Delivery, message: WebhookMessage, secrets: Sequence[str], now: float

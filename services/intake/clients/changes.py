@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from shared.events import changes_channel
 from shared.jobs import State
 
+MAX_RECENT = 4096  #: jobs that ended last, of which a waiter that comes too late is notified at once
 POLL_S = 2.0  #: after which a waiter reads again without a notification
 log = structlog.get_logger(__name__)
 
@@ -66,12 +67,18 @@ class Changes:
         self._channel = changes_channel(prefix)
         self._poll_s = poll_s
         self._subscriptions: dict[str, set[Subscription]] = {}
+        self._ended: dict[str, None] = {}  #: ids of the `MAX_RECENT` last ends, in order
         self.closed = False
 
     @contextmanager
     def watch(self, id: str, *, ends_only: bool = False) -> Iterator[Subscription]:
-        """Subscribe to changes of `id`, or only to its end, for as long as the block lasts."""
+        """Subscribe to changes of `id`, or only to its end, for as long as the block lasts.
+
+        An end shortly before counts too, so that one who knows the job as it was accepted need not read it again.
+        """
         subscription = Subscription(self, self._poll_s, ends_only=ends_only)
+        if id in self._ended:
+            subscription.notify()
         self._subscriptions.setdefault(id, set()).add(subscription)
         try:
             yield subscription
@@ -113,6 +120,10 @@ class Changes:
         """Notify of a `change`: an id, and the new state where that is what changed."""
         id, _, state = change.partition(" ")
         ended = bool(state) and State(state).terminal
+        if ended:
+            self._ended[id] = None
+            if len(self._ended) > MAX_RECENT:
+                del self._ended[next(iter(self._ended))]
         for subscription in self._subscriptions.get(id, ()):
             if ended or not subscription.ends_only:
                 subscription.notify()

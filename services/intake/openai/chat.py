@@ -39,7 +39,7 @@ async def create(request: Request, context: Context, caller: Submitter) -> Respo
 
 
 async def _answer(context: AppContext, job: Job, *, store: bool) -> Response:
-    job = await context.queries.wait_until_ended(job.tenant, job.id, context.settings.response_wait)
+    job = await context.queries.wait_for_end_of(job, context.settings.response_wait)
     if not job.state.terminal:
         detail = f"the answer is not ready after {context.settings.response_wait:g} s; {job.id} goes on"
         raise AnswerTimeout(f"{detail}: read it with GET /v1/jobs/{job.id}")

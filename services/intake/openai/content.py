@@ -129,7 +129,8 @@ def _read_image(part: Mapping[str, Any], place: str) -> ImageReference:
         if value is not None and not isinstance(value, str):
             raise InvalidField(f"`{place}.{key}` must be a string", field=f"{place}.{key}")
     if (url is None) == (file_id is None):
-        raise InvalidField(f"`{place}` must name one image, by `{name}`", field=place)
+        either = "`url`" if name == "url" else "`image_url` or `file_id`"
+        raise InvalidField(f"`{place}` must name one image, by {either}", field=place)
     return ImageReference(url, file_id, detail, place)
 
 

@@ -2,8 +2,8 @@
 
 from typing import cast
 
-from services.intake.clients.files import FileFields
 from services.intake.submission.body import CHARSET_FIELD, Form, MultipartLimits
+from services.intake.submission.file_store import FileFields
 from services.intake.submission.size_errors import image_too_large
 from shared.errors import BodyTooLarge, InvalidField, Malformed, RequestError, UnsupportedParameter
 from shared.files import UPLOAD_PURPOSES, Purpose

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from fastapi import Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from services.intake.clients.files import MAX_HELD_BYTES, FileUpload
 from services.intake.context import AppContext, Canceller, Context, Reader, Uploader
 from services.intake.openai.document import answers, openai_errors
 from services.intake.openai.file_form import read_fields, upload_limits
@@ -16,6 +15,7 @@ from services.intake.openapi import PREFERENCES, Responses, request_body
 from services.intake.principal import Principal
 from services.intake.rendering import json_response
 from services.intake.submission.body import read_streamed_form
+from services.intake.submission.file_store import MAX_HELD_BYTES, FileUpload
 from services.intake.submission.headers import read_headers
 from services.intake.submission.json_body import body_memory
 from shared.errors import (

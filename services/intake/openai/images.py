@@ -9,14 +9,17 @@ from services.intake.openai.content import ImageReference
 from services.intake.submission.compose import DEFAULT_TILES
 from services.intake.submission.data_uri import read_data_uri
 from services.intake.submission.size_errors import too_many_images
-from services.intake.uploads import Upload
-from shared.errors import RequestError, UnsupportedParameter
+from services.intake.uploads import FileReference, Upload
+from shared.errors import RequestError
 from shared.models import Model
 from shared.settings import IntakeSettings
 
 
-def resolve(references: Sequence[ImageReference], settings: IntakeSettings) -> list[Upload]:
-    """Return the bytes of each image. Raises `RequestError`. The one place that knows where images may come from."""
+def resolve(references: Sequence[ImageReference], settings: IntakeSettings) -> list[Upload | FileReference]:
+    """Return the bytes of each image, or the file that has them. Raises `RequestError`.
+
+    The one place that knows where images may come from.
+    """
     if len(references) > settings.max_images:
         raise too_many_images(len(references), settings.max_images)
     return [_resolve(reference, n, settings) for n, reference in enumerate(references)]
@@ -30,10 +33,9 @@ def tiles_of(references: Sequence[ImageReference], model: Model) -> list[int] | 
     return [least if reference.detail == "low" else min(DEFAULT_TILES, most) for reference in references]
 
 
-def _resolve(reference: ImageReference, n: int, settings: IntakeSettings) -> Upload:
+def _resolve(reference: ImageReference, n: int, settings: IntakeSettings) -> Upload | FileReference:
     if reference.url is None:
-        detail = f"`{reference.field}.file_id` is not supported; send the image as a data URI"
-        raise UnsupportedParameter(detail, field=f"{reference.field}.file_id")
+        return FileReference(reference.field, reference.file_id or "")
     try:
         upload = read_data_uri(reference.url, n, settings.max_image_bytes)
     except RequestError as error:

@@ -52,7 +52,7 @@ async def create(request: Request, context: Context, caller: Submitter) -> Respo
     if asked.stream:
         return _stream(context, job, -1)
     if not asked.background and not job.state.terminal:
-        job = await context.queries.wait_until_ended(job.tenant, job.id, context.settings.response_wait)
+        job = await context.queries.wait_for_end_of(job, context.settings.response_wait)
     answer = await _respond(context, job)
     if not asked.store and job.state.terminal:
         await delete_job(context, job.tenant, job.id)

@@ -179,7 +179,7 @@ async def events(
 async def _respond(context: AppContext, accepted: AcceptedJob, headers: RequestHeaders) -> Response:
     job, wait = accepted.job, headers.wait_s
     if wait and not job.state.terminal:
-        job = await context.queries.wait_until_ended(job.tenant, job.id, wait)
+        job = await context.queries.wait_for_end_of(job, wait)
     ended = job.state.terminal and (accepted.replayed or bool(wait))  # a quick worker makes no 200 of a plain 202
     sent = {"Location": f"{context.settings.root_path}/v1/jobs/{job.id}"}
     if not ended:

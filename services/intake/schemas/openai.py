@@ -139,7 +139,8 @@ class InputImage(NullableModel):
     """An image of a user message."""
 
     type: Literal["input_image"]
-    image_url: Annotated[str, Field(description="`data:image/…;base64,…`")]
+    image_url: Annotated[str | None, Field(description="`data:image/…;base64,…`")] = None
+    file_id: Annotated[str | None, Field(max_length=100, description="instead: a file of `/v1/files`")] = None
     detail: Detail | None = None
 
 

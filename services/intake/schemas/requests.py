@@ -111,6 +111,12 @@ class BatchWebhook(NullableModel):
     headers: Headers = Field({}, repr=False)
 
 
+class FileRef(StrictModel):
+    """An image that was uploaded to `/v1/files`."""
+
+    file_id: Annotated[str, Field(max_length=100)]
+
+
 class PartRef(StrictModel):
     """A file part of the same multipart body."""
 
@@ -173,7 +179,7 @@ class JobJson(_Question):
 
     model_config = ConfigDict(json_schema_extra=_example({"prompt": "What is a tile?"}))
 
-    images: list[DataUri] = []
+    images: list[DataUri | FileRef] = []
     generation: GenerationJson = GenerationJson()
 
 

@@ -71,6 +71,7 @@ class DeliveryBody(Body):
     type: str
     state: Literal["pending", "delivered", "failed"]
     url: str
+    endpoint: Annotated[str | None, Field(description="the webhook endpoint; null: the webhook of the job")] = None
     sequence: Annotated[int | None, Field(description="order among the messages of the job")] = None
     created_at: Moment
     next_at: Moment | None
@@ -153,6 +154,7 @@ def delivery_body(delivery: Delivery) -> DeliveryBody:
             "type": delivery.type,
             "state": delivery.state,
             "url": delivery.url,
+            "endpoint": delivery.endpoint or None,
             "sequence": delivery.sequence or None,
             "created_at": moment(delivery.created),
             "next_at": moment(delivery.next) if delivery.state == "pending" else None,

@@ -37,7 +37,6 @@ from shared.store.client import AsyncStore
 from shared.store.transitions import SubmitResult
 
 MAX_CONCURRENT_PUTS = 16  #: objects of one request that are stored side by side
-HINTS_OF_LINES = 4  #: published for lines that are queued together: a worker follows one until nothing waits
 FIRST_HINT_DELAY_S = 2.0  #: after which the reconciler publishes a hint that this process did not
 SETTLE_DELAY_S = 15.0  #: after which a submission that the store did not answer was carried out, or never will be
 CLEAN_UP_FOR_S = 600.0  #: for which the store is asked what became of a submission that it did not answer
@@ -107,8 +106,7 @@ class Commit:
                 detail = UNCERTAIN if uncertain else f"{error.detail.rstrip('.')}; nothing was accepted"
                 raise type(error)(detail, retry_after=error.retry_after) from error
             raise
-        for one in prepared:
-            self._publisher.job(one.job.model, one.job.id)
+        self._publish_hints(prepared, submitted)
         return submitted
 
     async def commit_lines(
@@ -131,9 +129,13 @@ class Commit:
         )
         submitted = await self._store.run(call)
         if submitted.outcome == "accepted":
-            for one in prepared[:HINTS_OF_LINES]:
-                self._publisher.job(one.job.model, one.job.id)
+            self._publish_hints(prepared, submitted)
         return submitted
+
+    def _publish_hints(self, prepared: Sequence[PreparedJob], submitted: SubmitResult) -> None:
+        for one, hinted in zip(prepared, submitted.hinted, strict=True):
+            if hinted:
+                self._publisher.job(one.job.model, one.job.id)
 
     async def _put_objects(self, prepared: Sequence[PreparedJob], batch: Mapping[str, str] | None) -> None:
         storage = self._storage

@@ -18,7 +18,7 @@ from services.intake.schemas.validation import read
 from services.intake.submission import generation
 from services.intake.submission.data_uri import read_data_uri
 from services.intake.submission.json_body import Reservation
-from services.intake.uploads import Upload
+from services.intake.uploads import FileReference, Upload
 from shared.errors import InvalidField, RequestError
 from shared.records import OpenAiOptions
 from shared.settings import IntakeSettings
@@ -38,7 +38,7 @@ class Submission:
     """One question as it was asked."""
 
     question: JobRequest
-    uploads: Sequence[Upload] = ()
+    uploads: Sequence[Upload | FileReference] = ()
     custom_id: str = ""
     openai: OpenAiOptions | None = None
 

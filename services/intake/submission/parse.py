@@ -18,7 +18,7 @@ from services.intake.submission.json_body import Reservation
 from services.intake.submission.json_strict import parse_object
 from services.intake.submission.model import BatchSubmission, Submission, translated
 from services.intake.submission.size_errors import too_many_images
-from services.intake.uploads import Upload
+from services.intake.uploads import FileReference, Upload
 from shared.errors import InvalidField
 from shared.requests import Generation
 from shared.settings import IntakeSettings
@@ -135,14 +135,23 @@ def _integer(form: Form, name: str) -> int:
     return int(text)
 
 
-def _read_images(images: Any, settings: IntakeSettings) -> list[Upload]:
+def _read_images(images: Any, settings: IntakeSettings) -> list[Upload | FileReference]:
     if images is None:
         return []
     if not isinstance(images, list):
-        raise InvalidField("`images` must be a list of data URIs", field="images")
+        raise InvalidField("`images` must be a list of data URIs or files", field="images")
     if len(images) > settings.max_images:
         raise too_many_images(len(images), settings.max_images)
-    return [read_data_uri(uri, n, settings.max_image_bytes) for n, uri in enumerate(images)]
+    return [_read_image(image, n, settings.max_image_bytes) for n, image in enumerate(images)]
+
+
+def _read_image(image: Any, n: int, max_bytes: int) -> Upload | FileReference:
+    if not isinstance(image, dict):
+        return read_data_uri(image, n, max_bytes)
+    field, file_id = f"images.{n}", image.get("file_id")
+    if set(image) != {"file_id"} or not isinstance(file_id, str):
+        raise InvalidField(f'image {n} must be a data URI or {{"file_id": "file_…"}}', field=field, image=n)
+    return FileReference(field, file_id)
 
 
 def _batch_request(body: dict[str, Any], settings: IntakeSettings) -> BatchRequest:

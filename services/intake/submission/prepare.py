@@ -11,10 +11,11 @@ from services.intake.queries import JobQueries
 from services.intake.schemas.openai import FileBatchWebhook
 from services.intake.schemas.requests import BatchWebhook, Webhook
 from services.intake.submission.compose import InspectedImage, ParentContext, compose
+from services.intake.submission.file_store import FileStore
 from services.intake.submission.image_headers import ImageInfo, inspect
 from services.intake.submission.model import Submission
 from services.intake.submission.prompt_length import PromptLengthCheck
-from services.intake.uploads import Upload
+from services.intake.uploads import FileReference, Upload
 from shared.affinity import affinity_of
 from shared.conversation import Message
 from shared.errors import NotFound, ObjectMissing, ResultLost, UnknownParent
@@ -79,6 +80,7 @@ class Preparation:
         *,
         queries: JobQueries,
         storage: Storage,
+        files: FileStore,
         models: ModelRegistry,
         prompt_length: PromptLengthCheck,
         webhook_urls: WebhookUrlPolicy,
@@ -86,6 +88,7 @@ class Preparation:
     ) -> None:
         self._queries = queries
         self._storage = storage
+        self._files = files
         self._models = models
         self._prompt_length = prompt_length
         self._webhook_urls = webhook_urls
@@ -106,7 +109,8 @@ class Preparation:
         """Return the job that `submission` asks for, with a new id unless `id` is given. Raises `RequestError`."""
         id, asked, settings = id or new_id("job"), submission.question, self._settings
         model = await self._models.get(asked.model)
-        images = [await self._inspect(upload, n, inspected) for n, upload in enumerate(submission.uploads)]
+        uploads = [await self._upload(tenant, one, n) for n, one in enumerate(submission.uploads)]
+        images = [await self._inspect(upload, n, inspected) for n, upload in enumerate(uploads)]
         parent = await self._parent(tenant, asked.parent) if asked.parent is not None else ParentContext()
         request = compose(id, asked, images, parent, model=model, settings=settings)
         await self._prompt_length.refuse_too_long(request, model)
@@ -130,7 +134,7 @@ class Preparation:
             batch=batch,
             trace=trace,
         )
-        return PreparedJob(job, request, submission.uploads, [image.key for image in parent.images])
+        return PreparedJob(job, request, uploads, [image.key for image in parent.images])
 
     async def clone(self, old: Job, *, trace: str) -> PreparedJob:
         """Return a new job that asks what `old` was asked. Raises `NotFound` where that is no longer stored."""
@@ -169,6 +173,11 @@ class Preparation:
             payload=asked.payload,
             headers=self._keyring.encrypt_headers(asked.headers, tenant),
         )
+
+    async def _upload(self, tenant: str, sent: Upload | FileReference, n: int) -> Upload:
+        if isinstance(sent, Upload):
+            return sent
+        return await self._files.image(tenant, sent, n, self._settings.max_image_bytes)
 
     async def _inspect(self, upload: Upload, n: int, inspected: dict[str, ImageInfo]) -> InspectedImage:
         info = inspected.get(upload.sha256)

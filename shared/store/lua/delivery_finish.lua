@@ -31,6 +31,6 @@ else
   unschedule(ARGV[1], h.host)
 end
 local subject = P .. string.match(h.subject, '^(%a+)') .. ':' .. h.subject
-if tells_state(ARGV[1], subject, h.endpoint) then call('HSET', subject, 'hook_state', state, 'hook_attempts', attempts) end
+if tells_state(ARGV[1], subject, h) then call('HSET', subject, 'hook_state', state, 'hook_attempts', attempts) end
 call('PUBLISH', P .. 'changes', ARGV[1])
 return 1

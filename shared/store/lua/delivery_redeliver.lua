@@ -7,5 +7,5 @@ call('HSET', key, 'state', 'pending', 'base', h.attempts, 'since', stamp(now))
 call('HDEL', key, 'ended', 'next')
 if (tonumber(h.held) or 0) <= now then schedule(ARGV[3], h.host, now) end
 local subject = P .. string.match(h.subject, '^(%a+)') .. ':' .. h.subject
-if tells_state(ARGV[3], subject, h.endpoint) then call('HSET', subject, 'hook_state', 'pending') end
+if tells_state(ARGV[3], subject, h) then call('HSET', subject, 'hook_state', 'pending') end
 return h.state

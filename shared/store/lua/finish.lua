@@ -5,10 +5,7 @@ local j = job(ARGV[1])
 -- What a claim would look at, so that a worker needs no claim to learn that nothing waits.
 local function more()
   promote()
-  for priority = 0, 2 do
-    if call('EXISTS', P .. 'turns:' .. j.model .. ':' .. priority) == 1 then return 1 end
-  end
-  return 0
+  return fewer_ready(j.model, 1) and 0 or 1
 end
 
 if j.attempt == ARGV[2] and j.state == ARGV[3] and not is_active(j.state) then return {1, {}, more()} end

@@ -17,6 +17,7 @@
 --   drain               claims at two moments
 --   secrets_keys        ids of the keys that encrypt stored secrets
 --   unmarked            ids of jobs that ended without a result by their end, until their ended.json is written
+--   hinted              by model, when a submission last asked for a hint although many jobs waited
 -- FAILURES, put in front by shared/store/client.py, maps the code of a failure to its message (shared/errors.py).
 local P = KEYS[1]
 local call = redis.call
@@ -77,6 +78,17 @@ local function promote()
     local j = job(id)
     if j.state == 'queued' then enqueue(id, j) end
   end
+end
+
+-- Whether fewer than `limit` jobs of a model are ready.
+local function fewer_ready(model, limit)
+  for priority = 0, 2 do
+    for _, tenant in ipairs(call('ZRANGE', P .. 'turns:' .. model .. ':' .. priority, 0, limit - 1)) do
+      limit = limit - call('ZCARD', P .. 'ready:' .. model .. ':' .. priority .. ':' .. tenant)
+      if limit <= 0 then return false end
+    end
+  end
+  return true
 end
 
 -- Jobs that will be claimed before the queued job `id`, as things stand.
@@ -270,9 +282,10 @@ local function create_job_deliveries(id, j, event)
   return deliver(id, j.tenant, event, to, both, made.background and both or native)
 end
 
--- Whether a delivery to `endpoint` ('' for none) tells the state of the webhook of its job or batch: it is the latest to it.
-local function tells_state(msg, subject, endpoint)
-  if endpoint ~= '' then return false end
+-- Whether the delivery `h` tells the state of the webhook of its job or batch: it is the latest to it. One to an endpoint does
+-- not, and a test is about no job: its subject is the message itself.
+local function tells_state(msg, subject, h)
+  if h.endpoint ~= '' or h.subject == msg then return false end
   local r = read(subject, 'hook', 'webhook')
   if r.hook ~= '' then return r.hook == msg end
   return r.webhook ~= '' -- the delivery was created by an earlier version

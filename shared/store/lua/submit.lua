@@ -1,5 +1,6 @@
 -- Accept all the jobs of ARGV[1] (JSON), or none. Repeating it with the same ids changes nothing.
--- Returns {overloaded, seconds until there is room}, {quota_exceeded, limit}, {in_progress}, or {accepted, now, jobs ahead of a single one or -1}.
+-- Returns {overloaded, seconds until there is room}, {quota_exceeded, limit}, {in_progress}, or {accepted, now, jobs ahead of a
+-- single one or -1, for each job 1 if a hint of it is to be published}.
 -- With `lines` they are lines of a batch's file, some of them refused: the batch then stands behind them in its file, or,
 -- where another process works on it or it was cancelled, nothing is done and {lease_lost} returned.
 local order = cjson.decode(ARGV[1])
@@ -16,7 +17,20 @@ if order.batch ~= cjson.null then
   order.batch.created = stamp(now)
   put_batch(order.batch)
 end
+
+-- Whether the next job of a model needs a hint. Where many are ready it needs none: as many hints as are many jobs lead
+-- every free slot to the queue, each slot claims until it is empty, and one that follows a hint passes it on while many wait.
+-- Hints may have been lost, so that one is published every `hint_period` even so.
+local function needs_hint(model)
+  if fewer_ready(model, order.many_ready) then return 1 end
+  if now - tonumber(call('HGET', P .. 'hinted', model) or 0) < order.hint_period then return 0 end
+  call('HSET', P .. 'hinted', model, stamp(now))
+  return 1
+end
+
+local hinted = {}
 for i, record in ipairs(order.jobs) do
+  hinted[i] = 1 -- a job that exists: the answer was lost, and the hint with it
   local key = P .. 'job:' .. record.id
   if call('EXISTS', key) == 0 then
     local start_by = now + tonumber(record.start_within)
@@ -25,6 +39,7 @@ for i, record in ipairs(order.jobs) do
     record.start_by = stamp(start_by)
     record.expires = stamp(now + tonumber(record.retain))
     write(key, record)
+    hinted[i] = needs_hint(record.model)
     if record.batch then call('ZADD', P .. 'batch:' .. record.batch .. ':jobs', lines and 0 or i, record.id) end
     local j = job(record.id)
     charge(order.tenant, 'bytes', order.job_bytes[i])
@@ -42,4 +57,4 @@ if lines then
   end
 end
 local only = #order.jobs == 1 and job(order.jobs[1].id)
-return {'accepted', stamp(now), only and only.state == 'queued' and position(order.jobs[1].id, only) or -1}
+return {'accepted', stamp(now), only and only.state == 'queued' and position(order.jobs[1].id, only) or -1, hinted}

@@ -40,7 +40,7 @@ class RecordedHints(Hints):
         """How often each id was hinted at."""
         return Counter(id for sent, id in self.sent if sent == task)
 
-    def _send(self, task: str, name: str, id: str) -> bool:
+    def _send(self, task: str, name: str, id: str, unless_waiting: int = 0) -> bool:
         self.sent.append((task, id))
         return True
 

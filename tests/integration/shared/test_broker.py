@@ -46,6 +46,12 @@ def test_a_hint_carries_the_id_and_nothing_else(settings: Settings, broker: Brok
     assert len(json.dumps(message)) < 1500
 
 
+def test_a_hint_is_spared_where_enough_wait(settings: Settings) -> None:
+    hints = Hints(make_celery(settings))
+    assert [hints.job("few", "job_a", unless_waiting=2) for _ in range(4)] == [True] * 4
+    assert hints.depth(vision_queue("few")) == 2
+
+
 def test_a_channel_makes_one_client_for_its_acknowledgements(settings: Settings) -> None:
     with make_celery(settings).connection_for_write() as connection, connection.channel() as channel:
         with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:

@@ -1,6 +1,7 @@
 """The verdict is green for a run in which the promise was kept, and names each way of breaking it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -191,3 +192,10 @@ def test_an_outage_of_storage_explains_that_a_job_failed_for_want_of_it() -> Non
     whole = {"final": {"job_1": failed}, "seen": {}, "arrivals": [arrival("job.failed")]}
     assert judge(facts(**whole, faults=[outage])).violations == []
     assert judge(facts(**whole, faults=[FAULT])).violations
+
+
+def test_a_fault_that_happened_when_it_was_tried_again_is_no_violation() -> None:
+    missed = Fault("kill_worker", "vision", BEGAN, ENDED)
+    again = Fault("kill_worker", "vision-2", BEGAN + 1, ENDED + 1, evidence="killed")
+    assert not [line for line in judge(facts(faults=[missed, again])).violations if line.startswith("did not")]
+    assert judge(facts(faults=[again, replace(missed, begun=BEGAN + 2)])).violations

@@ -22,6 +22,10 @@ def fill(intake: App) -> str:
     id = intake.answered(webhook=HOOK)
     assert intake.http.post("/v1/batches", json={"jobs": [{"prompt": "?"}], "webhook": HOOK}).status_code == 202
     intake.http.post("/v1/webhooks/secret/rotate")
+    endpoint = {"name": "a", "event_types": ["job.failed"]} | HOOK
+    made = intake.http.post("/v1/webhook_endpoints", json=endpoint).json()["id"]
+    rotated = intake.http.post(f"/v1/webhook_endpoints/{made}/rotate_secret", json={"overlap": 60})
+    assert rotated.status_code == 200
     return id
 
 

@@ -51,7 +51,7 @@ class Hints:
         self.sent: list[tuple[str, ...]] = []
         self.down = ""  #: why the broker takes nothing
 
-    def job(self, model: str, job: str) -> bool:
+    def job(self, model: str, job: str, *, unless_waiting: int = 0) -> bool:
         """See `Publisher`."""
         self.sent.append(("job", model, job))
         return True

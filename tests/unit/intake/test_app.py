@@ -199,6 +199,19 @@ class TestDocument:
         paths = intake.http.get("/openapi.json").json()["paths"]
         calls = {(method.upper(), path) for path, methods in paths.items() for method in methods}
         assert calls == {
+            ("POST", "/v1/files"),
+            ("GET", "/v1/files"),
+            ("GET", "/v1/files/{id}"),
+            ("GET", "/v1/files/{id}/content"),
+            ("DELETE", "/v1/files/{id}"),
+            ("POST", "/v1/webhook_endpoints"),
+            ("GET", "/v1/webhook_endpoints"),
+            ("GET", "/v1/webhook_endpoints/{id}"),
+            ("POST", "/v1/webhook_endpoints/{id}"),
+            ("DELETE", "/v1/webhook_endpoints/{id}"),
+            ("POST", "/v1/webhook_endpoints/{id}/rotate_secret"),
+            ("POST", "/v1/webhook_endpoints/{id}/test"),
+            ("GET", "/v1/webhook_event_types"),
             ("POST", "/v1/jobs"),
             ("GET", "/v1/jobs"),
             ("GET", "/v1/jobs/{id}"),

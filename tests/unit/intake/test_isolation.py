@@ -23,7 +23,9 @@ UNKNOWN = {
     "batch": f"batch_{'0' * 36}",
     "response": f"resp_{'0' * 36}",
     "file": f"file_{'0' * 36}",
+    "image": f"file_{'0' * 36}",
     "msg": f"msg_{'0' * 36}_succeeded",
+    "endpoint": f"we_{'0' * 36}",
 }
 HOOK = {"url": "https://93.184.215.14/hook", "events": ["job.succeeded"]}
 
@@ -48,7 +50,9 @@ class Call:
     def route(self) -> tuple[str, str]:
         return self.method, self.path.replace("{job}", "{id}").replace("{batch}", "{id}").replace(
             "/images/0", "/images/{n}"
-        ).replace("{response}", "{id}").replace("{file}", "{id}").replace("tileq-demo", "{id}")
+        ).replace("{response}", "{id}").replace("{endpoint}", "{id}").replace("{file}", "{id}").replace(
+            "tileq-demo", "{id}"
+        )
 
     def send(self, app: App, ids: Mapping[str, str], key: str | None) -> Answer:
         """Send it about `ids` with `key`."""
@@ -70,6 +74,12 @@ JOB, BATCH, RESPONSE = "/v1/jobs/{job}", "/v1/batches/{batch}", "/v1/responses/{
 FILE = "/v1/files/{file}"
 ASKED = {"messages": [{"role": "user", "content": "?"}]}
 FOLLOW_UP = {"input": "?", "background": True, "previous_response_id": "{response}"}
+ABOUT_A_FILE = {
+    "input": [{"role": "user", "content": [{"type": "input_image", "file_id": "{image}"}]}],
+    "background": True,
+}
+ENDPOINT = "/v1/webhook_endpoints/{endpoint}"
+NEW_ENDPOINT = {"name": "a", "url": HOOK["url"], "event_types": ["job.succeeded"]}
 CALLS = (
     Call("GET", "/healthz", 200, scope=None),
     Call("GET", "/readyz", 200, scope=None),
@@ -103,11 +113,21 @@ CALLS = (
     Call("POST", "/v1/webhooks/secret/rotate", 200, scope=Scope.MANAGE),
     Call("POST", "/v1/responses", 200, scope=Scope.SUBMIT, body={"input": "?", "background": True}),
     Call("POST", "/v1/responses", 200, 400, Scope.SUBMIT, body=FOLLOW_UP),
+    Call("POST", "/v1/responses", 200, 400, Scope.SUBMIT, body=ABOUT_A_FILE),
+    Call("POST", "/v1/jobs", 202, 422, Scope.SUBMIT, body={"prompt": "?", "images": [{"file_id": "{image}"}]}),
     Call("GET", RESPONSE, 200, 404),
     Call("GET", RESPONSE, 200, 404, query="?stream=true"),
     Call("DELETE", RESPONSE, 200, 404, Scope.CANCEL),
     Call("POST", f"{RESPONSE}/cancel", 200, 404, Scope.CANCEL),
     Call("GET", f"{RESPONSE}/input_items", 200, 404),
+    Call("GET", "/v1/webhook_event_types", 200),
+    Call("POST", "/v1/webhook_endpoints", 200, scope=Scope.MANAGE, body=NEW_ENDPOINT),
+    Call("GET", "/v1/webhook_endpoints", 200),
+    Call("GET", ENDPOINT, 200, 404),
+    Call("POST", ENDPOINT, 200, 404, Scope.MANAGE, body={"name": "b"}),
+    Call("DELETE", ENDPOINT, 200, 404, Scope.MANAGE),
+    Call("POST", f"{ENDPOINT}/rotate_secret", 200, 404, Scope.MANAGE),
+    Call("POST", f"{ENDPOINT}/test", 400, 404, Scope.MANAGE, body={"event_type": "job.failed"}),  # none answers in time
     Call("POST", "/v1/chat/completions", 504, scope=Scope.SUBMIT, body=ASKED),  # no worker answers in time
     Call("POST", "/v1/files", 200, scope=Scope.SUBMIT, form={"purpose": "batch"}),
     Call("GET", "/v1/files", 200),
@@ -125,7 +145,7 @@ def names_earlier(call: Call) -> bool:
 
 def refused(answer: Answer, call: Call, status: int, code: str) -> None:
     """Hold a refusal to the format of its surface."""
-    if call.path.startswith(("/v1/responses", "/v1/chat", "/v1/files")):
+    if call.path.startswith(("/v1/responses", "/v1/chat", "/v1/files", "/v1/webhook_e")):
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
     else:
         problem(answer, status, code)
@@ -147,7 +167,8 @@ class Tenants:
 
 @pytest.fixture
 def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
-    monkeypatch.setattr("services.intake.routes.webhooks.TEST_WAIT_S", 0.02)
+    for module in ("routes.webhooks", "openai.webhook_endpoints"):
+        monkeypatch.setattr(f"services.intake.{module}.TEST_WAIT_S", 0.02)
     with running_app(response_wait=0.05) as app:
         acme, other = make_key(app, "acme"), make_key(app, "other")
         revoked = make_key(app, "acme", revoked=2.0)
@@ -161,9 +182,21 @@ def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
         sent = {"file": ("private.jsonl", b"private")}
         uploaded = app.http.post("/v1/files", headers=bearer(acme), data={"purpose": "batch"}, files=sent)
         file = uploaded.json()["id"]
+        sent = {"file": ("private.png", picture("PNG"))}
+        image = app.http.post("/v1/files", headers=bearer(acme), data={"purpose": "vision"}, files=sent).json()["id"]
+        named = {"name": "private", "url": HOOK["url"], "event_types": ["batch.failed"]}
+        endpoint = app.http.post("/v1/webhook_endpoints", json=named, headers=bearer(acme)).json()["id"]
         yield Tenants(
             app,
-            {"file": file, "job": id, "batch": batch, "response": f"resp_{id[4:]}", "msg": f"msg_{id[4:]}_succeeded"},
+            {
+                "file": file,
+                "image": image,
+                "endpoint": endpoint,
+                "job": id,
+                "batch": batch,
+                "response": f"resp_{id[4:]}",
+                "msg": f"msg_{id[4:]}_succeeded",
+            },
             acme,
             other,
             revoked,
@@ -211,7 +244,7 @@ def test_no_answer_tells_another_tenant_anything(tenants: Tenants, call: Call) -
 
 @pytest.mark.parametrize("call", [call for call in PRIVATE if call.foreign is not None], ids=str)
 def test_another_tenant_changes_nothing(tenants: Tenants, call: Call) -> None:
-    paths = (JOB, f"{JOB}/deliveries", BATCH, f"{BATCH}/jobs", FILE, f"{FILE}/content")
+    paths = (ENDPOINT, JOB, f"{JOB}/deliveries", BATCH, f"{BATCH}/jobs", FILE, f"{FILE}/content")
     reads = [Call("GET", path, 200) for path in paths]
     before = [read.send(tenants.app, tenants.own, tenants.acme).content for read in reads]
     call.send(tenants.app, tenants.own, tenants.other)

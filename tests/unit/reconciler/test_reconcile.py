@@ -28,7 +28,7 @@ class RecordedHints(Hints):
         self.sent: list[tuple[str, str]] = []
         self.lost = True
 
-    def _send(self, task: str, name: str, id: str) -> bool:
+    def _send(self, task: str, name: str, id: str, unless_waiting: int = 0) -> bool:
         self.sent.append((name, id))
         return True
 

@@ -21,11 +21,12 @@ from shared.storage import (
     batch_key,
     delete_job_objects,
     ended_key,
+    endpoint_key,
     image_key,
     manifest_key,
     result_key,
 )
-from shared.store import batches, transitions
+from shared.store import batches, deliveries, endpoints, transitions
 from shared.store.client import Store, memory_store
 from shared.store.stats import get_stats
 from tests.message_ids import message_id
@@ -53,6 +54,25 @@ def read(store: Store, job: Job) -> Job:
     found = store.run(transitions.read_job("", job.id))
     assert found is not None
     return found
+
+
+def test_webhook_endpoints_are_restored_before_the_jobs_that_tell_them() -> None:
+    store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
+    record = {"id": new_id("we"), "tenant": "t", "name": "a", "url": "https://a/", "host": "a:443", "payload": "thin"}
+    record |= {"events": '["job.succeeded"]', "secret": "s", "hint": "abcd", "created": "1", "updated": "1"}
+    gone = record | {"id": new_id("we")}
+    for one in (record, gone):
+        objects.put(endpoint_key(one["id"]), json.dumps(one).encode(), "application/json")
+    objects.put(endpoint_key("we_broken"), b"{}", "application/json")
+    store.run(endpoints.put(gone, 20))
+    store.run(endpoints.delete("t", gone["id"]))  # its object is still to be deleted
+    done = stored(objects)
+    objects.put(result_key(done.id, 1), stored_result().to_bytes(), "application/json")
+    recover(store, objects, hints)
+    assert store.run(endpoints.stored(record["id"])) == record
+    assert store.run(endpoints.get("t", gone["id"])) is None
+    (message,) = store.run(deliveries.list_for("job", done.id))
+    assert message == f"{message_id(done.id, 'succeeded')}_{record['id'][3:]}"
 
 
 def counted(counts: dict[str, int]) -> dict[str, int]:
@@ -253,4 +273,4 @@ def test_the_objects_are_listed_once_however_many_jobs_there_are() -> None:
         stored(objects)
     assert recover(memory_store(), objects, RecordedHints())["queued"] == 250
     assert listed.count("jobs/") == 1
-    assert len(listed) <= 3  # jobs, batches and files
+    assert len(listed) <= 4  # jobs, batches, files and webhook endpoints

@@ -16,6 +16,7 @@ from shared.requests import Generation
 from shared.results import MAX_INLINE_OUTPUT_BYTES
 from shared.storage import result_key, view_key
 from shared.store.stats import get_stats
+from shared.store.transitions import MANY_READY
 from tests.metrics import sample
 from tests.unit.vision.worker_fixture import MODEL, PER_TILE, SIDE, ScriptedEngine, WorkerFixture, answer
 from tests.waiting import eventually
@@ -184,6 +185,19 @@ def test_a_hint_goes_on_to_another_slot_when_jobs_still_wait(worker: WorkerFixtu
     jobs = [worker.submit() for _ in range(3)]
     assert worker.handle_hint(jobs[0].id) == 2
     assert worker.hints.jobs == [jobs[0].id]
+
+
+def test_a_hint_is_passed_on_with_its_first_claim_while_many_jobs_wait(worker: WorkerFixture) -> None:
+    jobs = [worker.submit() for _ in range(MANY_READY + 2)]
+    worker.handle_hint(jobs[0].id)
+    assert worker.hints.jobs == [jobs[0].id]
+
+
+def test_a_hint_is_not_passed_on_where_submissions_published_one_for_each_job(worker: WorkerFixture) -> None:
+    for _ in range(MANY_READY):
+        worker.submit()
+    worker.handle_hint()
+    assert worker.hints.jobs == []
 
 
 def test_no_claim_and_no_hint_follow_the_last_job(worker: WorkerFixture) -> None:

@@ -81,7 +81,7 @@ class RecordedHints:
         self.jobs: list[str] = []
         self.messages: list[str] = []
 
-    def job(self, model: str, job: str) -> bool:
+    def job(self, model: str, job: str, *, unless_waiting: int = 0) -> bool:
         self.jobs.append(job)
         return True
 

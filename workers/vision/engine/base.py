@@ -189,6 +189,7 @@ class EngineStats:
     cached_tokens: int = 0  #: of these, found in the cache
     preemptions: int = 0  #: requests that had to begin again for want of pages
     steps: int = 0
+    discarded_rows: int = 0  #: computed for requests that had ended; at most one of an answer that its tokens end
     computed: Mapping[tuple[str, str], int] = field(default_factory=dict)  #: by unit and use, see `ModelRunner`
     step_s: Mapping[str, float] = field(default_factory=dict)  #: seconds spent in all steps, by part
     fast_paths: Mapping[str, str] = field(default_factory=dict)  #: state of each path compared with plain torch

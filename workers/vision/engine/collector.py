@@ -58,6 +58,9 @@ def _resident(stats: EngineStats) -> Iterator[Metric]:
     yield CounterMetricFamily("tileq_engine_cached_tokens", "Prompt tokens from the cache", value=stats.cached_tokens)
     yield CounterMetricFamily("tileq_engine_preemptions", "Requests begun again for pages", value=stats.preemptions)
     yield CounterMetricFamily("tileq_engine_steps", "Steps of the engine", value=stats.steps)
+    yield CounterMetricFamily(
+        "tileq_engine_discarded_rows", "Rows computed for requests that had ended", value=stats.discarded_rows
+    )
     computed = CounterMetricFamily(
         "tileq_engine_computed", "Tiles, rows and positions computed, wanted or as padding", labels=["unit", "use"]
     )

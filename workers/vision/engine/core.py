@@ -1,10 +1,17 @@
-"""The engine's iteration: schedule, run, postprocess. Runs in the one thread that owns the device."""
+"""The engine's iteration: schedule, launch, settle. Runs in the one thread that owns the device.
+
+    plain        schedule 1 ─ launch 1 ─ sample 1 ─ settle 1 ─ schedule 2 ─ launch 2 ─ …
+    pipelined    … schedule 2 ─ launch 2 ─ settle 1 ─ sample 2 ─ schedule 3 ─ launch 3 ─ settle 2 ─ …
+
+Pipelined, the host reads the tokens of a step, hands out their text and chooses how to sample the next ones while the
+device computes the next step, whose ids it has itself. The host then knows all tokens before the one it samples, so
+penalties, masks and stop strings are exact. A request that a token ends has one row computed in vain, which is counted.
+"""
 
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 
 import structlog
 import torch
@@ -26,7 +33,7 @@ from workers.vision.engine.beam_search import BeamSearch, Continuation
 from workers.vision.engine.detokenize import IncrementalDetokenizer
 from workers.vision.engine.feature_cache import FeatureCache
 from workers.vision.engine.handle import RequestHandle
-from workers.vision.engine.model_runner import ModelRunner
+from workers.vision.engine.model_runner import Forward, ModelRunner
 from workers.vision.engine.page_pool import OutOfPages, PagePool
 from workers.vision.engine.scheduler import Limits, Schedule, Scheduler, TileWork
 from workers.vision.engine.sequence import Branch, Sequence, tile_spans
@@ -35,9 +42,11 @@ from workers.vision.engine.step_budget import StepBudget
 from workers.vision.engine.torch_errors import translate
 from workers.vision.model.fast_path import FastPath
 from workers.vision.model.packed_batch import PAGE_TOKENS
+from workers.vision.model.transfers import Mark, Readback
 from workers.vision.prompts import TEMPLATES
 
 log = structlog.get_logger(__name__)
+NON_FINITE = "the model computed NaN or infinity for this request"
 Outcome = Done | Exception
 
 
@@ -53,6 +62,25 @@ class Parts:
     limits: Limits
     budget: StepBudget
     paths: tuple[FastPath, ...] = ()
+    pipelined: bool = False  #: the host reads a step's tokens while the device computes the next
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step in the device's queue."""
+
+    schedule: Schedule
+    marks: tuple[Mark, Mark, Mark]  #: before it, after its tiles, after its rows
+    forward: Forward | None
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A step whose tokens are chosen."""
+
+    launched: Launched
+    sequences: list[Sequence]
+    tokens: Readback | None  #: of `sequences`
 
 
 class EngineCore:
@@ -71,6 +99,9 @@ class EngineCore:
         self._end = self._tokenizer.token_id(self._stop)
         self._leave = leave
         self._progress = progress
+        self._pipelined = parts.pipelined
+        self._unread: Unread | None = None
+        self._device_s = 0.0  # of this step: waited for, or computed in the host's own thread
         self._expected_s = 0.0  # of the part of the step that is in progress
         self._counts: Counter[str] = Counter()
         self._seconds = {"vision": 0.0, "prefill": 0.0, "decode": 0.0, "host": 0.0}
@@ -88,14 +119,17 @@ class EngineCore:
         for sequence in self._scheduler.take_hopeless():
             self._end_sequence(sequence, DeadlineExceeded())
         try:
-            features, logits = self._run(schedule)
-            self._postprocess(schedule, features, logits)
-            if self._budget.fitted():
-                log.info("steps may be larger again", rows=self._budget.most_rows, tiles=self._budget.most_tiles)
+            launched = self._launch(schedule)
+            if self._pipelined:
+                self._settle()
+            self._sample(launched)
+            if not self._pipelined:
+                self._settle()
         except Exception as error:
             self._recover(schedule, translate(error))
         self._counts["steps"] += 1
-        self._seconds["host"] += time.perf_counter() - began  # of all parts together; `stats` takes the others off
+        self._seconds["host"] += max(0.0, time.perf_counter() - began - self._device_s)
+        self._device_s = 0.0
 
     def add(self, sequence: Sequence) -> None:
         """Take a sequence in."""
@@ -131,8 +165,6 @@ class EngineCore:
 
     def stats(self) -> EngineStats:
         """The figures of this moment; what waits outside is not in them."""
-        parts = dict(self._seconds)
-        parts["host"] = max(0.0, parts["host"] - sum(seconds for part, seconds in parts.items() if part != "host"))
         return EngineStats(
             running=len(self._scheduler.running),
             step_allowance=HANG_FACTOR * self._expected_s,
@@ -150,77 +182,101 @@ class EngineCore:
             cached_tokens=self._counts["cached"],
             preemptions=self._scheduler.preemptions,
             steps=self._counts["steps"],
+            discarded_rows=self._counts["discarded_rows"],
             computed=dict(self._runner.computed),
-            step_s=parts,
+            step_s=dict(self._seconds),
             fast_paths={path.name: path.state for path in self._paths},
         )
 
-    def _run(self, schedule: Schedule) -> tuple[list[Tensor], Tensor | None]:
-        """The features of the schedule's tiles, and the logits of the chunks that reach their last token."""
-        features: list[Tensor] = []
-        for work in schedule.tiles:
-            work.sequence.enter("vision")
-        began = time.perf_counter()
+    def _launch(self, schedule: Schedule) -> Launched:
+        """Queue a step: features of its tiles, then the logits of its rows."""
+        began, forward = self._runner.mark(), None
         if schedule.tiles:
-            self._expected_s = len(schedule.tiles) * self._budget.tile_s
-            features = self._runner.encode(list(schedule.tiles))
-            self._budget.took_tiles(len(schedule.tiles), self._took("vision", began))
+            self._encode(list(schedule.tiles))
+        encoded = self._runner.mark()
         for chunk in schedule.chunks:
             chunk.sequence.enter("prefill")
-        if not schedule.chunks:
-            return features, None
-        began, rows = time.perf_counter(), sum(chunk.rows for chunk in schedule.chunks)
-        self._expected_s = rows * self._budget.row_s
-        logits = self._runner.forward(list(schedule.chunks))
-        prompts = any(chunk.rows > 1 for chunk in schedule.chunks)
-        seconds = self._took("prefill" if prompts else "decode", began)
-        if rows >= 2 * len(schedule.chunks):  # else it says nothing about prompts
-            self._budget.took_rows(rows, seconds)
-        return features, logits
-
-    def _took(self, part: str, began: float) -> float:
-        """Seconds since `began`, counted for a part of the step that is over."""
-        seconds = time.perf_counter() - began
-        self._seconds[part] += seconds
+        if schedule.chunks:
+            self._expected_s = schedule.rows * self._budget.row_s
+            forward = self._runner.forward(list(schedule.chunks))
+        launched = Launched(schedule, (began, encoded, self._runner.mark()), forward)
         self._progress()
-        return seconds
+        return launched
 
-    def _postprocess(self, schedule: Schedule, features: list[Tensor], logits: Tensor | None) -> None:
-        self._keep(list(schedule.tiles), features)
-        complete: dict[Sequence, list[Branch]] = {}
-        for chunk in schedule.chunks:
-            self._scheduler.computed(chunk)
-            if not chunk.branch.missing:
-                complete.setdefault(chunk.sequence, []).append(chunk.branch)
-        if logits is None or not complete:
-            return
-        places = {id(branch): place for place, branch in enumerate(chain.from_iterable(complete.values()))}
-        fine = sampler.finite(logits)
-        plain: list[tuple[int, Sequence]] = []
-        for sequence, branches in complete.items():
-            at = [places[id(branch)] for branch in branches]
-            sequence.features.clear()
-            if not all(fine[place] for place in at):
-                text = "the model computed NaN or infinity for this request"
-                self._end_sequence(sequence, NonFiniteLogits(text), forget=True)
-            elif sequence.beams:
-                self._advance(sequence, sequence.beams, logits[at])
-            else:
-                plain.append((at[0], sequence))
-        if plain:
-            rows = [sequence.row(sequence.branch) for _, sequence in plain]
-            tokens = sampler.sample(logits[[place for place, _ in plain]], rows)
-            for (_, sequence), token in zip(plain, tokens, strict=True):
-                self._accept(sequence, token)
-
-    def _keep(self, tiles: list[TileWork], features: list[Tensor]) -> None:
-        """Give new features to the sequence that asked and to the cache, where equal tiles of others find them."""
-        for work, found in zip(tiles, features, strict=True):
+    def _encode(self, tiles: list[TileWork]) -> None:
+        """Give features to the sequences that asked and to the cache, where equal tiles of others find them."""
+        for work in tiles:
+            work.sequence.enter("vision")
+        self._expected_s = len(tiles) * self._budget.tile_s
+        for work, found in zip(tiles, self._runner.encode(tiles), strict=True):
             work.sequence.features[work.tile] = found
             self._features.put(work.key, found)
+        self._progress()
+
+    def _sample(self, launched: Launched) -> None:
+        """Choose the next token of each chunk that completes its branch. Only beams are read at once."""
+        places: dict[Sequence, list[int]] = {}
+        for place, chunk in enumerate(launched.forward.chunks if launched.forward else ()):
+            places.setdefault(chunk.sequence, []).append(place)
+        self._counts["discarded_rows"] += sum(c.rows for c in launched.schedule.chunks if c.sequence.ended)
+        going = {sequence: at for sequence, at in places.items() if not sequence.ended}
+        plain = [sequence for sequence in going if not sequence.beams]
+        tokens = None
+        if launched.forward and plain:
+            rows = [sequence.row(sequence.branch) for sequence in plain]
+            tokens = self._runner.choose(launched.forward, [going[sequence][0] for sequence in plain], rows)
+        for chunk in launched.schedule.chunks:
+            if not chunk.sequence.ended:
+                chunk.branch.computed = chunk.stop
+        for sequence in plain:
+            sequence.branch.unread = True
+        for chunk in launched.schedule.chunks:
+            if chunk.sequence.beams and not chunk.sequence.ended:  # before its branch forks
+                self._scheduler.publish(chunk)
+        self._unread = Unread(launched, plain, tokens)
+        for sequence in going:
+            sequence.features.clear()
+            if launched.forward and sequence.beams:
+                self._search(sequence, sequence.beams, launched.forward.logits[going[sequence]])
+
+    def _settle(self) -> None:
+        """Wait for a step that was sampled; share its pages, hand out its tokens."""
+        if (unread := self._unread) is None:
+            return
+        self._measure(unread.launched)
+        tokens = unread.tokens.read() if unread.tokens else []
+        for chunk in unread.launched.schedule.chunks:
+            self._scheduler.publish(chunk)
+        for sequence, token in zip(unread.sequences, tokens, strict=True):
+            sequence.branch.unread = False
+            if not sequence.ended:
+                self._accept(sequence, token)
+        self._unread = None
+        if self._budget.fitted():
+            log.info("steps may be larger again", rows=self._budget.most_rows, tiles=self._budget.most_tiles)
+
+    def _measure(self, launched: Launched) -> None:
+        """Wait for the device, and keep what the step's parts took."""
+        schedule, (began, encoded, ended) = launched.schedule, launched.marks
+        self._expected_s = schedule.rows * self._budget.row_s + len(schedule.tiles) * self._budget.tile_s
+        waiting = time.perf_counter()
+        ended.wait()
+        self._device_s += time.perf_counter() - waiting if self._pipelined else ended.since(began)
+        self._progress()
+        if schedule.tiles:
+            self._seconds["vision"] += (seconds := encoded.since(began))
+            self._budget.took_tiles(len(schedule.tiles), seconds)
+        if schedule.chunks:
+            seconds = ended.since(encoded)
+            self._seconds["decode" if schedule.rows == len(schedule.chunks) else "prefill"] += seconds
+            if schedule.rows >= 2 * len(schedule.chunks):  # else it says nothing about prompts
+                self._budget.took_rows(schedule.rows, seconds)
 
     def _accept(self, sequence: Sequence, token: int) -> None:
         """Append a token, hand out its text, end what is complete."""
+        if token < 0:
+            self._end_sequence(sequence, NonFiniteLogits(NON_FINITE), forget=True)
+            return
         sequence.enter("decode")
         sequence.count += 1
         stopped = token == self._end
@@ -231,8 +287,17 @@ class EngineCore:
         if stopped or sequence.count >= sequence.limit:
             self._finish(sequence, stopped)
 
+    def _search(self, sequence: Sequence, beams: BeamSearch, logits: Tensor) -> None:
+        """One step of a beam search; an error ends this request alone."""
+        try:
+            if not logits.isfinite().all():
+                raise NonFiniteLogits(NON_FINITE)
+            self._advance(sequence, beams, logits)
+        except Exception as error:
+            self._end_sequence(sequence, translate(error), forget=True)
+
     def _advance(self, sequence: Sequence, beams: BeamSearch, logits: Tensor) -> None:
-        """One step of a beam search: its text comes at the end, in one piece, because beams change until then."""
+        """Go on with the best beams: their text comes at the end, in one piece, because beams change until then."""
         sequence.enter("decode")
         sequence.count += 1
         rows = [sequence.row(branch) for branch in sequence.branches]
@@ -287,6 +352,7 @@ class EngineCore:
 
     def _end_sequence(self, sequence: Sequence, outcome: Outcome, *, forget: bool = False) -> None:
         self._scheduler.remove(sequence, forget=forget)
+        sequence.ended = True
         if isinstance(outcome, Done):
             self._counts.update(
                 finished=1,
@@ -298,13 +364,17 @@ class EngineCore:
 
     def _recover(self, schedule: Schedule, error: Exception) -> None:
         """A step failed. Smaller steps may fit into the memory; anything else ends the requests that were in it."""
+        failing = schedule.sequences
         if isinstance(error, OutOfMemory):
             self._features.clear()
             if self._budget.halve():
                 log.warning("no memory for a step, the next ones are half as large", error=str(error))
                 return
-        involved = schedule.sequences
-        failing = involved[-1:] if isinstance(error, OutOfMemory) else involved
+            failing = failing[-1:]
+        elif self._unread:
+            failing = list(dict.fromkeys(failing + self._unread.sequences))
+            self._unread = None
         log.error("a step failed", requests=[sequence.request.id for sequence in failing], error=repr(error))
         for sequence in failing:
-            self._end_sequence(sequence, error, forget=True)
+            if not sequence.ended:
+                self._end_sequence(sequence, error, forget=True)

@@ -87,7 +87,12 @@ def _computing(checkpoint: Checkpoint, settings: VisionWorkerSettings, report: R
     elif settings.engine == "resident":
         model = load_packed(checkpoint, options, report)
         return resident_engine(
-            model, checkpoint.config, checkpoint.tokenizer, slots=settings.slots, kv_bytes=settings.kv_cache_bytes
+            model,
+            checkpoint.config,
+            checkpoint.tokenizer,
+            slots=settings.slots,
+            kv_bytes=settings.kv_cache_bytes,
+            report=report,
         )
     return TransformersEngine(Loaded(load(checkpoint, options, report), checkpoint.config, checkpoint.tokenizer))
 

@@ -1,23 +1,52 @@
-"""Carries a schedule to the device and its results back: the only part of the engine that calls the model."""
+"""Queues a schedule on the device: the only part of the engine that calls the model. Waits for nothing.
+
+The token that was chosen for a sequence stays on the device, at the sequence's slot, and enters the next step there.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from workers.vision.engine import sampler
+from workers.vision.engine.sampler import Row
 from workers.vision.engine.scheduler import Chunk, TileWork
+from workers.vision.engine.sequence import Sequence
+from workers.vision.model.decode_steps import DecodeSteps
 from workers.vision.model.kv_pages import KVPages
 from workers.vision.model.packed_batch import PAGE_TOKENS, PackedBatch, Segment
+from workers.vision.model.transfers import Mark, Readback, mark, staging, to_device
 from workers.vision.model.vision_language_model import VisionLanguageModel
+
+Encode = Callable[[Tensor], Tensor]  #: (T, side, side, 3) uint8 in the host's memory to (T, tokens of a tile, hidden)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What a forward pass gives."""
+
+    chunks: list[Chunk]  #: those that complete their branch
+    logits: Tensor  #: (M, vocab), a row for each
+    likeliest: Tensor | None = None  #: (M,) int64 as of `sampler.sample`, if it was computed along
 
 
 class ModelRunner:
     """Used by the engine's thread only."""
 
-    def __init__(self, model: VisionLanguageModel, pages: KVPages) -> None:
-        self._model = model
-        self._pages = pages
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        pages: KVPages,
+        newest: Tensor,
+        encode: Encode | None = None,
+        steps: DecodeSteps | None = None,
+    ) -> None:
+        """`newest` (slots + 1,) int64 is where tokens wait for the next step; `encode` takes the encoder's place."""
+        self._model, self._pages, self._steps = model, pages, steps
+        self._newest = newest
+        self._encode = encode or model.encoder.encode
         #: By unit (tiles, rows of the decoder, positions that running answers attend to) and use: wanted or padding.
         self.computed = {(unit, use): 0 for unit in ("tiles", "rows", "positions") for use in ("wanted", "padding")}
 
@@ -31,20 +60,60 @@ class ModelRunner:
     def encode(self, work: list[TileWork]) -> list[Tensor]:
         """Features of each tile, (tokens, hidden)."""
         self.computed["tiles", "wanted"] += len(work)
-        tiles = np.stack([one.sequence.request.tiles[one.tile] for one in work])
+        tiles = [one.sequence.request.tiles[one.tile] for one in work]
+        staged = staging((len(tiles), *tiles[0].shape), self._model.encoder.device)
+        np.stack(tiles, out=staged.numpy())
         # Clones, because a view would keep the features of its whole batch in memory for as long as it is cached.
-        return [features.clone() for features in self._model.encoder.encode(torch.from_numpy(tiles))]
+        return [features.clone() for features in self._encode(staged)]
 
-    def forward(self, chunks: list[Chunk]) -> Tensor:
-        """(M, vocab) logits, a row for each chunk that completes its branch."""
-        batch = pack(chunks)
+    def forward(self, chunks: list[Chunk]) -> Forward:
+        """Rows of opened sequences are a decoding step from static buffers; all others are packed."""
+        opened = [chunk for chunk in chunks if chunk.sequence.opened]
+        others = [chunk for chunk in chunks if not chunk.sequence.opened]
+        if not (self._steps and opened):
+            return self._packed(others)
+        decoded = Forward(opened, *self._steps([decode_row(chunk) for chunk in opened]))
+        self.computed["rows", "wanted"] += len(opened)
+        self.computed["rows", "padding"] += self._steps.size_for(len(opened)) - len(opened)
+        self.computed["positions", "wanted"] += sum(chunk.stop for chunk in opened)
+        if not others:
+            return decoded
+        packed = self._packed(others)
+        return Forward(opened + packed.chunks, torch.cat((decoded.logits, packed.logits)))
+
+    def _packed(self, chunks: list[Chunk]) -> Forward:
+        batch = pack(chunks, self._newest)
         self.computed["rows", "wanted"] += len(batch.ids)
         if batch.decodes:
             wanted = sum(segment.context for segment in batch.decodes)
             self.computed["positions", "wanted"] += wanted
             if self._model.decoder.pads_answers:
                 self.computed["positions", "padding"] += batch.padded_positions - wanted
-        return self._model.decoder(batch, self._pages)
+        return Forward([chunk for chunk in chunks if chunk.completes], self._model.decoder(batch, self._pages))
+
+    def choose(self, forward: Forward, places: list[int], rows: list[Row]) -> Readback:
+        """Choose the next tokens of `places`, one chunk of a sequence each, and keep them for the next step."""
+        chosen = [forward.chunks[place].sequence for place in places]
+        everyone = len(places) == len(forward.chunks)
+        at = None if everyone else to_device(places, torch.int64, forward.logits.device)
+        if forward.likeliest is not None and all(row.plain for row in rows):
+            tokens = forward.likeliest if at is None else forward.likeliest[at]
+        else:
+            tokens = sampler.sample(forward.logits if at is None else forward.logits[at], rows)
+        slots = to_device([sequence.slot for sequence in chosen], torch.int64, self._newest.device)
+        self._newest[slots] = tokens.clamp(min=0).to(self._newest.device)
+        for sequence in chosen:
+            self._open(sequence)
+        return Readback(tokens)
+
+    def mark(self) -> Mark:
+        """Mark where the device's queue ends now."""
+        return mark(self._newest.device)
+
+    def _open(self, sequence: Sequence) -> None:
+        if self._steps and not sequence.opened:
+            self._steps.open(sequence.slot, sequence.branch.pages)
+            sequence.opened = True
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy the keys and values of one page to another."""
@@ -53,8 +122,15 @@ class ModelRunner:
             pool[there] = pool[here]
 
 
-def pack(chunks: list[Chunk]) -> PackedBatch:
-    """Lay the chunks' rows one after the other."""
+def decode_row(chunk: Chunk) -> tuple[int, int, int]:
+    """What `DecodeSteps` takes of a sequence."""
+    return chunk.sequence.slot, chunk.start, chunk.branch.pages[chunk.start // PAGE_TOKENS]
+
+
+def pack(chunks: list[Chunk], newest: Tensor) -> PackedBatch:
+    """Lay the chunks' rows one after the other; what the host has not read is in `newest` at the sequence's slot."""
+    device = newest.device
+    unread: list[tuple[int, int]] = []
     ids: list[int] = []
     slots: list[int] = []
     positions: list[int] = []
@@ -63,8 +139,11 @@ def pack(chunks: list[Chunk]) -> PackedBatch:
     features: list[tuple[int, Tensor]] = []
     for chunk in chunks:
         branch, start = chunk.branch, len(ids)
-        first, stop = branch.computed, branch.computed + chunk.rows
+        first, stop = chunk.start, chunk.stop
         ids += branch.tokens[first:stop]
+        if stop > len(branch.tokens):
+            unread.append((len(ids), chunk.sequence.slot))
+            ids.append(0)
         positions += range(first, stop)
         slots += (
             branch.pages[place // PAGE_TOKENS] * PAGE_TOKENS + place % PAGE_TOKENS for place in range(first, stop)
@@ -73,20 +152,23 @@ def pack(chunks: list[Chunk]) -> PackedBatch:
         features += _features(chunk, start)
         if chunk.completes:
             wanted.append(start + chunk.rows - 1)
+    packed = to_device([ids, positions, slots], torch.int64, device)
+    if unread:
+        rows, held = to_device(list(zip(*unread, strict=True)), torch.int64, device)
+        packed[0, rows] = newest[held]
     return PackedBatch(
-        ids=torch.tensor(ids),
-        positions=torch.tensor(positions),
-        slots=torch.tensor(slots),
+        ids=packed[0],
+        positions=packed[1],
+        slots=packed[2],
         segments=tuple(segments),
-        wanted=torch.tensor(wanted, dtype=torch.int64),
+        wanted=to_device(wanted, torch.int64, device),
         features=tuple(features),
     )
 
 
 def _features(chunk: Chunk, start: int) -> list[tuple[int, Tensor]]:
     """The chunk's image features, each with the batch's row at which it begins."""
-    tiles, first = chunk.sequence.tiles, chunk.branch.computed
-    stop = first + chunk.rows
+    tiles, first, stop = chunk.sequence.tiles, chunk.start, chunk.stop
     found = []
     for tile in tiles.overlapping(first, stop):
         begin = tiles.starts[tile]

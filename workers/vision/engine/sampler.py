@@ -2,7 +2,7 @@
 
 Order and meaning are those of generation in transformers, which the model card's code uses: repetition penalty over
 generated tokens, temperature, top-k, top-p. Each request draws from a generator of its own, one number a token, so that
-a seed gives the same text in every batch.
+a seed gives the same text in every batch. Nothing here waits for the device.
 """
 
 import random
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workers.vision.engine.base import DEFAULT_TOP_K, MIN_TEMPERATURE, EngineRequest, Sampling
+from workers.vision.model.transfers import to_device
 
 
 @dataclass(frozen=True)
@@ -28,36 +29,42 @@ class Row:
         """How to choose."""
         return self.request.sampling
 
+    @property
+    def plain(self) -> bool:
+        """Whether the likeliest token of the logits is taken as they are."""
+        return self.sampling.greedy and self.sampling.repetition_penalty in (None, 1) and not self.request.token_mask
 
-def finite(logits: Tensor) -> list[bool]:
-    """Which rows of (M, vocab) can be chosen from."""
-    found: list[bool] = logits.isfinite().all(dim=-1).tolist()
-    return found
 
-
-def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-    """Choose a token for each row of (M, vocab) finite logits."""
+def sample(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Choose a token for each row of (M, vocab) logits: (M,) int64, -1 where a logit is NaN or infinite."""
+    finite = logits.isfinite().all(dim=-1)
     scores = adjust(logits.float(), rows)
-    chosen: list[int] = scores.argmax(dim=-1).tolist()
+    chosen = scores.argmax(dim=-1)
     drawing = [place for place, row in enumerate(rows) if not row.sampling.greedy]
     if drawing:
-        drawn = _draw(*warp(scores[drawing], [rows[place] for place in drawing]), [rows[place] for place in drawing])
-        for place, token in zip(drawing, drawn, strict=True):
-            chosen[place] = token
-    return chosen
+        places, drawn = to_device(drawing, torch.int64, logits.device), [rows[place] for place in drawing]
+        chosen[places] = _draw(*warp(scores[places], drawn), drawn)
+    return torch.where(finite, chosen, -1)
 
 
 def adjust(scores: Tensor, rows: Sequence[Row]) -> Tensor:
     """Apply each row's repetition penalty and token mask to (M, vocab) float32, in place."""
+    seen = [
+        (place, token, penalty)
+        for place, row in enumerate(rows)
+        if (penalty := row.sampling.repetition_penalty) not in (None, 1)
+        for token in set(row.generated)
+    ]
+    if seen:
+        places, tokens, penalties = to_device(list(zip(*seen, strict=True)), torch.float64, scores.device)
+        at, factors = (places.long(), tokens.long()), penalties.float()
+        found = scores[at]
+        scores[at] = torch.where(found > 0, found / factors, found * factors)
     for place, row in enumerate(rows):
-        penalty = row.sampling.repetition_penalty
-        if penalty is not None and penalty != 1 and row.generated:
-            seen = torch.tensor(sorted(set(row.generated)), device=scores.device)
-            found = scores[place, seen]
-            scores[place, seen] = torch.where(found > 0, found / penalty, found * penalty)
         if row.request.token_mask:
-            allowed = torch.from_numpy(row.request.token_mask(row.generated)).to(scores.device)
-            scores[place].masked_fill_(~allowed, -torch.inf)
+            refused = torch.from_numpy(~row.request.token_mask(row.generated))
+            pinned = refused.pin_memory() if scores.is_cuda else refused
+            scores[place].masked_fill_(pinned.to(scores.device, non_blocking=True), -torch.inf)
     return scores
 
 
@@ -72,13 +79,12 @@ def warp(scores: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     return best.masked_fill(better >= _column(scores, [row.sampling.top_p or 1.0 for row in rows]), -torch.inf), ids
 
 
-def _draw(scores: Tensor, ids: Tensor, rows: Sequence[Row]) -> list[int]:
+def _draw(scores: Tensor, ids: Tensor, rows: Sequence[Row]) -> Tensor:
     """Draw one token a row: the first at which the shares' sum passes the row's random number."""
     points = _column(scores, [row.random.random() for row in rows])
     sums = scores.double().softmax(dim=-1).cumsum(dim=-1)
     places = (sums <= points * sums[:, -1:]).sum(dim=-1, keepdim=True).clamp(max=ids.shape[-1] - 1)
-    tokens: list[int] = ids.gather(1, places).squeeze(1).tolist()
-    return tokens
+    return ids.gather(1, places).squeeze(1)
 
 
 def _top_k(sampling: Sampling) -> int:
@@ -86,4 +92,4 @@ def _top_k(sampling: Sampling) -> int:
 
 
 def _column(like: Tensor, values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device=like.device).unsqueeze(1)
+    return to_device(values, torch.float64, like.device).unsqueeze(1)

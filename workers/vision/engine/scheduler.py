@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from workers.vision.engine.feature_cache import FeatureCache
 from workers.vision.engine.page_pool import OutOfPages, PagePool
-from workers.vision.engine.sequence import Branch, Sequence
+from workers.vision.engine.sequence import NO_SLOT, Branch, Sequence
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.packed_batch import PAGE_TOKENS
 
@@ -27,12 +27,18 @@ class Chunk:
 
     sequence: Sequence
     branch: Branch
+    start: int
     rows: int
+
+    @property
+    def stop(self) -> int:
+        """The token behind its last one."""
+        return self.start + self.rows
 
     @property
     def completes(self) -> bool:
         """Whether it reaches the last token, so that the next one can be chosen."""
-        return self.rows == self.branch.missing
+        return self.stop == self.branch.length
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,11 @@ class Schedule:
         return not (self.tiles or self.chunks)
 
     @property
+    def rows(self) -> int:
+        """Of all chunks."""
+        return sum(chunk.rows for chunk in self.chunks)
+
+    @property
     def sequences(self) -> list[Sequence]:
         """Whom the step is for."""
         work: tuple[TileWork | Chunk, ...] = (*self.tiles, *self.chunks)
@@ -86,6 +97,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.preemptions = 0
+        self._slots = list(reversed(range(limits.sequences)))
         self._first_is_next = False
         self._hopeless: list[Sequence] = []
 
@@ -115,11 +127,11 @@ class Scheduler:
         decodes = self._decodes()
         return Schedule(tuple(self._tiles(bool(decodes))), (*decodes, *self._prefills(bool(decodes))))
 
-    def computed(self, chunk: Chunk) -> None:
+    def publish(self, chunk: Chunk) -> None:
         """The chunk's keys and values are in its pages: let others find those that are full."""
-        chunk.branch.computed += chunk.rows
-        for page, digest in chunk.sequence.publishable():
-            self._pool.publish(page, digest)
+        if chunk.sequence.slot != NO_SLOT:  # else it has lost its pages meanwhile
+            for page, digest in chunk.sequence.publishable(chunk.stop):
+                self._pool.publish(page, digest)
 
     def fork(self, parent: Branch, token: int) -> tuple[Branch, tuple[int, int] | None]:
         """A branch that goes on from `parent` with `token`, and the page whose content has to be copied, from and to.
@@ -146,6 +158,9 @@ class Scheduler:
         for branch in sequence.branches:
             self._pool.release(branch.pages, forget=forget)
             branch.pages = []
+        if sequence.slot != NO_SLOT:
+            self._slots.append(sequence.slot)
+            sequence.slot, sequence.opened = NO_SLOT, False
 
     def take_hopeless(self) -> list[Sequence]:
         """The sequences that were not admitted because their first token would come after their deadline."""
@@ -164,6 +179,8 @@ class Scheduler:
         while self.waiting and len(self.running) < self._limits.sequences:
             sequence = self.waiting[0]
             branch = sequence.branch
+            if branch.unread:  # of a sequence preempted just now: its prompt is one token longer in a moment
+                return
             shared = self._pool.find(sequence.digests((len(branch.tokens) - 1) // PAGE_TOKENS))
             needed = pages_for(len(branch.tokens) + 1) - len(shared)
             if self._is_hopeless(sequence, len(shared) * PAGE_TOKENS):
@@ -175,6 +192,7 @@ class Scheduler:
             self._pool.acquire(shared)
             branch.pages = shared + self._pool.allocate(needed, after=shared[-1] if shared else None)
             branch.computed = len(shared) * PAGE_TOKENS
+            sequence.slot = self._slots.pop()
             if not sequence.admitted:
                 sequence.admitted, sequence.cached_tokens = True, branch.computed
             insort(self.running, self.waiting.pop(0), key=lambda running: running.order)
@@ -182,14 +200,15 @@ class Scheduler:
     def _decodes(self) -> list[Chunk]:
         chunks: list[Chunk] = []
         for sequence in list(self.running):
-            if sequence in self.running and not sequence.prefilling and self._grow(sequence):
-                chunks += [Chunk(sequence, branch, 1) for branch in sequence.branches]
+            ready = not (sequence.prefilling or sequence.complete)
+            if sequence in self.running and ready and self._grow(sequence):
+                chunks += [Chunk(sequence, branch, branch.computed, 1) for branch in sequence.branches]
         return chunks
 
     def _grow(self, sequence: Sequence) -> bool:
         """Give each branch the page for its next row, if need be that of the last in order; False: it was the last."""
         for branch in sequence.branches:
-            while len(branch.pages) < pages_for(len(branch.tokens)):
+            while len(branch.pages) < pages_for(branch.length):
                 try:
                     branch.pages += self._pool.allocate(1, after=branch.pages[-1])
                 except OutOfPages:
@@ -229,7 +248,7 @@ class Scheduler:
         ready = self._distinct(sequence for sequence in self.running if sequence.prefilling and self._ready(sequence))
         wanted = {sequence: sequence.branch.missing for sequence in ready}
         for sequence, rows in self._allot(wanted, self._budget.rows(decoding)).items():
-            yield Chunk(sequence, sequence.branch, rows)
+            yield Chunk(sequence, sequence.branch, sequence.branch.computed, rows)
 
     def _allot(self, wanted: dict[Sequence, int], left: int) -> dict[Sequence, int]:
         """Share `left` rows or tiles of a step out among those that want some, who are in order.
@@ -253,8 +272,8 @@ class Scheduler:
         return {one: given for one, given in allotted.items() if given}
 
     def _distinct(self, ready: Iterable[Sequence]) -> Iterator[Sequence]:
-        """Yield `ready` without sequences whose next page an earlier one computes in this step; they share it then."""
-        coming: set[bytes] = set()
+        """Yield `ready` without sequences whose next page an earlier one computes now; they share it then."""
+        coming = {digest for sequence in self.running for digest in sequence.unpublished()}
         for sequence in ready:
             start = sequence.branch.computed
             pages = sequence.digests(len(sequence.branch.tokens) // PAGE_TOKENS)[start // PAGE_TOKENS :]

@@ -15,6 +15,7 @@ from workers.vision.engine.handle import RequestHandle, StageName
 from workers.vision.engine.sampler import Row
 from workers.vision.model.packed_batch import PAGE_TOKENS
 
+NO_SLOT = -1
 STAGES: tuple[StageName, ...] = ("vision", "prefill", "decode")
 
 
@@ -24,12 +25,18 @@ class Branch:
 
     tokens: list[int]  #: prompt and answer
     pages: list[int] = field(default_factory=list)
-    computed: int = 0  #: tokens whose keys and values are in `pages`
+    computed: int = 0  #: tokens whose keys and values are in `pages`, or will be once the device has come so far
+    unread: bool = False  #: one more token is chosen; only the device knows it yet
+
+    @property
+    def length(self) -> int:
+        """Tokens, the unread one included."""
+        return len(self.tokens) + self.unread
 
     @property
     def missing(self) -> int:
         """Tokens that are still to be computed."""
-        return len(self.tokens) - self.computed
+        return self.length - self.computed
 
 
 class Sequence:
@@ -50,6 +57,9 @@ class Sequence:
         self.cached_tokens = 0
         self.count = 0  #: tokens generated
         self.admitted = False  #: at least once
+        self.ended = False
+        self.slot = NO_SLOT  #: in what the device keeps of running sequences
+        self.opened = False  #: its page table is in its slot
         self.random = random.Random(request.sampling.seed)
         self.beams: BeamSearch | None = None
         self._stage = 0
@@ -69,7 +79,12 @@ class Sequence:
     @property
     def prefilling(self) -> bool:
         """More than the newest token is still to be computed."""
-        return self.branch.missing > 1 or not self.count
+        return self.branch.missing > 1 or not (self.count or self.branch.unread)
+
+    @property
+    def complete(self) -> bool:
+        """The last token that it may have is chosen, if not yet read."""
+        return self.count + self.branch.unread >= self.limit
 
     def answer(self, branch: Branch) -> list[int]:
         """Ids generated on a branch."""
@@ -99,13 +114,18 @@ class Sequence:
             self._digests.append(content.digest())
         return self._digests[:pages]
 
-    def publishable(self) -> list[tuple[int, bytes]]:
-        """Pages that became full since the last call, with their digests."""
+    def publishable(self, computed: int) -> list[tuple[int, bytes]]:
+        """Pages that became full since the last call, with their digests; `computed` tokens are on the device."""
         if len(self.branches) > 1:
             return []
-        start, self._published = self._published, self.branch.computed // PAGE_TOKENS
+        start, self._published = self._published, computed // PAGE_TOKENS
         digests = self.digests(self._published)
         return list(zip(self.branch.pages[start : self._published], digests[start:], strict=True))
+
+    def unpublished(self) -> list[bytes]:
+        """Digests of the pages that are full once the device has come so far."""
+        full = self.branch.computed // PAGE_TOKENS
+        return self.digests(full)[self._published :] if full > self._published and len(self.branches) == 1 else []
 
     def needed_tiles(self) -> list[int]:
         """Tiles that have tokens which are still to be computed and whose features are not here."""

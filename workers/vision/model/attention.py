@@ -22,7 +22,7 @@ def attend(
     queries: Tensor, batch: PackedBatch, pages: KVPages, layer: int, attend_rows: AttendRows | None = None
 ) -> Tensor:
     """(N, heads, head) queries to (N, heads, head) outputs; the rows' own keys and values are in `pages` already."""
-    if attend_rows is None and queries.device.type != "cpu":
+    if attend_rows is None and (batch.tables or queries.device.type != "cpu"):
         attend_rows = attend_padded
     if attend_rows and not batch.prefills:
         return attend_rows(queries, pages.keys[layer], pages.values[layer], batch.decode_tables)

@@ -94,7 +94,8 @@ class Decoder:
             )
             hidden = hidden + _mlp(layer, rms_norm(hidden, layer.mlp_norm, self.config.eps))
             self.layer_done()
-        return self.head(rms_norm(hidden[batch.wanted], self.norm, self.config.eps))
+        wanted = hidden if batch.wanted is None else hidden[batch.wanted]
+        return self.head(rms_norm(wanted, self.norm, self.config.eps))
 
     def _embed(self, batch: PackedBatch) -> Tensor:
         """(N, hidden), image features where they stand in place of ids."""

@@ -7,7 +7,7 @@ Both run on the device that serves, on a small input, when a worker starts. What
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,9 +16,10 @@ from workers.vision.checkpoint.cache import Report
 
 State = Literal["used", "missing", "failed", "wrong", "slower"]
 STATES: tuple[State, ...] = ("used", "missing", "failed", "wrong", "slower")
-WAY = TypeVar("WAY", bound=Callable[..., Tensor])
+Way = Callable[..., Tensor]
+WAY = TypeVar("WAY")
 
-REPETITIONS = 6  # both sides in turn, the best of each
+REPETITIONS, MAX_TIMING_S = 6, 1.0  # the best of so many timings, or of those that begin before the time is over
 CALLS = 10  # in a row for one timing
 MIN_SPEEDUP = 0.9  # below it the twin is used; nearer to 1 the noise of a timing would decide
 #: Largest difference as a part of the largest output: sums in another order differ by less.
@@ -39,21 +40,29 @@ class FastPath:
         return f"{self.name}: {self.state}, {self.detail}"
 
 
-def choose(
-    name: str, fast: Callable[[], WAY], twin: WAY, arguments: Sequence[object], report: Report
+def choose(  # noqa: PLR0917 - a name, two ways and how to compare them
+    name: str,
+    fast: Callable[[], WAY],
+    twin: WAY,
+    arguments: Sequence[object],
+    report: Report,
+    calling: Callable[[WAY], Way] = lambda way: cast(Way, way),
 ) -> tuple[WAY, FastPath]:
-    """Take what `fast` loads if it is right and not slower than `twin` on `arguments`, else `twin`. Raises nothing."""
+    """Take what `fast` loads if it is right and not slower than `twin` on `arguments`, else `twin`. Raises nothing.
+
+    `calling` makes of either what is called with the arguments; without it, they are called themselves.
+    """
     try:
         loaded = fast()
     except (ImportError, OSError, RuntimeError) as error:
         found = FastPath(name, "missing", f"plain torch takes its place, because it can't be loaded: {error!r}")
     else:
-        found = _compared(name, loaded, twin, arguments)
+        found = _compared(name, calling(loaded), calling(twin), arguments)
     report(str(found))
     return (loaded if found.state == "used" else twin), found
 
 
-def _compared(name: str, fast: WAY, twin: WAY, arguments: Sequence[object]) -> FastPath:
+def _compared(name: str, fast: Way, twin: Way, arguments: Sequence[object]) -> FastPath:
     expected = twin(*arguments)
     try:
         found = fast(*arguments)
@@ -78,12 +87,14 @@ def deviation_of(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).abs().max() / largest)
 
 
-def _seconds(way: Callable[..., Tensor], arguments: Sequence[object], device: torch.device) -> float:
+def _seconds(way: Way, arguments: Sequence[object], device: torch.device) -> float:
     """Of one call, the best of several rounds; the first round warms up."""
-    best = float("inf")
-    for _ in range(REPETITIONS):
+    best, first = float("inf"), time.perf_counter()
+    for repetition in range(REPETITIONS):
         _synchronise(device)
         began = time.perf_counter()
+        if repetition > 1 and began - first > MAX_TIMING_S:
+            break
         for _ in range(CALLS):
             way(*arguments)
         _synchronise(device)

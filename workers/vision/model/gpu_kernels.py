@@ -9,6 +9,7 @@ from workers.vision.model.decoder import DecoderKernels
 from workers.vision.model.fast_path import FastPath, choose
 from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables
 
+PAGED_ATTENTION = "paged attention"
 CONTEXTS = (1, 17, 700, 2000)  # of the rows that are compared: the shortest, a page begun, long ones
 
 
@@ -23,7 +24,7 @@ def checked_attention(
 ) -> tuple[AttendRows, FastPath]:
     """The Triton kernel if it can be built for `device` and does it right, else plain torch."""
     arguments = _rows(config, dtype, device)
-    return choose("paged attention", _load_attention, attend_padded, arguments, report)
+    return choose(PAGED_ATTENTION, _load_attention, attend_padded, arguments, report)
 
 
 def _load_attention() -> AttendRows:

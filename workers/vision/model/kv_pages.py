@@ -10,10 +10,14 @@ from workers.vision.model.packed_batch import PAGE_TOKENS, Segment
 
 
 class KVPages:
-    """Keys and values of `pages` pages for every layer; the system commits the memory as it is written."""
+    """Keys and values of `pages` pages for every layer; the system commits the memory as it is written.
+
+    The page behind them, `scratch`, takes what rows without a sequence write.
+    """
 
     def __init__(self, config: DecoderConfig, pages: int, dtype: torch.dtype, devices: Sequence[torch.device]) -> None:
-        shape = (pages * PAGE_TOKENS, config.kv_heads, config.head)
+        self.scratch = pages
+        shape = ((pages + 1) * PAGE_TOKENS, config.kv_heads, config.head)
         self.keys = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
         self.values = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
 
@@ -34,8 +38,7 @@ def _read(pool: Tensor, segment: Segment) -> Tensor:
     if segment.is_run:
         first = segment.pages[0] * PAGE_TOKENS
         return pool[first : first + segment.context]
-    table = segment.table.to(pool.device)
-    return by_page(pool).index_select(0, table).flatten(0, 1)[: segment.context]
+    return by_page(pool).index_select(0, segment.table(pool.device)).flatten(0, 1)[: segment.context]
 
 
 def by_page(pool: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """The rows of one forward pass: tokens of several sequences, one after the other, without padding."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from workers.vision.model.transfers import to_device
 
 PAGE_TOKENS = 16  #: small enough that prompts which part ways early still share; a tile of 256 tokens is 16 pages
 
@@ -17,6 +19,7 @@ class Segment:
     rows: int
     context: int  #: positions that the last row sees, itself included
     pages: tuple[int, ...]  #: the sequence's page table up to `context`
+    _tables: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def is_run(self) -> bool:
@@ -25,10 +28,11 @@ class Segment:
             page == self.pages[0] + place for place, page in enumerate(self.pages)
         )
 
-    @cached_property
-    def table(self) -> Tensor:
-        """The page table as (pages,) int64."""
-        return torch.tensor(self.pages)
+    def table(self, device: torch.device) -> Tensor:
+        """The page table as (pages,) int64, uploaded to each device once."""
+        if device not in self._tables:
+            self._tables[device] = to_device(self.pages, torch.int64, device)
+        return self._tables[device]
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,9 @@ class PackedBatch:
     ids: Tensor  #: (N,) int64
     positions: Tensor  #: (N,) int64
     slots: Tensor  #: (N,) int64, where each row's keys and values go in the cache
-    segments: tuple[Segment, ...]
-    wanted: Tensor  #: (M,) int64, the rows whose logits are wanted
+    segments: tuple[Segment, ...] = ()  #: none of a batch that has `tables`
+    wanted: Tensor | None = None  #: (M,) int64, the rows whose logits are wanted; None: all
+    tables: DecodeTables | None = None  #: of a batch that has one row a sequence and never saw the host
     features: tuple[tuple[int, Tensor], ...] = ()  #: (first row, (rows, hidden)): image features in place of ids
 
     def to(self, device: torch.device) -> "PackedBatch":
@@ -66,7 +71,7 @@ class PackedBatch:
             ids=self.ids.to(device, non_blocking=True),
             positions=self.positions.to(device, non_blocking=True),
             slots=self.slots.to(device, non_blocking=True),
-            wanted=self.wanted.to(device, non_blocking=True),
+            wanted=None if self.wanted is None else self.wanted.to(device, non_blocking=True),
         )
 
     @cached_property
@@ -87,11 +92,13 @@ class PackedBatch:
     @cached_property
     def decode_tables(self) -> DecodeTables:
         """The tables of `decodes`."""
+        if self.tables:
+            return self.tables
         longest = max(len(segment.pages) for segment in self.decodes)
         padded = [segment.pages + (0,) * (longest - len(segment.pages)) for segment in self.decodes]
         device = self.ids.device
         return DecodeTables(
-            rows=torch.tensor([segment.start for segment in self.decodes]).to(device),
-            pages=torch.tensor(padded).to(device),
-            contexts=torch.tensor([segment.context for segment in self.decodes]).to(device),
+            rows=to_device([segment.start for segment in self.decodes], torch.int64, device),
+            pages=to_device(padded, torch.int64, device),
+            contexts=to_device([segment.context for segment in self.decodes], torch.int64, device),
         )

@@ -1,5 +1,7 @@
 """Tiles to the numbers that the encoder takes in."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -11,5 +13,12 @@ def normalise(tiles: Tensor) -> Tensor:
 
     On the device of `tiles`: folding the constants or doing it in bf16 would change the last bits.
     """
-    mean, std = (torch.tensor(values, device=tiles.device).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = _statistics(tiles.device)
     return tiles.permute(0, 3, 1, 2).float().div(255).sub_(mean).div_(std)
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation as (3, 1, 1). Uploaded once: an upload can't be part of a CUDA graph."""
+    mean, std = (torch.tensor(values).view(3, 1, 1).to(device) for values in (MEAN, STD))
+    return mean, std

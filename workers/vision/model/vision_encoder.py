@@ -59,6 +59,7 @@ class VisionEncoder:
         """Take the encoder's and the projector's entries out of `weights` (names of `fused.py`)."""
         take = weights.pop
         self._config = config
+        self.side = config.vision.image  #: of a tile, pixels
         self.layer_done: Callable[[], None] = lambda: None  # called after each layer
         self._class_token = take("vision.embeddings.class_token")
         self._positions = take("vision.embeddings.position")

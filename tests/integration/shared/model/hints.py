@@ -1,69 +1,84 @@
 """Every order in which jobs come, hints are followed and slots end their jobs, without any loss: nothing may stall.
 
-A queue that is not empty has a hint in the broker or a slot that claims again when its job ends. What a killed worker
-or broker loses, the outbox repeats; `system.py` searches those orders.
+While a job is ready, each free slot has a hint to follow, and a queue that is not empty has a hint in the broker or a
+slot that claims again when its job ends. What a killed worker or broker loses, the outbox repeats; `system.py` searches
+those orders, in which intake publishes no hint at all.
 """
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 MAX_PER_HINT = 2  #: jobs that a slot processes on one hint, small so that the search meets the bound
 
 
+@dataclass(frozen=True)
+class Rules:
+    """Who publishes hints."""
+
+    many: int = 2  #: a submission does while fewer jobs than these are ready
+    pass_on: bool = True  #: a slot that followed a hint does, if `many` jobs are ready after its claim
+    hand_on: bool = True  #: a slot that leaves while jobs are ready does, if fewer than `many` hints wait
+
+
 class Queue(NamedTuple):
-    """What waits, and the jobs that each slot has yet to process on its hint: 0, it is idle."""
+    """What waits, and the jobs that each slot has yet to process on its hint: 0, it is free."""
 
     to_come: int
     ready: int = 0
     hints: int = 0
-    slots: tuple[int, ...] = (0, 0)
+    slots: tuple[int, ...] = (0, 0, 0)
     stopping: bool = False  #: the first slot's worker shuts down
 
     @property
     def stalled(self) -> bool:
-        """Whether a job waits that no hint and no slot leads to."""
+        """Whether a job is ready that no hint and no slot leads to."""
         return bool(self.ready) and not self.hints and not any(self.slots)
 
+    @property
+    def starving(self) -> bool:
+        """Whether a job is ready and a slot free that has no hint to follow."""
+        free = any(not left for left in self.slots[self.stopping :])
+        return bool(self.ready) and free and not self.hints
 
-def steps(now: Queue, *, hand_on: bool, hinted_below: int) -> Iterator[Queue]:
-    """Yield every state that may be next.
 
-    A submission publishes a hint if fewer than `hinted_below` jobs wait; `hand_on`: a slot that leaves while jobs wait
-    publishes its hint again.
-    """
+def steps(now: Queue, rules: Rules) -> Iterator[Queue]:
+    """Yield every state that may be next."""
     if now.to_come:
-        hints = now.hints + (now.ready < hinted_below)
+        hints = now.hints + (now.ready < rules.many)
         yield now._replace(to_come=now.to_come - 1, ready=now.ready + 1, hints=hints)
     if not now.stopping:
         yield now._replace(stopping=True)
     for index, left in enumerate(now.slots):
         stops = now.stopping and index == 0
-        if not left and now.hints and not stops:
-            taken = now._replace(hints=now.hints - 1)
+        if left:
+            yield _ended(now, index, left - 1, rules, stops=stops)
+        elif now.hints and not stops:
+            passed_on = rules.pass_on and now.ready > rules.many
+            taken = now._replace(hints=now.hints - 1 + passed_on)
             yield _claimed(taken, index, MAX_PER_HINT) if now.ready else taken
-        elif left:
-            yield _ended(now, index, left - 1, hand_on=hand_on, stops=stops)
 
 
-def reachable(jobs: int, *, hand_on: bool, hinted_below: int) -> set[Queue]:
+def reachable(jobs: int, rules: Rules) -> set[Queue]:
     """Return every state that `jobs` submissions can lead to."""
     first = Queue(jobs)
     seen, waiting = {first}, deque([first])
     while waiting:
-        for after in steps(waiting.popleft(), hand_on=hand_on, hinted_below=hinted_below):
+        for after in steps(waiting.popleft(), rules):
             if after not in seen:
                 seen.add(after)
                 waiting.append(after)
     return seen
 
 
-def _ended(now: Queue, index: int, left: int, *, hand_on: bool, stops: bool) -> Queue:
+def _ended(now: Queue, index: int, left: int, rules: Rules, *, stops: bool) -> Queue:
     """A job ended, and the store told whether another one waits."""
     if now.ready and left and not stops:
         return _claimed(now, index, left)
     free = _with(now, index, 0)
-    return free._replace(hints=free.hints + 1) if now.ready and hand_on else free
+    handed_on = bool(now.ready) and rules.hand_on and now.hints < rules.many
+    return free._replace(hints=free.hints + handed_on)
 
 
 def _claimed(now: Queue, index: int, left: int) -> Queue:

@@ -19,6 +19,7 @@ from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from workers.vision.engine.assembly import resident_engine
 from workers.vision.engine.base import Delta, Done, EngineRequest, NonFiniteLogits, OutOfMemory, Sampling, Stage
 from workers.vision.engine.factory import ServedModel
+from workers.vision.engine.model_runner import Forward
 from workers.vision.engine.resident import ResidentEngine
 from workers.vision.model.kv_pages import page_bytes
 from workers.vision.model.loader import LoadOptions, load_packed
@@ -183,13 +184,12 @@ def test_non_finite_logits_end_only_their_request(
     assert isinstance(served.engine, ResidentEngine)
     forward = served.engine._core._runner.forward
 
-    def broken(chunks: Any) -> torch.Tensor:
-        logits = forward(chunks)
-        complete = [chunk.sequence.request.id for chunk in chunks if chunk.completes]
-        for row, name in enumerate(complete):
-            if name == "broken":
-                logits[row, 5] = torch.nan
-        return logits
+    def broken(chunks: Any) -> Forward:
+        found = forward(chunks)
+        for row, chunk in enumerate(found.chunks):
+            if chunk.sequence.request.id == "broken":
+                found.logits[row, 5] = torch.nan
+        return found
 
     monkeypatch.setattr(served.engine._core._runner, "forward", broken)
     healthy = served.engine.submit(asked(served, "healthy", image=1))
@@ -209,7 +209,7 @@ def test_too_little_memory_makes_steps_smaller_before_it_ends_a_request(
     assert isinstance(served.engine, ResidentEngine)
     forward, largest = served.engine._core._runner.forward, 64
 
-    def small(chunks: Any) -> torch.Tensor:
+    def small(chunks: Any) -> Forward:
         if sum(chunk.rows for chunk in chunks) > largest:
             raise torch.OutOfMemoryError("no memory")
         return forward(chunks)

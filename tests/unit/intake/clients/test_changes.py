@@ -5,7 +5,7 @@ import asyncio
 import fakeredis
 import pytest
 
-from services.intake.clients.changes import Changes
+from services.intake.clients.changes import MAX_RECENT, Changes
 from shared.events import changes_channel
 
 
@@ -45,3 +45,28 @@ def test_only_who_follows_a_job_hears_of_the_rest(change: str) -> None:
 
 def test_nobody_hears_of_another_job() -> None:
     assert not heard("job_b succeeded", ends_only=False)
+
+
+def test_who_comes_after_the_end_hears_of_it_at_once() -> None:
+    async def listen() -> None:
+        client = fakeredis.FakeAsyncRedis(decode_responses=True)
+        changes = Changes(client, "p:", poll_s=60)
+        listening = asyncio.create_task(changes.run())
+        with changes.watch("job_z") as other:
+            assert await other.changed(10)
+            for change in ["job_a succeeded", "job_b running", *(f"job_{n} failed" for n in range(MAX_RECENT - 1))]:
+                await client.publish(changes_channel("p:"), change)
+            await client.publish(changes_channel("p:"), "job_z running")
+            assert await other.changed(10)
+        for id, ended in (("job_a", True), ("job_b", False)):
+            with changes.watch(id, ends_only=True) as late:
+                assert await late.changed(0) == ended
+        await client.publish(changes_channel("p:"), "job_c cancelled")  # one more than is remembered
+        with changes.watch("job_c", ends_only=True) as waiter:
+            assert await waiter.changed(10)
+        with changes.watch("job_a", ends_only=True) as forgotten:
+            assert not await forgotten.changed(0)
+        changes.closed = True
+        listening.cancel()
+
+    asyncio.run(listen())

@@ -133,7 +133,7 @@ def test_a_file_is_stored_part_by_part_while_it_arrives(intake: App, monkeypatch
 
 
 def test_a_download_comes_in_ranges(sdk: OpenAI, intake: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.intake.clients.files.RANGE_BYTES", 7)
+    monkeypatch.setattr("services.intake.submission.file_store.RANGE_BYTES", 7)
     lengths: list[int] = []
     get_range = intake.objects.get_range
 
@@ -200,3 +200,52 @@ def test_the_record_lies_beside_the_content(sdk: OpenAI, intake: App) -> None:
     file = created(sdk)
     assert sorted(intake.objects.keys("files/")) == [content_key(file.id), record_key(file.id)]
     assert isinstance(intake.objects, MemoryStorage)
+
+
+def asked_about(sdk: OpenAI, file_id: str, **more: Any) -> Any:
+    image = {"type": "input_image", "file_id": file_id, "detail": "low"}
+    content = [image, {"type": "input_text", "text": "What is this?"}]
+    return sdk.responses.create(input=[{"role": "user", "content": content}], background=True, **more)  # type: ignore[misc,list-item]
+
+
+def test_a_response_is_asked_about_a_file_and_keeps_its_own_copy(sdk: OpenAI, intake: App) -> None:
+    data = picture("PNG")
+    file = created(sdk, data, purpose="vision")
+    response = asked_about(sdk, file.id)
+    sdk.files.delete(file.id)
+    job = response.id.replace("resp_", "job_")
+    [image] = intake.job(job).images
+    assert (image.media_type, image.sha256) == ("image/png", hashlib.sha256(data).hexdigest())
+    assert intake.http.get(f"/v1/jobs/{job}/images/0").content == data
+
+
+def test_a_native_job_is_asked_about_a_file(sdk: OpenAI, intake: App) -> None:
+    file = created(sdk, picture("PNG"), purpose="user_data")
+    id = intake.accepted(images=[{"file_id": file.id}])
+    assert intake.http.get(f"/v1/jobs/{id}/images/0").content == picture("PNG")
+    answer = intake.submit(images=[{"file_id": f"file_{'0' * 36}"}])
+    assert (answer.status_code, answer.json()["code"], answer.json()["image"]) == (422, "unknown_file", 0)
+    answer = intake.submit(images=[{"file": file.id}])
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_field")
+
+
+@pytest.mark.parametrize("id", ["nothing", f"file_{'0' * 36}"])
+def test_a_file_that_is_unknown_is_named_by_its_parameter(sdk: OpenAI, id: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        asked_about(sdk, id)
+    assert (refused.value.code, refused.value.param) == ("unknown_file", "input.0.content.0")
+
+
+def test_a_file_that_is_no_image_is_refused_as_an_upload_is(sdk: OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as refused:
+        asked_about(sdk, created(sdk, LINES).id)
+    assert (refused.value.status_code, refused.value.code) == (415, "unsupported_image_type")
+
+
+def test_the_same_key_with_another_file_is_another_request(sdk: OpenAI) -> None:
+    first, second = created(sdk, picture("PNG")), created(sdk, picture("PNG"))
+    key = {"Idempotency-Key": "k"}
+    assert asked_about(sdk, first.id, extra_headers=key).id == asked_about(sdk, first.id, extra_headers=key).id
+    with pytest.raises(openai.BadRequestError) as refused:
+        asked_about(sdk, second.id, extra_headers=key)
+    assert refused.value.code == "idempotency_mismatch"

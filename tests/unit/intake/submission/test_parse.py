@@ -76,7 +76,7 @@ class TestDataUris:
             (BASE64, "put that in front"),
             ("https://example.org/a.png", "fetches nothing"),
             ("data:image/png,abc", "without `;base64,`"),
-            ({"url": "data:image/png;base64," + BASE64}, "must be a string"),
+            ({"url": "data:image/png;base64," + BASE64}, "must be a data URI or"),
         ],
         ids=["bare", "a URL", "no base64", "an object"],
     )

@@ -8,7 +8,7 @@ import pytest
 from redis.exceptions import NoPermissionError
 
 from shared.errors import StorageDown
-from shared.jobs import State
+from shared.jobs import Job, State
 from shared.records import WebhookTarget
 from shared.request_archive import MAX_ARCHIVED_BYTES, read_image, read_images, read_manifest, unpack
 from shared.storage import MemoryStorage, archive_key, image_key, manifest_key
@@ -541,6 +541,20 @@ class TestPrefer:
         assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=20")
         assert answer.json()["output"] == {"text": "Done.", "finish_reason": "stop"}
         assert answer.json()["state"] == State.SUCCEEDED
+
+    def test_the_record_is_read_once_at_the_end(self, intake: App, monkeypatch: pytest.MonkeyPatch) -> None:
+        get, states = intake.context.queries.get, list[State]()
+
+        async def counted(tenant: str, id: str) -> Job:
+            job = await get(tenant, id)
+            states.append(job.state)
+            return job
+
+        monkeypatch.setattr(intake.context.queries, "get", counted)
+        worker = once_waiting(intake, lambda: intake.succeed(intake.claim(), "Done."))
+        assert intake.submit("?", headers={"Prefer": "wait=20"}).status_code == 200
+        worker.join()
+        assert states == [State.SUCCEEDED]
 
     def test_it_gives_up(self, intake: App) -> None:
         answer = intake.submit("?", headers={"Prefer": "respond-async, wait=1"})

@@ -14,14 +14,15 @@ def runner(*, pads: bool) -> ModelRunner:
     model: Any = Mock()
     model.decoder.pads_answers = pads
     model.encoder.encode = lambda tiles: torch.zeros(len(tiles), 4)
-    return ModelRunner(model, Mock())
+    model.encoder.device = torch.device("cpu")
+    return ModelRunner(model, Mock(), torch.zeros(3, dtype=torch.int64))
 
 
 def answer(context: int) -> Chunk:
     """The row of a running answer at the end of `context` tokens."""
     running = sequence(text=context)
     running.branch.computed, running.branch.pages = context - 1, list(range(-(-context // 16)))
-    return Chunk(running, running.branch, 1)
+    return Chunk(running, running.branch, context - 1, 1)
 
 
 def test_answers_padded_to_the_longest_are_counted_as_padding() -> None:

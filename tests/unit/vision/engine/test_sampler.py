@@ -16,8 +16,9 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from workers.vision.engine import sampler
 from workers.vision.engine.base import EngineRequest, Sampling, TokenMask
-from workers.vision.engine.sampler import Row, adjust, finite, sample, warp
+from workers.vision.engine.sampler import Row, adjust, warp
 from workers.vision.prompts import Prompt
 
 VOCAB = 200
@@ -31,6 +32,11 @@ def row(generated: Sequence[int] = (), seed: int = 0, mask: TokenMask | None = N
 
 def logits(rows: int = 1, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def sample(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
+    found: list[int] = sampler.sample(logits, rows).tolist()
+    return found
 
 
 def test_without_temperature_the_largest_wins() -> None:
@@ -99,8 +105,9 @@ def test_a_mask_is_asked_with_what_was_generated() -> None:
     assert asked == [[7, 8]]
 
 
-def test_rows_that_are_not_finite_are_told() -> None:
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_rows_that_are_not_finite_are_told(temperature: float) -> None:
     broken = logits(3)
     broken[1, 0] = torch.nan
     broken[2, 9] = torch.inf
-    assert finite(broken) == [True, False, False]
+    assert [token >= 0 for token in sample(broken, [row(temperature=temperature)] * 3)] == [True, False, False]

@@ -43,7 +43,8 @@ def run(scheduler: Scheduler) -> Schedule:
         work.sequence.features[work.tile] = FEATURES
         scheduler._features.put(work.key, FEATURES)
     for chunk in schedule.chunks:
-        scheduler.computed(chunk)
+        chunk.branch.computed = chunk.stop
+        scheduler.publish(chunk)
         if not chunk.branch.missing:
             chunk.branch.tokens.append(1)
             chunk.sequence.count += 1

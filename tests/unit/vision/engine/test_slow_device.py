@@ -14,9 +14,12 @@ from workers.vision.attempt import InFlightJobs
 from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from workers.vision.engine.base import DeadlineExceeded, Delta, Done, EngineRequest, Event, Sampling
 from workers.vision.engine.core import Parts
+from workers.vision.engine.model_runner import Forward
 from workers.vision.engine.resident import ResidentEngine
+from workers.vision.engine.sampler import Row
 from workers.vision.engine.scheduler import Chunk, Limits, TileWork
 from workers.vision.engine.step_budget import StepBudget
+from workers.vision.model.transfers import HostMark, Readback
 from workers.vision.prompts import ImageSpan, Prompt
 from workers.vision.watchdog import Watchdog
 
@@ -43,13 +46,12 @@ class Clock:
 class SimulatedRunner:
     """Takes `SLOWER` times the expected time, layer by layer, and always says the same token."""
 
-    def __init__(self, clock: Clock, vocabulary: int) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.computed: dict[tuple[str, str], int] = {}
         self.seen: list[str] = []  #: requests in the order of their steps
         self.watch: Callable[[], object] = lambda: None
         self.layer_seconds: Callable[[float], float] = lambda seconds: seconds
         self._clock = clock
-        self._vocabulary = vocabulary
         self._layer_done: Callable[[], None] = lambda: None
 
     def after_each_layer(self, call: Callable[[], None]) -> None:
@@ -60,12 +62,16 @@ class SimulatedRunner:
         self.seen += [one.sequence.request.id for one in work]
         return [torch.zeros(1, 1) for _ in work]
 
-    def forward(self, chunks: list[Chunk]) -> torch.Tensor:
+    def forward(self, chunks: list[Chunk]) -> Forward:
         self._take(ROW_S * sum(chunk.rows for chunk in chunks))
         self.seen += [chunk.sequence.request.id for chunk in chunks]
-        logits = torch.zeros(sum(chunk.completes for chunk in chunks), self._vocabulary)
-        logits[:, TOKEN] = 1
-        return logits
+        return Forward([chunk for chunk in chunks if chunk.completes], torch.zeros(0))
+
+    def choose(self, forward: Forward, places: list[int], rows: list[Row]) -> Readback:
+        return Readback(torch.full((len(places),), TOKEN))
+
+    def mark(self) -> HostMark:
+        return HostMark()
 
     def _take(self, seconds: float) -> None:
         for _ in range(LAYERS):
@@ -82,14 +88,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("engine.core", "engine.resident", "engine.scheduler", "engine.handle", "watchdog"):
+    engine = ("engine.core", "engine.resident", "engine.scheduler", "engine.handle")
+    for module in (*engine, "model.transfers", "watchdog"):
         monkeypatch.setattr(f"workers.vision.{module}.time", clock)
     return clock
 
 
 @pytest.fixture
-def runner(clock: Clock, checkpoint: Checkpoint) -> SimulatedRunner:
-    return SimulatedRunner(clock, checkpoint.config.decoder.vocab)
+def runner(clock: Clock) -> SimulatedRunner:
+    return SimulatedRunner(clock)
 
 
 @pytest.fixture

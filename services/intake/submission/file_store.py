@@ -12,7 +12,8 @@ from services.intake.metrics import FILES
 from services.intake.principal import Principal
 from services.intake.quotas import quota_exceeded
 from services.intake.submission.idempotency import KeyReservation, reserve_key
-from services.intake.uploads import StreamedUpload
+from services.intake.submission.size_errors import image_too_large
+from services.intake.uploads import FileReference, StreamedUpload, Upload
 from shared.errors import (
     IdempotencyInProgress,
     NotFound,
@@ -20,6 +21,7 @@ from shared.errors import (
     QueueUnavailable,
     RequestError,
     StorageUnavailable,
+    UnknownFile,
 )
 from shared.files import RANGE_BYTES, File, FileWriter, Purpose, content_key
 from shared.ids import is_id
@@ -138,6 +140,19 @@ class FileStore:
                 raise NotFound("the content of this file is no longer stored")
             yield piece
             start += len(piece)
+
+    async def image(self, tenant: str, reference: FileReference, n: int, max_bytes: int) -> Upload:
+        """Return the content of a file that is image `n` of a job. Raises `UnknownFile` or `ImageTooLarge`."""
+        upload = Upload(reference.name)
+        try:
+            file = await self.get(tenant, reference.file_id)
+            if file.bytes > max_bytes:
+                raise image_too_large(n, max_bytes)
+            async for piece in self.read(file):
+                upload.write(piece)
+        except NotFound as error:
+            raise UnknownFile(image=n, field=reference.name) from error
+        return upload
 
     async def delete(self, tenant: str, id: str) -> None:
         """Delete record and content of a file."""
