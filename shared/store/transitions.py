@@ -87,8 +87,9 @@ def submit(
         "limits": limits.of_submissions or None,
         "bytes": sum(stored),
         "job_bytes": stored,
-    lines: LinesRead | None = None,
-    hint_period: float = HINT_PERIOD_S,
+        "lines": asdict(lines) | {"fence": str(lines.fence)} if lines else None,
+        "many_ready": MANY_READY,
+        "hint_period": hint_period,
     }
 
     def parse(answer: Any) -> SubmitResult:
