@@ -1,4 +1,4 @@
-"""Finds the metrics of every process in the source, for the README's table. Imports none of the processes."""
+"""Finds the metrics of every process in the source, for `docs/metrics.md`. Imports none of the processes."""
 
 import ast
 from collections.abc import Iterator

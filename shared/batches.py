@@ -22,7 +22,7 @@ from functools import cache
 from typing import Any, Self, get_type_hints
 
 from shared.ids import derived_id
-from shared.jobs import State
+from shared.jobs import Priority, State
 from shared.records import WebhookTarget
 
 
@@ -56,7 +56,8 @@ class BatchFile:
     endpoint: str  #: that every line names: `/v1/responses` or `/v1/chat/completions`
     window: str  #: `completion_window` as it was asked
     deadline: float  #: moment at which the window ends
-    priority: str = "low"  #: of lines that name none
+    priority: Priority = "low"  #: of lines that name none
+    max_priority: Priority = "high"  #: that a line may name
     reads: bool = True  #: the lines may continue earlier jobs: the caller's key may read
     bytes: int = 0  #: of the file
     output_expires: float = 0  #: seconds that the files of the batch live; 0: as long as files of batches usually do
@@ -133,4 +134,4 @@ def line_job_id(batch: str, line: int) -> str:
 @cache
 def _file_fields() -> Mapping[str, Any]:
     """Return how each field of `BatchFile` is read from its text in the hash."""
-    return {name: bool if hint is bool else hint for name, hint in get_type_hints(BatchFile).items()}
+    return {name: hint if isinstance(hint, type) else str for name, hint in get_type_hints(BatchFile).items()}

@@ -82,16 +82,13 @@ def guarded_store(program: Program, folder: Path, port: int) -> Program:
 
 
 def guarded_objects(program: Program, folder: Path) -> Program:
-    """Return the SeaweedFS of the service with the identities of infra/s3."""
-    keys = S3_KEYS | {"operator": (program.env["AWS_ACCESS_KEY_ID"], program.env["AWS_SECRET_ACCESS_KEY"])}
-    text = (ROOT / "infra/s3/identities.json").read_text()
+    """Return the SeaweedFS of the service, started as docker-compose does."""
+    environment = dict(program.env)
+    keys = S3_KEYS | {"operator": (environment.pop("AWS_ACCESS_KEY_ID"), environment.pop("AWS_SECRET_ACCESS_KEY"))}
     for role, (access, secret) in keys.items():
-        text = text.replace(f"@{role.upper()}_ACCESS_KEY@", str(access)).replace(
-            f"@{role.upper()}_SECRET_KEY@", str(secret)
-        )
-    path = folder / "identities.json"
-    path.write_text(text)
-    return replace(program, argv=[*program.argv, f"-s3.config={path}"])
+        environment |= {f"S3_ACCESS_KEY_{role.upper()}": access, f"S3_SECRET_KEY_{role.upper()}": secret}
+    argv = ["sh", str(ROOT / "infra/s3/start.sh"), str(folder), *program.argv]
+    return replace(program, argv=argv, env=environment)
 
 
 def as_role(program: Program, port: int) -> Program:
@@ -189,6 +186,13 @@ def test_a_role_can_not_do_what_is_not_its_own(guarded: Guarded, role: str, comm
 def test_a_role_reaches_its_own_objects_only(guarded: Guarded, role: str, act: Callable[[Minio], object]) -> None:
     with pytest.raises(S3Error, match="AccessDenied"):
         act(guarded.objects(role))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_key_of_another_role_opens_nothing(guarded: Guarded, role: str) -> None:
+    access, secret = S3_KEYS[role][0], S3_KEYS[ROLES[ROLES.index(role) - 1]][1]
+    with pytest.raises(S3Error, match="SignatureDoesNotMatch"):
+        S3(guarded.s3_url, access, secret, "tileq").client().get_object("tileq", "jobs/x/request.json")
 
 
 def test_nobody_is_let_in_without_a_password(guarded: Guarded) -> None:

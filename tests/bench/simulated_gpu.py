@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.bench.random_model import MINI, shapes
+from workers.vision.bench.random_model import MINI, shapes
 from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.step_allowance import decoder_layer_operations, vision_layer_operations
 from workers.vision.model.decode_steps import Row

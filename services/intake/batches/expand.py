@@ -113,9 +113,7 @@ class Expander:
         try:
             envelope = read_envelope(line.data, turn.file.endpoint)
             custom_id = envelope.custom_id
-            asked = await read_submission(
-                envelope, turn.file.endpoint, turn.file.priority, self._builder, self._settings
-            )
+            asked = await read_submission(envelope, turn.file, self._builder, self._settings)
             return Expanded(line, await self._prepared(turn, line, asked))
         except LineRefused as refused:
             return Expanded(line, refused=_refusal(custom_id, refused.error))

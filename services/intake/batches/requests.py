@@ -9,6 +9,8 @@ from services.intake.openai.parse import CHAT_NAMES, RESPONSE_NAMES, SubmissionB
 from services.intake.openai.surface import params_named
 from services.intake.submission.json_strict import parse_object
 from services.intake.submission.model import Submission
+from services.intake.submission.priority import refuse_above
+from shared.batches import BatchFile
 from shared.errors import InvalidField, Malformed, RequestError, UnsupportedParameter
 from shared.settings import IntakeSettings
 
@@ -79,14 +81,15 @@ def read_envelope(data: bytes, endpoint: str) -> Envelope:
 
 
 async def read_submission(
-    envelope: Envelope, endpoint: str, priority: str, builder: SubmissionBuilder, settings: IntakeSettings
+    envelope: Envelope, file: BatchFile, builder: SubmissionBuilder, settings: IntakeSettings
 ) -> Submission:
-    """Return the job that a line asks for, checked for form. Raises `LineRefused`."""
-    called = ENDPOINTS[endpoint]
+    """Return the job that a line of `file` asks for, checked for form. Raises `LineRefused`."""
+    called = ENDPOINTS[file.endpoint]
     try:
-        body = _with_priority(envelope.body, priority)
+        body = _with_priority(envelope.body, file.priority)
         with params_named(called.names):
             submission = await called.build(builder, body, settings)
+            refuse_above(file.max_priority, submission.question.priority)
     except RequestError as error:
         raise of_body(error) from error
     return Submission(submission.question, submission.uploads, envelope.custom_id, submission.openai)

@@ -76,7 +76,7 @@ class Validator:
         try:
             envelope = read_envelope(line.data, file.endpoint)
             _refuse_duplicate(envelope, seen)
-            asked = await read_submission(envelope, file.endpoint, file.priority, self._builder, self._settings)
+            asked = await read_submission(envelope, file, self._builder, self._settings)
             await self._refuse_unknown_model(asked.question.model)
         except LineRefused as refused:
             verdict.refuse(refused.code, str(refused), line=line.number, param=refused.param)

@@ -17,6 +17,7 @@ from services.intake.schemas.requests import (
     Webhook,
     nullable,
 )
+from shared.jobs import Priority
 
 Model = Annotated[str, Field(min_length=1, max_length=128)]
 MaxTokens = Annotated[int, Field(ge=1)]
@@ -39,7 +40,7 @@ class TileqOptions(NullableModel):
     webhook: Webhook | None = None
     start_within: Seconds | None = None
     run_within: Seconds | None = None
-    priority: Literal["high", "normal", "low"] = "normal"
+    priority: Priority = "normal"
 
 
 class ResponseOptions(TileqOptions):

@@ -12,6 +12,7 @@ from services.intake.schemas.openai import BatchEvent, FileBatchRequest
 from services.intake.submission.idempotency import KeyReservation, reserve_key
 from services.intake.submission.model import RequestHeaders
 from services.intake.submission.prepare import Preparation
+from services.intake.submission.priority import refuse_above
 from shared.batches import Batch, BatchStatus
 from shared.errors import IdempotencyInProgress, InvalidField
 from shared.ids import is_id, new_id
@@ -64,6 +65,7 @@ class FileBatches:
     async def _record(self, principal: Principal, id: str, asked: FileBatchRequest) -> dict[str, str]:
         window_s = self._window_s(asked.completion_window)
         size = await self._file_bytes(principal.tenant, asked.input_file_id)
+        refuse_above(principal.limits.max_priority, asked.tileq.priority)
         webhook = await self._preparation.webhook(principal.tenant, asked.tileq.webhook, get_args(BatchEvent))
         now = await self._store.run(keys.server_time())
         record = {
@@ -78,6 +80,7 @@ class FileBatches:
             "window": asked.completion_window,
             "deadline": f"{now + window_s:.6f}",
             "priority": asked.tileq.priority,
+            "max_priority": principal.limits.max_priority,
             "reads": "1" if Scope.READ in principal.scopes else "",
         }
         optional: Mapping[str, str] = {
