@@ -65,7 +65,7 @@ class FileBatches:
     async def _record(self, principal: Principal, id: str, asked: FileBatchRequest) -> dict[str, str]:
         window_s = self._window_s(asked.completion_window)
         size = await self._file_bytes(principal.tenant, asked.input_file_id)
-        refuse_above(principal.limits.max_priority, asked.tileq.priority)
+        refuse_above(principal.limits.max_priority, asked.tileq.priority, "tileq.priority")
         webhook = await self._preparation.webhook(principal.tenant, asked.tileq.webhook, get_args(BatchEvent))
         now = await self._store.run(keys.server_time())
         record = {

@@ -21,11 +21,11 @@ def capped(caller: Principal, submission: Submission) -> Submission:
     return replace(submission, question=asked.model_copy(update={"priority": most}))
 
 
-def refuse_above(most: Priority, asked: Priority) -> None:
-    """Raise `InvalidField` where the priority `asked` is higher than `most`."""
+def refuse_above(most: Priority, asked: Priority, field: str = "priority") -> None:
+    """Raise `InvalidField` where `asked`, the priority that `field` names, is higher than `most`."""
     if _above(most, asked):
         detail = f"`priority` is {asked}, and this key's jobs may have {most} at most; send that or leave it out"
-        raise InvalidField(detail, field="priority")
+        raise InvalidField(detail, field=field)
 
 
 def _above(most: Priority, asked: Priority) -> bool:

@@ -13,6 +13,7 @@ from shared.batches import line_job_id
 from shared.files import FileWriter, content_key
 from shared.store import batches, files, transitions
 from tests.unit.intake.app_fixture import App, running_app
+from tests.unit.intake.test_auth import bearer, make_key
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 
@@ -119,6 +120,19 @@ def test_an_invalid_line_refuses_the_batch_with_its_number(app: App) -> None:
         (6, "invalid_field", "body.temperature"),
         (7, "unsupported_parameter", "body.stream"),
     ]
+
+
+def test_no_line_and_no_batch_goes_above_the_highest_priority_of_its_key(app: App) -> None:
+    key = bearer(make_key(app, "local", max_priority="normal"))
+    lines = [line(0), line(1, body=line(1)["body"] | {"tileq": {"priority": "high"}})]
+    asked = {"input_file_id": upload(app, lines), "endpoint": CHAT, "completion_window": "24h"}
+    refused = app.http.post("/v1/batches", json=asked | {"tileq": {"priority": "high"}}, headers=key)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tileq.priority")
+    id = app.http.post("/v1/batches", json=asked, headers=key).json()["id"]
+    for _ in range(2):
+        step(app)
+    body = app.http.get(f"/v1/batches/{id}", headers=key).json()
+    assert [(one["line"], one["param"]) for one in body["errors"]["data"]] == [(2, "body.tileq.priority")]
 
 
 def test_a_cancelled_batch_keeps_its_answers_and_names_every_other_line(app: App) -> None:
