@@ -11,6 +11,7 @@
 --   hosts               hosts by next due delivery  line:{host} deliveries queued for one host by when due
 --   host:{host}:busy    deliveries in flight        host:{host}:fails, :open      failures in a row, breaker open until
 --   endpoint:{id}       hash, a webhook endpoint    endpoints:{t}  ids of a tenant's by age
+--   endpoint_secret:{id}  hash, what of an endpoint only intake and webhook dispatchers read: secrets and headers
 --   idem:{t}:{key}      hash                        trash       ids whose objects are still to be deleted
 --   file:{id}           hash, the record            files:{t}   ids of a tenant's files in order of time
 --   limits              overrides by tenant         usage:{t}:{day}, rate:{t}   what a tenant has used, requests
@@ -40,6 +41,22 @@ local function write(key, fields)
     flat[#flat + 1] = value
   end
   if flat[1] then call('HSET', key, unpack(flat)) end
+end
+
+-- A webhook endpoint is two hashes, since the users of workers and reconciler may read the first one alone.
+local ENDPOINT_SECRETS = {'secret', 'previous', 'previous_until', 'headers'}
+
+local function write_endpoint(id, fields)
+  local secrets = {}
+  for _, name in ipairs(ENDPOINT_SECRETS) do secrets[name], fields[name] = fields[name], nil end
+  write(P .. 'endpoint:' .. id, fields)
+  write(P .. 'endpoint_secret:' .. id, secrets)
+end
+
+local function read_endpoint(id)
+  local record = call('HGETALL', P .. 'endpoint:' .. id)
+  for _, value in ipairs(call('HGETALL', P .. 'endpoint_secret:' .. id)) do record[#record + 1] = value end
+  return record
 end
 
 local function job(id)

@@ -167,8 +167,7 @@ class Tenants:
 
 @pytest.fixture
 def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
-    for module in ("routes.webhooks", "openai.webhook_endpoints"):
-        monkeypatch.setattr(f"services.intake.{module}.TEST_WAIT_S", 0.02)
+    monkeypatch.setattr("services.intake.webhook_tests.TEST_WAIT_S", 0.02)
     with running_app(response_wait=0.05) as app:
         acme, other = make_key(app, "acme"), make_key(app, "other")
         revoked = make_key(app, "acme", revoked=2.0)
