@@ -107,10 +107,10 @@ MUTANTS = (
     ),
     Mutant(
         "addresses judged by is_global alone",
-        "shared/webhooks/ssrf.py",
+        "shared/outbound/ssrf.py",
         "return address.is_global and not address.is_multicast and not is_listed(address, _DENIED)",
         "return address.is_global",
-        ("tests/unit/shared/webhooks",),
+        ("tests/unit/shared/outbound",),
     ),
     Mutant(
         "images are decoded however much of them is missing",
