@@ -105,6 +105,7 @@ class Job:
     parent: str = ""
     batch: str = ""
     custom_id: str = ""
+    due: float = 0  #: of a line of a batch's file: the batch's deadline, by which it is ordered; 0: by `created`
     retry_of: str = ""
     idem: str = ""  #: hash of the Idempotency-Key
     trace: str = ""  #: W3C traceparent
