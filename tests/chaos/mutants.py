@@ -79,8 +79,8 @@ MUTANTS = (
     Mutant(
         "a key's jobs go before everybody's",
         "services/intake/submission/priority.py",
-        "if PRIORITIES.index(asked.priority) >= PRIORITIES.index(most):",
-        "if most:",
+        "return PRIORITIES.index(asked) < PRIORITIES.index(most)",
+        "return False",
         ("tests/unit/intake/test_priority.py",),
     ),
     Mutant(
