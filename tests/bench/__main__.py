@@ -27,6 +27,7 @@ BENCHMARKS = (
     Benchmark("accept", "--scale 0.3"),
     Benchmark("peers", "--rounds 1 --jobs 200 --skip-kills"),
     Benchmark("queue", "--sizes 10 20000 100000 --rounds 100"),
+    Benchmark("idle", "--seconds 20"),
     Benchmark("load", "--minutes 0.5"),
     Benchmark("bodies", "--seconds 8"),
     Benchmark("tiles", f"--processes {os.cpu_count()} --rounds 1 --images 12"),
