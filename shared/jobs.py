@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import Any, Self, get_type_hints
+from typing import Any, Literal, Self, get_args, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_json
@@ -60,7 +60,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     **{state: frozenset() for state in State if state.terminal},
 }
 
-PRIORITIES = ("high", "normal", "low")
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)  #: the first is served first
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Job:
     parent: str = ""
     batch: str = ""
     custom_id: str = ""
+    due: float = 0  #: of a line of a batch's file: the batch's deadline, by which it is ordered; 0: by `created`
     retry_of: str = ""
     idem: str = ""  #: hash of the Idempotency-Key
     trace: str = ""  #: W3C traceparent

@@ -79,6 +79,7 @@ def whole_service(
 
     processes = [
         process("intake", "services.intake", environment, folder, probe_url=f"{url}/readyz"),
+        process("batches", "services.intake.batches", environment, folder),
         process("reconciler", "workers.reconciler", environment, folder),
         process("webhooks", "workers.webhooks", environment, folder),
         *(worker("vision" if n == 1 else f"vision-{n}") for n in range(1, vision + 1)),
