@@ -89,8 +89,8 @@ build/peers-env/.made: tests/bench/peers/requirements.txt
 bench-growth: $(STAMP)  ## step time by running jobs, memory by tiles, throughput by queue length, drawn in build/growth.png
 	@$(BIN)/python -m tests.bench.growth $(ARGS)
 
-bench: $(STAMP) build/peers-env/.made  ## every benchmark in its short mode, and one table of the figures with their goals
-	@$(BIN)/python -m tests.bench $(ARGS)
+bench: $(STAMP)  ## every benchmark in its short mode (ONLY='tiles host': some; RESUME=1: those left), one table of figures and goals
+	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(RESUME),--resume) $(ARGS)
 
 parity: $(STAMP)  ## the cases of $TILEQ_PARITY (default ../shared/parity): prompts, tiles, logits and answers
 	@$(BIN)/python -m pytest -m parity tests $(ARGS)
