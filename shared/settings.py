@@ -250,6 +250,22 @@ class RequestSettings(ImageSettings):
     max_queued: int = Field(100_000, ge=1, description="queued jobs of the service; above it, 503 overloaded")
 
 
+class BatchSettings(ProcessSettings):
+    """Batches of files (`input_file_id`)."""
+
+    max_batch_lines: int = Field(50_000, ge=1, le=1_000_000, description="lines of a batch's file")
+    max_batch_bytes: int = Field(200 << 20, ge=1, description="bytes of a batch's file")
+    max_batch_line_bytes: int = Field(16 << 20, ge=1, description="bytes of one line")
+    max_batch_window: float = Field(86_400 * 7, gt=0, description="largest `completion_window`")
+    batch_queued: int = Field(
+        10_000,
+        ge=1,
+        description="batches queue lines while their tenant has fewer queued jobs than this, and than half of what "
+        "limit_queued and max_queued allow; further lines wait in their file",
+    )
+    batch_slots: int = Field(2, ge=1, le=64, description="batches that one process works on at once")
+
+
 class LimitSettings(ProcessSettings):
     """What one tenant may use; `tileq keys limits` sets other values for one of them."""
 
@@ -457,6 +473,7 @@ class IntakeSettings(
     StorageSettings,
     HttpSettings,
     RequestSettings,
+    BatchSettings,
     LimitSettings,
     SecretsSettings,
     BrokerSettings,
@@ -487,6 +504,7 @@ GROUPS: tuple[tuple[str, tuple[type[ProcessSettings], ...]], ...] = (
     ("Where things are", (RedisSettings, StorageSettings)),
     ("HTTP", (HttpSettings,)),
     ("What a request may hold", (RequestSettings,)),
+    ("Batches of files", (BatchSettings,)),
     ("What one tenant may use", (LimitSettings,)),
     ("Jobs", (JobSettings,)),
     ("Webhooks", (WebhookSettings, SecretsSettings)),

@@ -35,7 +35,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.acceptance
 
 START = ROOT / "infra/valkey/start.sh"
-ROLES = ("intake", "vision", "webhooks", "reconciler")
+ROLES = ("intake", "batches", "vision", "webhooks", "reconciler")
 PASSWORDS = {role: secrets.token_hex(20) for role in ("operator", *ROLES)}
 VARIABLES = {"VALKEY_PASSWORD": PASSWORDS["operator"]} | {
     f"VALKEY_PASSWORD_{role.upper()}": PASSWORDS[role] for role in ROLES

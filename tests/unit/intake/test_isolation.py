@@ -103,6 +103,8 @@ CALLS = (
     Call("POST", f"{JOB}/deliveries/{{msg}}/redeliver", 202, 404, Scope.MANAGE),
     Call("POST", "/v1/batches", 202, scope=Scope.SUBMIT, body={"jobs": [{"prompt": "?"}]}),
     Call("POST", "/v1/batches", 202, 422, Scope.SUBMIT, body={"jobs": [{"prompt": "?", "parent": "{job}"}]}),
+    Call("GET", "/v1/batches", 200),
+    Call("GET", "/v1/batches", 200, 200, query="?after={batch}"),
     Call("GET", BATCH, 200, 404),
     Call("GET", f"{BATCH}/jobs", 200, 404),
     Call("GET", f"{BATCH}/results", 200, 404),
