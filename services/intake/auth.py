@@ -136,7 +136,7 @@ def _host_of(url: str) -> str:
 
 
 def _is_placeholder(header: str) -> bool:
-    """Tell whether `header` names no key of tileq's: clients of OpenAI send `EMPTY`, `sk-…` or the like for want of one."""
+    """Tell whether `header` names no key of tileq's: for want of one, clients send `EMPTY`, `sk-…` or the like."""
     scheme, _, key = header.partition(" ")
     return scheme.lower() == "bearer" and not key.strip().startswith("tq_")
 

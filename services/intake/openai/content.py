@@ -16,7 +16,7 @@ DETAILS = ("low", "high", "auto", "original")
 _TEXT_PARTS = ("input_text", "output_text", "text")
 #: Fields of answers that clients send back as input.
 _ECHOED = ("id", "status", "annotations", "logprobs", "refusal", "phase", "prompt_cache_breakpoint")
-_NOTHING = (None, "", [], {})  #: values that clients send for want of one
+_NOTHING: tuple[object, ...] = (None, "", [], {})  #: values that clients send for want of one
 
 
 @dataclass(frozen=True)
