@@ -77,6 +77,13 @@ MUTANTS = (
         ("tests/integration/shared/test_claim_order.py",),
     ),
     Mutant(
+        "a key's jobs go before everybody's",
+        "services/intake/submission/priority.py",
+        "return PRIORITIES.index(asked) < PRIORITIES.index(most)",
+        "return False",
+        ("tests/unit/intake/test_priority.py",),
+    ),
+    Mutant(
         "no submission publishes a hint while a job is ready",
         f"{LUA}/submit.lua",
         "if fewer_ready(model, order.many_ready) then",
@@ -126,6 +133,13 @@ MUTANTS = (
         "false",
         (STORE,),
         ("poison",),
+    ),
+    Mutant(
+        "last attempts run beside others",
+        "workers/vision/isolation.py",
+        "while self._together or self._alone:",
+        "while False:",
+        ("tests/unit/vision/test_isolation.py",),
     ),
     Mutant(
         "results overwrite one another",
