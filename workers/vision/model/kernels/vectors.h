@@ -40,9 +40,12 @@ INLINE floats all(float value) { return value + (floats){}; }
 INLINE floats choose(ints mask, floats yes, floats no) { return (floats)((mask & (ints)yes) | (~mask & (ints)no)); }
 
 INLINE float sum_of(floats v) {
-    float out = 0;
-    for (int i = 0; i < LANES; i++) out += v[i];
-    return out;
+    typedef float half __attribute__((vector_size(32)));
+    half parts[2];
+    memcpy(parts, &v, 64);
+    const half eight = parts[0] + parts[1], four = eight + __builtin_shufflevector(eight, eight, 4, 5, 6, 7, 0, 1, 2, 3);
+    const half two = four + __builtin_shufflevector(four, four, 2, 3, 0, 1, 6, 7, 4, 5);
+    return two[0] + two[1];
 }
 INLINE float largest_of(floats v) {
     float out = v[0];
