@@ -42,7 +42,7 @@ INLINE void normalise_head(bf16 *x, const bf16 *weight, float eps, long head) {
 void rotate_and_store(bf16 *qkv, const int64_t *slots, const bf16 *cos, const bf16 *sin, const bf16 *q_norm,
                       const bf16 *k_norm, float eps, bf16 *keys, bf16 *values, long rows, long heads, long kv_heads,
                       long head) {
-    _Pragma("omp parallel for if (rows > 4)") for (long r = 0; r < rows; r++) {
+    _Pragma("omp parallel for if (rows > 16)") for (long r = 0; r < rows; r++) {
         bf16 *row = qkv + r * (heads + 2 * kv_heads) * head, *own = row + heads * head;
         const long at = r * head / 2, to = slots[r] * kv_heads * head;
         const size_t size = (size_t)(kv_heads * head) * sizeof(bf16);
@@ -130,14 +130,14 @@ void attend_rows(const bf16 *q, long q_stride, const bf16 *keys, const bf16 *val
     }
 }
 
-/* sums[r][.] += x (pairs, QUERIES) times a panel (pairs, COLUMNS) of bfloat16 pairs. */
-INLINE void multiply(floats (*to)[2], const uint32_t *x, const uint32_t *panel, long pairs) {
+/* to[r][.] += x, of which pair k of row r lies at r * row + k * step, times a panel (pairs, COLUMNS) of bfloat16 pairs. */
+INLINE void multiply(floats (*to)[2], const uint32_t *x, long row, long step, const uint32_t *panel, long pairs) {
     floats s[QUERIES][2];
     for (int r = 0; r < QUERIES; r++) s[r][0] = to[r][0], s[r][1] = to[r][1];
     for (long k = 0; k < pairs; k++, panel += COLUMNS) {
         const words low = words_at(panel), high = words_at(panel + LANES);
         for (int r = 0; r < QUERIES; r++) {
-            const words pair = x[k * QUERIES + r] + (words){};
+            const words pair = x[r * row + k * step] + (words){};
             s[r][0] = dot_bf16(s[r][0], low, pair), s[r][1] = dot_bf16(s[r][1], high, pair);
         }
     }
@@ -169,7 +169,7 @@ typedef struct { /* of QUERIES rows, after the positions so far (online softmax:
     floats sums[][QUERIES][2]; /* by COLUMNS dimensions */
 } state;
 
-/* Scores of POSITIONS positions to weights, as pairs of bfloat16; row r sees positions below seen + r step. */
+/* Scores of POSITIONS positions to weights (QUERIES, POSITIONS) in bfloat16; row r sees positions below seen + r step. */
 static void weigh(floats (*scores)[QUERIES][2], uint32_t *weights, state *s, long seen, long step, float scale, long head) {
     for (int r = 0; r < QUERIES; r++) {
         floats found[POSITIONS / LANES], most = all(s->most[r]), total = all(0);
@@ -177,18 +177,14 @@ static void weigh(floats (*scores)[QUERIES][2], uint32_t *weights, state *s, lon
         for (int i = 0; i < POSITIONS / LANES; i++) {
             found[i] = scores[i / 2][r][i % 2] * scale;
             if (seen + r * step < (i + 1) * LANES) found[i] = choose(lane + i * LANES < (int)(seen + r * step), found[i], all(-INFINITY));
-            most = choose(found[i] > most, found[i], most);
+            most = larger(found[i], most);
         }
         const float before = s->most[r], now = largest_of(most);
-        halves narrowed[POSITIONS / LANES];
         for (int i = 0; i < POSITIONS / LANES; i++) {
-            found[i] = exponential(found[i] - now);
-            total += found[i];
-            narrowed[i] = narrow(found[i]);
+            const floats weight = exponential(found[i] - now);
+            total += weight;
+            store_bf16((bf16 *)(weights + r * POSITIONS / 2) + i * LANES, weight);
         }
-        uint32_t pairs[POSITIONS / 2];
-        memcpy(pairs, narrowed, sizeof pairs);
-        for (int k = 0; k < POSITIONS / 2; k++) weights[k * QUERIES + r] = pairs[k];
         const float shrink = expf(before - now);
         s->most[r] = now;
         s->total[r] = s->total[r] * shrink + sum_of(total);
@@ -227,10 +223,10 @@ void attend_prompt(const bf16 *q, long q_stride, const cache *c, bf16 *y, long r
             for (long t = 0; t < end; t += POSITIONS) {
                 floats scores[POSITIONS / COLUMNS][QUERIES][2] = {};
                 for (int i = 0; i < POSITIONS / COLUMNS; i++)
-                    multiply(scores[i], queries, keys + kv * size + (t + i * COLUMNS) * head / 2, head / 2);
+                    multiply(scores[i], queries, 1, QUERIES, keys + kv * size + (t + i * COLUMNS) * head / 2, head / 2);
                 weigh(scores, weights, s, seen - t, causal, scale, head);
                 for (long d = 0; d < panels; d++)
-                    multiply(s->sums[d], weights, values + kv * size + d * stride + t / 2 * COLUMNS, POSITIONS / 2);
+                    multiply(s->sums[d], weights, POSITIONS / 2, 1, values + kv * size + d * stride + t / 2 * COLUMNS, POSITIONS / 2);
             }
             for (long r = 0; r < last - first; r++)
                 for (long d = 0; d < panels; d++)
