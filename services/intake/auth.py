@@ -49,7 +49,7 @@ class Authenticator:
             return await self._by_key(sent[0])
         if await self.has_no_keys():
             _refuse_unless_local(request)
-            return Principal(KEYLESS, await self._limits_of(KEYLESS))
+            return Principal(KEYLESS, await self.limits_of(KEYLESS))
         raise MissingKey
 
     async def has_no_keys(self) -> bool:
@@ -66,10 +66,11 @@ class Authenticator:
             if await self.has_no_keys():
                 raise InvalidKey("this service has no API keys; leave the Authorization header out") from error
             raise
-        limits = replace(await self._limits_of(key.tenant), max_priority=key.max_priority or self._max_priority)
+        limits = replace(await self.limits_of(key.tenant), max_priority=key.max_priority or self._max_priority)
         return Principal(key.tenant, limits, hashed[:KEY_ID_CHARACTERS], key.rights)
 
-    async def _limits_of(self, tenant: str) -> PrincipalLimits:
+    async def limits_of(self, tenant: str) -> PrincipalLimits:
+        """Return what all callers of `tenant` may use."""
         found = await self._limits.load(tenant, lambda: self._find_limits(tenant))
         return PrincipalLimits(self._max_queued, found)
 

@@ -46,6 +46,8 @@ SUBMIT_ERRORS: tuple[type[RequestError], ...] = (
     shared_errors.PromptTooLong,
     shared_errors.UnknownParent,
     shared_errors.UnknownFile,
+    shared_errors.ImageUrlsDisabled,
+    shared_errors.ImageUrlRefused,
     shared_errors.WebhookRefused,
     shared_errors.IdempotencyMismatch,
     shared_errors.IdempotencyInProgress,
@@ -64,6 +66,11 @@ Responses = dict[int | str, dict[str, Any]]
 def returns(model: type[BaseModel], status: int = 200) -> Responses:
     """Return the `responses` of a route that answers with `model`."""
     return {status: {"model": model}}
+
+
+def returns_either(one: type[BaseModel], other: type[BaseModel]) -> Responses:
+    """Return the `responses` of a route that answers with one of two models."""
+    return {200: {"model": one | other}}
 
 
 def returns_stream(media_type: str, description: str, schema: Mapping[str, Any]) -> Responses:
@@ -103,6 +110,7 @@ EXTRA_SCHEMAS: tuple[type[BaseModel], ...] = (
     schema.RotateRequest,
     openai_schema.ResponseJson,
     openai_schema.ChatJson,
+    openai_schema.FileBatchRequest,
     openai_schema.FileForm,
     endpoint_schema.CreateEndpoint,
     endpoint_schema.UpdateEndpoint,

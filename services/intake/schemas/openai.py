@@ -5,11 +5,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.intake.schemas.requests import (
+    Headers,
     Metadata,
     NullableModel,
     OneOrEach,
+    Payload,
     ResponseWebhook,
     Seconds,
+    StrictModel,
+    Url,
     Webhook,
     nullable,
 )
@@ -23,6 +27,9 @@ Detail = Annotated[
     Literal["low", "high", "auto", "original"],
     Field(description="`low` is one tile of the whole image; anything else up to the model's usual 12 tiles"),
 ]
+
+
+BatchEvent = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
 
 
 class TileqOptions(NullableModel):
@@ -64,6 +71,49 @@ class ResponseRequest(_Asked):
     text: dict[str, Any] | None = None
 
 
+class FileBatchWebhook(NullableModel):
+    """The webhook of a batch of a file."""
+
+    url: Url
+    events: Annotated[list[BatchEvent], Field(min_length=1, max_length=4)] | None = None
+    payload: Payload = "full"
+    headers: Headers = Field({}, repr=False)
+
+
+class FileBatchOptions(NullableModel):
+    """What OpenAI's API has no field for."""
+
+    webhook: FileBatchWebhook | None = None
+    priority: Literal["high", "normal", "low"] = Field(
+        "low", description="of lines that name none; within a priority, lines stand behind other jobs"
+    )
+
+
+class OutputExpiry(StrictModel):
+    """How long the files of a batch are kept."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=3600, le=2_592_000)]
+
+
+class FileBatchRequest(NullableModel):
+    """`POST /v1/batches` of a file whose lines are requests, as OpenAI has it."""
+
+    input_file_id: Annotated[str, Field(min_length=1, max_length=100)]
+    endpoint: Literal["/v1/responses", "/v1/chat/completions"]
+    completion_window: Annotated[
+        str,
+        Field(
+            pattern=r"^[1-9][0-9]{0,5}[smhd]$",
+            description="after it, lines that are not answered are given up: `24h`, `30m`, `7d`",
+            examples=["24h"],
+        ),
+    ]
+    output_expires_after: OutputExpiry | None = None
+    metadata: Metadata = Field(default_factory=dict)
+    tileq: FileBatchOptions = FileBatchOptions()
+
+
 class ChatRequest(_Asked):
     """`POST /v1/chat/completions`."""
 
@@ -86,11 +136,17 @@ class InputText(NullableModel):
     text: str
 
 
+IMAGE_URL = "`data:image/…;base64,…`, or a URL that a worker fetches, where the service allows it"
+
+
 class InputImage(NullableModel):
     """An image of a user message."""
 
     type: Literal["input_image"]
-    image_url: Annotated[str | None, Field(description="`data:image/…;base64,…`")] = None
+    image_url: Annotated[
+        str | None,
+        Field(description=IMAGE_URL),
+    ] = None
     file_id: Annotated[str | None, Field(max_length=100, description="instead: a file of `/v1/files`")] = None
     detail: Detail | None = None
 
@@ -120,7 +176,7 @@ class TextPart(NullableModel):
 class ImageUrl(NullableModel):
     """Where an image comes from."""
 
-    url: Annotated[str, Field(description="`data:image/…;base64,…`")]
+    url: Annotated[str, Field(description=IMAGE_URL)]
     detail: Detail | None = None
 
 

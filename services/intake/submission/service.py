@@ -60,7 +60,7 @@ class Submissions:
 
     async def submit(self, principal: Principal, submission: Submission, headers: RequestHeaders) -> AcceptedJob:
         """Accept one job."""
-        _require_reading_of_parent(principal, submission)
+        require_reading_of_parent(principal, submission)
         fingerprint = submission.fingerprint() if headers.idempotency_key else ""
         async with self._reserved(principal, headers, fingerprint) as reservation:
             if reservation.replay:
@@ -119,7 +119,7 @@ class Submissions:
             if isinstance(item, RejectedItem):
                 rejected.append(item)
                 continue
-            _require_reading_of_parent(principal, item)
+            require_reading_of_parent(principal, item)
             try:
                 asked = capped(principal, item)
                 prepared.append(
@@ -149,7 +149,7 @@ class Submissions:
         return record
 
 
-def _require_reading_of_parent(principal: Principal, submission: Submission) -> None:
+def require_reading_of_parent(principal: Principal, submission: Submission) -> None:
     """Raise `InsufficientScope` where a caller that may not read asks about an earlier job: the answer tells of it."""
     if submission.question.parent is not None:
         principal.require(Scope.READ)

@@ -50,6 +50,7 @@ def test_it_runs_every_process_of_the_design() -> None:
     modules = {name: last("CMD", service["build"]["target"], STAGES).argv[-1] for name, service in OURS.items()}
     assert modules == {
         "intake": "services.intake",
+        "batches": "services.intake.batches",
         "reconciler": "workers.reconciler",
         "webhooks": "workers.webhooks",
         "vision": "workers.vision",
