@@ -60,7 +60,7 @@ bench-accept: $(STAMP)  ## cost of accepting a job, against the same work done b
 bench-answer: $(STAMP)  ## time of a question about 13 tiles on a CPU, demo model, whole service
 	@$(BIN)/python -m tests.bench.answer $(ARGS)
 
-bench-queue: $(STAMP)  ## accept, claim, read, memory and restart of the store at 10 to 100,000 queued jobs; ARGS=--sizes
+bench-queue: $(STAMP)  ## accept, claim, read, memory and restart of the store at 10 to 1,000,000 queued jobs, 4 minutes; ARGS=--sizes
 	@$(BIN)/python -m tests.bench.queue $(ARGS)
 
 bench-idle: $(STAMP)  ## memory and processor of each process of `tileq up` while nothing happens, with and without a model
