@@ -78,6 +78,7 @@ class Job:
     priority: int = 1  #: index into PRIORITIES
     attempt: int = 0  #: claims so far: the fencing token
     released: int = 0  #: attempts released by a graceful shutdown, not charged
+    lost: int = 0  #: attempts whose lease expired
     max_attempts: int = 3
     owner: str = ""  #: worker that holds the lease
     created: float = 0
@@ -123,6 +124,11 @@ class Job:
     def charged(self) -> int:
         """Claims that count against `max_attempts`."""
         return self.attempt - self.released
+
+    @property
+    def suspect(self) -> bool:
+        """Whether this is its last attempt and an earlier one lost its worker: the job may be what ended it."""
+        return self.lost > 0 and self.charged >= self.max_attempts
 
     def to_hash(self) -> dict[str, str]:
         """Return the fields that are set as strings of a Redis hash; `from_hash` gives the others their defaults."""
