@@ -17,6 +17,7 @@ from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.uploads import FileReference, Upload
 from shared.affinity import affinity_of
 from shared.conversation import Message
+from shared.encryption import new_key
 from shared.errors import NotFound, ObjectMissing, ResultLost, UnknownParent
 from shared.ids import new_id
 from shared.images import ImageLimits
@@ -121,6 +122,7 @@ class Preparation:
             parent=asked.parent or "",
             affinity=affinity_of(request),
             request=_inline(request),
+            seal=new_key(),
             custom_id=submission.custom_id,
             openai=submission.openai,
             batch=batch,
@@ -145,6 +147,7 @@ class Preparation:
             trace=trace,
             affinity=affinity_of(request),
             request=_inline(request),
+            seal=new_key(),
         )
         return PreparedJob(job, request, copies=[image.key for image in asked.images])
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from shared.conversation import Message
+from shared.encryption import new_key
 from shared.errors import QueueUnavailable, StorageDown
 from shared.events import TextDelta, stream_key
 from shared.ids import new_id
@@ -229,7 +230,8 @@ class WorkerFixture:
         request = Request(
             model=MODEL, messages=messages, images=stored, groups=groups, generation=generation or Generation()
         )
-        job = Job(id=id, tenant="acme", model=MODEL, start_within=60, run_within=60, retain=60)
+        seal = "" if former else new_key()
+        job = Job(id=id, tenant="acme", model=MODEL, start_within=60, run_within=60, retain=60, seal=seal)
         job = replace(job, **({"request": request.model_dump_json() if inline else ""} | changes | (record or {})))
         manifest = Manifest(record=job.to_hash(), request=request)
         members = {f"image-{n}": data for n, data in enumerate(images)}
