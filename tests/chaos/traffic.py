@@ -16,7 +16,7 @@ CLIENTS = 3
 PAUSE_S = 0.25  #: between two requests of one client
 RETRY_S = 0.3
 LONG_EVERY = 4  #: requests of which one has an answer that is too large for its record
-LONG = " and so on" * 20
+LONG = " and so on" * 5
 
 
 class Traffic:
