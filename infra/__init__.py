@@ -1,1 +1,1 @@
-"""Container images, the training of the demo checkpoint, and the README's settings table."""
+"""Container images, the training of the demo checkpoint, and the tables of settings and metrics in `docs/`."""

@@ -1,4 +1,4 @@
-"""Finds the metrics of every process in the source, for the README's table. Imports none of the processes."""
+"""Finds the metrics of every process in the source, for `docs/metrics.md`. Imports none of the processes."""
 
 import ast
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 #: Folder of each process, in the order of the table; a metric of `shared` is every process's.
 PROCESSES = {
+    "services/intake/batches": "batches",
     "services/intake": "intake",
     "workers/vision": "vision",
     "workers/webhooks": "webhooks",
@@ -53,7 +54,10 @@ def table() -> str:
 
 
 def _metrics_of(folder: Path, process: str) -> Iterator[MetricDefinition]:
+    nested = [ROOT / other for other in PROCESSES if (ROOT / other).is_relative_to(folder) and ROOT / other != folder]
     for path in sorted(folder.rglob("*.py")):
+        if any(path.is_relative_to(other) for other in nested):
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS:
                 texts = [argument.value for argument in node.args[:2] if isinstance(argument, ast.Constant)]

@@ -16,6 +16,16 @@ def new_id(kind: str) -> str:
     return f"{kind}_{_base32(time.time_ns() // 1_000_000, _TIME)}{_base32(secrets.randbits(5 * _RANDOM), _RANDOM)}"
 
 
+def derived_id(kind: str, parent: str, number: int) -> str:
+    """Return the id of the `number`-th of `kind` that `parent` has, the same in every process.
+
+    It has the time of `parent` and sorts by `number` (below 2**20). The other 110 bits are of the SHA-256 of `parent`,
+    so only who knows the id of `parent` can guess it.
+    """
+    time, secret = parent.partition("_")[2][:_TIME], hashlib.sha256(parent.encode()).digest()
+    return f"{kind}_{time}{_base32(number, 4)}{_base32(int.from_bytes(secret), _RANDOM - 4)}"
+
+
 def id_of(kind: str, *names: str) -> str:
     """Return the id of the one of `kind` that `names` stand for: 180 bits of their SHA-256, and no time."""
     number = int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest())

@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import Any, Self, get_type_hints
+from typing import Any, Literal, Self, get_args, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_json
@@ -60,7 +60,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     **{state: frozenset() for state in State if state.terminal},
 }
 
-PRIORITIES = ("high", "normal", "low")
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)  #: the first is served first
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Job:
     priority: int = 1  #: index into PRIORITIES
     attempt: int = 0  #: claims so far: the fencing token
     released: int = 0  #: attempts released by a graceful shutdown, not charged
+    lost: int = 0  #: attempts whose lease expired
     max_attempts: int = 3
     owner: str = ""  #: worker that holds the lease
     created: float = 0
@@ -103,6 +105,7 @@ class Job:
     parent: str = ""
     batch: str = ""
     custom_id: str = ""
+    due: float = 0  #: of a line of a batch's file: the batch's deadline, by which it is ordered; 0: by `created`
     retry_of: str = ""
     idem: str = ""  #: hash of the Idempotency-Key
     trace: str = ""  #: W3C traceparent
@@ -122,6 +125,11 @@ class Job:
     def charged(self) -> int:
         """Claims that count against `max_attempts`."""
         return self.attempt - self.released
+
+    @property
+    def suspect(self) -> bool:
+        """Whether this is its last attempt and an earlier one lost its worker: the job may be what ended it."""
+        return self.lost > 0 and self.charged >= self.max_attempts
 
     def to_hash(self) -> dict[str, str]:
         """Return the fields that are set as strings of a Redis hash; `from_hash` gives the others their defaults."""

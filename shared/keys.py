@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Self
 
+from shared.jobs import Priority
+
 #: The one tenant of a service without keys.
 KEYLESS = "local"
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -32,6 +34,7 @@ class ApiKey:
     expires: float = 0
     revoked: float = 0
     scopes: tuple[str, ...] = ()  #: names of `Scope`; none: every right
+    max_priority: Priority | None = None  #: highest priority of its jobs; None: as the settings say
 
     @property
     def rights(self) -> frozenset[Scope]:
@@ -41,8 +44,9 @@ class ApiKey:
         return frozenset(scope for scope in Scope if scope.value in self.scopes)
 
     def to_json(self) -> str:
-        """Return the stored form; scopes are left out where there are none, so that earlier versions read it."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value or name != "scopes"})
+        """Return the stored form; what is added and not set is left out, so that earlier versions read it."""
+        added = ("scopes", "max_priority")
+        return json.dumps({name: value for name, value in asdict(self).items() if value or name not in added})
 
     @classmethod
     def from_json(cls, text: str) -> Self:

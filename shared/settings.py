@@ -1,7 +1,7 @@
 """Every setting of every process: typed groups, read once at the start by `shared/environment.py` and passed on.
 
 Times are seconds, sizes bytes, unless the name says otherwise. A process reads the groups that it uses; a variable has
-the same name everywhere. The table in the README is written from `Settings`, which holds all groups.
+the same name everywhere. The table in `docs/settings.md` is written from `Settings`, which holds all groups.
 """
 
 import re
@@ -14,8 +14,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from shared.connections.redis_endpoint import RedisEndpoint, TlsOptions, check_tls_files, parse_redis_url
 from shared.connections.s3_endpoint import S3Endpoint, check_bucket_name, check_ca_file, normal_prefix, parse_s3_url
 from shared.encryption import Keyring
+from shared.jobs import Priority
 from shared.limits import TenantLimits
-from shared.webhooks.proxy import ProxyEndpoint, parse_proxy_url
+from shared.outbound.proxy import ProxyEndpoint, parse_proxy_url
 
 PREFIX = "TILEQ_"
 
@@ -249,6 +250,22 @@ class RequestSettings(ImageSettings):
     max_queued: int = Field(100_000, ge=1, description="queued jobs of the service; above it, 503 overloaded")
 
 
+class BatchSettings(ProcessSettings):
+    """Batches of files (`input_file_id`)."""
+
+    max_batch_lines: int = Field(50_000, ge=1, le=1_000_000, description="lines of a batch's file")
+    max_batch_bytes: int = Field(200 << 20, ge=1, description="bytes of a batch's file")
+    max_batch_line_bytes: int = Field(16 << 20, ge=1, description="bytes of one line")
+    max_batch_window: float = Field(86_400 * 7, gt=0, description="largest `completion_window`")
+    batch_queued: int = Field(
+        10_000,
+        ge=1,
+        description="batches queue lines while their tenant has fewer queued jobs than this, and than half of what "
+        "limit_queued and max_queued allow; further lines wait in their file",
+    )
+    batch_slots: int = Field(2, ge=1, le=64, description="batches that one process works on at once")
+
+
 class LimitSettings(ProcessSettings):
     """What one tenant may use; `tileq keys limits` sets other values for one of them."""
 
@@ -258,6 +275,10 @@ class LimitSettings(ProcessSettings):
         0, ge=0, description="bytes of images and files that one tenant stores in a day (UTC); 0: no limit"
     )
     limit_tokens: int = Field(0, ge=0, description="tokens generated for one tenant in a day (UTC); 0: no limit")
+    max_priority: Priority = Field(
+        "high",
+        description="highest `priority` of a key that has none of its own; `normal`: no tenant goes before others",
+    )
 
     @property
     def tenant_limits(self) -> TenantLimits:
@@ -452,6 +473,7 @@ class IntakeSettings(
     StorageSettings,
     HttpSettings,
     RequestSettings,
+    BatchSettings,
     LimitSettings,
     SecretsSettings,
     BrokerSettings,
@@ -477,11 +499,12 @@ class Settings(IntakeSettings, WebhooksSettings, ReconcilerSettings, VisionWorke
     """All groups: what the command line, the documentation and tests read."""
 
 
-#: The groups in the order of the README, each with its heading.
+#: The groups in the order of `docs/settings.md`, each with its heading.
 GROUPS: tuple[tuple[str, tuple[type[ProcessSettings], ...]], ...] = (
     ("Where things are", (RedisSettings, StorageSettings)),
     ("HTTP", (HttpSettings,)),
     ("What a request may hold", (RequestSettings,)),
+    ("Batches of files", (BatchSettings,)),
     ("What one tenant may use", (LimitSettings,)),
     ("Jobs", (JobSettings,)),
     ("Webhooks", (WebhookSettings, SecretsSettings)),

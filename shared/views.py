@@ -3,7 +3,6 @@
 `job_body(job).model_dump_json()` is the body of `GET /v1/jobs/{id}` and the `data` of its webhooks.
 """
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -165,7 +164,7 @@ def job_body(
             "error": RESULT_LOST if result_lost else job.error,
             "usage": job.usage,
             "timings": job.timings,
-            "webhook": _webhook(job.webhook, job.hook_state, job.hook_attempts),
+            "webhook": webhook_body(job.webhook, job.hook_state, job.hook_attempts),
             "metadata": job.metadata,
             "parent": job.parent or None,
             "batch": job.batch or None,
@@ -186,7 +185,7 @@ def batch_body(batch: Batch) -> BatchBody:
             "expires_at": moment(batch.expires),
             "total": batch.total,
             "counts": batch.counts,
-            "webhook": _webhook(batch.webhook, batch.hook_state, batch.hook_attempts),
+            "webhook": webhook_body(batch.webhook, batch.hook_state, batch.hook_attempts),
             "metadata": batch.metadata,
         }
     )
@@ -204,13 +203,9 @@ def _progress(job: Job) -> dict[str, Any] | None:
     }
 
 
-def _webhook(webhook: WebhookTarget | None, state: str, attempts: int) -> Mapping[str, Any]:
+def webhook_body(webhook: WebhookTarget | None, state: str, attempts: int) -> WebhookBody:
+    """Return what the API shows of the webhook of a job or batch."""
     if webhook is None:
-        return {}
-    return {
-        "url": webhook.url,
-        "events": webhook.events,
-        "payload": webhook.payload,
-        "state": state,
-        "attempts": attempts,
-    }
+        return WebhookBody()
+    shown = {"url": webhook.url, "events": webhook.events, "payload": webhook.payload}
+    return WebhookBody.model_validate(shown | {"state": state, "attempts": attempts})

@@ -13,6 +13,7 @@ from services.cli.environment import settings, use_local_service
 from services.cli.errors import CommandError, UsageError
 from services.cli.options import AsJson, Data
 from shared.errors import QueueUnavailable
+from shared.jobs import Priority
 from shared.keys import ApiKey, Scope, digest, new_key, tenant_problem
 from shared.limits import LimitOverride
 from shared.store import keys
@@ -31,12 +32,15 @@ _DAY_S = 86_400
 
 
 @app.command()
-def create(
+def create(  # noqa: PLR0917  # typer reads the options from it
     tenant: Annotated[str, typer.Argument(help="Owner of the key; it sees no jobs of other tenants.")],
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
     days: Annotated[float | None, typer.Option(min=0, help="Days until it expires; default: never.")] = None,
     scope: Annotated[
         list[Scope] | None, typer.Option(help="What the key may do; repeat it for several. Default: everything.")
+    ] = None,
+    max_priority: Annotated[
+        Priority | None, typer.Option(help="Highest priority of its jobs. Default: TILEQ_MAX_PRIORITY.")
     ] = None,
     data: Data = None,
 ) -> None:
@@ -47,7 +51,7 @@ def create(
         count, now = store.run(keys.count_keys()), store.run(keys.server_time())
         key, scopes = new_key(), tuple(one.value for one in scope or ())
         expires = now + days * _DAY_S if days is not None else 0
-        store.run(keys.put(digest(key), ApiKey(tenant, name, now, expires, scopes=scopes)))
+        store.run(keys.put(digest(key), ApiKey(tenant, name, now, expires, scopes=scopes, max_priority=max_priority)))
     audit("key.create", _id(key), tenant=tenant, scopes=[one.value for one in scope or []])
     print(key)
     output.note("the key is not shown again; send it as `Authorization: Bearer tq_…`, or set TILEQ_API_KEY")
@@ -66,7 +70,7 @@ def listing(data: Data = None, json: AsJson = False) -> None:
             times = {name: moment(getattr(key, name)) for name in ("created", "expires", "revoked")}
             output.as_json(
                 {"id": hashed[:_ID_CHARS], "tenant": key.tenant, "name": key.name, "live": key.live(now)}
-                | {"scopes": sorted(key.rights)}
+                | {"scopes": sorted(key.rights), "max_priority": key.max_priority}
                 | times
             )
         return
@@ -76,13 +80,14 @@ def listing(data: Data = None, json: AsJson = False) -> None:
             key.tenant,
             key.name,
             ",".join(key.scopes) or "all",
+            key.max_priority or "",
             moment(key.created),
             moment(key.expires) or "never",
             _state(key, now),
         )
         for hashed, key in found
     )
-    output.table(("id", "tenant", "name", "scopes", "created", "expires", "state"), rows)
+    output.table(("id", "tenant", "name", "scopes", "priority", "created", "expires", "state"), rows)
 
 
 @app.command()

@@ -37,7 +37,7 @@ def make_app() -> typer.Typer:
     app.add_typer(keys.app, name="keys", rich_help_panel=_OPERATE)
     app.add_typer(secrets.app, name="secrets", rich_help_panel=_OPERATE)
     app.command(rich_help_panel=_OPERATE)(local_commands.doctor)
-    for tool in (tools.inspect, tools.render):
+    for tool in (tools.inspect, tools.render, tools.bench):
         app.command(rich_help_panel=_OPERATE, context_settings=tools.PASS_THROUGH)(tool)
     return app
 

@@ -52,8 +52,8 @@ class Reencryption:
                 self._renew_field(key, "webhook", self._tenant(key), self._target)
         for key in self._hashes("hook"):
             self._renew_field(key, "headers", self._tenant(key), self._headers)
-        for key in self._hashes("endpoint"):
-            tenant = self._tenant(key)
+        for key in self._hashes("endpoint_secret"):
+            tenant = self._tenant(f"endpoint:{key.partition(':')[2]}")
             for field in ("secret", "previous"):
                 self._renew_field(key, field, tenant, self._secret)
             self._renew_field(key, "headers", tenant, self._headers)

@@ -1,4 +1,4 @@
-"""`tileq inspect` and `tileq render`: tools of workers.vision, run as processes, since the CLI must not import it."""
+"""`tileq inspect`, `render`, `bench`: tools of workers.vision, run as processes, since the CLI must not import it."""
 
 import subprocess
 import sys
@@ -19,6 +19,11 @@ def inspect(context: typer.Context) -> None:
 def render(context: typer.Context) -> None:
     """Draw the tiles that the model sees: tileq render IMAGE --tiles 12 -o out.png."""
     _run("render", context.args)
+
+
+def bench(context: typer.Context) -> None:
+    """Measure the engines on this machine: tileq bench --device cuda [--model MODEL] [--json]."""
+    _run("bench", context.args)
 
 
 def _run(tool: str, arguments: list[str]) -> None:

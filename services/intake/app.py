@@ -29,6 +29,7 @@ from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
 from services.intake.routes import batches, images, jobs, system, webhooks
 from services.intake.submission.commit import Commit
+from services.intake.submission.file_batches import FileBatches
 from services.intake.submission.file_store import FileStore
 from services.intake.submission.prepare import Preparation
 from services.intake.submission.prompt_length import PromptLengthCheck
@@ -96,6 +97,11 @@ def build_context(
         rate_limiter=RateLimiter(store),
         queries=queries,
         submissions=Submissions(store, queries, preparation, commit, settings),
+        preparation=preparation,
+        commit=commit,
+        file_batches=FileBatches(
+            store=store, storage=storage, queries=queries, preparation=preparation, settings=settings
+        ),
         streams=EventStreams(queries, changes, deltas, max_streams=settings.max_streams),
         models=models,
         webhook_urls=webhook_urls,
@@ -133,7 +139,13 @@ def build_app(context: AppContext) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    context: AppContext = app.state.context
+    async with running(app.state.context):
+        yield
+
+
+@asynccontextmanager
+async def running(context: AppContext) -> AsyncIterator[None]:
+    """Run what the objects of a service do by themselves while the block runs."""
     context.publisher.start()
     loops = [asyncio.create_task(one.run()) for one in (context.changes, context.deltas, context.readiness)]
     try:

@@ -14,6 +14,7 @@ ACTS = {
     ("DELETE", "/v1/responses/{id}"): "job.delete",
     ("DELETE", "/v1/files/{id}"): "file.delete",
     ("POST", "/v1/jobs/{id}/deliveries/{msg}/redeliver"): "delivery.redeliver",
+    ("POST", "/v1/batches/{id}/cancel"): "batch.cancel",
     ("POST", "/v1/webhooks/test"): "webhook.test",
     ("POST", "/v1/webhooks/secret/rotate"): "webhook_secret.rotate",
     ("POST", "/v1/webhook_endpoints"): "webhook_endpoint.create",

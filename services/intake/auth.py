@@ -7,6 +7,7 @@ the store is down     every request is refused: 503
 """
 
 import hmac
+from dataclasses import replace
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -33,6 +34,7 @@ class Authenticator:
     def __init__(self, store: AsyncStore, settings: IntakeSettings) -> None:
         self._store = store
         self._max_queued, self._default_limits = settings.max_queued, settings.tenant_limits
+        self._max_priority = settings.max_priority
         self._limits: TtlCache[str, TenantLimits] = TtlCache(settings.key_cache)
         self._fixed = dict(fixed_key(entry) for entry in settings.api_keys)
         self._keys: TtlCache[str, ApiKey | None] = TtlCache(settings.key_cache)
@@ -47,7 +49,7 @@ class Authenticator:
             return await self._by_key(sent[0])
         if await self.has_no_keys():
             _refuse_unless_local(request)
-            return Principal(KEYLESS, await self._limits_of(KEYLESS))
+            return Principal(KEYLESS, await self.limits_of(KEYLESS))
         raise MissingKey
 
     async def has_no_keys(self) -> bool:
@@ -64,9 +66,11 @@ class Authenticator:
             if await self.has_no_keys():
                 raise InvalidKey("this service has no API keys; leave the Authorization header out") from error
             raise
-        return Principal(key.tenant, await self._limits_of(key.tenant), hashed[:KEY_ID_CHARACTERS], key.rights)
+        limits = replace(await self.limits_of(key.tenant), max_priority=key.max_priority or self._max_priority)
+        return Principal(key.tenant, limits, hashed[:KEY_ID_CHARACTERS], key.rights)
 
-    async def _limits_of(self, tenant: str) -> PrincipalLimits:
+    async def limits_of(self, tenant: str) -> PrincipalLimits:
+        """Return what all callers of `tenant` may use."""
         found = await self._limits.load(tenant, lambda: self._find_limits(tenant))
         return PrincipalLimits(self._max_queued, found)
 

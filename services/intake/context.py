@@ -21,7 +21,10 @@ from services.intake.event_stream import EventStreams
 from services.intake.principal import Principal
 from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
+from services.intake.submission.commit import Commit
+from services.intake.submission.file_batches import FileBatches
 from services.intake.submission.file_store import FileStore
+from services.intake.submission.prepare import Preparation
 from services.intake.submission.service import Submissions
 from shared.errors import InvalidField
 from shared.keys import Scope
@@ -44,6 +47,9 @@ class AppContext:
     rate_limiter: RateLimiter
     queries: JobQueries
     submissions: Submissions
+    preparation: Preparation
+    commit: Commit
+    file_batches: FileBatches
     streams: EventStreams
     models: ModelRegistry
     webhook_urls: WebhookUrlPolicy

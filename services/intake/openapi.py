@@ -66,6 +66,11 @@ def returns(model: type[BaseModel], status: int = 200) -> Responses:
     return {status: {"model": model}}
 
 
+def returns_either(one: type[BaseModel], other: type[BaseModel]) -> Responses:
+    """Return the `responses` of a route that answers with one of two models."""
+    return {200: {"model": one | other}}
+
+
 def returns_stream(media_type: str, description: str, schema: Mapping[str, Any]) -> Responses:
     """Return the `responses` of a route that answers with a stream."""
     return {200: {"description": description, "content": {media_type: {"schema": schema}}}}
@@ -103,6 +108,7 @@ EXTRA_SCHEMAS: tuple[type[BaseModel], ...] = (
     schema.RotateRequest,
     openai_schema.ResponseJson,
     openai_schema.ChatJson,
+    openai_schema.FileBatchRequest,
     openai_schema.FileForm,
     endpoint_schema.CreateEndpoint,
     endpoint_schema.UpdateEndpoint,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from shared.errors import InsufficientScope
+from shared.jobs import Priority
 from shared.keys import Scope
 from shared.limits import TenantLimits
 
@@ -13,6 +14,7 @@ class PrincipalLimits:
 
     max_queued: int  #: queued jobs of the service above which a submission is refused
     tenant: TenantLimits  #: of all callers of the tenant together
+    max_priority: Priority = "high"  #: of its jobs
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,10 @@ class JobQueries:
             raise NotFound
         return found[0]
 
+    async def list_batches(self, tenant: str, *, after: str, limit: int) -> tuple[list[Batch], bool]:
+        """Return a page of batches, newest first, and whether more follow."""
+        return await self._store.run(batches.list_batches(tenant, after=after, limit=limit))
+
     async def batch_job_ids(self, tenant: str, id: str, first: int, last: int) -> list[str]:
         """Return the ids of the jobs `first` to `last` of a batch, in its order."""
         found = await self._store.run(batches.get(tenant, id, first, last))

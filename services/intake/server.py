@@ -67,7 +67,7 @@ def serve(
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     refuse_unless_writable()
     try:
-        context = _context(settings)
+        context = make_context(settings)
     except ValueError as error:
         raise SettingsError(str(error)) from error
     server = _Server(context, started)
@@ -86,7 +86,8 @@ async def _serve(context: AppContext, server: "_Server", sockets: Sequence[socke
     return 0 if server.started else 1
 
 
-def _context(settings: IntakeSettings) -> AppContext:
+def make_context(settings: IntakeSettings) -> AppContext:
+    """Return the objects of a service with the clients that `settings` name; nothing connects yet."""
     client = connect_async(settings.store_endpoint)
     store = AsyncStore(client, settings.redis_prefix, timeout_s=settings.redis_timeout)
     events = connect_async(settings.events_endpoint)

@@ -23,6 +23,9 @@ class Surface:
     error_headers: Callable[[RequestError], dict[str, str]] = lambda _: {}
 
 
+_CHOSEN = "tileq.surface"
+
+
 class SurfaceRoute(APIRoute):
     """A route that knows its surface."""
 
@@ -36,5 +39,10 @@ def route_class(surface: Surface) -> type[SurfaceRoute]:
 
 def surface_of(scope: Scope, default: Surface) -> Surface:
     """Return the surface of the route that a request matched, or `default` where it matched none."""
-    found = getattr(scope.get("route"), "surface", default)
+    found = scope.get(_CHOSEN) or getattr(scope.get("route"), "surface", default)
     return found if isinstance(found, Surface) else default
+
+
+def choose_surface(scope: Scope, surface: Surface) -> None:
+    """Answer the rest of a request as `surface` does: its body shows what its path does not."""
+    scope[_CHOSEN] = surface

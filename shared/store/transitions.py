@@ -7,7 +7,7 @@ job = await astore.run(transitions.read_job("acme", "job_…"))
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from shared.jobs import Job, State, hash_of
@@ -38,12 +38,23 @@ class SubmitResult:
     If not, the seconds until there is room (`overloaded`), or the tenant's limit that it would pass (`quota_exceeded`).
     """
 
-    outcome: Literal["accepted", "overloaded", "quota_exceeded", "in_progress"]
+    outcome: Literal["accepted", "overloaded", "quota_exceeded", "in_progress", "lease_lost"]
     at: float = 0
     position: int = -1
     retry_after: float = 0
     limit: LimitState | None = None
     hinted: tuple[bool, ...] = ()  #: for each job whether a hint of it is to be published
+
+
+@dataclass(frozen=True)
+class LinesRead:
+    """Lines of a batch's file, read by the claim `fence`: some become jobs, `refused` says of the others why not."""
+
+    batch: str
+    fence: int
+    offset: int  #: bytes of the file up to their end
+    line: int  #: lines of the file up to there
+    refused: Mapping[int, str]  #: line → JSON
 
 
 def _triples(flat: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -62,12 +73,14 @@ def submit(
     idem: tuple[str, str, str] | None = None,
     batch: Mapping[str, str] | None = None,
     limits: TenantLimits = NO_LIMITS,
+    lines: LinesRead | None = None,
     hint_period: float = HINT_PERIOD_S,
 ) -> StoreCommand[SubmitResult]:
     """Accept all `jobs`, or none, where the queue is full, where the tenant would pass one of its `limits`, or where
     another request holds the Idempotency-Key (`in_progress`).
 
-    `grace`: seconds before the reconciler publishes the first hint itself. `idem`: (key, token, id to replay).
+    `grace`: seconds before the reconciler publishes the first hint itself. `idem`: (key, token, id to replay). With
+    `lines` the batch moves behind them in its file; where its claim is lost, nothing is done (`lease_lost`).
     """
     stored = [sum(image.bytes for image in job.images) for job in jobs]
     order = {
@@ -80,6 +93,7 @@ def submit(
         "limits": limits.of_submissions or None,
         "bytes": sum(stored),
         "job_bytes": stored,
+        "lines": asdict(lines) | {"fence": str(lines.fence)} if lines else None,
         "many_ready": MANY_READY,
         "hint_period": hint_period,
     }

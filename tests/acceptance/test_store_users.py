@@ -20,7 +20,10 @@ from services.cli.local.process import Program
 from services.cli.local.seaweed import S3
 from services.cli.local.service import whole_service
 from services.cli.local.supervisor import supervised
+from shared.ids import new_id
 from shared.settings import Settings
+from shared.store import endpoints
+from shared.store.client import Store
 from tests.acceptance.client import Client
 from tests.receiver import Receiver
 from tests.servers import needed
@@ -32,7 +35,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.acceptance
 
 START = ROOT / "infra/valkey/start.sh"
-ROLES = ("intake", "vision", "webhooks", "reconciler")
+ROLES = ("intake", "batches", "vision", "webhooks", "reconciler")
 PASSWORDS = {role: secrets.token_hex(20) for role in ("operator", *ROLES)}
 VARIABLES = {"VALKEY_PASSWORD": PASSWORDS["operator"]} | {
     f"VALKEY_PASSWORD_{role.upper()}": PASSWORDS[role] for role in ROLES
@@ -82,16 +85,13 @@ def guarded_store(program: Program, folder: Path, port: int) -> Program:
 
 
 def guarded_objects(program: Program, folder: Path) -> Program:
-    """Return the SeaweedFS of the service with the identities of infra/s3."""
-    keys = S3_KEYS | {"operator": (program.env["AWS_ACCESS_KEY_ID"], program.env["AWS_SECRET_ACCESS_KEY"])}
-    text = (ROOT / "infra/s3/identities.json").read_text()
+    """Return the SeaweedFS of the service, started as docker-compose does."""
+    environment = dict(program.env)
+    keys = S3_KEYS | {"operator": (environment.pop("AWS_ACCESS_KEY_ID"), environment.pop("AWS_SECRET_ACCESS_KEY"))}
     for role, (access, secret) in keys.items():
-        text = text.replace(f"@{role.upper()}_ACCESS_KEY@", str(access)).replace(
-            f"@{role.upper()}_SECRET_KEY@", str(secret)
-        )
-    path = folder / "identities.json"
-    path.write_text(text)
-    return replace(program, argv=[*program.argv, f"-s3.config={path}"])
+        environment |= {f"S3_ACCESS_KEY_{role.upper()}": access, f"S3_SECRET_KEY_{role.upper()}": secret}
+    argv = ["sh", str(ROOT / "infra/s3/start.sh"), str(folder), *program.argv]
+    return replace(program, argv=argv, env=environment)
 
 
 def as_role(program: Program, port: int) -> Program:
@@ -133,6 +133,17 @@ def test_every_role_does_its_work_and_is_denied_nothing(guarded: Guarded, hook: 
         assert http.post(f"/v1/jobs/{job['id']}/deliveries/{message['id']}/redeliver").status_code == 202
         assert http.post("/v1/webhooks/test", json={"url": hook.url}).json()["state"] == "delivered"
         assert http.post("/v1/webhooks/secret/rotate").status_code == 200
+        endpoint = {"name": "a", "url": hook.url, "event_types": ["job.succeeded", "response.completed"]}
+        we = http.post("/v1/webhook_endpoints", json=endpoint).json()["id"]
+        assert http.post(f"/v1/webhook_endpoints/{we}", json={"name": "b"}).json()["name"] == "b"
+        assert http.post(f"/v1/webhook_endpoints/{we}/rotate_secret", json={"overlap": 0.01}).status_code == 200
+        assert http.post(f"/v1/webhook_endpoints/{we}/test", json={"event_type": "job.failed"}).json()["success"]
+        file = http.post("/v1/files", files={"file": picture("PNG")}, data={"purpose": "vision"}).json()["id"]
+        part = {"type": "input_image", "file_id": file}
+        asked = {"input": [{"role": "user", "content": [part]}], "background": True}
+        response = http.post("/v1/responses", json=asked).json()["id"]
+        eventually(lambda: http.get(f"/v1/responses/{response}").json()["status"] == "completed")
+        eventually(lambda: "response.completed" in hook.types())
         lost = api.submit(" ".join(["long"] * 60))
         api.reaches(lost["id"], "running")
         os.kill(int((guarded.folder / "run" / "vision.pid").read_text()), signal.SIGKILL)
@@ -146,6 +157,8 @@ def test_every_role_does_its_work_and_is_denied_nothing(guarded: Guarded, hook: 
         api.cancel(again["id"])
         api.ended(again["id"])
         assert http.delete(f"/v1/jobs/{job['id']}").status_code == 204
+        assert http.delete(f"/v1/files/{file}").json()["deleted"]
+        assert http.delete(f"/v1/webhook_endpoints/{we}").json()["deleted"]
         assert http.get("/v1/models").status_code == 200
         assert http.get("/readyz").json()["status"] == "ready"
     assert guarded.denials() == []
@@ -160,6 +173,7 @@ FORBIDDEN: list[tuple[str, tuple[str, ...]]] = [
     *((role, ("HSET", "tileq:keys", "hash", "{}")) for role in ROLES),
     *((role, ("HSET", "tileq:limits", "acme", "{}")) for role in ROLES),
     *((role, ("HGETALL", "tileq:secret:acme")) for role in ("vision", "reconciler")),
+    *((role, ("HGETALL", "tileq:endpoint_secret:we_x")) for role in ("vision", "reconciler")),
     *((role, ("HGETALL", "tileq:keys")) for role in ("vision", "reconciler")),
     *((role, ("EVAL", "return redis.call('HGETALL', 'tileq:secret:acme')", "0")) for role in ("vision", "reconciler")),
     *((role, ("ZADD", "tileq:outbox", "1", "job_x")) for role in ("webhooks",)),
@@ -171,6 +185,19 @@ FORBIDDEN: list[tuple[str, tuple[str, ...]]] = [
 def test_a_role_can_not_do_what_is_not_its_own(guarded: Guarded, role: str, command: tuple[str, ...]) -> None:
     with guarded.store(role) as store, pytest.raises(redis.exceptions.NoPermissionError):
         store.execute_command(*command)
+
+
+def test_the_reconciler_restores_the_secret_of_an_endpoint_without_reading_it(guarded: Guarded) -> None:
+    id = new_id("we")
+    lost = {"id": id, "tenant": "other", "name": "a", "url": "https://a/", "host": "a:443", "events": "[]"}
+    lost |= {"payload": "thin", "hint": "cret", "secret": "whsec_secret", "headers": "{}"}
+    with guarded.store("reconciler") as reconciler, guarded.store("webhooks") as webhooks:
+        assert Store(reconciler, "tileq:").run(endpoints.restore(lost))
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            reconciler.hgetall(f"tileq:endpoint_secret:{id}")
+        found = Store(webhooks, "tileq:").run(endpoints.get("", id))
+    assert found is not None
+    assert found.secrets == ["whsec_secret"]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +216,13 @@ def test_a_role_can_not_do_what_is_not_its_own(guarded: Guarded, role: str, comm
 def test_a_role_reaches_its_own_objects_only(guarded: Guarded, role: str, act: Callable[[Minio], object]) -> None:
     with pytest.raises(S3Error, match="AccessDenied"):
         act(guarded.objects(role))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_key_of_another_role_opens_nothing(guarded: Guarded, role: str) -> None:
+    access, secret = S3_KEYS[role][0], S3_KEYS[ROLES[ROLES.index(role) - 1]][1]
+    with pytest.raises(S3Error, match="SignatureDoesNotMatch"):
+        S3(guarded.s3_url, access, secret, "tileq").client().get_object("tileq", "jobs/x/request.json")
 
 
 def test_nobody_is_let_in_without_a_password(guarded: Guarded) -> None:

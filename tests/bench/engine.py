@@ -21,7 +21,7 @@ from tests.bench.engine_peers.environments import PEERS, Peer, PeerUnavailable
 from tests.bench.engine_peers.stages import Plan, Precision
 from tests.bench.figures import at_least
 from tests.bench.measured_engine import MeasuredEngine, Taken
-from tests.bench.random_model import MINI, Kind, make_engine, shapes
+from workers.vision.bench.random_model import MINI, Kind, make_engine, shapes
 from workers.vision.prompts import IMAGE_CONTEXT
 
 OURS: dict[str, tuple[Kind, Precision]] = {

@@ -20,7 +20,7 @@ from tests.bench.accept import machine
 from tests.bench.engine_peers import stages
 from tests.bench.figures import at_most
 from tests.bench.measured_engine import MeasuredEngine
-from tests.bench.random_model import MINI, make_model
+from workers.vision.bench.random_model import MINI, make_model
 from workers.vision.engine.assembly import resident_engine
 from workers.vision.prompts import IMAGE_CONTEXT
 

@@ -9,8 +9,8 @@ import time
 import numpy as np
 
 from tests.bench.figures import at_least
-from tests.bench.simulated_device import JOBS_PER_SECOND
 from tests.bench.simulated_gpu import CONFIG, ROW_S, TILE_S, TOKENIZER, SimulatedRunner
+from workers.vision.bench.goals import JOBS_PER_SECOND
 from workers.vision.engine.base import EngineRequest, Sampling
 from workers.vision.engine.core import EngineCore, Parts
 from workers.vision.engine.handle import RequestHandle
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--jobs", type=int, default=64)
     parser.add_argument("--new", type=int, default=128)
-    parser.add_argument("--tiles", type=int, nargs="+", default=[1, 7, 13])
+    parser.add_argument("--tiles", type=int, nargs="+", default=[1, 7, 13, 41])
     parser.add_argument("--plain", action="store_true", help="without graphs and pipelining")
     chosen = parser.parse_args()
     print(

@@ -13,13 +13,10 @@ from shared.requests import StoredImage
 from shared.settings import Settings
 from shared.tiling import grid, tile_count
 from tests.unit.vision.worker_fixture import WorkerFixture, answer
+from workers.vision.bench.goals import JOBS_PER_SECOND
 from workers.vision.engine.base import EngineRequest, EngineStats, Event, Stage
 from workers.vision.images.decoder_pool import DecoderOptions, DecoderPool
 from workers.vision.images.pipeline import ImagePipeline
-
-#: Jobs a second of an H200 with 64 at once and 128 new tokens, at half of its arithmetic and 70 % of its bandwidth, by
-#: tiles of a job: the goal of the engine, so the pace at which the device would want tiles.
-JOBS_PER_SECOND = {1: 123.0, 7: 26.0, 13: 14.0, 41: 4.3}
 
 
 class SimulatedDevice:

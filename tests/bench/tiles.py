@@ -31,7 +31,8 @@ from shared.images import ImageLimits
 from shared.settings import Settings
 from shared.tiling import grid, tile_count
 from tests.bench.figures import at_least, at_most
-from tests.bench.simulated_device import JOBS_PER_SECOND, serve
+from tests.bench.simulated_device import serve
+from workers.vision.bench.goals import JOBS_PER_SECOND
 from workers.vision.images.decoder_pool import DecoderOptions, DecoderPool
 
 SIZES = ((3840, 2400, 40), (1920, 1440, 12), (1280, 960, 6))  #: width, height, most tiles

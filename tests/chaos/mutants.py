@@ -77,6 +77,13 @@ MUTANTS = (
         ("tests/integration/shared/test_claim_order.py",),
     ),
     Mutant(
+        "a key's jobs go before everybody's",
+        "services/intake/submission/priority.py",
+        "return PRIORITIES.index(asked) < PRIORITIES.index(most)",
+        "return False",
+        ("tests/unit/intake/test_priority.py",),
+    ),
+    Mutant(
         "no submission publishes a hint while a job is ready",
         f"{LUA}/submit.lua",
         "if fewer_ready(model, order.many_ready) then",
@@ -100,10 +107,10 @@ MUTANTS = (
     ),
     Mutant(
         "addresses judged by is_global alone",
-        "shared/webhooks/ssrf.py",
+        "shared/outbound/ssrf.py",
         "return address.is_global and not address.is_multicast and not is_listed(address, _DENIED)",
         "return address.is_global",
-        ("tests/unit/shared/webhooks",),
+        ("tests/unit/shared/outbound",),
     ),
     Mutant(
         "images are decoded however much of them is missing",
@@ -126,6 +133,13 @@ MUTANTS = (
         "false",
         (STORE,),
         ("poison",),
+    ),
+    Mutant(
+        "last attempts run beside others",
+        "workers/vision/isolation.py",
+        "while self._together or self._alone:",
+        "while False:",
+        ("tests/unit/vision/test_isolation.py",),
     ),
     Mutant(
         "results overwrite one another",

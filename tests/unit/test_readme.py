@@ -4,19 +4,23 @@ import json
 import re
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from infra.readme import README, rewrite
+from infra.docs import DOCS, TABLES, rewrite
 from shared.webhooks.signing import headers, new_secret
 from tests.unit.intake.app_fixture import running_app
 
+README = DOCS.parent / "README.md"
 
-def test_the_tables_are_those_of_the_settings_and_metrics() -> None:
-    text = README.read_text()
-    assert rewrite(text) == text, "run `python -m infra.readme`"
+
+@pytest.mark.parametrize("document", TABLES, ids=lambda path: path.name)
+def test_the_tables_are_those_of_the_settings_and_metrics(document: Path) -> None:
+    text = document.read_text()
+    assert rewrite(text, TABLES[document]()) == text, "run `python -m infra.docs`"
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])

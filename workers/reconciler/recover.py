@@ -34,7 +34,7 @@ from shared.storage import (
     manifest_key,
     result_key,
 )
-from shared.store import endpoints, transitions
+from shared.store import batches, endpoints, transitions
 from shared.store.client import Store
 from shared.webhooks.endpoint import WebhookEndpoint
 from workers.reconciler.recover_files import recover_files, sweep_files
@@ -60,6 +60,7 @@ def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int
             _count(id, _restore(id, partial(_end, id, some[id], objects), store, objects, hints), counts)
     counts["known"] -= ended.restored
     for key in objects.keys(BATCHES_PREFIX):
+        _restore_batch(key, store, objects)
         hints.deliveries(*store.run(transitions.settle_batch(batch_id(key))))
     return counts | {"files": recover_files(store, objects, time.time())}
 
@@ -148,6 +149,17 @@ def _count(id: str, outcome: str, counts: dict[str, int]) -> None:
         counts[outcome] += 1
     if outcome not in ("", "unreadable"):
         log.info("job restored", job=id, state=outcome)
+
+
+def _restore_batch(key: str, store: Store, objects: ObjectStorage) -> None:
+    """Restore a batch of a file. If it has not ended, its file is read again; lines keep the ids of their jobs."""
+    try:
+        record = json.loads(objects.get(key))
+    except (ValueError, ObjectMissing) as error:
+        log.error("the record of a batch can't be read", key=key, error=str(error))
+        return
+    if "status" in record:
+        store.run(batches.put(record))
 
 
 def _restore_endpoints(store: Store, objects: ObjectStorage) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from workers.vision.deltas import DeltaWriter
 from workers.vision.engine.base import Done
 from workers.vision.engine.factory import ServedModel
 from workers.vision.images.pipeline import ImagePipeline, with_warnings
+from workers.vision.isolation import Isolation
 from workers.vision.outcomes import Outcome
 from workers.vision.shortage import shortage_of
 
@@ -63,6 +64,7 @@ class Worker:
     jobs: InFlightJobs
     stopping: threading.Event
     cached: CachedPrompts = field(default_factory=CachedPrompts)
+    isolation: Isolation = field(default_factory=Isolation)
 
     def handle_hint(self, hint: str) -> int:
         """Process jobs while there are any, up to `MAX_JOBS_PER_HINT`; return how many.
@@ -71,8 +73,11 @@ class Worker:
         publish none then. It is published again at the end, unless the store said that nothing waits, or many hints do.
         """
         done, more = 0, True
-        while more and done < MAX_JOBS_PER_HINT and not self.stopping.is_set():
-            processed = self._process_next(pass_on="" if done else hint)
+        while more and done < MAX_JOBS_PER_HINT and self.isolation.enter(self.stopping):
+            try:
+                processed = self._process_next(pass_on="" if done else hint)
+            finally:
+                self.isolation.leave()
             if not processed:
                 IDLE_HINTS.inc(not done)
                 return done
@@ -117,8 +122,10 @@ class Worker:
         return claimed.value
 
     def _outcome(self, attempt: Attempt) -> Outcome:
+        alone = self.isolation.alone(attempt.check) if attempt.job.suspect else nullcontext()
         try:
-            return self._answer(attempt)
+            with alone:
+                return self._answer(attempt)
         except AttemptAborted as abort:
             return outcomes.aborted(attempt, abort.reason)
         except Permanent as error:

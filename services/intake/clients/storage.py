@@ -101,9 +101,9 @@ class Storage:
             log.error("result object missing or unreadable", job=job.id, key=job.result, error=str(error))
             raise ResultLost from error
 
-    def file_writer(self, tenant: str) -> FileWriter:
+    def file_writer(self, tenant: str, id: str = "") -> FileWriter:
         """Return what writes a new file; its methods block, and are called by `run`."""
-        return FileWriter(self._objects, tenant=tenant)
+        return FileWriter(self._objects, tenant=tenant, id=id)
 
     async def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return at most `length` bytes of an object from `start` on."""

@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 
 from services.intake.ttl_cache import TtlCache
 from shared.errors import WebhookRefused
+from shared.outbound.ssrf import Target, UrlPolicy, check_url, refuse_unless_all_permitted, resolve
 from shared.settings import IntakeSettings
-from shared.webhooks.ssrf import Target, check_url, refuse_unless_all_permitted, resolve
+from shared.webhooks.url_policy import webhook_policy
 
 RESOLVE_TIMEOUT_S = 2.0  #: a name that does not resolve today may resolve tomorrow
 CACHE_TTL_S = 30.0  #: for which a URL that was accepted is not resolved again
@@ -26,13 +27,15 @@ class WebhookUrlPolicy:
         return await self._accepted.load((url, keyless), lambda: self._check(url, keyless))
 
     async def _check(self, url: str, keyless: bool) -> str:
-        target = check_url(url, self._settings, keyless)
-        await asyncio.to_thread(self._refuse, target, keyless)
+        policy = webhook_policy(self._settings, keyless)
+        target = check_url(url, policy)
+        await asyncio.to_thread(_refuse, target, policy)
         return target.netloc
 
-    def _refuse(self, target: Target, keyless: bool) -> None:
-        try:
-            addresses = resolve(target.host, target.port, RESOLVE_TIMEOUT_S)
-        except WebhookRefused:
-            return
-        refuse_unless_all_permitted(target, addresses, self._settings, keyless)
+
+def _refuse(target: Target, policy: UrlPolicy) -> None:
+    try:
+        addresses = resolve(target, policy, RESOLVE_TIMEOUT_S)
+    except WebhookRefused:
+        return
+    refuse_unless_all_permitted(target, addresses, policy)

@@ -1,15 +1,15 @@
 """`/v1/chat/completions`: one call, one answer."""
 
 from fastapi import Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from services.intake.context import AppContext, Context, Submitter
-from services.intake.lifecycle import delete_job
+from services.intake.lifecycle import forget_job
 from services.intake.openai.acceptance import accept
 from services.intake.openai.chat_stream import encoded
 from services.intake.openai.document import answers, asks, openai_errors
 from services.intake.openai.parse import CHAT_NAMES, SubmissionBuilder, read_chat
-from services.intake.openai.responses import STREAM_HEADERS
+from services.intake.openai.streaming import stream_answer
 from services.intake.openai.surface import openai_router
 from services.intake.openai.views import ChatCompletion, chat_completion
 from services.intake.openapi import SUBMIT_ERRORS
@@ -34,7 +34,7 @@ async def create(request: Request, context: Context, caller: Submitter) -> Respo
         include_usage = bool((asked.stream_options or {}).get("include_usage"))
         context.streams.refuse_if_full()
         sent = encoded(job, context.streams.stream(job), include_usage=include_usage)
-        return StreamingResponse(sent, headers=STREAM_HEADERS, media_type="text/event-stream")
+        return stream_answer(context, job, sent, store=asked.store)
     return await _answer(context, job, store=asked.store)
 
 
@@ -43,7 +43,7 @@ async def _answer(context: AppContext, job: Job, *, store: bool) -> Response:
     if not job.state.terminal:
         detail = f"the answer is not ready after {context.settings.response_wait:g} s; {job.id} goes on"
         raise AnswerTimeout(f"{detail}: read it with GET /v1/jobs/{job.id}")
-    completion = chat_completion(await context.queries.body(job))
+    body = await context.queries.body(job)
     if not store:
-        await delete_job(context, job.tenant, job.id)
-    return json_response(completion)
+        await forget_job(context, job)
+    return json_response(chat_completion(body))

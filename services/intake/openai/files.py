@@ -14,7 +14,7 @@ from services.intake.openai.surface import openai_router
 from services.intake.openapi import PREFERENCES, Responses, request_body
 from services.intake.principal import Principal
 from services.intake.rendering import json_response
-from services.intake.submission.body import read_streamed_form
+from services.intake.submission.body import read_form
 from services.intake.submission.file_store import MAX_HELD_BYTES, FileUpload
 from services.intake.submission.headers import read_headers
 from services.intake.submission.json_body import body_memory
@@ -77,7 +77,7 @@ async def create(request: Request, context: Context, caller: Uploader) -> Respon
 
 
 async def _store(request: Request, context: AppContext, caller: Principal, upload: FileUpload, key: str | None) -> File:
-    form = await read_streamed_form(
+    form = await read_form(
         request, context.settings, upload_limits(context.settings), open_file=upload.named, drain=upload.drain
     )
     return await context.files.commit(caller, upload, read_fields(form, context.settings), key)

@@ -144,7 +144,7 @@ class SubmissionBuilder:
         options: OpenAiOptions,
     ) -> Submission:
         asked, conversation = parsed.request, parsed.conversation
-        extras = asked.tileq.model_dump(exclude_none=True, exclude={"webhook"})
+        extras = asked.tileq.model_dump(exclude_unset=True, exclude_none=True, exclude={"webhook"})
         if "tiles" not in extras and (tiles := tiles_of(conversation.images, await self._models.get(asked.model))):
             extras["tiles"] = tiles
         sampling = {"temperature": asked.temperature, "top_p": asked.top_p}

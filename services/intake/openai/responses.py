@@ -3,14 +3,15 @@
 from typing import Annotated, Literal
 
 from fastapi import Path, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from services.intake.context import AppContext, Canceller, Context, Reader, Submitter
-from services.intake.lifecycle import cancel_job, delete_job
+from services.intake.lifecycle import cancel_job, delete_job, forget_job
 from services.intake.openai.acceptance import accept
 from services.intake.openai.document import answers, asks, openai_errors
 from services.intake.openai.parse import RESPONSE_NAMES, SubmissionBuilder, read_response
 from services.intake.openai.response_stream import encoded
+from services.intake.openai.streaming import stream_answer
 from services.intake.openai.surface import openai_router
 from services.intake.openai.views import DeletedResponse, InputItemList, input_items, page_of
 from services.intake.openapi import SUBMIT_ERRORS
@@ -34,7 +35,6 @@ from shared.openai.ids import job_id, response_id
 from shared.openai.responses import ResponseBody, response_body
 
 router = openai_router("responses")
-STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 CANCEL_WAIT_S = 2.0  #: that a cancelled response, if a worker runs it, is waited for
 
 Id = Annotated[str, Path(description="`resp_…`")]
@@ -50,12 +50,12 @@ async def create(request: Request, context: Context, caller: Submitter) -> Respo
     build = SubmissionBuilder(context.models).of_response
     asked, job = await accept(request, context, caller, read_response, build, names=RESPONSE_NAMES)
     if asked.stream:
-        return _stream(context, job, -1)
+        return _stream(context, job, -1, store=asked.store)
     if not asked.background and not job.state.terminal:
         job = await context.queries.wait_for_end_of(job, context.settings.response_wait)
     answer = await _respond(context, job)
     if not asked.store and job.state.terminal:
-        await delete_job(context, job.tenant, job.id)
+        await forget_job(context, job)
     return answer
 
 
@@ -134,7 +134,6 @@ async def _respond(context: AppContext, job: Job) -> Response:
     return json_response(response_body(job, await context.queries.body(job)), headers=retry_after(job))
 
 
-def _stream(context: AppContext, job: Job, after: int) -> Response:
+def _stream(context: AppContext, job: Job, after: int, *, store: bool = True) -> Response:
     context.streams.refuse_if_full()
-    sent = encoded(job, context.streams.stream(job), after)
-    return StreamingResponse(sent, headers=STREAM_HEADERS, media_type="text/event-stream")
+    return stream_answer(context, job, encoded(job, context.streams.stream(job), after), store=store)

@@ -1,13 +1,12 @@
 """`/v1/webhook_endpoints`: where a tenant's events go, by the calls of `client.webhooks` in OpenAI's SDKs."""
 
-import time
 from typing import Annotated, Any
 
 from fastapi import Path, Query, Request
 from fastapi.responses import Response
 
 from services.intake.audit import set_target
-from services.intake.context import AppContext, Context, Manager, Reader
+from services.intake.context import Context, Manager, Reader
 from services.intake.openai.document import answers, openai_errors
 from services.intake.openai.surface import openai_router
 from services.intake.openapi import PREFERENCES, request_body
@@ -30,7 +29,7 @@ from services.intake.schemas.webhook_endpoints import (
 )
 from services.intake.submission.body import read_json, refuse_body
 from services.intake.submission.headers import read_headers
-from shared.deliveries import Delivery
+from services.intake.webhook_tests import TEST_WAIT_S, send_test
 from shared.errors import (
     BodyTooLarge,
     IdempotencyMismatch,
@@ -45,12 +44,10 @@ from shared.errors import (
 )
 from shared.ids import new_id
 from shared.store import deliveries
-from shared.webhooks.endpoint import WebhookEndpoint
 from shared.webhooks.events import EVENT_TYPES
 
 router = openai_router("webhook endpoints")
 
-TEST_WAIT_S = 20.0  #: for the outcome of a test; one attempt has `webhook_timeout`, 15
 DAY_S = 86_400.0
 _BODY_ERRORS = (Malformed, BodyTooLarge, UnsupportedMediaType, InvalidField)
 Id = Annotated[str, Path(description="`we_…`")]
@@ -148,7 +145,9 @@ async def test(request: Request, context: Context, caller: Manager, id: Id) -> R
     read_headers(request)
     asked = read_as(TestEndpoint, without_nulls(await read_json(request, context.settings), TestEndpoint))
     endpoint = await context.webhook_endpoints.get(caller.tenant, id)
-    sent = await _send_test(context, endpoint, asked.event_type)
+    msg = new_id("msg")
+    add = deliveries.add_test(msg, caller.tenant, endpoint.url, endpoint.host, type=asked.event_type, endpoint=id)
+    sent = await send_test(context, msg, add)
     last = sent.log[-1] if sent and sent.log else {}
     if last.get("status") is None:
         raise WebhookUnreachable(
@@ -157,19 +156,3 @@ async def test(request: Request, context: Context, caller: Manager, id: Id) -> R
     return json_response(
         EndpointTested(webhook_endpoint_id=id, event_type=asked.event_type, status_code=last["status"])
     )
-
-
-async def _send_test(context: AppContext, endpoint: WebhookEndpoint, type: str) -> Delivery | None:
-    """Return the message of a test once it is sent, or as it is after `TEST_WAIT_S`."""
-    msg = new_id("msg")
-    call = deliveries.add_test(msg, endpoint.tenant, endpoint.url, endpoint.host, type=type, endpoint=endpoint.id)
-    await context.store.run(call)
-    context.publisher.deliveries(msg)
-    until = time.monotonic() + TEST_WAIT_S
-    with context.changes.watch(msg) as subscription:
-        while True:
-            found = await context.store.run(deliveries.get([msg]))
-            left = until - time.monotonic()
-            if not found or found[0].state != "pending" or left <= 0 or subscription.closed:
-                return found[0] if found else None
-            await subscription.changed(left)

@@ -4,11 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from services.intake.context import Canceller, Context, Reader, Submitter
-from services.intake.native import native_router
+from services.intake.openai.batches import (
+    BATCHES,
+    FileBatchBody,
+    FileBatchPage,
+    file_batch_body,
+    page_of_batches,
+    read_file_batch,
+)
+from services.intake.openai.surface import OPENAI
 from services.intake.openapi import (
     BATCH_ACCEPTED,
     BATCH_FORM_OR_JSON,
@@ -16,6 +24,7 @@ from services.intake.openapi import (
     TEXT,
     errors,
     returns,
+    returns_either,
     returns_stream,
 )
 from services.intake.queries import JobQueries
@@ -25,12 +34,14 @@ from services.intake.schemas.responses import BatchCancelBody, JobPage
 from services.intake.submission.body import refuse_body
 from services.intake.submission.headers import read_headers
 from services.intake.submission.parse import parse_batch
+from services.intake.surface import choose_surface, route_class
 from shared.batches import Batch
 from shared.errors import InvalidField, Malformed, NotFound, StorageUnavailable
-from shared.store import transitions
+from shared.ids import is_id
+from shared.store import batches, transitions
 from shared.views import BatchBody, batch_body, job_body
 
-router = native_router("batches")
+router = APIRouter(tags=["batches"], route_class=route_class(BATCHES))
 
 PAGE_JOBS = 100  #: jobs read at once
 RETRY_AFTER = {"Retry-After": "2"}
@@ -43,9 +54,17 @@ RETRY_AFTER = {"Retry-After": "2"}
     openapi_extra=BATCH_FORM_OR_JSON,
 )
 async def submit(request: Request, context: Context, caller: Submitter) -> Response:
-    """Submit many questions, all or none: one bad one refuses the batch, and every bad one is listed in `errors`."""
+    """Submit many questions: in the body, all accepted or none, or as the lines of a file, which are checked later.
+
+    In the body one bad question refuses the batch, and every bad one is listed in `errors`. A body with `input_file_id`
+    is answered with 200 and a batch as OpenAI's SDKs read it.
+    """
     headers = read_headers(request)
     submission = await parse_batch(request, context.settings)
+    if isinstance(submission, dict):
+        choose_surface(request.scope, OPENAI)
+        batch = await context.file_batches.submit(caller, read_file_batch(submission), headers)
+        return json_response(file_batch_body(batch))
     accepted = await context.submissions.submit_batch(caller, submission, headers)
     batch = accepted.batch
     sent = {"Location": f"{context.settings.root_path}/v1/batches/{batch.id}"} | _retry_after(batch)
@@ -54,10 +73,26 @@ async def submit(request: Request, context: Context, caller: Submitter) -> Respo
     return json_response(batch_body(batch), 200 if batch.ended else 202, sent)
 
 
-@router.get("/v1/batches/{id}", responses=returns(BatchBody) | errors(NotFound))
+@router.get("/v1/batches", responses=returns(FileBatchPage) | errors(InvalidField))
+async def list_batches(
+    context: Context,
+    caller: Reader,
+    limit: Limit = 20,
+    after: Annotated[str | None, Query(description="`last_id` of the previous page")] = None,
+) -> Response:
+    """Batches of both kinds, newest first, all in OpenAI's shape."""
+    if after is not None and not is_id("batch", after):
+        raise InvalidField("`after` is not the id of a batch", field="after")
+    page, has_more = await context.queries.list_batches(caller.tenant, after=after or "", limit=limit)
+    return json_response(page_of_batches(page, has_more=has_more))
+
+
+@router.get("/v1/batches/{id}", responses=returns_either(BatchBody, FileBatchBody) | errors(NotFound))
 async def read(context: Context, caller: Reader, id: Id) -> Response:
-    """Counts per state; `ended` once no job is open."""
+    """Counts per state; `ended` once no job is open. One of a file in OpenAI's shape."""
     batch = await context.queries.get_batch(caller.tenant, id)
+    if batch.file:
+        return json_response(file_batch_body(batch), headers=_retry_after(batch))
     return json_response(batch_body(batch), headers=_retry_after(batch))
 
 
@@ -91,13 +126,18 @@ async def results(context: Context, caller: Reader, id: Id) -> Response:
     return StreamingResponse(lines, media_type="application/jsonl")
 
 
-@router.post("/v1/batches/{id}/cancel", responses=returns(BatchCancelBody) | errors(NotFound, Malformed))
+@router.post(
+    "/v1/batches/{id}/cancel", responses=returns_either(BatchCancelBody, FileBatchBody) | errors(NotFound, Malformed)
+)
 async def cancel(request: Request, context: Context, caller: Canceller, id: Id) -> Response:
-    """Cancel every job that has not ended."""
+    """Cancel every job that has not ended. One of a file is `cancelling` until its output is written."""
     read_headers(request)  # only checked: cancelling twice is cancelling once, with an Idempotency-Key and without
     await refuse_body(request, context.settings)
     queries, tenant = context.queries, caller.tenant
     before = await queries.get_batch(tenant, id)
+    if before.file:
+        await context.store.run(batches.cancel(tenant, id))
+        return json_response(file_batch_body(await queries.get_batch(tenant, id)))
     outcomes: set[str] = set()
     for start in range(0, before.total if not before.ended else 0, PAGE_JOBS):
         ids = await queries.batch_job_ids(tenant, id, start, start + PAGE_JOBS - 1)

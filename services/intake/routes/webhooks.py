@@ -1,13 +1,12 @@
 """`/v1/jobs/{id}/deliveries` and `/v1/webhooks`: what was sent, send it again, test a URL, rotate the secret."""
 
-import time
 from typing import Annotated
 
 from fastapi import Path, Request
 from fastapi.responses import Response
 
 from services.intake.audit import set_target
-from services.intake.context import AppContext, Context, Manager, Reader
+from services.intake.context import Context, Manager, Reader
 from services.intake.native import native_router
 from services.intake.openapi import errors, request_body, returns
 from services.intake.rendering import json_response
@@ -23,7 +22,7 @@ from services.intake.schemas.responses import (
 from services.intake.schemas.validation import read
 from services.intake.submission.body import read_json, refuse_body
 from services.intake.submission.headers import refuse_idempotency_key
-from shared.deliveries import Delivery
+from services.intake.webhook_tests import send_test
 from shared.errors import BodyTooLarge, InvalidField, Malformed, NotFound, UnsupportedMediaType, WebhookRefused
 from shared.ids import is_message_id, new_id
 from shared.keys import KEYLESS
@@ -34,7 +33,6 @@ from shared.webhooks import signing
 
 router = native_router("webhooks")
 
-TEST_WAIT_S = 20.0  #: for the outcome of a test; one attempt has `webhook_timeout`, 15
 _BODY_ERRORS = (Malformed, BodyTooLarge, UnsupportedMediaType, InvalidField)
 
 
@@ -81,9 +79,7 @@ async def test(request: Request, context: Context, caller: Manager) -> Response:
     set_target(request, host)
     msg = new_id("msg")
     headers = context.settings.keyring.encrypt_headers(asked.headers, caller.tenant)
-    await context.store.run(deliveries.add_test(msg, caller.tenant, asked.url, host, headers=headers))
-    context.publisher.deliveries(msg)
-    sent = await _outcome(context, msg)
+    sent = await send_test(context, msg, deliveries.add_test(msg, caller.tenant, asked.url, host, headers=headers))
     last = sent.log[-1] if sent and sent.log else {}
     return json_response(
         WebhookTestBody.model_validate({"msg": msg, "state": sent.state if sent else "pending", **last})
@@ -105,14 +101,3 @@ async def rotate(request: Request, context: Context, caller: Manager) -> Respons
     until = await context.store.run(rotation)
     body = SecretBody.model_validate({"secret": secret, "overlap_ends_at": moment(until)})
     return json_response(body)
-
-
-async def _outcome(context: AppContext, msg: str) -> Delivery | None:
-    until = time.monotonic() + TEST_WAIT_S
-    with context.changes.watch(msg) as subscription:
-        while True:
-            found = await context.store.run(deliveries.get([msg]))
-            left = until - time.monotonic()
-            if not found or found[0].state != "pending" or left <= 0 or subscription.closed:
-                return found[0] if found else None
-            await subscription.changed(left)

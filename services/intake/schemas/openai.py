@@ -5,14 +5,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.intake.schemas.requests import (
+    Headers,
     Metadata,
     NullableModel,
     OneOrEach,
+    Payload,
     ResponseWebhook,
     Seconds,
+    StrictModel,
+    Url,
     Webhook,
     nullable,
 )
+from shared.jobs import Priority
 
 Model = Annotated[str, Field(min_length=1, max_length=128)]
 MaxTokens = Annotated[int, Field(ge=1)]
@@ -24,6 +29,9 @@ Detail = Annotated[
 ]
 
 
+BatchEvent = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
+
+
 class TileqOptions(NullableModel):
     """What OpenAI's API has no field for; Python's SDK sends it by `extra_body={"tileq": {…}}`."""
 
@@ -32,7 +40,7 @@ class TileqOptions(NullableModel):
     webhook: Webhook | None = None
     start_within: Seconds | None = None
     run_within: Seconds | None = None
-    priority: Literal["high", "normal", "low"] = "normal"
+    priority: Priority = "normal"
 
 
 class ResponseOptions(TileqOptions):
@@ -61,6 +69,49 @@ class ResponseRequest(_Asked):
     background: bool = False
     tileq: ResponseOptions = ResponseOptions()
     text: dict[str, Any] | None = None
+
+
+class FileBatchWebhook(NullableModel):
+    """The webhook of a batch of a file."""
+
+    url: Url
+    events: Annotated[list[BatchEvent], Field(min_length=1, max_length=4)] | None = None
+    payload: Payload = "full"
+    headers: Headers = Field({}, repr=False)
+
+
+class FileBatchOptions(NullableModel):
+    """What OpenAI's API has no field for."""
+
+    webhook: FileBatchWebhook | None = None
+    priority: Literal["high", "normal", "low"] = Field(
+        "low", description="of lines that name none; within a priority, lines stand behind other jobs"
+    )
+
+
+class OutputExpiry(StrictModel):
+    """How long the files of a batch are kept."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=3600, le=2_592_000)]
+
+
+class FileBatchRequest(NullableModel):
+    """`POST /v1/batches` of a file whose lines are requests, as OpenAI has it."""
+
+    input_file_id: Annotated[str, Field(min_length=1, max_length=100)]
+    endpoint: Literal["/v1/responses", "/v1/chat/completions"]
+    completion_window: Annotated[
+        str,
+        Field(
+            pattern=r"^[1-9][0-9]{0,5}[smhd]$",
+            description="after it, lines that are not answered are given up: `24h`, `30m`, `7d`",
+            examples=["24h"],
+        ),
+    ]
+    output_expires_after: OutputExpiry | None = None
+    metadata: Metadata = Field(default_factory=dict)
+    tileq: FileBatchOptions = FileBatchOptions()
 
 
 class ChatRequest(_Asked):

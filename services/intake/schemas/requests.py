@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from shared.conversation import Message
+from shared.jobs import Priority
 from shared.requests import Generation
 from shared.webhooks.headers import MAX_HEADERS, headers_problem
 
@@ -135,7 +136,7 @@ class _Question(NullableModel):
     metadata: Metadata = {}
     start_within: Seconds | None = None
     run_within: Seconds | None = None
-    priority: Literal["high", "normal", "low"] = "normal"
+    priority: Priority = "normal"
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:
@@ -207,7 +208,7 @@ class Defaults(NullableModel):
     metadata: Metadata | None = None
     start_within: Seconds | None = None
     run_within: Seconds | None = None
-    priority: Literal["high", "normal", "low"] | None = None
+    priority: Priority | None = None
     prompt: str | None = None
     messages: list[Message] | None = None
 

@@ -103,17 +103,21 @@ async def read_body(
     Raises `RequestError`.
     """
     if _media_type(request) == FORM:
-        return await _read_form(request, settings, limits, Upload, _nothing)
+        return await read_form(request, settings, limits)
     return await _read_json(request, settings, read_object)
 
 
-async def read_streamed_form(
+async def _nothing() -> None:
+    """Drain nothing."""
+
+
+async def read_form(
     request: Request,
     settings: IntakeSettings,
     limits: MultipartLimits,
     *,
-    open_file: Callable[[str, str | None], Upload],
-    drain: Callable[[], Awaitable[None]],
+    open_file: Callable[[str, str | None], Upload] = Upload,
+    drain: Callable[[], Awaitable[None]] = _nothing,
 ) -> Form:
     """Return the parts of a multipart body whose files come from `open_file` and are taken by `drain` as they grow.
 
@@ -121,7 +125,22 @@ async def read_streamed_form(
     """
     if _media_type(request) != FORM:
         raise UnsupportedMediaType(f"this call accepts {FORM} only")
-    return await _read_form(request, settings, limits, open_file, drain)
+    _, options = parse_options_header(request.headers["content-type"])
+    boundary = options.get(b"boundary", b"")
+    if not boundary:
+        raise Malformed("Content-Type multipart/form-data names no boundary")
+    parts = _Parts(limits, limits.max_file_bytes or settings.max_image_bytes, open_file)
+    try:
+        parser = MultipartParser(boundary, parts.callbacks())  # type: ignore[arg-type]  # its TypedDict wants literals
+        async for chunk in _chunks(request, settings, limits.max_body_bytes):
+            parser.write(chunk)
+            await drain()
+        parser.finalize()
+    except FormParserError as error:
+        raise Malformed(f"the multipart body can't be parsed: {error}") from error
+    if not parts.complete:
+        raise Malformed("the multipart body ends before its closing boundary")
+    return parts.form
 
 
 async def read_json(
@@ -183,36 +202,6 @@ def _media_type(request: Request) -> str:
     if kind == JSON and charset.lower() not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType(f"Content-Type names the charset {charset[:40]!r}; JSON is sent in UTF-8")
     return kind
-
-
-async def _nothing() -> None:
-    """Drain nothing."""
-
-
-async def _read_form(
-    request: Request,
-    settings: IntakeSettings,
-    limits: MultipartLimits,
-    open_file: Callable[[str, str | None], Upload],
-    drain: Callable[[], Awaitable[None]],
-) -> Form:
-    """Return the parts of a multipart body. Raises `RequestError`."""
-    _, options = parse_options_header(request.headers["content-type"])
-    boundary = options.get(b"boundary", b"")
-    if not boundary:
-        raise Malformed("Content-Type multipart/form-data names no boundary")
-    parts = _Parts(limits, limits.max_file_bytes or settings.max_image_bytes, open_file)
-    try:
-        parser = MultipartParser(boundary, parts.callbacks())  # type: ignore[arg-type]  # its TypedDict wants literals
-        async for chunk in _chunks(request, settings, limits.max_body_bytes):
-            parser.write(chunk)
-            await drain()
-        parser.finalize()
-    except FormParserError as error:
-        raise Malformed(f"the multipart body can't be parsed: {error}") from error
-    if not parts.complete:
-        raise Malformed("the multipart body ends before its closing boundary")
-    return parts.form
 
 
 def _has_body(request: Request) -> bool:

@@ -106,10 +106,36 @@ class Commit:
                 detail = UNCERTAIN if uncertain else f"{error.detail.rstrip('.')}; nothing was accepted"
                 raise type(error)(detail, retry_after=error.retry_after) from error
             raise
+        self._publish_hints(prepared, submitted)
+        return submitted
+
+    async def commit_lines(
+        self, principal: Principal, prepared: Sequence[PreparedJob], lines: transitions.LinesRead
+    ) -> SubmitResult:
+        """Accept jobs of lines of a batch's file, and move the batch behind `lines`, or do neither.
+
+        Repeating it changes nothing, since the ids of the jobs follow from the lines: so nothing is deleted where it
+        fails. Raises `RequestError`; a full queue or a passed limit is only returned.
+        """
+        await self._readiness.refuse_unless_ready()
+        await self._put_objects(prepared, None)
+        call = transitions.submit(
+            principal.tenant,
+            [one.job for one in prepared],
+            max_queued=principal.limits.max_queued,
+            grace=self._first_hint_delay_s,
+            limits=principal.limits.tenant,
+            lines=lines,
+        )
+        submitted = await self._store.run(call)
+        if submitted.outcome == "accepted":
+            self._publish_hints(prepared, submitted)
+        return submitted
+
+    def _publish_hints(self, prepared: Sequence[PreparedJob], submitted: SubmitResult) -> None:
         for one, hinted in zip(prepared, submitted.hinted, strict=True):
             if hinted:
                 self._publisher.job(one.job.model, one.job.id)
-        return submitted
 
     async def _put_objects(self, prepared: Sequence[PreparedJob], batch: Mapping[str, str] | None) -> None:
         storage = self._storage

@@ -43,10 +43,15 @@ async def parse_submission(request: Request, settings: IntakeSettings) -> Submis
     return body
 
 
-async def parse_batch(request: Request, settings: IntakeSettings) -> BatchSubmission:
-    """Return the batch that the body of `request` asks for. Raises `RequestError`."""
+async def parse_batch(request: Request, settings: IntakeSettings) -> BatchSubmission | dict[str, Any]:
+    """Return the batch that the body of `request` asks for; the body itself where it names a file of requests.
 
-    def read_object(body: dict[str, Any], held: Reservation) -> BatchSubmission:
+    Raises `RequestError`.
+    """
+
+    def read_object(body: dict[str, Any], held: Reservation) -> BatchSubmission | dict[str, Any]:
+        if "input_file_id" in body:
+            return body
         return BatchSubmission(_batch_request(body, settings), {}, settings, held)
 
     body = await read_body(request, settings, _batch_parts(settings.max_batch_jobs), read_object)
@@ -153,7 +158,8 @@ def _batch_request(body: dict[str, Any], settings: IntakeSettings) -> BatchReque
     """Read everything but the jobs, which are large and judged one by one."""
     jobs = body.pop("jobs", None)
     if not isinstance(jobs, list) or not jobs or not all(isinstance(job, dict) for job in jobs):
-        raise InvalidField("`jobs` must be a list of at least one request", field="jobs")
+        detail = "`jobs` must be a list of at least one request; a batch of a file names it by `input_file_id`"
+        raise InvalidField(detail, field="jobs")
     if len(jobs) > settings.max_batch_jobs:
         detail = f"the batch has {len(jobs)} jobs; at most {settings.max_batch_jobs} are allowed"
         raise InvalidField(detail, field="jobs")

@@ -8,6 +8,7 @@ from services.intake.clients.model_registry import ModelRegistry
 from services.intake.clients.storage import Storage
 from services.intake.clients.webhook_urls import WebhookUrlPolicy
 from services.intake.queries import JobQueries
+from services.intake.schemas.openai import FileBatchWebhook
 from services.intake.schemas.requests import BatchWebhook, Webhook
 from services.intake.submission.compose import InspectedImage, ParentContext, compose
 from services.intake.submission.file_store import FileStore
@@ -97,10 +98,17 @@ class Preparation:
         self._limits = ImageLimits.of(settings)
 
     async def prepare(
-        self, tenant: str, submission: Submission, inspected: dict[str, ImageInfo], *, trace: str, batch: str = ""
+        self,
+        tenant: str,
+        submission: Submission,
+        inspected: dict[str, ImageInfo],
+        *,
+        trace: str,
+        batch: str = "",
+        id: str = "",
     ) -> PreparedJob:
-        """Return the job that `submission` asks for. Raises `RequestError`."""
-        id, asked, settings = new_id("job"), submission.question, self._settings
+        """Return the job that `submission` asks for, with a new id unless `id` is given. Raises `RequestError`."""
+        id, asked, settings = id or new_id("job"), submission.question, self._settings
         model = await self._models.get(asked.model)
         uploads = [await self._upload(tenant, one, n) for n, one in enumerate(submission.uploads)]
         images = [await self._inspect(upload, n, inspected) for n, upload in enumerate(uploads)]
@@ -152,7 +160,7 @@ class Preparation:
         return PreparedJob(job, request, copies=[image.key for image in asked.images])
 
     async def webhook(
-        self, tenant: str, asked: Webhook | BatchWebhook | None, events: Sequence[str]
+        self, tenant: str, asked: Webhook | BatchWebhook | FileBatchWebhook | None, events: Sequence[str]
     ) -> WebhookTarget | None:
         """Return the `webhook` of a record, with `events` where none are named, and its headers encrypted.
 

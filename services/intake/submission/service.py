@@ -17,6 +17,7 @@ from services.intake.submission.image_headers import ImageInfo
 from services.intake.submission.json_body import off_loop
 from services.intake.submission.model import BatchSubmission, RejectedItem, RequestHeaders, Submission, custom_id_of
 from services.intake.submission.prepare import Preparation, PreparedJob
+from services.intake.submission.priority import capped, capped_job
 from shared.batches import Batch
 from shared.errors import BodyTooLarge, InvalidField, JobNotEnded, RequestError
 from shared.ids import new_id
@@ -59,12 +60,13 @@ class Submissions:
 
     async def submit(self, principal: Principal, submission: Submission, headers: RequestHeaders) -> AcceptedJob:
         """Accept one job."""
-        _require_reading_of_parent(principal, submission)
+        require_reading_of_parent(principal, submission)
         fingerprint = submission.fingerprint() if headers.idempotency_key else ""
         async with self._reserved(principal, headers, fingerprint) as reservation:
             if reservation.replay:
                 return await self._replay(principal, reservation)
-            prepared = await self._preparation.prepare(principal.tenant, submission, {}, trace=headers.traceparent)
+            asked = capped(principal, submission)
+            prepared = await self._preparation.prepare(principal.tenant, asked, {}, trace=headers.traceparent)
             return await self._accept(principal, prepared, reservation)
 
     async def retry(self, principal: Principal, id: str, headers: RequestHeaders) -> AcceptedJob:
@@ -76,7 +78,7 @@ class Submissions:
         async with self._reserved(principal, headers, f"retry {old.id}") as reservation:
             if reservation.replay:
                 return await self._replay(principal, reservation)
-            prepared = await self._preparation.clone(old, trace=headers.traceparent)
+            prepared = await self._preparation.clone(capped_job(principal, old), trace=headers.traceparent)
             return await self._accept(principal, prepared, reservation)
 
     async def submit_batch(
@@ -117,10 +119,11 @@ class Submissions:
             if isinstance(item, RejectedItem):
                 rejected.append(item)
                 continue
-            _require_reading_of_parent(principal, item)
+            require_reading_of_parent(principal, item)
             try:
+                asked = capped(principal, item)
                 prepared.append(
-                    await self._preparation.prepare(principal.tenant, item, inspected, trace=trace, batch=batch)
+                    await self._preparation.prepare(principal.tenant, asked, inspected, trace=trace, batch=batch)
                 )
             except RequestError as error:
                 if error.status >= 500:
@@ -146,7 +149,7 @@ class Submissions:
         return record
 
 
-def _require_reading_of_parent(principal: Principal, submission: Submission) -> None:
+def require_reading_of_parent(principal: Principal, submission: Submission) -> None:
     """Raise `InsufficientScope` where a caller that may not read asks about an earlier job: the answer tells of it."""
     if submission.question.parent is not None:
         principal.require(Scope.READ)

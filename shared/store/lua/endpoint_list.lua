@@ -5,5 +5,5 @@ for i, id in ipairs(ids) do
   if id == ARGV[2] then first = i + 1 end
 end
 local records, last = {}, math.min(#ids, first + tonumber(ARGV[3]) - 1)
-for i = first, last do records[#records + 1] = call('HGETALL', P .. 'endpoint:' .. ids[i]) end
+for i = first, last do records[#records + 1] = read_endpoint(ids[i]) end
 return {records, last < #ids and 1 or 0}

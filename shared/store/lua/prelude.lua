@@ -5,10 +5,13 @@
 --   ready:{m}:{p}:{t}   queued ids by age           turns:{m}:{p} tenant rotation: tenants with ready jobs by last claim
 --   delayed             queued ids by not_before    expiry      ended ids by when they are purged
 --   jobs:{t}[:{state}]  ids in order of time        batch:{id}, batch:{id}:jobs   hash, ids
+--   batches:{t}         ids in order of time        batches_due  batches of files by when to work on them next
+--   batch:{id}:refused  line of the file → why it became no job, as JSON
 --   hooks               deliveries by when due      hook:{msg}, hook:{msg}:log    hash, attempts as JSON
 --   hosts               hosts by next due delivery  line:{host} deliveries queued for one host by when due
 --   host:{host}:busy    deliveries in flight        host:{host}:fails, :open      failures in a row, breaker open until
 --   endpoint:{id}       hash, a webhook endpoint    endpoints:{t}  ids of a tenant's by age
+--   endpoint_secret:{id}  hash, what of an endpoint only intake and webhook dispatchers read: secrets and headers
 --   idem:{t}:{key}      hash                        trash       ids whose objects are still to be deleted
 --   file:{id}           hash, the record            files:{t}   ids of a tenant's files in order of time
 --   limits              overrides by tenant         usage:{t}:{day}, rate:{t}   what a tenant has used, requests
@@ -41,9 +44,25 @@ local function write(key, fields)
   if flat[1] then call('HSET', key, unpack(flat)) end
 end
 
+-- A webhook endpoint is two hashes, since the users of workers and reconciler may read the first one alone.
+local ENDPOINT_SECRETS = {'secret', 'previous', 'previous_until', 'headers'}
+
+local function write_endpoint(id, fields)
+  local secrets = {}
+  for _, name in ipairs(ENDPOINT_SECRETS) do secrets[name], fields[name] = fields[name], nil end
+  write(P .. 'endpoint:' .. id, fields)
+  write(P .. 'endpoint_secret:' .. id, secrets)
+end
+
+local function read_endpoint(id)
+  local record = call('HGETALL', P .. 'endpoint:' .. id)
+  for _, value in ipairs(call('HGETALL', P .. 'endpoint_secret:' .. id)) do record[#record + 1] = value end
+  return record
+end
+
 local function job(id)
   return read(P .. 'job:' .. id, 'state', 'tenant', 'model', 'priority', 'created', 'attempt', 'released', 'max_attempts',
-    'start_by', 'started', 'run_within', 'run_by', 'retain', 'cancel', 'webhook', 'batch', 'owner')
+    'start_by', 'started', 'run_within', 'run_by', 'retain', 'cancel', 'webhook', 'batch', 'owner', 'due')
 end
 
 local function is_active(state) return state == 'queued' or state == 'running' end
@@ -56,8 +75,10 @@ local function failure(code, value)
   return cjson.encode({code = code, message = message, retryable = true, image = cjson.null})
 end
 
+-- A line of a batch is ordered by its batch's deadline, and so stands behind every other job of its priority.
 local function enqueue(id, j)
-  call('ZADD', P .. 'ready:' .. j.model .. ':' .. j.priority .. ':' .. j.tenant, j.created, id)
+  local order = j.due ~= '' and j.due or j.created
+  call('ZADD', P .. 'ready:' .. j.model .. ':' .. j.priority .. ':' .. j.tenant, order, id)
   call('ZADD', P .. 'turns:' .. j.model .. ':' .. j.priority, 'NX', stamp(now), j.tenant)
   call('SADD', P .. 'queues', j.model)
 end
@@ -213,6 +234,37 @@ local function create_delivery(subject, tenant, event, type, to)
   return msg
 end
 
+local TERMINAL = {completed = true, failed = true, expired = true, cancelled = true} -- statuses of a batch of a file
+
+-- Write the record of a batch, unless it is there. One of a file that has not ended is worked on at once.
+local function put_batch(b)
+  local key = P .. 'batch:' .. b.id
+  if call('EXISTS', key) == 1 then return end
+  write(key, b)
+  call('ZADD', P .. 'batches:' .. b.tenant, 0, b.id)
+  if b.status and TERMINAL[b.status] then
+    call('ZADD', P .. 'expiry', b.expires, b.id)
+  elseif b.status then
+    call('ZADD', P .. 'batches_due', stamp(now), b.id)
+  end
+end
+
+-- Let a batch of a file be worked on at once, or as soon as the process that works on it puts it back.
+local function wake_batch(id)
+  local held = tonumber(call('HGET', P .. 'batch:' .. id, 'held') or 0)
+  if held > now then
+    call('HSET', P .. 'batch:' .. id, 'wake', '1')
+  else
+    call('ZADD', P .. 'batches_due', 'XX', stamp(now), id)
+  end
+end
+
+-- Whether the claim `fence` of a batch of a file is the latest one, and the batch has the status `status`.
+local function holds_batch(id, fence, status)
+  local b = read(P .. 'batch:' .. id, 'fence', 'status')
+  return b.fence == tostring(fence) and b.status == status
+end
+
 -- Create one delivery for each of `to` that wants an event of `subject`. `types` are the names of the event, the preferred
 -- one first; `endpoint_types` those for endpoints. Returns the ids of which hints are to be published.
 local function deliver(subject, tenant, event, to, types, endpoint_types)
@@ -261,13 +313,18 @@ end
 -- could not be restored. Returns the deliveries now due.
 local function end_batch(id, expires, force)
   local key = P .. 'batch:' .. id
-  local b = read(key, 'tenant', 'total', 'queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired', 'ended', 'webhook')
+  local b = read(key, 'tenant', 'total', 'queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired', 'ended', 'webhook',
+    'status')
   local function sum(...)
     local n = 0
     for _, name in ipairs({...}) do n = n + (tonumber(b[name]) or 0) end
     return n
   end
   if b.ended ~= '' or sum('queued', 'running') > 0 then return {} end
+  if b.status ~= '' then -- services/intake/batches ends it
+    wake_batch(id)
+    return {}
+  end
   if not force and sum('succeeded', 'failed', 'cancelled', 'expired') < sum('total') then return {} end
   call('HSET', key, 'ended', stamp(now), 'expires', stamp(expires))
   call('ZADD', P .. 'expiry', stamp(expires), id)
@@ -366,7 +423,7 @@ local function remove(id, kind)
   end
   if r.idem ~= '' then call('DEL', P .. 'idem:' .. r.tenant .. ':' .. r.idem) end
   call('ZREM', P .. 'expiry', id)
-  call('DEL', key, key .. ':hooks', key .. ':jobs')
+  call('DEL', key, key .. ':hooks', key .. ':jobs', key .. ':refused')
 end
 
 -- Bind an Idempotency-Key to what was made under it; return false where another request has reserved it meanwhile.

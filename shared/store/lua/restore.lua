@@ -3,16 +3,13 @@
 local record = cjson.decode(ARGV[1])
 local key = P .. 'job:' .. record.id
 if call('EXISTS', key) == 1 then return {0, {}} end
-if ARGV[4] ~= '' and call('EXISTS', P .. 'batch:' .. record.batch) == 0 then
-  write(P .. 'batch:' .. record.batch, cjson.decode(ARGV[4]))
-  call('ZADD', P .. 'batches:' .. record.tenant, 0, record.batch)
-end
+if ARGV[4] ~= '' then put_batch(cjson.decode(ARGV[4])) end
 local start_by = now + tonumber(record.start_within)
 record.state = nil
 record.start_by = stamp(start_by)
 record.expires = stamp(now + tonumber(record.retain))
 write(key, record)
-if record.batch then call('ZADD', P .. 'batch:' .. record.batch .. ':jobs', record.created, record.id) end
+if record.batch then call('ZADD', P .. 'batch:' .. record.batch .. ':jobs', record.due and 0 or record.created, record.id) end
 call('HINCRBY', P .. 'repairs', 'restored', 1)
 local j = job(record.id)
 if ARGV[2] == 'queued' then

@@ -1,8 +1,12 @@
 -- Accept all the jobs of ARGV[1] (JSON), or none. Repeating it with the same ids changes nothing.
 -- Returns {overloaded, seconds until there is room}, {quota_exceeded, limit}, {in_progress}, or {accepted, now, jobs ahead of a
 -- single one or -1, for each job 1 if a hint of it is to be published}.
+-- With `lines` they are lines of a batch's file, some of them refused: the batch then stands behind them in its file, or,
+-- where another process works on it or it was cancelled, nothing is done and {lease_lost} returned.
 local order = cjson.decode(ARGV[1])
-if call('EXISTS', P .. 'job:' .. order.jobs[1].id) == 0 then -- else it was accepted, and the answer was lost
+local lines = order.lines ~= cjson.null and order.lines
+if lines and not holds_batch(lines.batch, lines.fence, 'in_progress') then return {'lease_lost'} end
+if order.jobs[1] and call('EXISTS', P .. 'job:' .. order.jobs[1].id) == 0 then -- else it was accepted, and the answer lost
   local excess = (tonumber(call('HGET', P .. 'counts', 'queued')) or 0) + #order.jobs - order.max_queued
   if excess > 0 then return {'overloaded', stamp(drain_seconds(excess))} end
   local passed = order.limits ~= cjson.null and exceeded(order.tenant, order.limits, #order.jobs, order.bytes)
@@ -10,12 +14,8 @@ if call('EXISTS', P .. 'job:' .. order.jobs[1].id) == 0 then -- else it was acce
 end
 if not bind(order.tenant, order.idem) then return {'in_progress'} end
 if order.batch ~= cjson.null then
-  local key = P .. 'batch:' .. order.batch.id
-  if call('EXISTS', key) == 0 then
-    order.batch.created = stamp(now)
-    write(key, order.batch)
-    call('ZADD', P .. 'batches:' .. order.tenant, 0, order.batch.id)
-  end
+  order.batch.created = stamp(now)
+  put_batch(order.batch)
 end
 
 -- Whether the next job of a model needs a hint. Where many are ready it needs none: as many hints as are many jobs lead
@@ -40,13 +40,20 @@ for i, record in ipairs(order.jobs) do
     record.expires = stamp(now + tonumber(record.retain))
     write(key, record)
     hinted[i] = needs_hint(record.model)
-    if record.batch then call('ZADD', P .. 'batch:' .. record.batch .. ':jobs', i, record.id) end
+    if record.batch then call('ZADD', P .. 'batch:' .. record.batch .. ':jobs', lines and 0 or i, record.id) end
     local j = job(record.id)
     charge(order.tenant, 'bytes', order.job_bytes[i])
     enqueue(record.id, j)
     call('ZADD', P .. 'outbox', stamp(now + order.grace), record.id)
     call('ZADD', P .. 'deadlines', stamp(start_by), record.id)
     move(record.id, j, 'queued')
+  end
+end
+if lines then
+  local key = P .. 'batch:' .. lines.batch
+  call('HSET', key, 'offset', lines.offset, 'line', lines.line)
+  for line, why in pairs(lines.refused) do
+    call('HINCRBY', key, 'refused', call('HSET', key .. ':refused', line, why))
   end
 end
 local only = #order.jobs == 1 and job(order.jobs[1].id)

@@ -30,14 +30,14 @@ def test_the_variables_of_a_kubernetes_service_do_not_stop_the_command(tmp_path:
 def test_scopes_and_limits_are_set_shown_and_audited(tmp_path: Path) -> None:
     with valkeys(tmp_path, {}) as (server,):
         env = {"TILEQ_REDIS_URL": server.url, "TILEQ_LIMIT_TOKENS": "1000"}
-        made = tileq("keys", "create", "acme", "--scope", "read", "--scope", "submit", env=env)
+        made = tileq("keys", "create", "acme", "--scope", "read", "--scope", "submit", "--max-priority", "low", env=env)
         set_ = tileq("keys", "limits", "acme", "--requests", "60", env=env)
         tileq("keys", "limits", "acme", "--queued", "5", env=env)
         shown = json.loads(tileq("keys", "limits", "acme", "--json", env=env).stdout)
         (key,) = map(json.loads, tileq("keys", "list", "--json", env=env).stdout.splitlines())
         revoked = tileq("keys", "revoke", key["id"], env=env)
         reset = tileq("keys", "limits", "acme", "--reset", env=env)
-    assert key["scopes"] == ["read", "submit"]
+    assert (key["scopes"], key["max_priority"]) == (["read", "submit"], "low")
     assert [(one["limit"], one["value"], one["from"], one["used"]) for one in shown["limits"]] == [
         ("requests", 60, "own", None),
         ("queued", 5, "own", 0),

@@ -20,7 +20,7 @@ from tests.servers import needed
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
-NAMES = ("valkey", "seaweedfs", "intake", "reconciler", "webhooks", "vision", "vision-2")
+NAMES = ("valkey", "seaweedfs", "intake", "batches", "reconciler", "webhooks", "vision", "vision-2")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_ready_line_stands_alone_on_stdout(here: Up) -> None:
 
 def test_every_process_has_its_pid_and_ours_their_metrics(here: Up) -> None:
     assert all(alive(pid_of(here.folder, name)) for name in NAMES)
-    for name in ("intake", "reconciler", "webhooks", "vision", "vision-2"):
+    for name in ("intake", "batches", "reconciler", "webhooks", "vision", "vision-2"):
         port = int((here.folder / "run" / f"{name}.metrics").read_text())
         metrics = eventually(lambda port=port: _metrics(port), 30)  # type: ignore[misc]
         assert "python_info" in (metrics or "")

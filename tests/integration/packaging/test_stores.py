@@ -1,5 +1,9 @@
 """The stores of docker-compose.yml, started with the very arguments it gives them; places and ports aside."""
 
+import io
+import json
+import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +21,7 @@ from tests.unit.packaging.compose import compose, filled
 from tests.unit.packaging.tree import ROOT
 
 SERVICES = compose(filled())["services"]
+VISION = {"ACCESS": "b" * 20, "SECRET": "t" * 40}  #: the keys of one role; the others have none
 pytestmark = pytest.mark.integration
 
 
@@ -52,11 +57,14 @@ def store(tmp_path: Path) -> Iterator[redis.Redis]:
 def objects(tmp_path: Path) -> Iterator[S3]:
     """The composed SeaweedFS."""
     program, server = needed(lambda: seaweed(tmp_path / "data"))
-    environment = SERVICES["seaweedfs"]["environment"]
-    server = S3(server.url, environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"], "tileq")
+    environment = SERVICES["seaweedfs"]["environment"] | {f"S3_{name}_KEY_VISION": VISION[name] for name in VISION}
+    server = S3(server.url, environment["S3_ACCESS_KEY_OPERATOR"], environment["S3_SECRET_KEY_OPERATOR"], "tileq")
     flags = [flag for flag in SERVICES["seaweedfs"]["command"] if not flag.startswith(("-ip.bind=", "-s3.port="))]
     ports = [flag for flag in program.argv if ".port=" in flag]
-    argv = [program.argv[0], *placed(flags, tmp_path / "data"), "-ip.bind=127.0.0.1", *ports]
+    shell, *_ = SERVICES["seaweedfs"]["entrypoint"]
+    start = ROOT / compose(filled())["configs"]["s3-start"]["file"]
+    weed = [shell, str(start), str(tmp_path), program.argv[0]]
+    argv = [*weed, *placed(flags, tmp_path / "data"), "-ip.bind=127.0.0.1", *ports]
     with supervised(tmp_path, [[replace(program, argv=argv, env=environment, probe=takes_objects(server))]]):
         yield server
 
@@ -93,3 +101,26 @@ def test_seaweedfs_takes_objects_from_whoever_has_the_key_and_makes_no_bucket_by
         client.remove_object("another", "x")
     with pytest.raises(S3Error, match="AccessDenied"):
         replace(objects, secret_key="wrong").client().bucket_exists("tileq")
+
+
+def test_a_role_with_keys_of_its_own_does_its_own_work_and_one_without_is_nobody(objects: S3, tmp_path: Path) -> None:
+    vision = replace(objects, access_key=VISION["ACCESS"], secret_key=VISION["SECRET"]).client()
+    vision.put_object("tileq", "jobs/x/result-1.json", io.BytesIO(b"{}"), 2)
+    with pytest.raises(S3Error, match="AccessDenied"):
+        vision.get_object("tileq", "batches/x.json")
+    with pytest.raises(S3Error, match="SignatureDoesNotMatch"):
+        replace(objects, access_key=VISION["ACCESS"]).client().get_object("tileq", "jobs/x/result-1.json")
+    file = tmp_path / "identities.json"
+    assert file.stat().st_mode & 0o077 == 0, "others can read it"
+    stored = [one["credentials"][0]["secretKey"] for one in json.loads(file.read_text())["identities"]]
+    assert len(set(stored)) == len(stored), "roles share a key"
+    assert min(map(len, stored)) >= 40
+
+
+def test_a_key_that_would_break_the_file_is_refused_by_name_and_not_repeated(tmp_path: Path) -> None:
+    command = ["sh", str(ROOT / "infra/s3/start.sh"), str(tmp_path), "true"]
+    environment = {"PATH": os.environ["PATH"], "S3_ACCESS_KEY_INTAKE": 'x"|'}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "S3_ACCESS_KEY_INTAKE" in done.stderr
+    assert 'x"' not in done.stderr

@@ -1,9 +1,17 @@
 """Fair queueing on a real Valkey: however many jobs one tenant has queued, another's first does not wait for them."""
 
+from contextlib import suppress
+
 import pytest
 
+from services.intake.principal import Principal, PrincipalLimits
+from services.intake.schemas.requests import JobRequest
+from services.intake.submission.model import Submission
+from services.intake.submission.priority import capped
+from shared.errors import InvalidField
 from shared.ids import new_id
-from shared.jobs import Job
+from shared.jobs import PRIORITIES, Job, Priority
+from shared.limits import NO_LIMITS
 from shared.store import transitions
 from shared.store.client import Store
 from tests.integration.shared.test_transitions import a_job, store
@@ -22,10 +30,23 @@ def submit(store: Store, *jobs: Job) -> None:
     store.run(transitions.submit(jobs[0].tenant, jobs, max_queued=10**6, grace=0))
 
 
+def highest_priority(tenant: str, most: Priority) -> int:
+    """The highest that intake lets a key have whose `max_priority` is `most`."""
+    key = Principal(tenant, PrincipalLimits(BACKLOG, NO_LIMITS, most))
+    for priority in PRIORITIES:
+        with suppress(InvalidField):
+            asked = capped(key, Submission(JobRequest(prompt="?", priority=priority)))
+            return PRIORITIES.index(asked.question.priority)
+    raise AssertionError("no priority is allowed")
+
+
 @pytest.mark.parametrize("store", ["valkey"], indirect=True)
-def test_ten_thousand_jobs_of_one_tenant_delay_anothers_first_by_no_more_than_those_in_flight(store: Store) -> None:
+def test_ten_thousand_jobs_at_a_keys_highest_priority_delay_anothers_first_by_no_more_than_those_in_flight(
+    store: Store,
+) -> None:
+    priority = highest_priority("many", "normal")
     for _ in range(BACKLOG // PER_CALL):
-        submit(store, *(a_job(tenant="many") for _ in range(PER_CALL)))
+        submit(store, *(a_job(tenant="many", priority=priority) for _ in range(PER_CALL)))
     for in_flight in (1, 4, 16):
         for _ in range(in_flight):
             assert claimed(store).tenant == "many"

@@ -33,7 +33,7 @@ def test_every_process_has_a_metrics_port_of_its_own(tmp_path: Path) -> None:
     _, ours = layout(tmp_path, 2).stages
     ports = [program.metrics_port for program in ours]
     assert 0 not in ports
-    assert len(set(ports)) == len(ours) == 5
+    assert len(set(ports)) == len(ours) == 6
 
 
 def test_a_worker_may_take_as_long_as_it_was_given(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ BASE_UNITS = ("_seconds", "_bytes")
 
 
 def test_every_process_has_metrics() -> None:
-    assert {metric.process for metric in METRICS} == {"intake", "vision", "webhooks", "reconciler", "all"}
+    assert {metric.process for metric in METRICS} == {"intake", "batches", "vision", "webhooks", "reconciler", "all"}
 
 
 def test_only_counters_end_in_total() -> None:

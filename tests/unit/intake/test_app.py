@@ -224,6 +224,7 @@ class TestDocument:
             ("GET", "/v1/jobs/{id}/deliveries"),
             ("POST", "/v1/jobs/{id}/deliveries/{msg}/redeliver"),
             ("POST", "/v1/batches"),
+            ("GET", "/v1/batches"),
             ("GET", "/v1/batches/{id}"),
             ("GET", "/v1/batches/{id}/jobs"),
             ("GET", "/v1/batches/{id}/results"),

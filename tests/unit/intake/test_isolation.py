@@ -103,6 +103,8 @@ CALLS = (
     Call("POST", f"{JOB}/deliveries/{{msg}}/redeliver", 202, 404, Scope.MANAGE),
     Call("POST", "/v1/batches", 202, scope=Scope.SUBMIT, body={"jobs": [{"prompt": "?"}]}),
     Call("POST", "/v1/batches", 202, 422, Scope.SUBMIT, body={"jobs": [{"prompt": "?", "parent": "{job}"}]}),
+    Call("GET", "/v1/batches", 200),
+    Call("GET", "/v1/batches", 200, 200, query="?after={batch}"),
     Call("GET", BATCH, 200, 404),
     Call("GET", f"{BATCH}/jobs", 200, 404),
     Call("GET", f"{BATCH}/results", 200, 404),
@@ -165,8 +167,7 @@ class Tenants:
 
 @pytest.fixture
 def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
-    for module in ("routes.webhooks", "openai.webhook_endpoints"):
-        monkeypatch.setattr(f"services.intake.{module}.TEST_WAIT_S", 0.02)
+    monkeypatch.setattr("services.intake.webhook_tests.TEST_WAIT_S", 0.02)
     with running_app(response_wait=0.05) as app:
         acme, other = make_key(app, "acme"), make_key(app, "other")
         revoked = make_key(app, "acme", revoked=2.0)

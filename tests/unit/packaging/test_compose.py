@@ -50,6 +50,7 @@ def test_it_runs_every_process_of_the_design() -> None:
     modules = {name: last("CMD", service["build"]["target"], STAGES).argv[-1] for name, service in OURS.items()}
     assert modules == {
         "intake": "services.intake",
+        "batches": "services.intake.batches",
         "reconciler": "workers.reconciler",
         "webhooks": "workers.webhooks",
         "vision": "workers.vision",
@@ -92,6 +93,17 @@ def test_its_settings_are_settings(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert read.redis_url == f"redis://{name.removesuffix('-gpu')}:{'v' * 40}@valkey:6379/0"
     assert (read.metrics_host, read.metrics_port) == ("0.0.0.0", 9100)
     assert bool(read.api_keys) is (name == "intake"), "keys go where they are asked for"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_role_has_the_operators_s3_keys_unless_it_has_its_own(name: str) -> None:
+    role = name.removesuffix("-gpu").upper()
+    own = {f"S3_ACCESS_KEY_{role}": "own", f"S3_SECRET_KEY_{role}": "secret"}
+    variables = ("TILEQ_S3_ACCESS_KEY", "TILEQ_S3_SECRET_KEY")
+    for given, expected in ((filled() | own, ["own", "secret"]), (filled(), ["a" * 20, "s" * 40])):
+        environment = compose(given)["services"][name]["environment"]
+        assert [environment[variable] for variable in variables] == expected
+    assert set(own) <= set(SERVICES["seaweedfs"]["environment"])
 
 
 def test_both_profiles_differ_in_the_device_alone() -> None:

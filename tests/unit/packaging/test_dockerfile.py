@@ -10,7 +10,7 @@ from tests.unit.packaging.dockerfile import last, stages, variables, whole
 from tests.unit.packaging.tree import ROOT, files
 
 STAGES = stages((ROOT / "infra/docker/Dockerfile").read_text())
-IMAGES = ("intake", "reconciler", "webhooks", "vision-cpu", "vision-gpu")
+IMAGES = ("intake", "batches", "reconciler", "webhooks", "vision-cpu", "vision-gpu")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: Stage that installs, the extra it installs, and what of ours it copies.
 INSTALLED = {

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from shared.outbound.ssrf import Address, Lookup
 from shared.settings import Settings
-from shared.webhooks.ssrf import Address, Lookup
-from tests.unit.shared.webhooks.test_ssrf import LITERALS, REFUSED_BY_TEXT, looks_up
-from tests.unit.webhooks import bad_receivers
-from tests.unit.webhooks.bad_receivers import Behave, answers, bad_receiver, drips, floods, hangs_up, is_silent, says
-from tests.unit.webhooks.connect_proxy import connect_proxy
+from tests import bad_receivers
+from tests.bad_receivers import Behave, answers, bad_receiver, drips, floods, hangs_up, is_silent, says
+from tests.connect_proxy import connect_proxy
+from tests.unit.shared.outbound.test_ssrf import LITERALS, REFUSED_BY_TEXT, looks_up
 from workers.webhooks import client as module
 from workers.webhooks.client import MAX_BODY_BYTES, DeliveryResponse, WebhookClient
 

@@ -57,6 +57,21 @@ def test_both_secrets_of_a_rotation_sign_and_the_endpoints_headers_are_sent(stor
         Webhook(secret).verify(body, headers)
 
 
+def test_an_endpoint_stored_before_secrets_had_a_key_of_their_own_signs_and_is_rotated(store: Store) -> None:
+    id = endpoint(store, events='["job.succeeded"]')
+    name = f"{store.prefix}endpoint_secret:{id}"
+    for field, value in store.client.hgetall(name).items():
+        store.client.hset(f"{store.prefix}endpoint:{id}", str(field), str(value))
+    store.client.delete(name)
+    ended(store)
+    ((_, body, headers, _),) = posted(store)
+    Webhook(FIRST).verify(body, headers)
+    rotated = store.run(endpoints.rotate("acme", id, {"secret": SECOND, "hint": "x"}, 60, ""))
+    assert rotated is not None
+    assert (rotated.secrets, rotated.headers) == ([SECOND, FIRST], {"X-A": "b"})
+    assert not store.client.hexists(f"{store.prefix}endpoint:{id}", "secret")
+
+
 def test_a_message_that_waits_goes_to_the_new_url(store: Store) -> None:
     id = endpoint(store, events='["job.succeeded"]')
     ended(store)

@@ -21,6 +21,7 @@ class ResidentEngine:
 
     def __init__(self, parts: Parts) -> None:
         self.slots = parts.limits.sequences
+        self.paths = parts.paths  #: what came of each fast path
         self._core = EngineCore(parts, self._leave, self._progress)
         parts.runner.after_each_layer(self._progress)
         self._changed = threading.Condition()  # guards what follows

@@ -33,7 +33,7 @@ from shared.images import ImageLimits
 from shared.settings import VisionWorkerSettings
 from shared.tiling import TILE
 from workers.vision.images.decode import DecodeError
-from workers.vision.images.resampler import compiled_or_none
+from workers.vision.images.resampler import library_or_none
 from workers.vision.images.shared_file import allocate
 
 START_TIMEOUT_S = 60.0  # importing Pillow and numpy takes 0.3 s, on a machine that pages far longer
@@ -102,7 +102,7 @@ class DecoderPool:
         self._closed = threading.Event()
         self._idle: queue.LifoQueue[DecoderProcess | None] = queue.LifoQueue()
         self._processes = processes
-        self._resampler = compiled_or_none()
+        self._resampler = library_or_none()
         # All at once, then wait for each.
         started = [DecoderProcess(options, self._resampler) for _ in range(processes)]
         for decoder in started:

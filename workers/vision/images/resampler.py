@@ -7,23 +7,20 @@ none or a byte differs.
 
 import ctypes
 import logging
-import os
-import platform
+import random
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from workers.vision.compiler import X86_64_V3, CompilerUnavailable, compile_library, processor_flags
+from workers.vision.compiler import X86_64_V3, CompilerUnavailable, compiled_library
 
 SOURCE = Path(__file__).with_name("resample.c")
 #: Compiled into the container images, which have no compiler; there is none beside a checkout.
 PREBUILT = SOURCE.with_suffix(".so")
-CPU_INFO = Path("/proc/cpuinfo")
-FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off")
 #: (width, height), (columns, rows) and side of the tiles that are compared with Pillow's: smaller, larger, equal in one
 #: direction, and a height that shrinks so much that Pillow begins with the columns.
 CHECKS = (
@@ -42,38 +39,15 @@ class ResamplerDiffers(Exception):
 
 
 @cache
-def compiled_library() -> int:
+def library() -> int:
     """Return the descriptor of the library, one for the life of this process. Raises `CompilerUnavailable`."""
+    return compiled_library((SOURCE,), FLAGS, ((PREBUILT, X86_64_V3),))
+
+
+def library_or_none() -> int | None:
+    """Return `library`, or None where it can't be compiled; the log says why."""
     try:
-        library = _compiled()
-    except CompilerUnavailable:
-        if not (PREBUILT.exists() and _runs_x86_64_v3()):
-            raise
-        library = PREBUILT.read_bytes()
-    descriptor = os.memfd_create("tileq-resample")  # a temporary folder may forbid execution
-    with os.fdopen(descriptor, "wb", closefd=False) as memory:
-        memory.write(library)
-    return descriptor
-
-
-def _compiled() -> bytes:
-    with TemporaryDirectory(prefix="tileq-kernels-") as folder:
-        library = Path(folder) / "resample.so"
-        compile_library(SOURCE, FLAGS, library)
-        return library.read_bytes()
-
-
-def _runs_x86_64_v3() -> bool:
-    """Whether this processor has all of x86-64-v3, or is of another family, for which no more than its base is used."""
-    if platform.machine() != "x86_64":
-        return True
-    return processor_flags(CPU_INFO) >= X86_64_V3
-
-
-def compiled_or_none() -> int | None:
-    """Return `compiled_library`, or None where it can't be compiled; the log says why."""
-    try:
-        return compiled_library()
+        return library()
     except CompilerUnavailable as error:
         logger.warning("resample.c can't be compiled: %s", error)
         return None
@@ -99,9 +73,9 @@ class Resampler:
             raise MemoryError
 
     def _compare_with_pillow(self) -> None:
-        random = np.random.default_rng(0)
+        noise = random.Random(0)  # numpy.random would be 6 MB of memory more
         for (width, height), grid, side in CHECKS:
-            pixels = random.integers(0, 256, (height, width, 3), np.uint8)
+            pixels = np.frombuffer(noise.randbytes(height * width * 3), np.uint8).reshape(height, width, 3)
             found, expected = (np.empty((grid[0] * grid[1], side, side, 3), np.uint8) for _ in range(2))
             self.resize(pixels, grid, found)
             resize_with_pillow(Image.fromarray(pixels), grid, expected)

@@ -1,7 +1,7 @@
 """Causal attention of packed rows over paged keys and values.
 
 Segments of several rows, the prompts, are computed one by one. Those of one row, the running answers, are computed at
-once where there is a way: the kernel of `small_batch.c` on a CPU, padding to the longest on a GPU, where a call costs
+once where there is a way: the kernel of `attention.c` on a CPU, padding to the longest on a GPU, where a call costs
 more than that. On a CPU without the kernel padding would cost more than the calls.
 """
 
@@ -16,10 +16,18 @@ from workers.vision.model.packed_batch import DecodeTables, PackedBatch, Segment
 
 #: Takes (B, heads, head) queries, pools of keys and values, and whose they are; gives (B, heads, head).
 AttendRows = Callable[[Tensor, Tensor, Tensor, DecodeTables], Tensor]
+#: Takes the (rows, heads, head) queries of a segment, and the pools; gives (rows, heads, head).
+AttendPrompt = Callable[[Tensor, Tensor, Tensor, Segment], Tensor]
 
 
 def attend(
-    queries: Tensor, batch: PackedBatch, pages: KVPages, layer: int, attend_rows: AttendRows | None = None
+    queries: Tensor,
+    batch: PackedBatch,
+    pages: KVPages,
+    layer: int,
+    attend_rows: AttendRows | None = None,
+    *,
+    attend_prompt: AttendPrompt | None = None,
 ) -> Tensor:
     """(N, heads, head) queries to (N, heads, head) outputs; the rows' own keys and values are in `pages` already."""
     if attend_rows is None and (batch.tables or queries.device.type != "cpu"):
@@ -33,7 +41,10 @@ def attend(
         out[tables.rows] = attend_rows(queries[tables.rows], pages.keys[layer], pages.values[layer], tables)
     for segment in segments:
         rows = slice(segment.start, segment.start + segment.rows)
-        out[rows] = _attend(queries[rows], *pages.read(layer, segment), segment)
+        if attend_prompt:
+            out[rows] = attend_prompt(queries[rows], pages.keys[layer], pages.values[layer], segment)
+        else:
+            out[rows] = attend_segment(queries[rows], *pages.read(layer, segment), segment)
     return out
 
 
@@ -50,7 +61,7 @@ def attend_padded(queries: Tensor, keys: Tensor, values: Tensor, tables: DecodeT
     )
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
+def attend_segment(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
     """(rows, heads, head) over (context, kv_heads, head)."""
     keys, values = keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
     if segment.rows == 1:

@@ -1,121 +1,133 @@
-"""What a CPU decodes with: each kernel is held against torch, and timed, on this very machine first."""
+"""What a CPU computes with: each kernel is held against plain torch, and timed, on this very machine first."""
 
-import time
-from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.config import DecoderConfig, Quantised
-from workers.vision.model.attention import AttendRows, attend_padded
+from workers.vision.compiler import CompilerUnavailable
+from workers.vision.model.attention import attend_padded, attend_segment
+from workers.vision.model.cpu_library import HEAD_MULTIPLE, CpuLibrary, Format
 from workers.vision.model.decoder import PLAIN_KERNELS, DecoderKernels
-from workers.vision.model.linear import BLOCK, GROUP, CpuLinear, Int4Linear, Int8Linear, Linear, MakeLinear, PlainLinear
-from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables
-from workers.vision.model.small_batch import MIN_OUTPUTS, TILE_INPUTS, KernelsUnavailable, SmallBatchKernels
+from workers.vision.model.fast_path import FastPath, choose
+from workers.vision.model.kv_pages import by_page
+from workers.vision.model.linear import ALL_ROWS, LANES, MULTIPLES, Linear, MakeLinear, PackedLinear, PlainLinear
+from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables, Segment
+from workers.vision.model.rotary import KV, RotaryTable, Rotate, rotate_and_store
+from workers.vision.model.vision_encoder import attend_tile
 
-#: Rows for which the kernel may be faster: expanding a quantised weight pays off for more rows than reading one does.
-ROWS: dict[Quantised | None, tuple[int, ...]] = {None: (1, 4, 8, 16), "int8": (1, 8, 16, 32), "int4": (1, 8, 16, 32)}
-SHAPE = (4096, 2048)
-WEIGHT_COPIES = 4  # of the weight, together larger than a core's cache, as a model is
-REPETITIONS = 6  # both sides in turn, the best of each: what else runs on the machine must not decide
-RELATIVE_TOLERANCE = 0.02  # of the largest output: bfloat16 sums in another order differ by half of that at most
-MIN_SPEEDUP = 0.9  # times as fast as torch: below it the kernel is not used; nearer to 1 a busy machine would decide
-
-Make = Callable[[Tensor, Tensor | None, SmallBatchKernels, int], Linear]
-KINDS: dict[Quantised | None, Make] = {None: CpuLinear, "int8": Int8Linear, "int4": Int4Linear}
+FORMATS: dict[Quantised | None, Format] = {None: Format.BF16, "int8": Format.INT8, "int4": Format.INT4}
+ROWS = (1, 16, 256)  # for which a linear layer is compared: an answer, several, a prompt
+#: Of the largest output: the kernels of quantised weights quantise their inputs too, the twin does not.
+TOLERANCES = {Format.BF16: 0.02, Format.INT8: 0.04, Format.INT4: 0.04}
+SHAPE = (8192, 2048)  # of its weight, as large as the caches of most processors
 
 
 def cpu_kernels(
     config: DecoderConfig, dtype: torch.dtype, quantised: Quantised | None, report: Report
 ) -> DecoderKernels:
-    """What a decoder computes with. What was measured, or why a kernel is left out, is reported."""
+    """What a model computes with. What was measured, or why a kernel is left out, is reported."""
     if dtype != torch.bfloat16 and not quantised:
         return PLAIN_KERNELS
     try:
-        kernels: SmallBatchKernels | None = SmallBatchKernels()
-    except KernelsUnavailable as error:
-        report(f"decoding: torch's own kernels, because small_batch.c can't be compiled: {error}")
-        kernels = None
-    layers = _measured(kernels, quantised, report)
+        library = CpuLibrary()
+    except (CompilerUnavailable, OSError) as error:
+        path = FastPath("kernels", "missing", f"plain torch takes their place: {error}")
+        report(str(path))
+        return DecoderKernels(_maker(FORMATS[quantised], None, 0), paths=(path,))
+    make_linear, paths = _linear(library, FORMATS[quantised], report)
     if dtype != torch.bfloat16:
-        return DecoderKernels(layers)
-    head = _measured(kernels, None, report) if quantised else layers
-    return DecoderKernels(layers, head, checked_attention(kernels, config, report) if kernels else None)
+        return DecoderKernels(make_linear, paths=paths)
+    encoder_linear, more = _linear(library, Format.BF16, report) if quantised else (make_linear, ())
+    head = _linear(library, Format.INT8, report)[0] if quantised == "int4" else make_linear
+    return _with_attention(
+        library, config, DecoderKernels(make_linear, head, encoder_linear, paths=paths + more), report
+    )
 
 
-def checked_attention(kernels: SmallBatchKernels, config: DecoderConfig, report: Report) -> AttendRows | None:
-    """The kernel's attention if it can compute heads of this width and does it right."""
-    if config.head % TILE_INPUTS:
-        report(f"attention: torch's own, because heads of {config.head} are no multiple of {TILE_INPUTS}")
-        return None
+def _linear(library: CpuLibrary, form: Format, report: Report) -> tuple[MakeLinear, tuple[FastPath, ...]]:
+    """Packed layers for as many rows as they are right and not slower for; bfloat16 ones for all rows or none."""
     random = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=random).to(torch.bfloat16)
-
-    queries = draw(2, config.heads, config.head)
-    keys, values = (draw(8 * PAGE_TOKENS, config.kv_heads, config.head) for _ in "kv")
-    tables = DecodeTables(torch.arange(2), torch.tensor([[5, 2, 7], [1, 0, 0]]), torch.tensor([40, 9]))
-    found, expected = (attend(queries, keys, values, tables).float() for attend in (kernels.attend_rows, attend_padded))
-    if (found - expected).abs().max() > RELATIVE_TOLERANCE * expected.abs().max():
-        report("attention: torch's own, because small_batch.c computes something else here")
-        return None
-    return kernels.attend_rows
-
-
-def _measured(kernels: SmallBatchKernels | None, quantised: Quantised | None, report: Report) -> MakeLinear:
-    if kernels is None:
-        return _maker(quantised, None, 0)
-    most_rows, speedup = measure(kernels, quantised)
-    name = f"{quantised or 'bfloat16'} linear layers"
-    report(f"{name}: small_batch.c for up to {most_rows} rows, {speedup:.1f}x as fast as torch for one")
-    return _maker(quantised, kernels, most_rows)
-
-
-def measure(kernels: SmallBatchKernels, quantised: Quantised | None) -> tuple[int, float]:
-    """Up to how many rows the kernel is right and faster than torch with the same weights, and how much for one."""
-    random = torch.Generator().manual_seed(0)
-    weight = torch.randn(*SHAPE, generator=random).mul_(0.02).to(torch.bfloat16)
-    make = KINDS[quantised]
-    weights = [weight.clone() for _ in range(WEIGHT_COPIES)]
-    fast = [make(weight, None, kernels, max(ROWS[quantised])) for weight in weights]
-    slow = [make(weight, None, kernels, 0) for weight in weights]
-    most_rows, speedup = 0, 0.0
-    for rows in ROWS[quantised]:
-        x = torch.randn(rows, SHAPE[1], generator=random).to(torch.bfloat16)
-        expected = slow[0](x).float()
-        if (fast[0](x).float() - expected).abs().max() > RELATIVE_TOLERANCE * expected.abs().max():
+    outputs, inputs = SHAPE
+    weight = _drawn(random, *SHAPE).mul_(0.02)
+    packed = PackedLinear(weight, None, form, library, gated=True)
+    twin: Linear = PlainLinear(weight, None, gated=True) if form is Format.BF16 else packed.twin
+    paths, most_rows = [], 0
+    for rows in ROWS:
+        arguments = _drawn(random, rows, inputs), _drawn(random, inputs), 1e-5, _drawn(random, rows, outputs // 2)
+        name = f"{form.name.lower()} linear layers, {rows} rows"
+        _, path = choose(name, lambda: packed, twin, arguments, report, tolerance=TOLERANCES[form])
+        paths.append(path)
+        if path.state != "used":
             break
-        faster = _faster(fast, slow, x)
-        speedup = speedup or faster
-        if faster < MIN_SPEEDUP:
-            break
-        most_rows = rows
-    return most_rows, speedup
+        most_rows = rows if rows < ROWS[-1] else ALL_ROWS
+    return _maker(form, library, most_rows), tuple(paths)
 
 
-def _maker(quantised: Quantised | None, kernels: SmallBatchKernels | None, most_rows: int) -> MakeLinear:
-    def make(weight: Tensor, bias: Tensor | None) -> Linear:
-        rows, columns = weight.shape
-        fits = rows >= MIN_OUTPUTS and columns % TILE_INPUTS == 0
-        usable = kernels if fits else None
-        if quantised == "int8":
-            return Int8Linear(weight, bias, usable if columns % GROUP == 0 else None, most_rows)
-        if quantised == "int4" and columns % BLOCK == 0:
-            return Int4Linear(weight, bias, usable, most_rows)
-        return CpuLinear(weight, bias, usable, most_rows) if usable and most_rows else PlainLinear(weight, bias)
+def _maker(form: Format, library: CpuLibrary | None, most_rows: int) -> MakeLinear:
+    def make(weight: Tensor, bias: Tensor | None, *, gated: bool = False) -> Linear:
+        fits = weight.shape[1] % MULTIPLES[form] == 0 and not (gated and len(weight) % (2 * LANES))
+        usable = fits and (form is not Format.BF16 or most_rows == ALL_ROWS)
+        if not usable:
+            return PlainLinear(weight, bias, gated)
+        return PackedLinear(weight, bias, form, library, gated=gated, most_rows=most_rows)
 
     return make
 
 
-def _faster(fast: Sequence[Linear], slow: Sequence[Linear], x: Tensor) -> float:
-    """How many times as fast the first layers are as the second."""
-    best = [float("inf"), float("inf")]
-    for _ in range(REPETITIONS):
-        for side, layers in enumerate((fast, slow)):
-            began = time.perf_counter()
-            for layer in layers:
-                layer(x)
-            best[side] = min(best[side], time.perf_counter() - began)
-    return best[1] / best[0]
+def _with_attention(
+    library: CpuLibrary, config: DecoderConfig, kernels: DecoderKernels, report: Report
+) -> DecoderKernels:
+    """`kernels` with those of attention that are right and not slower."""
+    if config.head % HEAD_MULTIPLE:
+        path = FastPath("attention", "missing", f"heads of {config.head} are no multiple of {HEAD_MULTIPLE}")
+        report(str(path))
+        return replace(kernels, paths=(*kernels.paths, path))
+    random = torch.Generator().manual_seed(0)
+    heads, kv_heads = config.heads, config.kv_heads
+    queries, qkv = _drawn(random, 64, heads, config.head), _drawn(random, 8, heads + 2 * kv_heads, config.head)
+    keys, values = (_drawn(random, 32 * PAGE_TOKENS, kv_heads, config.head) for _ in "kv")
+    angles = RotaryTable(*(_drawn(random, 8, 1, config.head // 2) for _ in "cs"))
+    pages = torch.randperm(32, generator=random)
+    tables = DecodeTables(torch.arange(2), torch.stack((pages[:20], pages[10:30])), torch.tensor([300, 40]))
+    segment = Segment(0, 64, 300, tuple(pages.tolist()[:19]))
+    tile = _drawn(random, 300, 3 * heads, config.head).chunk(3, dim=1)
+    compare = partial(choose, report=report)
+    turn = partial(_stored, library.rotate_and_store)
+    kv = keys, values, torch.arange(8)
+    _, rotated = compare("rotary embedding", lambda: turn, partial(_stored, rotate_and_store), (qkv, angles, kv))
+    asked = queries[:2], keys, values, tables
+    _, answers = compare("attention of answers", lambda: library.attend_rows, attend_padded, asked)
+    prompt = queries, keys, values, segment
+    _, prompts = compare("attention of prompts", lambda: library.attend_prompt, _by_page, prompt)
+    _, tiles = compare("attention of tiles", lambda: library.attend_all, attend_tile, tile)
+    return replace(
+        kernels,
+        rotate=library.rotate_and_store if rotated.state == "used" else rotate_and_store,
+        attend_rows=library.attend_rows if answers.state == "used" else None,
+        attend_prompt=library.attend_prompt if prompts.state == "used" else None,
+        attend_tile=library.attend_all if tiles.state == "used" else None,
+        paths=(*kernels.paths, rotated, answers, prompts, tiles),
+    )
+
+
+def _stored(rotate: Rotate, qkv: Tensor, angles: RotaryTable, kv: KV) -> Tensor:
+    """The queries, and what was stored."""
+    queries = rotate(qkv.clone(), angles, None, 0.0, kv)
+    keys, values, slots = kv
+    return torch.cat((queries, keys[slots], values[slots]), dim=1)
+
+
+def _by_page(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
+    """`AttendPrompt` in plain torch."""
+    found_keys, found_values = (
+        by_page(pool)[segment.table(pool.device)].flatten(0, 1)[: segment.context] for pool in (keys, values)
+    )
+    return attend_segment(queries, found_keys, found_values, segment)
+
+
+def _drawn(random: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=random).to(torch.bfloat16)

@@ -13,22 +13,27 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.vision.checkpoint.config import DecoderConfig
-from workers.vision.model.attention import AttendRows, attend, attend_padded
+from workers.vision.model.attention import AttendPrompt, AttendRows, attend, attend_padded
 from workers.vision.model.fast_path import FastPath
 from workers.vision.model.kv_pages import KVPages
 from workers.vision.model.linear import Linear, MakeLinear, PlainLinear
-from workers.vision.model.norm import rms_norm
 from workers.vision.model.packed_batch import PackedBatch
-from workers.vision.model.rotary import RotaryTable, rotary_table
+from workers.vision.model.rotary import HeadNorms, RotaryTable, Rotate, rotary_table, rotate_and_store
 
 
 @dataclass(frozen=True)
 class DecoderKernels:
-    """How the parts of a decoder are computed, where it is not as torch does."""
+    """How the parts of a model are computed, where it is not as torch does."""
 
     linear: MakeLinear = PlainLinear
-    head: MakeLinear = PlainLinear  #: the output layer, which is never quantised
+    head: MakeLinear = PlainLinear  #: the output layer
+    encoder_linear: MakeLinear = PlainLinear
+    rotate: Rotate = rotate_and_store
     attend_rows: AttendRows | None = None
+    attend_prompt: AttendPrompt | None = None
+    attend_tile: Callable[[Tensor, Tensor, Tensor], Tensor] | None = (
+        None  #: queries, keys, values (tokens, heads, head)
+    )
     paths: tuple[FastPath, ...] = ()  #: that were compared with plain torch on this device
 
 
@@ -42,8 +47,7 @@ class DecoderLayer:
     device: torch.device
     norm: Tensor
     qkv: Linear
-    q_norm: Tensor | None  #: (head,)
-    k_norm: Tensor | None
+    head_norms: HeadNorms | None
     out: Linear
     mlp_norm: Tensor
     gate_up: Linear
@@ -61,9 +65,10 @@ class Decoder:
         self.config = config
         self.layer_done: Callable[[], None] = lambda: None  # called after each layer
         self.paths = kernels.paths
-        self._attend_rows = kernels.attend_rows
+        self._rotate = kernels.rotate
+        self._attend_rows, self._attend_prompt = kernels.attend_rows, kernels.attend_prompt
         self.embedding = take("decoder.embedding.weight")
-        self.layers = [_layer(index, weights, kernels.linear) for index in range(config.layers)]
+        self.layers = [_layer_weights(index, weights, kernels.linear) for index in range(config.layers)]
         self.norm = take("decoder.norm.weight")
         self.head = kernels.head(take("decoder.output.weight"), None)
         self._tables = {
@@ -89,13 +94,11 @@ class Decoder:
             if rotary is None or hidden.device != layer.device:
                 hidden, batch = hidden.to(layer.device), batch.to(layer.device)
                 rotary = self._tables[layer.device].at(batch.positions)
-            hidden = hidden + self._attention(
-                index, rms_norm(hidden, layer.norm, self.config.eps), batch, pages, rotary
-            )
-            hidden = hidden + _mlp(layer, rms_norm(hidden, layer.mlp_norm, self.config.eps))
+            hidden = self._layer(index, hidden, batch, pages, rotary)
             self.layer_done()
-        wanted = hidden if batch.wanted is None else hidden[batch.wanted]
-        return self.head(rms_norm(wanted, self.norm, self.config.eps))
+        if hidden.device.type != "cpu" and batch.wanted is not None:  # else the last layer has left out the other rows
+            hidden = hidden[batch.wanted]
+        return self.head(hidden, self.norm, self.config.eps)
 
     def _embed(self, batch: PackedBatch) -> Tensor:
         """(N, hidden), image features where they stand in place of ids."""
@@ -104,39 +107,36 @@ class Decoder:
             hidden[row : row + len(features)] = features.to(hidden)
         return hidden
 
-    def _attention(self, index: int, x: Tensor, batch: PackedBatch, pages: KVPages, rotary: RotaryTable) -> Tensor:
-        layer, config = self.layers[index], self.config
-        heads = layer.qkv(x).view(len(x), config.heads + 2 * config.kv_heads, config.head)
-        turned, values = heads[:, : -config.kv_heads], heads[:, -config.kv_heads :]
-        if layer.q_norm is not None and layer.k_norm is not None:
-            queries = rms_norm(turned[:, : config.heads], layer.q_norm, config.eps)
-            keys = rms_norm(turned[:, config.heads :], layer.k_norm, config.eps)
-            turned = torch.cat((queries, keys), dim=1)
-        turned = rotary.turn(turned)
-        pages.write(index, batch.slots, turned[:, config.heads :], values)
-        return layer.out(attend(turned[:, : config.heads], batch, pages, index, self._attend_rows).flatten(1))
+    def _layer(self, index: int, hidden: Tensor, batch: PackedBatch, pages: KVPages, rotary: RotaryTable) -> Tensor:
+        layer, eps = self.layers[index], self.config.eps
+        qkv = layer.qkv(hidden, layer.norm, eps).view(len(hidden), -1, self.config.head)
+        kv = pages.keys[index], pages.values[index], batch.slots
+        queries = self._rotate(qkv, rotary, layer.head_norms, eps, kv)
+        last = index == len(self.layers) - 1
+        if last and hidden.device.type == "cpu" and batch.wanted is not None:  # where finding rows costs no transfer
+            queries, hidden, batch = queries[batch.wanted], hidden[batch.wanted], batch.wanted_rows
+        if not len(hidden):
+            return hidden
+        attended = attend(queries, batch, pages, index, self._attend_rows, attend_prompt=self._attend_prompt)
+        hidden = layer.out(attended.flatten(1), residual=hidden)
+        return layer.down(layer.gate_up(hidden, layer.mlp_norm, eps), residual=hidden)
 
 
-def _layer(index: int, weights: dict[str, Tensor], make_linear: MakeLinear) -> DecoderLayer:
+def _layer_weights(index: int, weights: dict[str, Tensor], make_linear: MakeLinear) -> DecoderLayer:
     at = f"decoder.layers.{index}"
 
-    def linear(name: str) -> Linear:
-        return make_linear(weights.pop(f"{at}.{name}.weight"), weights.pop(f"{at}.{name}.bias", None))
+    def linear(name: str, *, gated: bool = False) -> Linear:
+        return make_linear(weights.pop(f"{at}.{name}.weight"), weights.pop(f"{at}.{name}.bias", None), gated=gated)
 
+    q_norm, k_norm = (weights.pop(f"{at}.attention.{name}_norm.weight", None) for name in "qk")
     norm = weights.pop(f"{at}.attention_norm.weight")
     return DecoderLayer(
         device=norm.device,
         norm=norm,
         qkv=linear("attention.qkv"),
-        q_norm=weights.pop(f"{at}.attention.q_norm.weight", None),
-        k_norm=weights.pop(f"{at}.attention.k_norm.weight", None),
+        head_norms=None if q_norm is None or k_norm is None else (q_norm, k_norm),
         out=linear("attention.output"),
         mlp_norm=weights.pop(f"{at}.mlp_norm.weight"),
-        gate_up=linear("mlp.gate_up"),
+        gate_up=linear("mlp.gate_up", gated=True),
         down=linear("mlp.down"),
     )
-
-
-def _mlp(layer: DecoderLayer, x: Tensor) -> Tensor:
-    gate, up = layer.gate_up(x).chunk(2, dim=-1)
-    return layer.down(functional.silu(gate) * up)

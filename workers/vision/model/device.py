@@ -15,9 +15,9 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise CheckpointError(f"TILEQ_DEVICE is {name}, but torch {torch.__version__} finds no GPU here")
+        raise CheckpointError(f"the device is to be {name}, but torch {torch.__version__} finds no GPU here")
     if name.startswith("cuda:") and int(name.removeprefix("cuda:")) >= torch.cuda.device_count():
-        raise CheckpointError(f"TILEQ_DEVICE is {name}, but there are {torch.cuda.device_count()} GPUs")
+        raise CheckpointError(f"the device is to be {name}, but there are {torch.cuda.device_count()} GPUs")
     return name
 
 

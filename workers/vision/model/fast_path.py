@@ -19,8 +19,9 @@ STATES: tuple[State, ...] = ("used", "missing", "failed", "wrong", "slower")
 Way = Callable[..., Tensor]
 WAY = TypeVar("WAY")
 
-REPETITIONS, MAX_TIMING_S = 6, 1.0  # the best of so many timings, or of those that begin before the time is over
-CALLS = 10  # in a row for one timing
+REPETITIONS = 4  # both sides in turn, the best of each
+CALLS = 10  # in a row for one timing, as far as they fit into the time of a round
+MAX_ROUND_S = 0.01
 MIN_SPEEDUP = 0.9  # below it the twin is used; nearer to 1 the noise of a timing would decide
 #: Largest difference as a part of the largest output: sums in another order differ by less.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
@@ -47,32 +48,36 @@ def choose(  # noqa: PLR0917 - a name, two ways and how to compare them
     arguments: Sequence[object],
     report: Report,
     calling: Callable[[WAY], Way] = lambda way: cast(Way, way),
+    *,
+    tolerance: float | None = None,
 ) -> tuple[WAY, FastPath]:
     """Take what `fast` loads if it is right and not slower than `twin` on `arguments`, else `twin`. Raises nothing.
 
-    `calling` makes of either what is called with the arguments; without it, they are called themselves.
+    `calling` makes of either what is called with the arguments; without it, they are called themselves. `tolerance`
+    takes the place of that of the dtype.
     """
     try:
         loaded = fast()
     except (ImportError, OSError, RuntimeError) as error:
         found = FastPath(name, "missing", f"plain torch takes its place, because it can't be loaded: {error!r}")
     else:
-        found = _compared(name, calling(loaded), calling(twin), arguments)
+        found = _compared(name, calling(loaded), calling(twin), arguments, tolerance)
     report(str(found))
     return (loaded if found.state == "used" else twin), found
 
 
-def _compared(name: str, fast: Way, twin: Way, arguments: Sequence[object]) -> FastPath:
+def _compared(name: str, fast: Way, twin: Way, arguments: Sequence[object], tolerance: float | None) -> FastPath:
     expected = twin(*arguments)
     try:
         found = fast(*arguments)
         deviation = deviation_of(found, expected)
-        speedup = _seconds(twin, arguments, expected.device) / _seconds(fast, arguments, expected.device)
+        rounds = [[_seconds(way, arguments, expected.device) for way in (twin, fast)] for _ in range(REPETITIONS)]
+        speedup = min(slow for slow, _ in rounds) / min(quick for _, quick in rounds)
     except Exception as error:  # whatever a compiler or driver raises: the worker serves without the path
         return FastPath(name, "failed", f"plain torch takes its place: {error!r}")
     detail = f"off by {deviation:.1e} of the largest output, {speedup:.2f}x as fast as plain torch"
     state: State = "used"
-    if not deviation <= TOLERANCES[expected.dtype]:  # NaN is wrong too
+    if not deviation <= (tolerance or TOLERANCES[expected.dtype]):  # NaN is wrong too
         state = "wrong"
     elif speedup < MIN_SPEEDUP:
         state = "slower"
@@ -88,18 +93,17 @@ def deviation_of(found: Tensor, expected: Tensor) -> float:
 
 
 def _seconds(way: Way, arguments: Sequence[object], device: torch.device) -> float:
-    """Of one call, the best of several rounds; the first round warms up."""
-    best, first = float("inf"), time.perf_counter()
-    for repetition in range(REPETITIONS):
+    """Of one call, from several in a row, fewer if they take long; one before them warms up."""
+    calls = CALLS
+    for take in ("warm up", "measure"):
         _synchronise(device)
         began = time.perf_counter()
-        if repetition > 1 and began - first > MAX_TIMING_S:
-            break
-        for _ in range(CALLS):
+        for _ in range(calls if take == "measure" else 1):
             way(*arguments)
         _synchronise(device)
-        best = min(best, (time.perf_counter() - began) / CALLS)
-    return best
+        seconds = time.perf_counter() - began
+        calls = max(1, min(CALLS, int(MAX_ROUND_S / max(seconds, 1e-9)))) if take == "warm up" else calls
+    return seconds / calls
 
 
 def _synchronise(device: torch.device) -> None:

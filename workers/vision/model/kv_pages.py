@@ -21,11 +21,6 @@ class KVPages:
         self.keys = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
         self.values = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
 
-    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store (N, kv_heads, head) at `slots` (N,)."""
-        self.keys[layer].index_copy_(0, slots, keys)
-        self.values[layer].index_copy_(0, slots, values)
-
     def read(self, layer: int, segment: Segment) -> tuple[Tensor, Tensor]:
         """Keys and values of a segment's whole context, each (context, kv_heads, head).
 

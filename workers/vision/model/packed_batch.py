@@ -90,6 +90,16 @@ class PackedBatch:
         return PAGE_TOKENS * len(self.decodes) * max(len(segment.pages) for segment in self.decodes)
 
     @cached_property
+    def wanted_rows(self) -> "PackedBatch":
+        """What is left for attention where only the wanted rows go on."""
+        segments = []
+        for at, row in enumerate([] if self.wanted is None else self.wanted.tolist()):
+            segment = next(one for one in self.segments if one.start <= row < one.start + one.rows)
+            context = segment.context - (segment.start + segment.rows - 1 - row)
+            segments.append(Segment(at, 1, context, segment.pages[: -(-context // PAGE_TOKENS)]))
+        return replace(self, segments=tuple(segments))
+
+    @cached_property
     def decode_tables(self) -> DecodeTables:
         """The tables of `decodes`."""
         if self.tables:

@@ -14,9 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.vision.checkpoint.config import Config, VisionConfig
+from workers.vision.model.cpu_library import HEAD_MULTIPLE
 from workers.vision.model.linear import Linear, MakeLinear
 from workers.vision.model.norm import rms_norm
 from workers.vision.model.pixels import normalise
+
+#: Takes queries, keys and values of a tile, each (tokens, heads, head), and gives the same.
+AttendTile = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 PROJECTOR_EPS = 1e-5  # nn.LayerNorm's default, which mlp1 is built with
 
@@ -55,10 +59,12 @@ class EncoderLayer:
 class VisionEncoder:
     """See the module."""
 
-    def __init__(self, config: Config, weights: dict[str, Tensor], make_linear: MakeLinear) -> None:
+    def __init__(
+        self, config: Config, weights: dict[str, Tensor], make_linear: MakeLinear, attend_tile: AttendTile | None = None
+    ) -> None:
         """Take the encoder's and the projector's entries out of `weights` (names of `fused.py`)."""
         take = weights.pop
-        self._config = config
+        self._config, self._attend_tile = config, attend_tile
         self.side = config.vision.image  #: of a tile, pixels
         self.layer_done: Callable[[], None] = lambda: None  # called after each layer
         self._class_token = take("vision.embeddings.class_token")
@@ -101,9 +107,11 @@ class VisionEncoder:
         if layer.q_norm and layer.k_norm:
             queries, keys = layer.q_norm(queries), layer.k_norm(keys)
         shape = (*x.shape[:-1], self._config.vision.heads, -1)
-        queries, keys, values = (part.reshape(shape).transpose(1, 2) for part in (queries, keys, values))
-        attended = functional.scaled_dot_product_attention(queries, keys, values)
-        return layer.out(attended.transpose(1, 2).flatten(2))
+        queries, keys, values = (part.view(shape) for part in (queries, keys, values))
+        if self._attend_tile and not (queries.shape[-1] % HEAD_MULTIPLE or keys.stride(1) != values.stride(1)):
+            tiles = zip(queries, keys, values, strict=True)
+            return layer.out(torch.stack([self._attend_tile(*tile) for tile in tiles]).flatten(2))
+        return layer.out(attend_tile(queries, keys, values).flatten(2))
 
     def _shuffle(self, patches: Tensor) -> Tensor:
         """(T, patches, C) to (T, patches / 4, 4C): each token is four neighbours, (row, column) parity outermost.
@@ -114,6 +122,12 @@ class VisionEncoder:
         grid = patches.view(len(patches), side, 2, side, 2, -1)  # (T, row, parity, column, parity, C)
         order = (0, 3, 1, 2, 4, 5) if self._config.transposed else (0, 1, 3, 2, 4, 5)
         return grid.permute(*order).reshape(len(patches), side * side, -1)
+
+
+def attend_tile(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """`AttendTile` in plain torch, also for several tiles at once."""
+    queries, keys, values = (part.transpose(-3, -2) for part in (queries, keys, values))
+    return functional.scaled_dot_product_attention(queries, keys, values).transpose(-3, -2)
 
 
 def _layer(config: VisionConfig, index: int, weights: dict[str, Tensor], make_linear: MakeLinear) -> EncoderLayer:

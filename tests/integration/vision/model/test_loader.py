@@ -40,7 +40,7 @@ def test_pinned_files_load_and_others_do_not(folder: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_not_replaced_by_a_cpu(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="TILEQ_DEVICE is cuda"):
+    with pytest.raises(CheckpointError, match="to be cuda"):
         load(open_checkpoint(folder), LoadOptions("cuda"), lambda _: None)
 
 

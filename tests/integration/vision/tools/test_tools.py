@@ -1,6 +1,7 @@
-"""`inspect` and `render` as they are run, in processes of their own."""
+"""`inspect`, `render` and `bench` as they are run, in processes of their own."""
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,30 @@ def test_render_says_what_is_wrong(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "absent.png" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_bench_measures_both_engines_on_a_cpu_in_seconds() -> None:
+    done = run("bench", "--device", "cpu", "--small", "--dtype", "float32", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["machine"]["device"].startswith("CPU, ")
+    assert found["machine"]["model"] == "random weights, toy shapes"
+    names = [figure["name"] for figure in found["figures"]]
+    for name in ("3 jobs of 1 tile, 4 tokens each", "one job of 2 tiles, decoding", "latency beside it, of 2 tiles"):
+        assert name in names
+    assert all(figure["value"] > 0 and figure["met"] is None for figure in found["figures"])
+
+
+def test_bench_measures_a_checkpoint_and_prints_a_table(folder: Path) -> None:
+    done = run("bench", "--device", "cpu", "--small", "--model", str(folder), "--baseline-jobs", "0", "--tiles", "1")
+    assert done.returncode == 0, done.stderr
+    assert "3 jobs of 1 tile, 4 tokens each" in done.stdout
+    assert str(folder) in done.stdout
+
+
+def test_bench_says_in_one_line_that_there_is_no_gpu() -> None:
+    done = run("bench", "--device", "cuda:99")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "the device is to be cuda:99" in line
+    assert not done.stdout

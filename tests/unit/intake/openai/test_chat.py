@@ -11,6 +11,7 @@ from tests.unit.intake.app_fixture import App, once_waiting, running_app
 from tests.unit.intake.image_files import picture
 from tests.unit.intake.openai.test_responses import again, answer, data_uri, request_of
 from tests.unit.intake.test_auth import make_key
+from tests.waiting import eventually
 
 HI: Any = [{"role": "user", "content": "Hi"}]
 
@@ -49,6 +50,15 @@ def test_a_stream_ends_with_its_reason_and_usage(intake: App, sdk: OpenAI) -> No
     assert "".join(one.choices[0].delta.content or "" for one in found if one.choices) == "A sign."
     assert found[-2].choices[0].finish_reason == "stop"
     assert found[-1].usage is not None
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_failure_that_is_not_to_be_stored_is_gone_too(intake: App, sdk: OpenAI, stream: bool) -> None:
+    worker = once_waiting(intake, lambda: intake.fail(intake.claim()))
+    with pytest.raises(openai.APIError):
+        list(sdk.chat.completions.create(model="tileq-demo", messages=HI, stream=stream, store=False))
+    worker.join()
+    eventually(lambda: intake.http.get("/v1/jobs").json()["data"] == [])
 
 
 def test_a_stream_whose_job_fails_raises_the_sdks_error(intake: App, sdk: OpenAI) -> None:

@@ -12,6 +12,7 @@ from shared.request_archive import read_manifest
 from shared.webhooks.events import RESPONSE_ENDS
 from tests.unit.intake.app_fixture import App, once_waiting, problem, running_app
 from tests.unit.intake.image_files import picture
+from tests.waiting import eventually
 
 QUESTION = "What does it say?"
 
@@ -141,6 +142,13 @@ class TestCreate:
         assert response.output_text == "A sign."
         with pytest.raises(openai.NotFoundError):
             sdk.responses.retrieve(response.id)
+
+    def test_what_is_not_to_be_stored_is_gone_with_its_stream(self, intake: App, sdk: OpenAI) -> None:
+        worker = once_waiting(intake, lambda: answer(intake, "A ", "sign."))
+        events = list(sdk.responses.create(input="Hi", stream=True, store=False))
+        worker.join()
+        assert events[-1].type == "response.completed"
+        eventually(lambda: intake.http.get("/v1/jobs").json()["data"] == [])
 
     def test_a_repetition_with_its_idempotency_key_is_the_same_response(self, intake: App, sdk: OpenAI) -> None:
         ids = {

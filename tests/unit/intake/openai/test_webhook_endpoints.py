@@ -109,7 +109,7 @@ def test_a_test_tells_what_the_endpoint_answered(intake: App, sdk: OpenAI) -> No
 
 
 def test_a_test_without_an_answer_is_an_error(sdk: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.intake.openai.webhook_endpoints.TEST_WAIT_S", 0.05)
+    monkeypatch.setattr("services.intake.webhook_tests.TEST_WAIT_S", 0.05)
     with pytest.raises(openai.BadRequestError) as caught:
         sdk.webhooks.test(create(sdk).id, event_type="response.failed")
     assert caught.value.code == "webhook_unreachable"

@@ -124,7 +124,7 @@ class TestTesting:
         assert intake.hints.sent == [("deliveries", body["msg"])]
 
     def test_or_that_it_takes_longer(self, intake: App, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("services.intake.routes.webhooks.TEST_WAIT_S", 0.1)
+        monkeypatch.setattr("services.intake.webhook_tests.TEST_WAIT_S", 0.1)
         body = intake.http.post("/v1/webhooks/test", json={"url": HOOK["url"]}).json()
         assert (body["state"], body["status"], body["error"]) == ("pending", None, None)
 

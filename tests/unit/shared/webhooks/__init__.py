@@ -1,1 +1,1 @@
-"""Tests of webhook signing and of the SSRF protection."""
+"""Tests of what webhooks are signed with and where they may go."""

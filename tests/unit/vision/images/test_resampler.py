@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from workers.vision import compiler
 from workers.vision.compiler import X86_64_V3, CompilerUnavailable, compile_library
 from workers.vision.images import resampler
 from workers.vision.images.decode import plan_tiles, write_tiles
@@ -19,8 +20,8 @@ from workers.vision.images.resampler import (
     FLAGS,
     SOURCE,
     Resampler,
-    compiled_library,
-    compiled_or_none,
+    library,
+    library_or_none,
     resize_with_pillow,
 )
 
@@ -31,9 +32,9 @@ SIDES = st.sampled_from((28, 50, 56))
 
 @pytest.fixture
 def no_library() -> Iterator[None]:
-    compiled_library.cache_clear()
+    library.cache_clear()
     yield
-    compiled_library.cache_clear()
+    library.cache_clear()
 
 
 @needs_compiler
@@ -48,7 +49,7 @@ def test_tiles_of_any_size_are_pillows_bytes(size: Size, grid: Size, side: int, 
     width, height = size
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     found, expected = (np.empty((grid[0] * grid[1], side, side, 3), np.uint8) for _ in range(2))
-    Resampler(compiled_library()).resize(pixels, grid, found)
+    Resampler(library()).resize(pixels, grid, found)
     resize_with_pillow(Image.fromarray(pixels), grid, expected)
     assert (found == expected).all()
 
@@ -60,8 +61,7 @@ def test_grid_and_thumbnail_are_the_same_with_and_without_it(size: tuple[int, in
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     plan = plan_tiles(Image.fromarray(pixels), 12, thumbnail, 56)
     fast, slow = (
-        write_tiles(plan, 56, lambda count: memoryview(bytearray(count)), one)
-        for one in (Resampler(compiled_library()), None)
+        write_tiles(plan, 56, lambda count: memoryview(bytearray(count)), one) for one in (Resampler(library()), None)
     )
     assert len(fast) == plan.tiles
     assert (fast == slow).all()
@@ -74,7 +74,7 @@ def test_a_library_that_differs_from_pillow_is_not_used(monkeypatch: pytest.Monk
         tiles[0, 0, 0, 0] ^= 1
 
     monkeypatch.setattr(resampler, "resize_with_pillow", brighter)
-    found, problem = load_resampler(compiled_library())
+    found, problem = load_resampler(library())
     assert found is None
     assert "differ for 101x67" in problem
 
@@ -82,7 +82,7 @@ def test_a_library_that_differs_from_pillow_is_not_used(monkeypatch: pytest.Monk
 @needs_compiler
 def test_tiles_of_another_number_than_the_grid_has_are_refused() -> None:
     with pytest.raises(ValueError, match="must be contiguous, and 2 tiles, not 3"):
-        Resampler(compiled_library()).resize(np.zeros((9, 9, 3), np.uint8), (2, 1), np.zeros((3, 28, 28, 3), np.uint8))
+        Resampler(library()).resize(np.zeros((9, 9, 3), np.uint8), (2, 1), np.zeros((3, 28, 28, 3), np.uint8))
 
 
 @needs_compiler
@@ -91,16 +91,16 @@ def test_where_no_compiler_is_the_library_of_the_image_is_taken_if_the_processor
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     prebuilt, processor = tmp_path / "resample.so", tmp_path / "cpuinfo"
-    compile_library(SOURCE, FLAGS, prebuilt)
+    prebuilt.write_bytes(compile_library((SOURCE,), FLAGS))
     monkeypatch.setenv("CC", "/no/such/compiler")
     monkeypatch.setattr(resampler, "PREBUILT", prebuilt)
-    monkeypatch.setattr(resampler, "CPU_INFO", processor)
+    monkeypatch.setattr(compiler, "CPU_INFO", processor)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     processor.write_text("processor\t: 0\nflags\t\t: fpu avx sse4_2\nbugs\t: none\n")
     with pytest.raises(CompilerUnavailable):
-        compiled_library()
+        library()
     processor.write_text(f"processor\t: 0\nflags\t\t: fpu {' '.join(X86_64_V3)}\nbugs\t: none\n")
-    Resampler(compiled_library())
+    Resampler(library())
 
 
 @pytest.mark.usefixtures("no_library")
@@ -109,7 +109,7 @@ def test_without_a_compiler_there_is_none_and_the_log_says_why(
 ) -> None:
     monkeypatch.setenv("CC", "/no/such/compiler")
     with pytest.raises(CompilerUnavailable, match="/no/such/compiler"):
-        compiled_library()
-    assert compiled_or_none() is None
+        library()
+    assert library_or_none() is None
     assert "/no/such/compiler" in caplog.text
     assert load_resampler(None) == (None, "it was not compiled")

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tests.unit.vision.model.test_linear import portable
 from workers.vision.checkpoint.config import DecoderConfig
-from workers.vision.model import small_batch
-from workers.vision.model.attention import attend, attend_padded
-from workers.vision.model.cpu_kernels import checked_attention
+from workers.vision.model.attention import attend, attend_padded, attend_segment
+from workers.vision.model.cpu_kernels import cpu_kernels
+from workers.vision.model.cpu_library import CpuLibrary
 from workers.vision.model.kv_pages import KVPages
 from workers.vision.model.packed_batch import PAGE_TOKENS, PackedBatch, Segment
+from workers.vision.model.rotary import RotaryTable, rotate_and_store
+from workers.vision.model.vision_encoder import attend_tile
 
 CONFIG = DecoderConfig("llama", 32, 1, 8, 2, 64, 100, 1e-5, False, 1e4, 1.0, 4096)  # 8 heads of 4, 2 kv heads
 CPU = torch.device("cpu")
@@ -96,32 +99,89 @@ def test_what_lies_behind_a_context_changes_nothing() -> None:
     assert torch.equal(attend(asked, segments, pages, 0, attend_padded), before)
 
 
-@pytest.mark.parametrize("portable", [False, True])
-def test_the_kernel_computes_what_torch_does(portable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(2)).bfloat16()
+
+
+@pytest.fixture(scope="module", params=["of this machine", "portable"])
+def library(request: pytest.FixtureRequest) -> CpuLibrary:
     if not shutil.which("cc"):
         pytest.skip("no C compiler here")
-    if portable:
-        flags = [*(flag for flag in small_batch.FLAGS if not flag.startswith("-march")), "-mno-avx512f"]
-        monkeypatch.setattr(small_batch, "FLAGS", tuple(flags))
-    config = replace(CONFIG, hidden=512)  # 8 heads of 64
-    random = torch.Generator().manual_seed(2)
-    asked, keys, values = (
-        torch.randn(rows, heads, config.head, generator=random).bfloat16()
-        for rows, heads in ((3, 8), (40 * PAGE_TOKENS, 2), (40 * PAGE_TOKENS, 2))
-    )
+    return portable() if request.param == "portable" else CpuLibrary()
+
+
+def pools(heads: int, head: int) -> tuple[Tensor, Tensor]:
+    return drawn(40 * PAGE_TOKENS, heads, head), drawn(40 * PAGE_TOKENS, heads, head).flip(0)
+
+
+@pytest.mark.parametrize("head", [32, 64, 128])
+def test_the_kernel_of_answers_computes_what_torch_does(library: CpuLibrary, head: int) -> None:
+    asked, (keys, values) = drawn(3, 12, head)[:, :8], pools(2, head)  # rows that do not follow one another
     tables = alone().decode_tables
-    found = small_batch.SmallBatchKernels().attend_rows(asked, keys, values, tables)
+    found = library.attend_rows(asked, keys, values, tables)
     assert torch.allclose(found.float(), attend_padded(asked, keys, values, tables).float(), atol=0.02)
+
+
+@pytest.mark.parametrize("head", [32, 64, 128])
+@pytest.mark.parametrize(("rows", "context"), [(20, 20), (7, 50), (200, 300), (2, 129)])
+def test_the_kernel_of_prompts_computes_what_torch_does(
+    library: CpuLibrary, head: int, rows: int, context: int
+) -> None:
+    """What lies behind the context is NaN, left by a request that broke."""
+    pages = torch.randperm(40, generator=torch.Generator().manual_seed(3)).tolist()[: -(-context // PAGE_TOKENS)]
+    segment, (keys, values) = Segment(0, rows, context, tuple(pages)), pools(2, head)
+    slots = (torch.tensor(pages).unsqueeze(1) * PAGE_TOKENS + torch.arange(PAGE_TOKENS)).flatten()[:context]
+    for pool in (keys, values):
+        behind = torch.ones(len(pool), dtype=torch.bool).index_fill_(0, slots, False)
+        pool[behind] = torch.nan
+    asked = drawn(rows, 12, head)[:, :8]
+    expected = attend_segment(asked.float(), keys[slots].float(), values[slots].float(), segment)
+    found = library.attend_prompt(asked, keys, values, segment)
+    assert torch.allclose(found.float(), expected, atol=0.03)
+
+
+def test_the_kernel_of_tiles_computes_what_torch_does(library: CpuLibrary) -> None:
+    tile = drawn(77, 12, 64).chunk(3, dim=1)
+    assert torch.allclose(library.attend_all(*tile).float(), attend_tile(*tile).float(), atol=0.02)
+
+
+def test_a_broken_score_reaches_its_own_row_only(library: CpuLibrary) -> None:
+    asked, (keys, values) = drawn(20, 8, 64), pools(2, 64)
+    asked[3] = torch.nan
+    found = library.attend_prompt(asked, keys, values, Segment(0, 20, 20, (3, 4)))
+    assert not found[3].isfinite().any()
+    assert found[[0, 1, 2, 4, 19]].isfinite().all()
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_the_kernel_turns_and_stores_what_torch_does(library: CpuLibrary, normed: bool) -> None:
+    qkv, slots = drawn(9, 8 + 2 * 2, 64), torch.randperm(640, generator=torch.Generator().manual_seed(1))[:9]
+    rotary = RotaryTable(drawn(9, 1, 32), drawn(9, 1, 32).flip(0))
+    norms = (drawn(64), drawn(64).flip(0)) if normed else None
+    fast, slow = pools(2, 64), pools(2, 64)
+    found = library.rotate_and_store(qkv.clone(), rotary, norms, 1e-5, (*fast, slots))
+    expected = rotate_and_store(qkv, rotary, norms, 1e-5, (*slow, slots))
+    for one, other in ((found, expected), *zip(fast, slow, strict=True)):
+        assert torch.allclose(one.float(), other.float(), atol=0.03, rtol=0.02)
 
 
 def test_an_attention_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     if not shutil.which("cc"):
         pytest.skip("no C compiler here")
-    kernels, said = small_batch.SmallBatchKernels(), list[str]()
-    config = replace(CONFIG, hidden=512)
-    assert checked_attention(kernels, config, said.append) is not None
-    assert checked_attention(kernels, replace(CONFIG, hidden=128), said.append) is None  # heads of 16
-    monkeypatch.setattr(kernels, "attend_rows", lambda queries, *_: queries)
-    assert checked_attention(kernels, config, said.append) is None
-    assert "heads of 16" in said[0]
-    assert "something else" in said[1]
+    monkeypatch.setattr(CpuLibrary, "attend_prompt", lambda _, queries, *__: queries)
+    said: list[str] = []
+    kernels = cpu_kernels(replace(CONFIG, hidden=512), torch.bfloat16, None, said.append)
+    assert kernels.attend_prompt is None
+    assert any(line.startswith("attention of prompts: wrong") for line in said)
+    narrow = cpu_kernels(replace(CONFIG, hidden=128), torch.bfloat16, None, said.append)
+    assert narrow.attend_rows is None
+    assert "heads of 16 are no multiple of 32" in said[-1]
+
+
+def test_the_wanted_rows_see_what_they_saw_among_all() -> None:
+    whole = replace(batch(*SEGMENTS), wanted=torch.tensor([19, 24, 28]))
+    assert whole.wanted_rows.segments == (
+        replace(SEGMENTS[0], rows=1),
+        Segment(1, 1, 48, (9, 2, 30)),
+        replace(SEGMENTS[3], start=2),
+    )

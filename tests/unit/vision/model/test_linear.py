@@ -1,35 +1,43 @@
 """Every way of holding a weight computes what the plain one does, as near as its format allows."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from workers.vision.checkpoint.config import DecoderConfig
-from workers.vision.compiler import compile_library
-from workers.vision.model.cpu_kernels import cpu_kernels, measure
+from workers.vision.compiler import CompilerUnavailable, compile_library
+from workers.vision.model import cpu_library
+from workers.vision.model.cpu_kernels import cpu_kernels
+from workers.vision.model.cpu_library import FLAGS, SOURCES, CpuLibrary, Format
 from workers.vision.model.decoder import PLAIN_KERNELS
-from workers.vision.model.linear import GROUP, NF4, CpuLinear, Int4Linear, Int8Linear, PlainLinear
-from workers.vision.model.small_batch import FLAGS, SOURCE, KernelsUnavailable, SmallBatchKernels
+from workers.vision.model.linear import GROUP, NF4, Linear, PackedLinear, PlainLinear
 
 SPAN = 256  #: inputs that share a scale, of int8 weights
-CONFIG = DecoderConfig("llama", 32, 1, 8, 2, 64, 100, 1e-5, False, 1e4, 1.0, 4096)
-ROWS = (1, 2, 3, 4, 5, 8, 16, 33)
+CONFIG = DecoderConfig("llama", 512, 1, 8, 2, 64, 100, 1e-5, False, 1e4, 1.0, 4096)
+ROWS = (1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 33)
+QUANTISED = (Format.INT8, Format.INT4)
 
 
-@pytest.fixture(scope="module")
-def kernels() -> SmallBatchKernels:
+@pytest.fixture(scope="module", params=["of this machine", "portable"])
+def library(request: pytest.FixtureRequest) -> CpuLibrary:
+    """Processors without AVX-512 take other lines of the source."""
     if not shutil.which("cc"):
         pytest.skip("no C compiler here")
-    return SmallBatchKernels()
+    return portable() if request.param == "portable" else CpuLibrary()
+
+
+def portable() -> CpuLibrary:
+    with pytest.MonkeyPatch.context() as patch:
+        flags = (*(flag for flag in FLAGS if not flag.startswith("-march")), "-mno-avx512f")
+        patch.setattr(cpu_library, "FLAGS", flags)
+        return CpuLibrary()
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
 def near(found: Tensor, expected: Tensor, share: float = 0.02) -> bool:
@@ -37,85 +45,46 @@ def near(found: Tensor, expected: Tensor, share: float = 0.02) -> bool:
 
 
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("shape", [(8, 32), (64, 128), (99, 256)])
-def test_the_kernel_computes_what_torch_does(
-    kernels: SmallBatchKernels, rows: int, biased: bool, shape: tuple[int, int]
+@pytest.mark.parametrize("form", list(Format))
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_kernel_computes_what_its_expanded_weight_does(
+    library: CpuLibrary, form: Format, rows: int, gated: bool
 ) -> None:
-    weight, x = drawn(*shape).bfloat16(), drawn(rows, shape[1], seed=1).bfloat16()
-    bias = drawn(shape[0], seed=2).bfloat16() if biased else None
-    expected = functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
-    assert near(CpuLinear(weight, bias, kernels, 64)(x), expected)
-    assert near(CpuLinear(weight, bias, kernels, 0)(x), expected)
+    """With a number of outputs that fills no panel where that may be, and all that stands before and after a layer."""
+    outputs = 96 if gated else 99
+    weight, x, bias = drawn(outputs, 640), drawn(rows, 640, seed=1), drawn(outputs, seed=2)
+    norm, residual = drawn(640, seed=3), drawn(rows, outputs // (1 + gated), seed=4)
+    layer = PackedLinear(weight, bias, form, library, gated=gated)
+    twin = PlainLinear(layer.expanded(torch.bfloat16), bias, gated)
+    share = 0.02 if form is Format.BF16 else 0.05
+    assert near(layer(x), twin(x), share)
+    assert near(layer(x, norm, 1e-5, residual), twin(x, norm, 1e-5, residual), share)
+    assert torch.equal(layer.twin(x, norm, 1e-5, residual), twin(x, norm, 1e-5, residual))
 
 
-@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("biased", [False, True])
-def test_quantised_kernels_compute_what_their_expanded_weight_does(
-    kernels: SmallBatchKernels, kind: type[Int8Linear] | type[Int4Linear], rows: int, biased: bool
-) -> None:
-    weight, x = drawn(64, 256).bfloat16(), drawn(rows, 256, seed=1).bfloat16()
-    bias = drawn(64, seed=2).bfloat16() if biased else None
-    fast, twin = kind(weight, bias, kernels, 64), kind(weight, bias, None)
-    expanded = twin.expanded(torch.float32)
-    expected = functional.linear(x.float(), expanded, None if bias is None else bias.float())
-    assert near(fast(x), expected)
-    assert near(twin(x), expected)
-    assert torch.equal(fast.expanded(torch.bfloat16), twin.expanded(torch.bfloat16))
+def test_a_packed_weight_comes_back_as_it_was() -> None:
+    for gated in (False, True):
+        layer = PackedLinear(drawn(64, 32), None, Format.BF16, None, gated=gated)
+        assert torch.equal(layer.expanded(torch.bfloat16), drawn(64, 32))
 
 
-@pytest.mark.parametrize(("kind", "share"), [(Int8Linear, 0.006), (Int4Linear, 0.11)])
-def test_quantising_keeps_a_normal_weight_within_its_steps(
-    kind: type[Int8Linear] | type[Int4Linear], share: float
-) -> None:
-    weight = drawn(64, 512)
-    error = (kind(weight, None, None).expanded(torch.float32) - weight).square().mean().sqrt()
+def test_a_layer_of_no_rows_gives_none_and_of_tiles_keeps_their_shape(library: CpuLibrary) -> None:
+    layer = PackedLinear(drawn(64, 32), None, Format.BF16, library)
+    assert layer(drawn(0, 32)).shape == (0, 64)
+    assert layer(drawn(2, 5, 32)).shape == (2, 5, 64)
+
+
+@pytest.mark.parametrize(("form", "share"), [(Format.INT8, 0.006), (Format.INT4, 0.11)])
+def test_quantising_keeps_a_normal_weight_within_its_steps(form: Format, share: float) -> None:
+    weight = drawn(64, 512).float()
+    error = (PackedLinear(weight, None, form, None).expanded(torch.float32) - weight).square().mean().sqrt()
     assert 0 < float(error / weight.square().mean().sqrt()) < share * 1.5
 
 
 def test_the_4_bit_values_come_back_as_they_are() -> None:
     weight = torch.tensor(NF4).repeat(4, 8)
-    assert torch.allclose(Int4Linear(weight, None, None).expanded(torch.float32), weight, atol=0.5 / 127)
-
-
-def test_the_portable_loops_compute_the_same(
-    kernels: SmallBatchKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Processors without AVX512-BF16 take other lines of the source."""
-    flags = [*(flag for flag in FLAGS if not flag.startswith("-march")), "-mno-avx512f"]
-    subprocess.run(["cc", *flags, str(SOURCE), "-o", str(tmp_path / "k.so")], check=True)
-    monkeypatch.setattr("workers.vision.model.small_batch.FLAGS", tuple(flags))
-    portable = SmallBatchKernels()
-    weight, x = drawn(64, 256).bfloat16(), drawn(5, 256, seed=1).bfloat16()
-    for kind in (CpuLinear, Int8Linear, Int4Linear):
-        assert near(kind(weight, None, portable, 64)(x), kind(weight, None, kernels, 64)(x))
-
-
-def test_without_a_compiler_torch_computes_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CC", "/no/such/compiler")
-    with pytest.raises(KernelsUnavailable, match="/no/such/compiler"):
-        SmallBatchKernels()
-    said: list[str] = []
-    made = cpu_kernels(CONFIG, torch.bfloat16, None, said.append).linear(drawn(8, 32).bfloat16(), None)
-    assert isinstance(made, PlainLinear)
-    assert "/no/such/compiler" in said[0]
-    quantised = cpu_kernels(CONFIG, torch.bfloat16, "int8", said.append).linear(drawn(8, 32).bfloat16(), None)
-    assert quantised(drawn(1, 32).bfloat16()).shape == (1, 8)
-
-
-def test_without_a_compiler_what_the_image_has_compiled_is_used(
-    kernels: SmallBatchKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compile_library(SOURCE, FLAGS, tmp_path / "small_batch.so")
-    monkeypatch.setattr("workers.vision.model.small_batch.SOURCE", tmp_path / "small_batch.c")
-    monkeypatch.setenv("CC", "/no/such/compiler")
-    monkeypatch.setattr("workers.vision.model.small_batch.PREBUILT", (("small_batch.so", {"of-no-processor"}),))
-    with pytest.raises(KernelsUnavailable):
-        SmallBatchKernels()
-    monkeypatch.setattr("workers.vision.model.small_batch.PREBUILT", (("small_batch.so", set[str]()),))
-    weight, x = drawn(64, 256).bfloat16(), drawn(5, 256, seed=1).bfloat16()
-    assert torch.equal(CpuLinear(weight, None, SmallBatchKernels(), 64)(x), CpuLinear(weight, None, kernels, 64)(x))
+    found = PackedLinear(weight, None, Format.INT4, None).expanded(torch.float32)
+    assert torch.allclose(found, weight, atol=0.5 / 127)
 
 
 def blockwise(x: Tensor, span: int) -> Tensor:
@@ -130,40 +99,79 @@ def _rounded(x: Tensor, span: int) -> Tensor:
     return ((groups * (127 / most).nan_to_num(posinf=0)).round() * (most / 127)).flatten(1)
 
 
-@pytest.mark.parametrize(("kind", "span"), [(Int8Linear, SPAN), (Int4Linear, GROUP)])
+@pytest.mark.parametrize(("form", "span"), [(Format.INT8, SPAN), (Format.INT4, GROUP)])
 @pytest.mark.parametrize("rows", ROWS)
 def test_quantised_kernels_multiply_the_rounded_inputs_exactly(
-    kernels: SmallBatchKernels, kind: type[Int8Linear] | type[Int4Linear], span: int, rows: int
+    library: CpuLibrary, form: Format, span: int, rows: int
 ) -> None:
-    weight, x = drawn(64, 640).bfloat16(), drawn(rows, 640, seed=1).bfloat16()
+    weight, x = drawn(64, 640), drawn(rows, 640, seed=1)
     x[0, :SPAN] = 0
     x[:, SPAN : 2 * SPAN] *= 1000  # a scale of its own
     small = x.clone()
     small[:, SPAN : 2 * SPAN] = 0  # beside which an error of the others would not show
-    made = kind(weight, None, kernels, 64)
-    rounds = kind is Int8Linear or rows <= 4  # above, 4-bit weights are expanded and the inputs stay as they are
-    expanded = kind(weight, None, None).expanded(torch.float32 if rounds else torch.bfloat16).float()
+    layer = PackedLinear(weight, None, form, library)
     for given in (x, small):
-        expected = functional.linear(blockwise(given, span) if rounds else given.float(), expanded)
-        assert near(made(given), expected, share=2**-8)  # of bfloat16 outputs
+        expected = PlainLinear(layer.expanded(torch.float32))(blockwise(given, span))
+        assert near(layer(given), expected, share=2**-8)  # of bfloat16 outputs
 
 
-@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
+@pytest.mark.parametrize("form", QUANTISED)
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_quantised_kernels_pass_broken_inputs_on(
-    kernels: SmallBatchKernels, kind: type[Int8Linear] | type[Int4Linear], broken: float
-) -> None:
-    x = drawn(2, 256).bfloat16()
+def test_quantised_kernels_pass_broken_inputs_on(library: CpuLibrary, form: Format, broken: float) -> None:
+    x = drawn(2, 256)
     x[1, 70] = broken
-    found = kind(drawn(64, 256).bfloat16(), None, kernels, 64)(x)
+    found = PackedLinear(drawn(64, 256), None, form, library)(x)
     assert found[0].isfinite().all()
     assert not found[1].isfinite().any()
 
 
-def test_a_wrong_kernel_is_not_used(kernels: SmallBatchKernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = kernels.linear_bf16
-    monkeypatch.setattr(kernels, "linear_bf16", lambda *inputs: right(*inputs) * 1.1)
-    assert measure(kernels, None)[0] == 0
+def test_a_layer_of_a_float32_model_keeps_what_stands_around_it_in_float32(library: CpuLibrary) -> None:
+    layer = PackedLinear(drawn(64, 256), None, Format.INT8, library)
+    x, norm, residual = drawn(3, 256, seed=1).float(), drawn(256, seed=2).float(), torch.full((3, 64), 1e6)
+    assert torch.equal(layer(x, norm, 1e-5, residual), residual + layer(x, norm, 1e-5))
+    assert near(layer(x, norm, 1e-5), layer.twin(x, norm, 1e-5), 0.05)
+
+
+def made(quantised: str | None, said: list[str]) -> Linear:
+    return cpu_kernels(CONFIG, torch.bfloat16, quantised, said.append).linear(drawn(8, 64), None)  # type: ignore[arg-type]
+
+
+def test_without_a_compiler_torch_computes_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    said: list[str] = []
+    assert isinstance(made(None, said), PlainLinear)
+    assert "/no/such/compiler" in said[0]
+    assert made("int8", said)(drawn(1, 64)).shape == (1, 8)
+
+
+def test_without_a_compiler_what_the_image_has_compiled_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler here")
+    prebuilt = tmp_path / "kernels.so"
+    prebuilt.write_bytes(compile_library(SOURCES, FLAGS))
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(cpu_library, "PREBUILT", ((prebuilt, frozenset({"of-no-processor"})),))
+    with pytest.raises(CompilerUnavailable):
+        CpuLibrary()
+    monkeypatch.setattr(cpu_library, "PREBUILT", ((prebuilt, frozenset[str]()),))
+    layer = PackedLinear(drawn(64, 256), None, Format.BF16, CpuLibrary())
+    assert near(layer(drawn(5, 256)), layer.twin(drawn(5, 256)))
+
+
+def test_a_wrong_kernel_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler here")
+
+    def wrong(self: CpuLibrary, matrix: object, x: Tensor, y: Tensor, *_: object, **__: object) -> None:
+        y.fill_(1)
+
+    monkeypatch.setattr(CpuLibrary, "linear", wrong)
+    said: list[str] = []
+    assert isinstance(made(None, said), PlainLinear)
+    assert "bf16 linear layers, 1 rows: wrong" in said[0]
 
 
 def test_float32_stays_torchs() -> None:

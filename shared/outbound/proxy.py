@@ -21,7 +21,7 @@ def parse_proxy_url(url: str) -> ProxyEndpoint:
     except ValueError:
         raise ValueError("is not a URL; write http://proxy.example:3128") from None
     if parts.scheme != "http":
-        raise ValueError("must begin with http://; the webhooks inside the tunnel are encrypted all the same")
+        raise ValueError("must begin with http://; what goes through the tunnel is encrypted all the same")
     if not parts.hostname or port is None:
         raise ValueError("must name host and port, as http://proxy.example:3128")
     if parts.path not in ("", "/") or parts.query or parts.fragment:

@@ -1,4 +1,4 @@
-"""Receivers that misbehave: raw sockets on loopback, one thread for each connection, everything closed at the end."""
+"""Servers that misbehave: raw sockets on loopback, one thread for each connection, everything closed at the end."""
 
 import socket
 import ssl
@@ -83,7 +83,7 @@ def read_request(connection: socket.socket) -> bytes:
             return data
         data += part
     head, _, body = data.partition(b"\r\n\r\n")
-    length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
     while len(body) < length and (part := connection.recv(65536)):
         body += part
     return head + b"\r\n\r\n" + body

@@ -1,19 +1,23 @@
-"""The guard of the webhook client: what it must never call, and what it must not refuse."""
+"""The guard of outbound calls, by the policy of webhooks: what it must never call, and what it must not refuse."""
 
 import re
 import socket
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 
 from shared.errors import WebhookRefused
+from shared.outbound.ssrf import Lookup, Target, check_url, permitted, refuse_unless_all_permitted, resolve
 from shared.settings import Settings
-from shared.webhooks.ssrf import Lookup, allowed_networks, check_url, permitted, refuse_unless_all_permitted, resolve
+from shared.webhooks.url_policy import webhook_policy
 
 SETTINGS = Settings()
+POLICY = webhook_policy(SETTINGS, keyless=False)
+TARGET = Target("https", "example.org", 443, "/")
 PUBLIC = "93.184.215.14"
 
 #: Strings that the text alone gives away.
@@ -112,15 +116,16 @@ def looks_up(*addresses: str) -> Lookup:
 
 
 def vet(url: str, *addresses: str, settings: Settings = SETTINGS, keyless: bool = False) -> None:
-    target = check_url(url, settings, keyless)
-    found = resolve(target.host, target.port, 1, looks_up(*addresses) if addresses else None)
-    refuse_unless_all_permitted(target, found, settings, keyless)
+    policy = webhook_policy(settings, keyless)
+    target = check_url(url, policy)
+    found = resolve(target, policy, 1, looks_up(*addresses) if addresses else None)
+    refuse_unless_all_permitted(target, found, policy)
 
 
 @pytest.mark.parametrize("url", REFUSED_BY_TEXT, ids=lambda url: ascii(url)[:60])
 def test_a_url_whose_text_is_wrong_is_refused_and_the_text_says_why(url: str) -> None:
     with pytest.raises(WebhookRefused) as refusal:
-        check_url(url, SETTINGS, keyless=False)
+        check_url(url, POLICY)
     assert len(refusal.value.detail) < 400
     assert refusal.value.detail.isprintable()
 
@@ -164,23 +169,23 @@ def test_behind_nat64_the_address_inside_is_judged_also_where_networks_are_allow
 
 
 def test_a_url_is_taken_apart_as_it_will_be_sent() -> None:
-    target = check_url("https://Bücher.example:8443/hook/ä?q=ü", SETTINGS, keyless=False)
+    target = check_url("https://Bücher.example:8443/hook/ä?q=ü", POLICY)
     assert (target.scheme, target.host, target.port) == ("https", "xn--bcher-kva.example", 8443)
     assert target.path == "/hook/%C3%A4?q=%C3%BC"
     assert target.netloc == "xn--bcher-kva.example:8443"
-    assert check_url("https://[2606:4700::1111]", SETTINGS, keyless=False).url == "https://[2606:4700::1111]:443/"
+    assert check_url("https://[2606:4700::1111]", POLICY).url == "https://[2606:4700::1111]:443/"
 
 
 def test_one_receiver_has_one_name_however_it_is_written() -> None:
     written = ("https://Example.org", "https://example.org:443/a", "HTTPS://EXAMPLE.ORG/b?c")
-    assert {check_url(url, SETTINGS, keyless=False).netloc for url in written} == {"example.org:443"}
+    assert {check_url(url, POLICY).netloc for url in written} == {"example.org:443"}
 
 
 def test_ports_are_those_of_the_settings() -> None:
-    settings = Settings(webhook_ports=(8080,))
-    assert check_url("https://example.org:8080/", settings, keyless=False).port == 8080
+    policy = webhook_policy(Settings(webhook_ports=(8080,)), keyless=False)
+    assert check_url("https://example.org:8080/", policy).port == 8080
     with pytest.raises(WebhookRefused, match="port 443"):
-        check_url("https://example.org/", settings, keyless=False)
+        check_url("https://example.org/", policy)
 
 
 def test_without_keys_loopback_may_be_called_by_http_and_nothing_else_may() -> None:
@@ -190,7 +195,7 @@ def test_without_keys_loopback_may_be_called_by_http_and_nothing_else_may() -> N
         with pytest.raises(WebhookRefused):
             vet("http://example.org:8080/", address, keyless=True)
     with pytest.raises(WebhookRefused, match="https"):
-        check_url("http://127.0.0.1:8080/hook", SETTINGS, keyless=False)
+        check_url("http://127.0.0.1:8080/hook", POLICY)
 
 
 def test_http_reaches_allowed_networks_and_with_the_setting_public_addresses() -> None:
@@ -216,11 +221,11 @@ def test_a_name_that_is_not_there_and_one_that_leads_home_are_refused_in_the_sam
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     with pytest.raises(WebhookRefused) as absent:
-        resolve("example.org", 443, 1, nowhere)
+        resolve(TARGET, POLICY, 1, nowhere)
     with pytest.raises(WebhookRefused) as private:
         vet("https://example.org/", "10.0.0.1")
     with pytest.raises(WebhookRefused) as empty:
-        resolve("example.org", 443, 1, looks_up())
+        resolve(TARGET, POLICY, 1, looks_up())
     assert absent.value.detail == private.value.detail == empty.value.detail
 
 
@@ -232,12 +237,12 @@ def test_a_resolver_that_does_not_answer_is_waited_for_no_longer_than_the_deadli
         return []
 
     with pytest.raises(WebhookRefused):
-        resolve("example.org", 443, 0.05, slow)
+        resolve(TARGET, POLICY, 0.05, slow)
     answer.set()
 
 
 def test_a_public_address_of_this_very_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.webhooks.ssrf._is_ours", lambda address: str(address) == PUBLIC)
+    monkeypatch.setattr("shared.outbound.ssrf._is_ours", lambda address: str(address) == PUBLIC)
     with pytest.raises(WebhookRefused, match=r"this machine's own address; to call it, list (\S+) in") as refused:
         vet("https://example.org/", PUBLIC)
     vet("https://example.org/", PUBLIC, settings=advised(refused.value.detail))
@@ -270,8 +275,8 @@ def test_http_to_a_public_address_says_why_also_where_a_network_is_allowed() -> 
 
 
 def test_the_networks_that_may_be_called_without_keys_include_loopback() -> None:
-    assert not allowed_networks(SETTINGS, keyless=False)
-    assert ip_address("127.0.0.1") in allowed_networks(SETTINGS, keyless=True)[0]
+    assert not POLICY.allow
+    assert ip_address("127.0.0.1") in webhook_policy(SETTINGS, keyless=True).allow[0]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "2606:4700::1111"])
@@ -279,4 +284,4 @@ def test_an_address_needs_no_look_up(host: str) -> None:
     def lookup(*_: object, **__: object) -> list[tuple[Any, ...]]:
         raise AssertionError("asked")
 
-    assert resolve(host, 443, 1, lookup) == [ip_address(host)]
+    assert resolve(replace(TARGET, host=host), POLICY, 1, lookup) == [ip_address(host)]

@@ -1,6 +1,10 @@
-"""Models of real sizes with random weights, made in memory: speed depends on shapes, not on what they say."""
+"""Models of real sizes with random weights, made in memory: speed depends on shapes, not on what they say.
+
+All but the sizes, and the tokenizer, is the bundled demo checkpoint's.
+"""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,13 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from shared.tokenization.sentencepiece import write_vocabulary
 from shared.tokenization.tokenizer import Tokenizer, load_tokenizer
-from tests.random_checkpoint import CONFIG, DECODER, VISION, tokenizer_config, vocabulary
+from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.config import Config, Quantised, read_config
 from workers.vision.checkpoint.weight_map import WHOLE, weight_shapes
 from workers.vision.engine.assembly import resident_engine
 from workers.vision.engine.base import Engine
+from workers.vision.engine.factory import BUNDLED
 from workers.vision.engine.transformers import Loaded, TransformersEngine
 from workers.vision.model.cpu_kernels import cpu_kernels
 from workers.vision.model.fused import fuse
@@ -28,8 +32,10 @@ from workers.vision.model.weights import Weight
 Kind = Literal["resident", "transformers"]
 NOISE = 1 << 24  # numbers drawn; larger weights repeat them
 
+Sizes = dict[str, dict[str, Any]]  #: fields of config.json
+
 #: Mini-InternVL-Chat-V1.5, 2.2 B parameters.
-MINI: dict[str, Any] = {
+MINI: Sizes = {
     "vision_config": {
         "hidden_size": 1024,
         "intermediate_size": 4096,
@@ -47,39 +53,54 @@ MINI: dict[str, Any] = {
         "vocab_size": 92553,
     },
 }
+#: For a run of a few seconds, which says nothing about speed.
+SMALL: Sizes = {
+    "vision_config": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
+    "llm_config": {"hidden_size": 96, "intermediate_size": 128, "num_hidden_layers": 2},
+}
 
 
-def shapes(sizes: dict[str, Any]) -> tuple[Config, Tokenizer]:
+def shapes(sizes: Sizes) -> tuple[Config, Tokenizer]:
     """The configuration of `sizes` and a small tokenizer, whose ids are a few of the vocabulary's."""
+    config = json.loads((BUNDLED / "config.json").read_text())
     with TemporaryDirectory() as name:
-        folder, pieces = Path(name), vocabulary()
-        (folder / "tokenizer.model").write_bytes(write_vocabulary(pieces))
-        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(len(pieces.pieces))))
-        inner = {"vision_config": VISION | sizes["vision_config"], "llm_config": DECODER | sizes["llm_config"]}
-        (folder / "config.json").write_text(json.dumps(CONFIG | inner))
+        folder = Path(name)
+        for file in ("tokenizer.model", "tokenizer_config.json"):
+            shutil.copy(BUNDLED / file, folder)
+        sized = {part: config[part] | values for part, values in sizes.items()}
+        (folder / "config.json").write_text(json.dumps(config | sized))
         return read_config(folder), load_tokenizer(folder)
 
 
-def make_engine(
-    kind: Kind, sizes: dict[str, Any], device: torch.device, dtype: torch.dtype, quantised: Quantised | None = None
+def make_engine(  # noqa: PLR0917 - what is made, of what, where
+    kind: Kind,
+    sizes: Sizes,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantised: Quantised | None = None,
+    report: Report = print,
 ) -> Engine:
     """An engine over random weights, the same for every kind."""
     if kind == "resident":
-        return resident_engine(*make_model(sizes, device, dtype, quantised))
+        return resident_engine(*make_model(sizes, device, dtype, quantised, report), report=report)
     config, tokenizer = shapes(sizes)
     placement = on_one_device(config, device)
     return TransformersEngine(Loaded(assemble(config, weights(config), dtype, placement), config, tokenizer))
 
 
 def make_model(
-    sizes: dict[str, Any], device: torch.device, dtype: torch.dtype, quantised: Quantised | None = None
+    sizes: Sizes,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantised: Quantised | None = None,
+    report: Report = print,
 ) -> tuple[VisionLanguageModel, Config, Tokenizer]:
     """The packed model of `sizes`, and what an engine needs beside it."""
     config, tokenizer = shapes(sizes)
     kernels = (
-        cpu_kernels(config.decoder, dtype, quantised, print)
+        cpu_kernels(config.decoder, dtype, quantised, report)
         if device.type == "cpu"
-        else gpu_kernels(config.decoder, dtype, device, print)
+        else gpu_kernels(config.decoder, dtype, device, report)
     )
     fused = fuse(weights(config), config, dtype, on_one_device(config, device))
     return build_model(config, fused, kernels), config, tokenizer

@@ -1,6 +1,7 @@
-"""Write the README's tables of settings and metrics from the code: `python -m infra.readme`."""
+"""Write the tables of `docs/settings.md` and `docs/metrics.md` from the code: `python -m infra.docs`."""
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from pydantic.fields import FieldInfo
 from infra import metrics
 from shared.settings import GROUPS, ProcessSettings
 
-README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- {}: begin, written by `python -m infra.readme` -->", "<!-- {}: end -->"
+DOCS = Path(__file__).parent.parent / "docs"
+BEGIN, END = "<!-- begin, written by `python -m infra.docs` -->", "<!-- end -->"
 
 
-def table() -> str:
+def settings_table() -> str:
     """Return the settings table in Markdown: name, default and meaning of each setting."""
     rows = ["| `TILEQ_…` | default | meaning |", "|---|---|---|"]
     every_process = ProcessSettings.model_fields
@@ -29,13 +30,15 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def rewrite(text: str) -> str:
-    """Return `text`, the README, with the tables between their markers replaced."""
-    for name, made in (("settings", table()), ("metrics", metrics.table())):
-        head, _, rest = text.partition(BEGIN.format(name))
-        _, _, tail = rest.partition(END.format(name))
-        text = f"{head}{BEGIN.format(name)}\n\n{made}\n\n{END.format(name)}{tail}"
-    return text
+#: Each document that has a table, and what makes the table.
+TABLES: Mapping[Path, Callable[[], str]] = {DOCS / "settings.md": settings_table, DOCS / "metrics.md": metrics.table}
+
+
+def rewrite(text: str, table: str) -> str:
+    """Return `text`, a document, with `table` between its markers."""
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}"
 
 
 def _default(field: FieldInfo) -> str:
@@ -52,5 +55,6 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(rewrite(README.read_text()))
-    sys.stdout.write(f"{README.name}: tables written\n")
+    for path, table in TABLES.items():
+        path.write_text(rewrite(path.read_text(), table()))
+        sys.stdout.write(f"{path.name}: table written\n")

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
+from shared.outbound.proxy import ProxyEndpoint, parse_proxy_url
 from shared.settings import Settings
-from shared.webhooks.proxy import ProxyEndpoint, parse_proxy_url
 
 
 def test_host_port_and_credentials_are_read() -> None:

@@ -1,10 +1,10 @@
-"""Opens a connection to a receiver through an egress proxy, by CONNECT (RFC 9110, 9.3.6)."""
+"""Opens a connection to a server through an egress proxy, by CONNECT (RFC 9110, 9.3.6)."""
 
 import re
 import socket
 import time
 
-from shared.webhooks.proxy import ProxyEndpoint
+from shared.outbound.proxy import ProxyEndpoint
 
 MAX_HEAD_BYTES = 16 << 10  #: of the proxy's response
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r\n)")

@@ -1,8 +1,8 @@
-"""SSRF protection for webhook URLs: resolves and checks addresses, opens no connection.
+"""SSRF protection for the URLs of webhooks and images: resolves and checks addresses, opens no connection.
 
-    target = check_url(url, settings, keyless)                      what the text says: scheme, host, port, path
-    addresses = resolve(target.host, target.port, timeout)          one look-up; what it found is what is called
-    refuse_unless_all_permitted(target, addresses, settings, keyless)
+    target = check_url(url, policy)                         what the text says: scheme, host, port, path
+    addresses = resolve(target, policy, timeout)            one look-up; what it found is what is called
+    refuse_unless_all_permitted(target, addresses, policy)
 
 The address decides, never the string: `getaddrinfo` reads 127.1, 2130706433 and full-width digits as 127.0.0.1. The
 client connects to exactly these addresses and resolves nothing again, at registration and at every attempt.
@@ -21,14 +21,13 @@ from typing import Any
 import httpx
 import structlog
 
-from shared.errors import WebhookRefused
-from shared.settings import Network, WebhookSettings
+from shared.errors import RequestError
+from shared.settings import Network
 
 Address = IPv4Address | IPv6Address
 Lookup = Callable[..., Sequence[tuple[Any, ...]]]  #: shaped like socket.getaddrinfo
 
 MAX_URL_CHARACTERS = 2048
-LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 #: Not public although `is_global` says so in one of Python 3.11 to 3.13, and the private ones again, to depend on none.
 _DENIED = tuple(
@@ -49,7 +48,7 @@ NAT64 = ip_network("64:ff9b::/96")
 #: All of IPv6 that is public so far. Not ::/96 (IPv4-compatible), 5f00::/16, fc00::/7, fec0::/10, multicast.
 _GLOBAL_V6 = ip_network("2000::/3")
 
-#: Services above 1023 that answer to text or do harm when written to; only where TILEQ_WEBHOOK_PORTS is empty.
+#: Services above 1023 that answer to text or do harm when written to; only where the policy names no ports.
 _DENIED_PORTS = frozenset(
     {1433, 1521, 2049, 2181, 2375, 2376, 2379, 2380, 3306, 3389, 4369, 5060, 5432, 5672, 5900, 5984, 5985, 6000, 6379}
     | {6443, 6667, 8500, 9042, 9092, 9200, 9300, 10250, 10255, 11211, 15672, 26379, 27017}
@@ -58,6 +57,33 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]")
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class UrlPolicy:
+    """Which URLs of one kind may be called, and the words and the error of a refusal."""
+
+    noun: str  #: `webhook`, `image`
+    variable: str  #: the beginning of the names of its settings, `TILEQ_WEBHOOK`
+    refused: type[RequestError]
+    credentials: str  #: advice to who writes a user name or password into a URL
+    shows_url: bool  #: whether a refusal repeats the URL
+    allow: tuple[Network, ...] = ()  #: networks that may be called although not public
+    http: bool = False  #: whether http:// may reach public addresses
+    ports: tuple[int, ...] = ()  #: empty: the usual ones
+
+    def refusal(self, url: str, why: str) -> RequestError:
+        """Return the refusal of `url` by its text."""
+        return self.refused(
+            f"the {self.noun} URL {_shown(url)} {why}" if self.shows_url else f"the {self.noun} URL {why}"
+        )
+
+    def refusal_of_host(self, host: str) -> RequestError:
+        """Return the refusal of a host by its addresses, or for want of any."""
+        return self.refused(
+            f"the {self.noun} host {_shown(host)} does not resolve to addresses that tileq may call; every one must be "
+            f"public or lie in a network of {self.variable}_ALLOW"
+        )
 
 
 @dataclass(frozen=True)
@@ -80,47 +106,40 @@ class Target:
         return f"{self.scheme}://{self.netloc}{self.path}"
 
 
-def allowed_networks(settings: WebhookSettings, keyless: bool) -> tuple[Network, ...]:
-    """Return the networks that may be called although not public; without keys, loopback is among them."""
-    return settings.webhook_allow + (LOOPBACK if keyless else ())
-
-
-def check_url(url: str, settings: WebhookSettings, keyless: bool) -> Target:
-    """Return the parts of a webhook URL, or raise `WebhookRefused` with what is wrong in its text.
+def check_url(url: str, policy: UrlPolicy) -> Target:
+    """Return the parts of a URL, or raise `policy.refused` with what is wrong in its text.
 
     An http:// URL passes where some network is allowed; its addresses must then all lie there.
     """
-    parsed = _parse(url)
-    if parsed.scheme != "https" and not (
-        parsed.scheme == "http" and (settings.webhook_http or allowed_networks(settings, keyless))
-    ):
-        raise _refused(
+    parsed = _parse(url, policy)
+    if parsed.scheme != "https" and not (parsed.scheme == "http" and (policy.http or policy.allow)):
+        raise policy.refusal(
             url,
-            "must begin with https://; http:// is for networks that TILEQ_WEBHOOK_ALLOW lists, or for all with "
-            "TILEQ_WEBHOOK_HTTP=true",
+            f"must begin with https://; http:// is for networks that {policy.variable}_ALLOW lists, or for all with "
+            f"{policy.variable}_HTTP=true",
         )
     if parsed.userinfo:
-        raise _refused(url, "holds a user name or password; send them as an Authorization header in `webhook.headers`")
+        raise policy.refusal(url, f"holds a user name or password; {policy.credentials}")
     if parsed.fragment:
-        raise _refused(url, "has a fragment (#…), which HTTP does not send")
+        raise policy.refusal(url, "has a fragment (#…), which HTTP does not send")
     host = parsed.raw_host.decode("ascii").lower()
     if (problem := _host_problem(host)) is not None:
-        raise _refused(url, problem)
+        raise policy.refusal(url, problem)
     port = parsed.port if parsed.port is not None else {"http": 80, "https": 443}[parsed.scheme]
-    if not _port_allowed(port, settings.webhook_ports):
-        raise _refused(
+    if not _port_allowed(port, policy.ports):
+        raise policy.refusal(
             url,
-            f"names port {port}, which webhooks may not use; take 443, or name every port that they may use in "
-            "TILEQ_WEBHOOK_PORTS",
+            f"names port {port}, which {policy.noun} URLs may not use; take 443, or name every port that they may use "
+            f"in {policy.variable}_PORTS",
         )
     target = Target(parsed.scheme, host, port, parsed.raw_path.decode("ascii"))
     if len(target.url) > MAX_URL_CHARACTERS:
-        raise _refused(url, f"is longer than {MAX_URL_CHARACTERS} characters once encoded")
+        raise policy.refusal(url, f"is longer than {MAX_URL_CHARACTERS} characters once encoded")
     return target
 
 
 def permitted(address: Address, networks: Sequence[Network]) -> bool:
-    """Return whether a webhook may be sent to `address`: it is public, or one of `networks` has it."""
+    """Return whether `address` may be called: it is public, or one of `networks` has it."""
     address = embedded_ipv4(address)
     if is_listed(address, networks):
         return True
@@ -129,19 +148,19 @@ def permitted(address: Address, networks: Sequence[Network]) -> bool:
     return address.is_global and not address.is_multicast and not is_listed(address, _DENIED)
 
 
-def resolve(host: str, port: int, timeout: float, lookup: Lookup | None = None) -> list[Address]:
-    """Return the addresses of `host` from one look-up of at most `timeout` seconds, or raise `WebhookRefused`.
+def resolve(target: Target, policy: UrlPolicy, timeout: float, lookup: Lookup | None = None) -> list[Address]:
+    """Return the addresses of a host from one look-up of at most `timeout` seconds, or raise `policy.refused`.
 
     An address in its usual form is its own answer; only `getaddrinfo` reads the other forms.
     """
     with suppress(ValueError):
-        return [ip_address(host)]
+        return [ip_address(target.host)]
     answers: queue.SimpleQueue[list[Address] | Exception] = queue.SimpleQueue()
     ask = lookup or socket.getaddrinfo
 
     def look() -> None:
         try:
-            found = ask(host, port, type=socket.SOCK_STREAM)
+            found = ask(target.host, target.port, type=socket.SOCK_STREAM)
             answers.put(list(dict.fromkeys(ip_address(info[4][0]) for info in found)))
         except (OSError, ValueError) as error:  # ValueError: a name that is no name, and its UnicodeError
             answers.put(error)
@@ -153,24 +172,21 @@ def resolve(host: str, port: int, timeout: float, lookup: Lookup | None = None) 
     except queue.Empty:
         answer = TimeoutError(f"no answer within {timeout:.1f} s")
     if isinstance(answer, Exception) or not answer:
-        log.info("webhook host not resolved", host=host, error=str(answer))
-        raise _may_not_call(host)
+        log.info("host not resolved", kind=policy.noun, host=target.host, error=str(answer))
+        raise policy.refusal_of_host(target.host)
     return answer
 
 
-def refuse_unless_all_permitted(
-    target: Target, addresses: Sequence[Address], settings: WebhookSettings, keyless: bool
-) -> None:
-    """Raise `WebhookRefused` unless every one of `addresses` may be called; one bad one among good ones is an attack.
+def refuse_unless_all_permitted(target: Target, addresses: Sequence[Address], policy: UrlPolicy) -> None:
+    """Raise `policy.refused` unless every one of `addresses` may be called; one bad one among good ones is an attack.
 
     For an address that is not public the message equals that of a name that does not resolve, so that refusals do not
     map the network.
     """
-    networks = allowed_networks(settings, keyless)
     for address in addresses:
-        refusal = _refusal(target, address, networks, settings)
+        refusal = _refusal(target, address, policy)
         if refusal is not None:
-            log.info("webhook address refused", host=target.host, address=str(address), scheme=target.scheme)
+            log.info("address refused", kind=policy.noun, host=target.host, address=str(address), scheme=target.scheme)
             raise refusal
 
 
@@ -181,36 +197,36 @@ def embedded_ipv4(address: Address) -> Address:
     return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
 
 
-def _refusal(
-    target: Target, address: Address, networks: Sequence[Network], settings: WebhookSettings
-) -> WebhookRefused | None:
+def _refusal(target: Target, address: Address, policy: UrlPolicy) -> RequestError | None:
     judged = embedded_ipv4(address)
-    if is_listed(judged, networks):
+    if is_listed(judged, policy.allow):
         return None
-    if not permitted(judged, networks):
-        return _may_not_call(target.host)
+    if not permitted(judged, policy.allow):
+        return policy.refusal_of_host(target.host)
+    host = f"the {policy.noun} host {_shown(target.host)}"
     if _is_ours(address) or _is_ours(judged):
-        return WebhookRefused(
-            f"the webhook host {_shown(target.host)} resolves to {judged}, this machine's own address; to call it, "
-            f"list {judged}/{judged.max_prefixlen} in TILEQ_WEBHOOK_ALLOW"
+        return policy.refused(
+            f"{host} resolves to {judged}, this machine's own address; to call it, list "
+            f"{judged}/{judged.max_prefixlen} in {policy.variable}_ALLOW"
         )
-    if target.scheme == "http" and not settings.webhook_http:
-        return WebhookRefused(
-            f"the webhook host {_shown(target.host)} is public and is called by https:// only; use https://, or set "
-            "TILEQ_WEBHOOK_HTTP=true"
+    if target.scheme == "http" and not policy.http:
+        return policy.refused(
+            f"{host} is public and is called by https:// only; use https://, or set {policy.variable}_HTTP=true"
         )
     return None
 
 
-def _parse(url: str) -> httpx.URL:
+def _parse(url: str, policy: UrlPolicy) -> httpx.URL:
     if len(url) > MAX_URL_CHARACTERS:
-        raise _refused(url, f"is longer than {MAX_URL_CHARACTERS} characters")
+        raise policy.refusal(url, f"is longer than {MAX_URL_CHARACTERS} characters")
     if _UNPRINTABLE.search(url):
-        raise _refused(url, "holds spaces or control characters; percent-encode them")
+        raise policy.refusal(url, "holds spaces or control characters; percent-encode them")
     try:
         return httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
-        raise _refused(url, f"is not a URL: {_shown(str(error))}") from error
+        raise policy.refusal(
+            url, f"is not a URL: {_shown(str(error))}" if policy.shows_url else "is not a URL"
+        ) from error
 
 
 def _host_problem(host: str) -> str | None:
@@ -246,17 +262,6 @@ def _is_ours(address: Address) -> bool:
     except OSError:
         return False
     return True
-
-
-def _refused(url: str, why: str) -> WebhookRefused:
-    return WebhookRefused(f"the webhook URL {_shown(url)} {why}")
-
-
-def _may_not_call(host: str) -> WebhookRefused:
-    return WebhookRefused(
-        f"the webhook host {_shown(host)} does not resolve to addresses that tileq may call; every one must be public "
-        "or lie in a network of TILEQ_WEBHOOK_ALLOW"
-    )
 
 
 def _shown(text: str) -> str:

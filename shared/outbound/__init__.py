@@ -1,0 +1,1 @@
+"""Calls to addresses that clients name: which are permitted, and connections that lead nowhere else."""

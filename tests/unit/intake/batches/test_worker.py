@@ -1,0 +1,202 @@
+"""A batch of a file, from the upload to the files of its answers, by the steps of the process of batches."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+
+from services.intake.batches.worker import BatchWorker
+from shared.batches import line_job_id
+from shared.files import FileWriter, content_key
+from shared.store import batches, files, transitions
+from tests.unit.intake.app_fixture import App, running_app
+from tests.unit.intake.test_auth import bearer, make_key
+
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+
+
+@pytest.fixture
+def app() -> Iterator[App]:
+    with running_app(batch_queued=40) as opened:
+        yield opened
+
+
+def line(n: int, url: str = CHAT, **changed: Any) -> dict[str, Any]:
+    body = {"messages": [{"role": "user", "content": f"What is {n}?"}]} if url == CHAT else {"input": f"What is {n}?"}
+    return {"custom_id": f"line-{n}", "method": "POST", "url": url, "body": body} | changed
+
+
+def upload(app: App, lines: Sequence[Any], purpose: Any = "batch") -> str:
+    writer = FileWriter(app.objects, tenant="local")
+    for one in lines:
+        writer.write((one if isinstance(one, str) else json.dumps(one)).encode() + b"\n")
+    file = writer.close(purpose, "lines.jsonl")
+    app.store.run(files.put(file))
+    return file.id
+
+
+def created(app: App, lines: Sequence[Any], **asked: Any) -> str:
+    body = {"input_file_id": upload(app, lines), "endpoint": CHAT, "completion_window": "24h"} | asked
+    answer = app.http.post("/v1/batches", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"] == "validating"
+    return str(answer.json()["id"])
+
+
+def step(app: App) -> bool:
+    """Let a fresh process do one step, as if every earlier one had died."""
+    return app.call(partial(BatchWorker(app.context)._work_on_next, asyncio.Event()))
+
+
+def seen(app: App, id: str) -> dict[str, Any]:
+    body: dict[str, Any] = app.http.get(f"/v1/batches/{id}").json()
+    return body
+
+
+def worked(app: App, id: str, until: Callable[[dict[str, Any]], bool], *, answers: bool = True) -> dict[str, Any]:
+    """Do steps, and answer what is queued, until the batch is as it should be."""
+    for _ in range(200):
+        app.store.client.zadd("tileq:batches_due", {id: 0}, xx=True)
+        step(app)
+        if until(body := seen(app, id)):
+            return body
+        while answers and (job := app.store.run(transitions.claim("tileq-demo", "w", 60)).value):
+            app.succeed(job, f"It is {job.custom_id}.")
+    raise AssertionError(body)
+
+
+def content(app: App, id: str | None) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in app.objects.get(content_key(id)).splitlines()] if id else []
+
+
+def ended(body: dict[str, Any]) -> bool:
+    return body["status"] in ("completed", "failed", "expired", "cancelled")
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, RESPONSES])
+def test_every_line_is_answered_once_in_the_order_of_the_file(app: App, endpoint: str) -> None:
+    id = created(app, [line(n, endpoint) for n in range(100)], endpoint=endpoint)
+    body = worked(app, id, ended)
+    assert body["status"] == "completed"
+    assert body["request_counts"] == {"total": 100, "completed": 100, "failed": 0}
+    answers = content(app, body["output_file_id"])
+    assert [one["custom_id"] for one in answers] == [f"line-{n}" for n in range(100)]
+    assert body["error_file_id"] is None
+    first = answers[0]["response"]
+    assert first["status_code"] == 200
+    assert "It is line-0." in json.dumps(first["body"])
+
+
+def test_lines_wait_in_their_file_while_the_queue_has_no_room(app: App) -> None:
+    id = created(app, [line(n) for n in range(100)])
+    body = worked(app, id, lambda body: body["status"] == "in_progress", answers=False)
+    for _ in range(5):
+        app.store.client.zadd("tileq:batches_due", {id: 0})
+        step(app)
+    body = seen(app, id)
+    assert (body["tileq"]["queued"], body["tileq"]["lines_read"]) == (40, 40)
+
+
+def test_an_invalid_line_refuses_the_batch_with_its_number(app: App) -> None:
+    lines = [
+        line(0),
+        "no json",
+        line(0),
+        line(3, method="GET"),
+        line(4, RESPONSES),
+        line(5, body={"messages": [], "temperature": 7}),
+        line(6, body={"messages": [{"role": "user", "content": "?"}], "stream": True}),
+    ]
+    body = worked(app, created(app, lines), ended)
+    assert body["status"] == "failed"
+    assert [(one["line"], one["code"], one["param"]) for one in body["errors"]["data"]] == [
+        (2, "invalid_json_line", None),
+        (3, "duplicate_custom_id", "custom_id"),
+        (4, "invalid_method", "method"),
+        (5, "mismatched_endpoint", "url"),
+        (6, "invalid_field", "body.temperature"),
+        (7, "unsupported_parameter", "body.stream"),
+    ]
+
+
+def test_no_line_and_no_batch_goes_above_the_highest_priority_of_its_key(app: App) -> None:
+    key = bearer(make_key(app, "local", max_priority="normal"))
+    lines = [line(0), line(1, body=line(1)["body"] | {"tileq": {"priority": "high"}})]
+    asked = {"input_file_id": upload(app, lines), "endpoint": CHAT, "completion_window": "24h"}
+    refused = app.http.post("/v1/batches", json=asked | {"tileq": {"priority": "high"}}, headers=key)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tileq.priority")
+    id = app.http.post("/v1/batches", json=asked, headers=key).json()["id"]
+    for _ in range(2):
+        step(app)
+    body = app.http.get(f"/v1/batches/{id}", headers=key).json()
+    assert [(one["line"], one["param"]) for one in body["errors"]["data"]] == [(2, "body.tileq.priority")]
+
+
+def test_a_cancelled_batch_keeps_its_answers_and_names_every_other_line(app: App) -> None:
+    id = created(app, [line(n) for n in range(60)])
+    worked(app, id, lambda body: body["tileq"]["lines_read"] > 0, answers=False)
+    for _ in range(5):
+        app.succeed(app.claim())
+    assert app.http.post(f"/v1/batches/{id}/cancel").json()["status"] == "cancelling"
+    body = worked(app, id, ended, answers=False)
+    assert body["status"] == "cancelled"
+    answers, errors = content(app, body["output_file_id"]), content(app, body["error_file_id"])
+    assert len(answers) == 5
+    assert {one["error"]["code"] for one in errors} == {"batch_cancelled"}
+    assert sorted(one["custom_id"] for one in answers + errors) == sorted(f"line-{n}" for n in range(60))
+    assert body["request_counts"] == {"total": 60, "completed": 5, "failed": 55}
+
+
+def test_a_batch_expires_with_its_window(app: App) -> None:
+    id = created(app, [line(n) for n in range(60)])
+    worked(app, id, lambda body: body["tileq"]["lines_read"] > 0, answers=False)
+    app.succeed(app.claim())
+    app.store.client.hset(f"tileq:batch:{id}", "deadline", "1")
+    body = worked(app, id, ended, answers=False)
+    assert body["status"] == "expired"
+    errors = content(app, body["error_file_id"])
+    assert {one["error"]["code"] for one in errors} == {"batch_expired"}
+    assert len(errors) == 59
+
+
+def test_an_older_claim_queues_nothing(app: App) -> None:
+    id = created(app, [line(n) for n in range(10)])
+    worked(app, id, lambda body: body["status"] == "in_progress", answers=False)
+    app.store.client.zadd("tileq:batches_due", {id: 0})
+    old, _ = app.store.run(batches.claim(0))
+    app.store.client.zadd("tileq:batches_due", {id: 0})
+    app.store.run(batches.claim(60))
+    assert old is not None
+    assert old.file is not None
+    left = app.call(BatchWorker(app.context)._expand, old, old.file, 3600.0)
+    assert left == 0
+    assert seen(app, id)["tileq"]["lines_read"] == 0
+    assert not app.store.run(transitions.read_jobs([line_job_id(id, 1)]))
+
+
+def test_a_line_that_can_not_be_prepared_stands_in_the_error_file(app: App) -> None:
+    lost = line(1, RESPONSES, body={"input": "?", "previous_response_id": f"resp_{'0' * 36}"})
+    body = worked(app, created(app, [line(0, RESPONSES), lost], endpoint=RESPONSES), ended)
+    assert body["status"] == "completed"
+    assert [one["custom_id"] for one in content(app, body["output_file_id"])] == ["line-0"]
+    (refused,) = content(app, body["error_file_id"])
+    assert (refused["custom_id"], refused["response"]["status_code"]) == ("line-1", 400)
+    assert refused["response"]["body"]["error"]["param"] == "body.previous_response_id"
+
+
+def test_lines_stand_behind_other_jobs(app: App) -> None:
+    id = created(app, [line(0)])
+    worked(app, id, lambda body: body["tileq"]["lines_read"] > 0, answers=False)
+    low = app.accepted(priority="low")
+    assert app.claim().id == low
+    assert app.claim().batch == id
+
+
+def test_the_earliest_deadline_goes_first(app: App) -> None:
+    late, soon = created(app, [line(0)]), created(app, [line(0)], completion_window="1h")
+    for id in (late, soon):
+        worked(app, id, lambda body: body["tileq"]["lines_read"] > 0, answers=False)
+    assert [app.claim().batch, app.claim().batch] == [soon, late]

@@ -1,0 +1,1 @@
+"""Measures the engines on the machine that runs them: `tileq bench`."""

@@ -1,0 +1,109 @@
+/* 16 floats, or 64 bytes, at once: the compiler's vectors, and AVX-512's dot products where the processor has them. */
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+typedef uint16_t bf16;
+typedef float floats __attribute__((vector_size(64)));
+typedef int32_t ints __attribute__((vector_size(64)));
+typedef uint32_t words __attribute__((vector_size(64)));
+typedef uint8_t bytes __attribute__((vector_size(64)));
+typedef uint16_t halves __attribute__((vector_size(32)));
+#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+
+/* Memory that stays with its thread from call to call: the system takes longer to find fresh pages than to fill them. */
+static void *workspace(size_t size) {
+    static _Thread_local void *kept;
+    static _Thread_local size_t held;
+    if (size > held) {
+        free(kept);
+        held = (size + 63) / 64 * 64;
+        kept = aligned_alloc(64, held);
+    }
+    return kept;
+}
+
+INLINE words words_at(const void *p) {
+    words out;
+    memcpy(&out, p, 64);
+    return out;
+}
+INLINE floats floats_at(const float *p) { return (floats)words_at(p); }
+INLINE void store_floats(float *to, floats value) { memcpy(to, &value, 64); }
+INLINE floats all(float value) { return value + (floats){}; }
+INLINE floats choose(ints mask, floats yes, floats no) { return (floats)((mask & (ints)yes) | (~mask & (ints)no)); }
+
+INLINE float sum_of(floats v) {
+    float out = 0;
+    for (int i = 0; i < LANES; i++) out += v[i];
+    return out;
+}
+INLINE float largest_of(floats v) {
+    float out = v[0];
+    for (int i = 1; i < LANES; i++) out = v[i] > out ? v[i] : out;
+    return out;
+}
+
+INLINE floats widen(const bf16 *p) {
+    halves narrow;
+    memcpy(&narrow, p, 32);
+    return (floats)(__builtin_convertvector(narrow, words) << 16);
+}
+/* To the nearest bfloat16, ties to even, as torch. */
+INLINE floats rounded(floats value) {
+    const words bits = (words)value, up = bits + 0x7fff + ((bits >> 16) & 1);
+    return (floats)((words)choose(value == value, (floats)up, value) & 0xffff0000);
+}
+INLINE halves narrow(floats value) { return __builtin_convertvector((words)rounded(value) >> 16, halves); }
+INLINE void store_bf16(bf16 *to, floats value) {
+    const halves out = narrow(value);
+    memcpy(to, &out, 32);
+}
+
+/* e to the x as 2^n times a polynomial on half of ln 2: 3e-7 of it off at most. NaN stays NaN; below -87 it is 0. */
+INLINE floats exponential(floats x) {
+    const floats magic = all(0x1.8p23f); /* adding it rounds to a whole number */
+    const floats low = choose(x > 88, all(88), x), shifted = low * 0x1.715476p0f + magic, n = shifted - magic;
+    const floats r = low - n * 0x1.63p-1f - n * -0x1.bd0106p-13f;
+    floats series = all(1 / 720.0f);
+    for (int i = 5, factorial = 120; i >= 0; factorial /= i ? i : 1, i--) series = series * r + 1.0f / (float)factorial;
+    const floats scaled = (floats)((ints)series + (((ints)shifted - (ints)magic) << 23));
+    return choose(x == x, choose(x < -87, all(0), scaled), x);
+}
+
+/* s[i] + w[2i] x[2i] + w[2i + 1] x[2i + 1], of bfloat16. */
+INLINE floats dot_bf16(floats s, words w, words x) {
+#ifdef __AVX512BF16__
+    return (floats)_mm512_dpbf16_ps((__m512)s, (__m512bh)w, (__m512bh)x);
+#else
+    return s + (floats)(w << 16) * (floats)(x << 16) + (floats)(w & 0xffff0000) * (floats)(x & 0xffff0000);
+#endif
+}
+
+/* s[i] + the products of the 4 unsigned bytes of w[i] and the 4 signed ones of x[i]. */
+INLINE ints dot_bytes(ints s, words w, words x) {
+#ifdef __AVX512VNNI__
+    return (ints)_mm512_dpbusd_epi32((__m512i)s, (__m512i)w, (__m512i)x);
+#else
+    for (int shift = 24; shift >= 0; shift -= 8) s += (ints)(w << (24 - shift) >> 24) * ((ints)(x << (24 - shift)) >> 24);
+    return s;
+#endif
+}
+
+/* What the lower 4 bits of each byte stand for; `table` holds its 16 bytes 4 times. */
+INLINE words look_up(words codes, words table) {
+    const bytes at = (bytes)(codes & 0x0f0f0f0f);
+#ifdef __AVX512BW__
+    return (words)_mm512_shuffle_epi8((__m512i)table, (__m512i)at);
+#else
+    bytes out;
+    for (int i = 0; i < 64; i++) out[i] = ((bytes)table)[at[i]];
+    return (words)out;
+#endif
+}
