@@ -130,7 +130,7 @@ def test_every_transition_into_an_end_is_archived(
     assert record is not None
     found = Job.from_hash(job.to_hash() | ends(objects, job)[job.id])
     assert replace(found, created=record.created) == replace(
-        record, start_by=0, run_by=0, owner="", cancel=False, position=-1
+        record, start_by=0, run_by=0, owner="", cancel=False, lost=0, position=-1
     )
     assert archive_ends(store, objects) == 0
 
