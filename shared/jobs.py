@@ -98,6 +98,7 @@ class Job:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     images: list[JobImage] = field(default_factory=list)
+    fetched_bytes: int = 0  #: of images that workers fetched by URL; its tenant's limit counts them at the end
     webhook: WebhookTarget | None = None
     hook_state: str = "none"  #: none, pending, delivered, failed
     hook_attempts: int = 0

@@ -33,7 +33,8 @@ from workers.vision.attempt import Attempt, AttemptAborted, InFlightJobs
 from workers.vision.deltas import DeltaWriter
 from workers.vision.engine.base import Done
 from workers.vision.engine.factory import ServedModel
-from workers.vision.images.pipeline import ImagePipeline, with_warnings
+from workers.vision.images.pipeline import ImagePipeline, note_decoded
+from workers.vision.images.url_images import UrlImages
 from workers.vision.isolation import Isolation
 from workers.vision.outcomes import Outcome
 from workers.vision.shortage import shortage_of
@@ -60,6 +61,7 @@ class Worker:
     hints: Publisher
     served: ServedModel
     images: ImagePipeline
+    url_images: UrlImages
     deltas: DeltaWriter
     jobs: InFlightJobs
     stopping: threading.Event
@@ -145,11 +147,11 @@ class Worker:
     def _answer(self, attempt: Attempt) -> Outcome:
         with attempt.stage("fetch"):
             request = self._read(attempt.job)
-            data = self.images.fetch(attempt, request.images)
+            images = self.url_images.store(attempt, request.images)
+            data = self.images.fetch(attempt, images)
         with attempt.stage("tile"):
-            tiled = self.images.tile(attempt, request.images, data, request.thumbnail)
-        if images := with_warnings(attempt.job.images, tiled):
-            attempt.progress["images"] = images
+            tiled = self.images.tile(attempt, images, data, request.thumbnail)
+        note_decoded(attempt, tiled)
         previews = self.images.store_previews(attempt.job.id, tiled)
         text = self.deltas.buffer(attempt.job.id, attempt.job.attempt)
         engine_request = generation.build_request(
