@@ -100,6 +100,8 @@ def test_the_sdk_raises_its_own_class_for_every_error(raising: OpenAI, name: str
         ("PUT", "/v1/responses", "method_not_allowed"),
         ("POST", "/v1/responses", "unsupported_media_type"),
         ("GET", "/v1/files?limit=none", "invalid_field"),
+        ("GET", "/v1/models/none", "not_found"),
+        ("POST", "/v1/embeddings", "not_found"),
     ],
 )
 def test_what_is_raised_before_a_route_runs_has_the_envelope_too(
