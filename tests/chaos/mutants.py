@@ -79,9 +79,23 @@ MUTANTS = (
     Mutant(
         "a key's jobs go before everybody's",
         "services/intake/submission/priority.py",
-        "if PRIORITIES.index(asked.priority) >= PRIORITIES.index(most):",
-        "if most:",
+        "return PRIORITIES.index(asked) < PRIORITIES.index(most)",
+        "return False",
         ("tests/unit/intake/test_priority.py",),
+    ),
+    Mutant(
+        "no fencing of batches",
+        f"{LUA}/prelude.lua",
+        "return b.fence == tostring(fence) and b.status == status",
+        "return b.status == status",
+        ("tests/unit/intake/batches",),
+    ),
+    Mutant(
+        "a batch stays where it stood in its file",
+        f"{LUA}/submit.lua",
+        "call('HSET', key, 'offset', lines.offset, 'line', lines.line)",
+        "call('HSET', key, 'line', lines.line)",
+        ("tests/unit/intake/batches",),
     ),
     Mutant(
         "no submission publishes a hint while a job is ready",
