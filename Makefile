@@ -22,7 +22,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos mutants fuzz load lint audit bench bench-growth bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-bodies bench-queue evaluate constraints clean
+.PHONY: help env demo test chaos mutants fuzz load lint audit bench bench-growth bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-bodies bench-queue bench-idle evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -63,6 +63,9 @@ bench-answer: $(STAMP)  ## time of a question about 13 tiles on a CPU, demo mode
 bench-queue: $(STAMP)  ## accept, claim, read, memory and restart of the store at 10 to 100,000 queued jobs; ARGS=--sizes
 	@$(BIN)/python -m tests.bench.queue $(ARGS)
 
+bench-idle: $(STAMP)  ## memory and processor of each process of `tileq up` while nothing happens, with and without a model
+	@$(BIN)/python -m tests.bench.idle $(ARGS)
+
 bench-tiles: $(STAMP)  ## bytes of an image to tiles, beside the model card's code, and how long a device waits for tiles
 	@$(BIN)/python -m tests.bench.tiles $(ARGS)
 
@@ -86,8 +89,8 @@ build/peers-env/.made: tests/bench/peers/requirements.txt
 bench-growth: $(STAMP)  ## step time by running jobs, memory by tiles, throughput by queue length, drawn in build/growth.png
 	@$(BIN)/python -m tests.bench.growth $(ARGS)
 
-bench: $(STAMP) build/peers-env/.made  ## every benchmark in its short mode, and one table of the figures with their goals
-	@$(BIN)/python -m tests.bench $(ARGS)
+bench: $(STAMP)  ## every benchmark in its short mode (ONLY='tiles host': some; RESUME=1: those left), one table of figures and goals
+	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(RESUME),--resume) $(ARGS)
 
 parity: $(STAMP)  ## the cases of $TILEQ_PARITY (default ../shared/parity): prompts, tiles, logits and answers
 	@$(BIN)/python -m pytest -m parity tests $(ARGS)

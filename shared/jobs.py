@@ -78,6 +78,7 @@ class Job:
     priority: int = 1  #: index into PRIORITIES
     attempt: int = 0  #: claims so far: the fencing token
     released: int = 0  #: attempts released by a graceful shutdown, not charged
+    lost: int = 0  #: attempts whose lease expired
     max_attempts: int = 3
     owner: str = ""  #: worker that holds the lease
     created: float = 0
@@ -97,6 +98,7 @@ class Job:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     images: list[JobImage] = field(default_factory=list)
+    fetched_bytes: int = 0  #: of images that workers fetched by URL; its tenant's limit counts them at the end
     webhook: WebhookTarget | None = None
     hook_state: str = "none"  #: none, pending, delivered, failed
     hook_attempts: int = 0
@@ -123,6 +125,11 @@ class Job:
     def charged(self) -> int:
         """Claims that count against `max_attempts`."""
         return self.attempt - self.released
+
+    @property
+    def suspect(self) -> bool:
+        """Whether this is its last attempt and an earlier one lost its worker: the job may be what ended it."""
+        return self.lost > 0 and self.charged >= self.max_attempts
 
     def to_hash(self) -> dict[str, str]:
         """Return the fields that are set as strings of a Redis hash; `from_hash` gives the others their defaults."""

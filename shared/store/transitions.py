@@ -76,7 +76,7 @@ def submit(
     `grace`: seconds before the reconciler publishes the first hint itself. `idem`: (key, token, id to replay). With
     `lines` the batch moves behind them in its file; where its claim is lost, nothing is done (`lease_lost`).
     """
-    stored = [sum(image.bytes for image in job.images) for job in jobs]
+    stored = [sum(image.bytes or 0 for image in job.images) for job in jobs]
     order = {
         "tenant": tenant,
         "jobs": [job.to_hash() for job in jobs],

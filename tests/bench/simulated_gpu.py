@@ -1,7 +1,7 @@
 """A runner over a device that only takes the time an H200 is computed to take, on a time line of its own.
 
 Packing, uploads, slots and sampling are `ModelRunner`'s, in the host's time. Device times are of Mini's shapes at half
-of an H200's arithmetic and 70 % of its bandwidth, without the attention within a prompt. No GPU is measured here.
+of an H200's arithmetic and 70 % of its bandwidth. No GPU is measured here.
 """
 
 import time
@@ -25,6 +25,7 @@ DECODER_BYTES = 3.4e9  # that a step reads of bf16 weights: all but the embeddin
 CONFIG, TOKENIZER = shapes(MINI)
 TILE_S = CONFIG.used_layers * vision_layer_operations(CONFIG, 1) / FLOPS
 ROW_S = CONFIG.decoder.layers * decoder_layer_operations(CONFIG, 1) / FLOPS
+SCORE_S = 4 * CONFIG.decoder.layers * CONFIG.decoder.heads * CONFIG.decoder.head / FLOPS  #: a row's, of one position
 POSITION_S = page_bytes(CONFIG.decoder, torch.bfloat16) / PAGE_TOKENS / BYTES_PER_S
 VOCAB, TOKEN = 512, 100  # what arg-max takes over more is the device's time
 
@@ -88,7 +89,9 @@ class SimulatedRunner(ModelRunner):
 
     def _decode_packed(self, batch: PackedBatch, _: Any) -> Tensor:
         contexts = sum(segment.context for segment in batch.segments)
-        self.line.take(max(DECODER_BYTES / BYTES_PER_S + contexts * POSITION_S, len(batch.ids) * ROW_S))
+        scores = sum(segment.rows * (segment.context - segment.rows / 2) for segment in batch.prefills)
+        moving_s = DECODER_BYTES / BYTES_PER_S + contexts * POSITION_S
+        self.line.take(max(moving_s, len(batch.ids) * ROW_S + scores * SCORE_S))
         return self.logits(0 if batch.wanted is None else len(batch.wanted))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Json = dict[str, Any]
-Kind = Literal["plain", "image", "cancel", "poison", "hang"]
+Kind = Literal["plain", "image", "slow", "cancel", "poison", "hang"]
 TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 
 

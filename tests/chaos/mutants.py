@@ -149,6 +149,13 @@ MUTANTS = (
         ("poison",),
     ),
     Mutant(
+        "last attempts run beside others",
+        "workers/vision/isolation.py",
+        "while self._together or self._alone:",
+        "while False:",
+        ("tests/unit/vision/test_isolation.py",),
+    ),
+    Mutant(
         "results overwrite one another",
         "shared/storage.py",
         'return f"jobs/{job}/result-{attempt}.json"',

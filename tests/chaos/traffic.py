@@ -15,6 +15,7 @@ from tests.chaos.ledger import Json, Kind, Ledger, Submission
 CLIENTS = 3
 PAUSE_S = 0.25  #: between two requests of one client
 RETRY_S = 0.3
+SLOW_WORDS = 60  #: that the echo engine takes more than a second for
 
 
 class Traffic:
@@ -122,7 +123,7 @@ class Traffic:
 
 def _prompt(kind: Kind, number: int) -> str:
     word = {"poison": "POISON", "hang": "HANG"}.get(kind, "Job")
-    return f"{word} {number} of this run, please"
+    return f"{word} {number} of this run, please{' slowly' * SLOW_WORDS * (kind == 'slow')}"
 
 
 def _png() -> bytes:

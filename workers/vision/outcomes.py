@@ -44,6 +44,7 @@ def result_of(attempt: Attempt, done: Done) -> StoredResult:
         timings=StageTimings(**{stage: round(seconds, 4) for stage, seconds in attempt.timings.items()}),
         attempt=attempt.job.attempt,
         ended_at=moment(attempt.store_time),
+        images=attempt.images if attempt.named_urls else None,
     )
 
 

@@ -381,9 +381,10 @@ local function close(id, j, to, error)
   call('HDEL', P .. 'job:' .. id, 'request', 'not_before', 'hints', 'affinity', 'passes', 'passed')
   call('ZADD', P .. 'expiry', stamp(expires), id)
   if j.started ~= '' then
-    local r = read(P .. 'job:' .. id, 'usage', 'completion_tokens')
+    local r = read(P .. 'job:' .. id, 'usage', 'completion_tokens', 'fetched_bytes')
     local tokens = r.usage ~= '' and cjson.decode(r.usage).completion_tokens or tonumber(r.completion_tokens) or 0
     charge(j.tenant, 'tokens', tokens)
+    charge(j.tenant, 'bytes', tonumber(r.fetched_bytes) or 0)
   end
   if to ~= 'succeeded' then call('ZADD', P .. 'unmarked', stamp(now), id) end
   move(id, j, to)

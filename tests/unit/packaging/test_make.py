@@ -23,6 +23,7 @@ TARGETS = (
     "bench-accept",
     "bench-growth",
     "bench-bodies",
+    "bench-idle",
     "bench-peers",
     "load",
     "parity",
