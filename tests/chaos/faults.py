@@ -158,7 +158,7 @@ def lose_hints(run: Run) -> None:
 
 @fault
 def kill_after_result(run: Run) -> None:
-    """SIGKILL between the write of the result object and the job's end (5)."""
+    """SIGKILL between the write of the object of a large result and the job's end (5)."""
     name = run.worker()
     _kill_at(run, "kill_after_result", name, "s3", lambda data: data.startswith(b"PUT ") and b"/result-" in data[:400])
 

@@ -61,7 +61,7 @@ class Facts:
     submissions: list[Submission]
     seen: dict[str, list[Json]]  #: terminal bodies of each job, whenever a client saw one
     final: dict[str, Json | None]  #: each accepted job as it is after the drain; None: the service does not know it
-    results: dict[str, str]  #: key of the result object in each record
+    results: dict[str, str]  #: key of the result object in each record that has one
     arrivals: list[Arrival]
     faults: list[Fault]
     deaths: list[str]  #: processes that died without a fault

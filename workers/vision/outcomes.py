@@ -49,7 +49,7 @@ def result_of(attempt: Attempt, done: Done) -> StoredResult:
 
 
 def succeeded(attempt: Attempt, result: StoredResult, key: str) -> Outcome:
-    """The result object is in object storage under `key`."""
+    """The job was answered; its result object is in storage under `key`, "" where the record holds the output."""
     return Outcome("succeeded", _finish(attempt, State.SUCCEEDED, result.job_fields(key)))
 
 

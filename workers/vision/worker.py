@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import Counter
 
 from shared.broker import Publisher
-from shared.ended import write_ended_markers
+from shared.ended import archive_ends
 from shared.errors import ObjectMissing, Permanent, QueueUnavailable, StorageDown, Transient
 from shared.jobs import Job
 from shared.request_archive import read_manifest
@@ -174,8 +174,10 @@ class Worker:
             raise Transient("storage_unavailable", error.detail) from error
 
     def _store(self, attempt: Attempt, done: Done) -> Outcome:
-        key = result_key(attempt.job.id, attempt.job.attempt)
         result = outcomes.result_of(attempt, done)
+        if attempt.job.seal and result.fits_record:
+            return outcomes.succeeded(attempt, result, "")
+        key = result_key(attempt.job.id, attempt.job.attempt)
         try:
             self.objects.put(key, result.to_bytes(), "application/json")
         except StorageDown as error:
@@ -193,17 +195,17 @@ class Worker:
         elif name == "succeeded":
             attempt.count_answered()
         elif outcome.transition and name not in ("lease_lost", "abandoned"):
-            self._mark_ended(attempt.job.id)
+            self._archive_end(attempt.job.id)
         ATTEMPTS.labels(name).inc()
         log.info("attempt ended", outcome=name, seconds=round(attempt.age, 3))
         return more and name != "released"
 
-    def _mark_ended(self, id: str) -> None:
-        """Write the marker of a job that ended without a result; of one that is queued again there is none to write."""
+    def _archive_end(self, id: str) -> None:
+        """Store the end of a job that was not answered; of one that is queued again there is none to store."""
         try:
-            write_ended_markers(self.store, self.objects, [id])
+            archive_ends(self.store, self.objects, [id])
         except (QueueUnavailable, StorageDown) as error:
-            log.warning("ended marker not written, the reconciler will write it", error=error.detail)
+            log.warning("end of the job not stored, the reconciler will store it", error=error.detail)
 
     def _commit(
         self, attempt: Attempt, transition: StoreCommand[TransitionResult[Any]]

@@ -18,6 +18,7 @@ from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.uploads import FileReference, ImageSource, ImageUrl, Upload
 from shared.affinity import affinity_of
 from shared.conversation import Message
+from shared.encryption import new_key
 from shared.errors import NotFound, ObjectMissing, ResultLost, UnknownParent
 from shared.ids import new_id
 from shared.images import ImageLimits
@@ -129,6 +130,7 @@ class Preparation:
             parent=asked.parent or "",
             affinity=affinity_of(request),
             request=_inline(request),
+            seal=new_key(),
             custom_id=submission.custom_id,
             openai=submission.openai,
             batch=batch,
@@ -155,6 +157,7 @@ class Preparation:
             trace=trace,
             affinity=affinity_of(request),
             request=_inline(request),
+            seal=new_key(),
         )
         copies = [None if image.url else image.key for image in images]
         return PreparedJob(job, request, copies=copies)

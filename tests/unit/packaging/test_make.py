@@ -24,6 +24,7 @@ TARGETS = (
     "bench-growth",
     "bench-bodies",
     "bench-idle",
+    "bench-store",
     "bench-peers",
     "load",
     "parity",

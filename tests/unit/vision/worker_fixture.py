@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from shared.conversation import Message
+from shared.encryption import new_key
 from shared.errors import QueueUnavailable, StorageDown
 from shared.events import TextDelta, stream_key
 from shared.ids import new_id
@@ -258,7 +259,8 @@ class WorkerFixture:
         request = Request(
             model=MODEL, messages=messages, images=stored, groups=groups, generation=generation or Generation()
         )
-        job = Job(id=id, tenant="acme", model=MODEL, start_within=60, run_within=60, retain=60)
+        seal = "" if former else new_key()
+        job = Job(id=id, tenant="acme", model=MODEL, start_within=60, run_within=60, retain=60, seal=seal)
         views = [image.view() for image in stored]
         job = replace(
             job,
