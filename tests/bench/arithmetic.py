@@ -40,7 +40,7 @@ from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.scheduler import Limits
 from workers.vision.engine.step_allowance import vision_layer_operations
 from workers.vision.engine.step_budget import StepBudget
-from workers.vision.model.attention import attend_segment
+from workers.vision.model.attention import attend_biased
 from workers.vision.model.decode_steps import DecodeSteps
 from workers.vision.model.decoder import DecoderKernels
 from workers.vision.model.kv_pages import KVPages, page_bytes
@@ -164,7 +164,7 @@ class Steps:
     def _kernels(self) -> DecoderKernels:
         """Those of a GPU; the bias of a prompt's last part takes no memory."""
         linear = partial(PlainLinear, normalise=joined_rms_norm)
-        prompt = partial(attend_segment, bias=lambda *_: torch.empty(0, device=META))
+        prompt = partial(attend_biased, bias=lambda *_: torch.empty(0, device=META))
         return DecoderKernels(linear, linear, attend_rows=self._paged, attend_prompt=prompt)
 
     @contextmanager

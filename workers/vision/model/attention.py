@@ -68,14 +68,13 @@ def lower_right(segment: Segment, device: torch.device) -> Tensor:
     return torch.arange(segment.context, device=device) <= last.unsqueeze(1)
 
 
-def attend_segment(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    segment: Segment,
-    bias: Bias = lower_right,
-) -> Tensor:
+def attend_segment(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
     """`AttendPrompt` in plain torch."""
+    return attend_biased(queries, keys, values, segment, lower_right)
+
+
+def attend_biased(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment, bias: Bias) -> Tensor:
+    """`AttendPrompt`, with `bias` where the segment is not the whole context."""
     keys, values = (read(pool, segment).transpose(0, 1).unsqueeze(0) for pool in (keys, values))
     if segment.rows == 1:
         # The queries of a group see the same positions, so they are the rows of one attention: (1, kv, group, head).

@@ -8,7 +8,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.config import DecoderConfig
-from workers.vision.model.attention import AttendRows, attend_padded, attend_segment
+from workers.vision.model.attention import AttendRows, attend_biased, attend_padded, attend_segment
 from workers.vision.model.decoder import DecoderKernels
 from workers.vision.model.fast_path import choose
 from workers.vision.model.linear import PlainLinear
@@ -34,7 +34,8 @@ def gpu_kernels(config: DecoderConfig, dtype: torch.dtype, device: torch.device,
     answers = draw(len(CONTEXTS), config.heads, config.head), *pools, DecodeTables(*tables)
     prompt = Segment(0, PROMPT_ROWS, max(CONTEXTS), tuple(pages[0].tolist()))
     rows = draw(PROMPT_ROWS, config.heads, config.head), *pools, prompt
-    attend_rows, paged = compare(PAGED_ATTENTION, _load_attention, attend_padded, answers)
+    plain_rows: AttendRows = attend_padded
+    attend_rows, paged = compare(PAGED_ATTENTION, _load_attention, plain_rows, answers)
     attend_prompt, prompts = compare("attention of prompts", lambda: attend_lower_right, attend_segment, rows)
     hidden = draw(PROMPT_ROWS, config.hidden), draw(config.hidden), config.eps
     normalise, norm = compare("norm", lambda: joined_rms_norm, rms_norm, hidden)
@@ -46,7 +47,7 @@ def gpu_kernels(config: DecoderConfig, dtype: torch.dtype, device: torch.device,
 
 def attend_lower_right(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
     """`AttendPrompt` with a bias that torch knows by name: with numbers it would keep all scores in memory."""
-    return attend_segment(queries, keys, values, segment, lambda part, _: causal_lower_right(part.rows, part.context))
+    return attend_biased(queries, keys, values, segment, lambda part, _: causal_lower_right(part.rows, part.context))
 
 
 def _load_attention() -> AttendRows:
