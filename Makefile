@@ -22,7 +22,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos mutants fuzz load lint audit bench bench-growth bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-bodies bench-queue evaluate constraints clean
+.PHONY: help env demo test chaos mutants fuzz load lint audit bench bench-growth bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-bodies bench-queue bench-store bench-idle evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -60,8 +60,14 @@ bench-accept: $(STAMP)  ## cost of accepting a job, against the same work done b
 bench-answer: $(STAMP)  ## time of a question about 13 tiles on a CPU, demo model, whole service
 	@$(BIN)/python -m tests.bench.answer $(ARGS)
 
-bench-queue: $(STAMP)  ## accept, claim, read, memory and restart of the store at 10 to 100,000 queued jobs; ARGS=--sizes
+bench-queue: $(STAMP)  ## accept, claim, read, memory and restart of the store at 10 to 1,000,000 queued jobs, 4 minutes; ARGS=--sizes
 	@$(BIN)/python -m tests.bench.queue $(ARGS)
+
+bench-store: $(STAMP)  ## jobs a second that one job store carries, by the number of clients at once
+	@$(BIN)/python -m tests.bench.store $(ARGS)
+
+bench-idle: $(STAMP)  ## memory and processor of each process of `tileq up` while nothing happens, with and without a model
+	@$(BIN)/python -m tests.bench.idle $(ARGS)
 
 bench-tiles: $(STAMP)  ## bytes of an image to tiles, beside the model card's code, and how long a device waits for tiles
 	@$(BIN)/python -m tests.bench.tiles $(ARGS)

@@ -1,4 +1,4 @@
-"""Encryption of stored secrets: webhook secrets and the headers that clients add to their webhooks.
+"""Encryption of what is stored: webhook secrets, the headers that clients add to their webhooks, ends of jobs.
 
 AES-256-GCM (NIST SP 800-38D) with a random nonce of 96 bits for each value, as text:
 
@@ -55,9 +55,7 @@ class Keyring:
         if not self._keys or not value:
             return value
         used = self.ids[0]
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = nonce + _aes_gcm(self._keys[used]).encrypt(nonce, value.encode(), _context(purpose, tenant))
-        return f"{MARKER}{used}:{base64.b64encode(sealed).decode()}"
+        return f"{MARKER}{used}:{seal(self._keys[used], value.encode(), _context(purpose, tenant))}"
 
     def decrypt(self, value: str, purpose: Purpose, tenant: str) -> str:
         """Return what was encrypted, or `value` where it is in plain.
@@ -70,15 +68,11 @@ class Keyring:
         if used not in self._keys:
             raise DecryptionFailed(f"a stored {purpose} needs the key {used}; add it to TILEQ_SECRETS_KEY")
         try:
-            sealed = base64.b64decode(text, validate=True)
-            opened = _aes_gcm(self._keys[used]).decrypt(
-                sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _context(purpose, tenant)
-            )
-        except Exception as error:  # InvalidTag, or base64 that is none
+            return unseal(self._keys[used], text, _context(purpose, tenant)).decode()
+        except ValueError as error:
             raise DecryptionFailed(
                 f"a stored {purpose} of tenant {tenant} was changed; it can't be decrypted"
             ) from error
-        return opened.decode()
 
     def renew(self, value: str, purpose: Purpose, tenant: str) -> str:
         """Return `value` encrypted with the first key; as it is where it is that already, or without keys."""
@@ -102,6 +96,21 @@ class Keyring:
 def new_key() -> str:
     """Return a fresh key: 32 random bytes in base64."""
     return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+
+
+def seal(key: bytes, data: bytes, context: bytes) -> str:
+    """Return `data` encrypted with `key`, bound to `context`: base64 of nonce, ciphertext and tag."""
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    return base64.b64encode(nonce + _aes_gcm(key).encrypt(nonce, data, context)).decode()
+
+
+def unseal(key: bytes, text: str, context: bytes) -> bytes:
+    """Return what `seal` encrypted. Raises `ValueError` where it was changed, or has another key or context."""
+    try:
+        sealed = base64.b64decode(text, validate=True)
+        return _aes_gcm(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], context)
+    except Exception as error:  # InvalidTag, or base64 that is none
+        raise ValueError("encrypted data was changed, or has another key") from error
 
 
 def key_id(raw: bytes) -> str:

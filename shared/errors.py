@@ -218,6 +218,18 @@ class UnknownFile(RequestError):
     status, code, title = 422, "unknown_file", "Unknown file"
 
 
+class ImageUrlsDisabled(RequestError):
+    """This service fetches no images (TILEQ_IMAGE_URLS is false): send the bytes, or upload them to /v1/files."""
+
+    status, code, title = 422, "image_urls_disabled", "Images by URL are off"
+
+
+class ImageUrlRefused(RequestError):
+    """This image URL is not one that tileq may call."""
+
+    status, code, title = 422, "image_url_refused", "Image URL refused"
+
+
 class IdempotencyMismatch(RequestError):
     """This Idempotency-Key was used for another request; use a new key."""
 

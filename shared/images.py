@@ -5,9 +5,10 @@ A format is told by the first bytes of the file, never by a name or a declared m
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from shared.settings import ImageSettings
+if TYPE_CHECKING:  # a decoder process has no settings, and they are half of its memory
+    from shared.settings import ImageSettings
 
 ImageMode = Literal["natural", "original"]
 
@@ -50,7 +51,7 @@ class ImageLimits:
     mode: ImageMode
 
     @classmethod
-    def of(cls, settings: ImageSettings) -> "ImageLimits":
+    def of(cls, settings: "ImageSettings") -> "ImageLimits":
         """Return the limits that the settings name."""
         return cls(settings.max_image_pixels, settings.max_image_side, settings.max_missing_rows, settings.image_mode)
 

@@ -14,13 +14,13 @@ How tileq keeps it:
 - A job is at any moment in exactly one of `outbox` (a hint is to be published), `leases` (a worker runs it) and
   terminal. It leaves the outbox only when it is claimed, so the reconciler repeats a hint that the broker lost.
 - `attempt` counts claims and is the fencing token: the store refuses heartbeat and finish of any other attempt, so a
-  worker that was frozen cannot overwrite a newer attempt. Each attempt writes its result under its own key.
+  worker that was frozen cannot overwrite a newer attempt. Each attempt writes a large output under its own key.
 - A lease that is not renewed expires; the job is queued again, and after `max_attempts` it fails with `worker_lost`.
 - Two deadlines end every job: `start_within` until the first claim, `run_within` from there over all attempts. The time
   is always the store's (`redis.call('TIME')`), never a client's.
-- A job that ends without a result gets an object `ended.json`, so that `--recover` (Redis lost with its disk) restores
-  it as it ended instead of queueing it again. Redis and its file lost between the end and that object, usually
-  milliseconds, is the one case in which an ended job runs again (`shared/ended.py`).
+- The end of every job is in object storage within about a second, many in one object, so that `--recover` (Redis lost
+  with its disk) restores it as it ended instead of queueing it again. Redis and its file lost before that is the one
+  case in which an ended job runs again (`shared/ended.py`).
 - Every arrow above is one Lua script in `shared/store/lua`, called by `shared/store/transitions.py`. Terminal states
   never change.
 """
@@ -42,7 +42,7 @@ class State(StrEnum):
 
     QUEUED = "queued"  #: Accepted, waiting for a worker.
     RUNNING = "running"  #: A worker holds its lease.
-    SUCCEEDED = "succeeded"  #: Answered; the result is in object storage.
+    SUCCEEDED = "succeeded"  #: Answered; the output is in the record, or, if large, in object storage.
     FAILED = "failed"  #: Ended without an answer; `error` says why.
     CANCELLED = "cancelled"  #: The client cancelled it.
     EXPIRED = "expired"  #: No worker claimed it within `start_within`.
@@ -78,6 +78,7 @@ class Job:
     priority: int = 1  #: index into PRIORITIES
     attempt: int = 0  #: claims so far: the fencing token
     released: int = 0  #: attempts released by a graceful shutdown, not charged
+    lost: int = 0  #: attempts whose lease expired
     max_attempts: int = 3
     owner: str = ""  #: worker that holds the lease
     created: float = 0
@@ -97,6 +98,7 @@ class Job:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     images: list[JobImage] = field(default_factory=list)
+    fetched_bytes: int = 0  #: of images that workers fetched by URL; its tenant's limit counts them at the end
     webhook: WebhookTarget | None = None
     hook_state: str = "none"  #: none, pending, delivered, failed
     hook_attempts: int = 0
@@ -110,9 +112,10 @@ class Job:
     trace: str = ""  #: W3C traceparent
     openai: OpenAiOptions | None = None  #: set for a job that was made on OpenAI's surface
     affinity: str = ""  #: keys of the prompts that it could share, see shared/affinity.py
+    seal: str = field(default="", repr=False)  #: key that encrypts its end in object storage, see shared/ended.py
     request: str = ""  #: copy of a small manifest, which spares the worker a round trip; deleted at the end
-    result: str = ""  #: key of the winning result object
-    output: JobOutput | None = None  #: copy of a small output; the result object is the truth
+    result: str = ""  #: key of the winning result object, "" where `output` is kept here
+    output: JobOutput | None = None  #: a small output
     finish_reason: str = ""  #: that of the output, also of a large one; it names a response's event
     error: JobError | None = None
     usage: TokenUsage | None = None
@@ -123,6 +126,11 @@ class Job:
     def charged(self) -> int:
         """Claims that count against `max_attempts`."""
         return self.attempt - self.released
+
+    @property
+    def suspect(self) -> bool:
+        """Whether this is its last attempt and an earlier one lost its worker: the job may be what ended it."""
+        return self.lost > 0 and self.charged >= self.max_attempts
 
     def to_hash(self) -> dict[str, str]:
         """Return the fields that are set as strings of a Redis hash; `from_hash` gives the others their defaults."""
@@ -137,6 +145,12 @@ class Job:
         """Parse a Redis hash; unknown fields (of a newer version) are ignored."""
         parsers = _parsers()
         return cls(**{name: parsers[name](text) for name, text in record.items() if name in parsers})
+
+
+def hash_of(**fields: Any) -> dict[str, str]:
+    """Return some fields of a record as strings of its Redis hash, as `Job.to_hash` does."""
+    job = Job(id="", tenant="", model="", **fields)
+    return {name: text for name, text in job.to_hash().items() if name in fields}
 
 
 def _write(value: object) -> str:

@@ -15,15 +15,19 @@ class RecordValue(BaseModel):
 
 
 class JobImage(RecordValue):
-    """One image of a job, and the tiles that the model sees of it. Sides are pixels."""
+    """One image of a job, and the tiles that the model sees of it. Sides are pixels.
 
-    media_type: str
-    bytes: int
-    width: int
-    height: int
-    sha256: str
-    grid: Annotated[list[int], Field(min_length=2, max_length=2, description="columns, rows")]
-    tiles: Annotated[int, Field(description="tiles of the grid and the thumbnail")]
+    Of an image that the request named by URL the first three are null until a worker fetched it, the others until it
+    was decoded.
+    """
+
+    media_type: str | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    grid: Annotated[list[int] | None, Field(min_length=2, max_length=2, description="columns, rows")] = None
+    tiles: Annotated[int | None, Field(description="tiles of the grid and the thumbnail")] = None
     warning: Annotated[str | None, Field(description="what is missing of it: its file is truncated")] = None
 
 

@@ -20,10 +20,13 @@ _SUFFIX = ".tar"
 
 
 def placed(job: str, images: Sequence[StoredImage]) -> tuple[StoredImage, ...]:
-    """Return `images` with the keys under which those of `job` are stored: in its archive as long as there is room."""
+    """Return `images` with the keys under which those of `job` are stored: in its archive as long as there is room.
+
+    One with a URL is an object of its own, which a worker stores.
+    """
     room, stored = MAX_ARCHIVED_BYTES, list[StoredImage]()
     for n, image in enumerate(images):
-        fits = image.bytes <= room
+        fits = not image.url and image.bytes <= room
         room -= image.bytes if fits else 0
         key = f"{archive_key(job)}/{member_name(n)}" if fits else image_key(job, n)
         stored.append(image.model_copy(update={"key": key}))

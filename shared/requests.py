@@ -33,9 +33,14 @@ class Generation(_Frozen):
 
 
 class StoredImage(_Frozen):
-    """One image of a job: its object, or `{archive}/{member}`, and the tiles that the model sees of it."""
+    """One image of a job: its object, or `{archive}/{member}`, and the tiles that the model sees of it.
+
+    Of an image with a `url` nothing is known until a worker has stored it under `key`; its numbers and texts are 0 and
+    empty, and `tiles` is the most that it may have.
+    """
 
     key: str
+    url: str = Field("", repr=False)  # its query may hold a signature
     media_type: str
     bytes: int
     width: int
@@ -47,7 +52,14 @@ class StoredImage(_Frozen):
 
     def view(self) -> JobImage:
         """Return what the record keeps and the API shows of it."""
-        return JobImage.model_validate(self.model_dump())
+        return JobImage() if self.url else JobImage.model_validate(self.model_dump())
+
+    def as_stored(self, seen: JobImage) -> "StoredImage":
+        """Return this image with what the record of its job knows of it, without its `url` once a worker stored it."""
+        if not self.url or seen.sha256 is None:
+            return self
+        known = seen.model_dump(exclude_none=True, exclude={"warning"})
+        return StoredImage.model_validate(self.model_dump() | known | {"url": ""})
 
 
 class Request(_Frozen):

@@ -24,6 +24,7 @@ PREFIX = "TILEQ_"
 WEBHOOK_SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0)
 
 Network = IPv4Network | IPv6Network
+Port = Annotated[int, Field(ge=1, le=65535)]
 Commas = NoDecode  # lists come as "a,b", not as JSON
 
 
@@ -149,10 +150,8 @@ class StorageSettings(ProcessSettings):
 
     @field_validator("s3_ca_file")
     @classmethod
-    def _usable_ca_file(cls, value: str) -> str:
-        if value:
-            check_ca_file(value)
-        return value
+    def _usable_s3_ca_file(cls, value: str) -> str:
+        return _usable_ca_file(value)
 
     @model_validator(mode="after")
     def _consistent_storage(self) -> Self:
@@ -218,8 +217,9 @@ class HttpSettings(KeySettings):
 
 
 class ImageSettings(ProcessSettings):
-    """What an image may be, and how it is shown to the model; intake and the decoder apply the same values."""
+    """What an image may be, and how it is shown to the model; intake and the worker apply the same values."""
 
+    max_image_bytes: int = Field(20 << 20, ge=1, description="one image as sent")
     max_image_pixels: int = Field(50_000_000, ge=1, description="width x height of one image, from its header")
     max_image_side: int = Field(32_768, ge=1, description="longest side of one image, pixels")
     max_missing_rows: float = Field(
@@ -239,7 +239,6 @@ class RequestSettings(ImageSettings):
         ge=1,
         description="JSON bodies that one intake process holds at once, bytes; above it, 503 overloaded",
     )
-    max_image_bytes: int = Field(20 << 20, ge=1, description="one image as sent")
     max_file_bytes: int = Field(
         200 << 20, ge=1, description="one file of `POST /v1/files`; of an image, max_image_bytes"
     )
@@ -248,6 +247,55 @@ class RequestSettings(ImageSettings):
     max_new_tokens: int = Field(4_096, ge=1, description="largest `max_new_tokens` of a request")
     max_batch_jobs: int = Field(1_000, ge=1, description="jobs of one batch")
     max_queued: int = Field(100_000, ge=1, description="queued jobs of the service; above it, 503 overloaded")
+
+
+class ImageUrlSettings(ProcessSettings):
+    """Images that requests name by URL: intake judges the text, vision workers fetch them."""
+
+    image_urls: bool = Field(False, description="let requests name images by URL; vision workers need a way out then")
+    image_url_allow: Annotated[tuple[Network, ...], Commas] = Field(
+        (), description="networks (CIDR, commas) from which images may be fetched although not public"
+    )
+    image_url_http: bool = Field(False, description="also fetch images by http:// from public addresses")
+    image_url_ports: Annotated[tuple[Port, ...], Commas] = Field(
+        (), description="ports an image URL may name; empty: as for webhooks"
+    )
+    image_url_ca_file: str = Field(
+        "", description="PEM of private authorities trusted for image URLs, beside the public ones"
+    )
+    image_url_proxy: SecretStr = Field(
+        SecretStr(""),
+        description="egress proxy for image URLs, as webhook_proxy is for webhooks",
+    )
+    image_url_timeout: float = Field(
+        20, gt=0, description="an attempt waits this long for all its images by URL together, redirects included"
+    )
+    image_url_concurrency: int = Field(8, ge=1, description="images that one vision worker fetches by URL at once")
+
+    @property
+    def image_url_proxy_endpoint(self) -> ProxyEndpoint | None:
+        """The egress proxy of image URLs, where there is one."""
+        return _proxy_endpoint(self.image_url_proxy)
+
+    @field_validator("image_url_ca_file")
+    @classmethod
+    def _usable_image_url_ca_file(cls, value: str) -> str:
+        return _usable_ca_file(value)
+
+    @field_validator("image_url_proxy")
+    @classmethod
+    def _readable_image_url_proxy(cls, value: SecretStr) -> SecretStr:
+        return _readable_proxy(value)
+
+    @field_validator("image_url_ports", mode="before")
+    @classmethod
+    def _split_image_url_ports(cls, value: object) -> object:
+        return _split(value)
+
+    @field_validator("image_url_allow", mode="before")
+    @classmethod
+    def _image_url_networks(cls, value: object) -> object:
+        return _networks(value)
 
 
 class BatchSettings(ProcessSettings):
@@ -315,7 +363,7 @@ class WebhookSettings(ProcessSettings):
         (), description="networks (CIDR, commas) allowed although not public; without keys, loopback is"
     )
     webhook_http: bool = Field(False, description="also deliver to http:// at public addresses")
-    webhook_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Commas] = Field(
+    webhook_ports: Annotated[tuple[Port, ...], Commas] = Field(
         (), description="ports a webhook may name; empty: 80, 443 and 1024 and above, databases' and the like left out"
     )
     webhook_ca_file: str = Field(
@@ -341,22 +389,17 @@ class WebhookSettings(ProcessSettings):
     @field_validator("webhook_ca_file")
     @classmethod
     def _usable_webhook_ca_file(cls, value: str) -> str:
-        if value:
-            check_ca_file(value)
-        return value
+        return _usable_ca_file(value)
 
     @field_validator("webhook_proxy")
     @classmethod
-    def _readable_proxy(cls, value: SecretStr) -> SecretStr:
-        if value.get_secret_value():
-            parse_proxy_url(value.get_secret_value())
-        return value
+    def _readable_webhook_proxy(cls, value: SecretStr) -> SecretStr:
+        return _readable_proxy(value)
 
     @property
     def webhook_proxy_endpoint(self) -> ProxyEndpoint | None:
         """The egress proxy of webhooks, where there is one."""
-        url = self.webhook_proxy.get_secret_value()
-        return parse_proxy_url(url) if url else None
+        return _proxy_endpoint(self.webhook_proxy)
 
     @field_validator("webhook_schedule", "webhook_ports", mode="before")
     @classmethod
@@ -365,8 +408,8 @@ class WebhookSettings(ProcessSettings):
 
     @field_validator("webhook_allow", mode="before")
     @classmethod
-    def _networks(cls, value: object) -> object:
-        return tuple(ip_network(part) for part in _split(value)) if isinstance(value, str) else value
+    def _webhook_networks(cls, value: object) -> object:
+        return _networks(value)
 
 
 class SecretsSettings(ProcessSettings):
@@ -473,6 +516,7 @@ class IntakeSettings(
     StorageSettings,
     HttpSettings,
     RequestSettings,
+    ImageUrlSettings,
     BatchSettings,
     LimitSettings,
     SecretsSettings,
@@ -491,7 +535,9 @@ class ReconcilerSettings(StorageSettings, BrokerSettings, RetentionSettings):
     """What `workers.reconciler` reads."""
 
 
-class VisionWorkerSettings(StorageSettings, ImageSettings, BrokerSettings, ModelSettings, VisionSettings):
+class VisionWorkerSettings(
+    StorageSettings, ImageSettings, ImageUrlSettings, BrokerSettings, ModelSettings, VisionSettings
+):
     """What `workers.vision` reads."""
 
 
@@ -504,6 +550,7 @@ GROUPS: tuple[tuple[str, tuple[type[ProcessSettings], ...]], ...] = (
     ("Where things are", (RedisSettings, StorageSettings)),
     ("HTTP", (HttpSettings,)),
     ("What a request may hold", (RequestSettings,)),
+    ("Images by URL", (ImageUrlSettings,)),
     ("Batches of files", (BatchSettings,)),
     ("What one tenant may use", (LimitSettings,)),
     ("Jobs", (JobSettings,)),
@@ -520,3 +567,23 @@ def variable_name(name: str) -> str:
 
 def _split(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _networks(value: object) -> object:
+    return tuple(ip_network(part) for part in _split(value)) if isinstance(value, str) else value
+
+
+def _usable_ca_file(value: str) -> str:
+    if value:
+        check_ca_file(value)
+    return value
+
+
+def _readable_proxy(value: SecretStr) -> SecretStr:
+    _proxy_endpoint(value)
+    return value
+
+
+def _proxy_endpoint(value: SecretStr) -> ProxyEndpoint | None:
+    url = value.get_secret_value()
+    return parse_proxy_url(url) if url else None

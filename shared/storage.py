@@ -3,8 +3,8 @@
 jobs/{id}/request.tar          everything needed to recreate the job, written before the record: see request_archive.py
 jobs/{id}/image-{n}            an image as it was sent, where it is too large for the archive
 jobs/{id}/view-{n}.png         the tiles that the model sees of it, put there by workers
-jobs/{id}/result-{attempt}.json  written before finish; the record points at the winner
-jobs/{id}/ended.json           of a job that ended without a result, see shared/ended.py
+jobs/{id}/result-{attempt}.json  a large output, written before finish; the record points at the winner
+ended/{hour}/{id}.jsonl        how jobs ended, see shared/ended.py
 models/{id}/tokenizer.json     for exact prompt counts in intake, put there by workers
 files/{id}/…                   uploads of clients and outputs of batches, see shared/files.py
 webhook_endpoints/{id}.json    a copy of the record of a webhook endpoint, its secrets as stored
@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 BATCHES_PREFIX = "batches/"  #: of the manifests of batches
 ENDPOINTS_PREFIX = "webhook_endpoints/"  #: of the copies of webhook endpoints
+ENDED_PREFIX = "ended/"  #: of the groups of ends
 PAGE_KEYS = 1000  #: keys of one LIST request, the most that S3 returns
 
 PROBE_KEY = "health/probe"
@@ -67,7 +68,7 @@ def result_key(job: str, attempt: int) -> str:
 
 
 def ended_key(job: str) -> str:
-    """Return the key of the marker that `job` ended without a result."""
+    """Return the key of the marker that a former release wrote when `job` ended without a result."""
     return f"jobs/{job}/ended.json"
 
 

@@ -74,7 +74,7 @@ def jobs(
             job["state"],
             job["created_at"],
             job["model"],
-            sum(image["tiles"] for image in job.get("images") or []),
+            sum(image["tiles"] or 0 for image in job.get("images") or []),
             _excerpt(job),
         )
         for job in found

@@ -22,8 +22,8 @@ from services.intake.context import AppContext
 from services.intake.errors import install_handlers
 from services.intake.event_stream import EventStreams
 from services.intake.middleware import RequestMiddleware
-from services.intake.native import NATIVE
 from services.intake.openai import chat, files, responses, webhook_endpoints
+from services.intake.openai.surface import COMMON
 from services.intake.openapi import install_document
 from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
@@ -131,9 +131,9 @@ def build_app(context: AppContext) -> FastAPI:
     app.state.context = context
     for router in ROUTERS:
         app.router.routes.extend(router.routes)  # flat, so that a 405 can name all methods of a path
-    install_handlers(app, NATIVE)
+    install_handlers(app, COMMON)
     install_document(app)
-    app.add_middleware(RequestMiddleware, default=NATIVE, root_path=context.settings.root_path)
+    app.add_middleware(RequestMiddleware, default=COMMON, root_path=context.settings.root_path)
     return app
 
 

@@ -24,7 +24,6 @@ from shared.store.client import AsyncStore
 
 MAX_KEY_CHARACTERS = 200  #: ours have 43
 KEY_ID_CHARACTERS = 12  #: of the key's hash, as `tileq keys list` shows
-PLACEHOLDER_KEYS = ("EMPTY", "none")  #: that a service without keys takes for no key at all
 _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
@@ -137,9 +136,9 @@ def _host_of(url: str) -> str:
 
 
 def _is_placeholder(header: str) -> bool:
-    """Tell whether `header` names no key of tileq's: OpenAI's SDKs always send one, `EMPTY` for want of a key."""
+    """Tell whether `header` names no key of tileq's: for want of one, clients send `EMPTY`, `sk-…` or the like."""
     scheme, _, key = header.partition(" ")
-    return scheme.lower() == "bearer" and key.strip() in PLACEHOLDER_KEYS
+    return scheme.lower() == "bearer" and not key.strip().startswith("tq_")
 
 
 def _bearer(header: str) -> str:

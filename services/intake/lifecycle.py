@@ -2,7 +2,7 @@
 
 import structlog
 
-from services.intake.clients.ended_markers import write_ended_marker
+from services.intake.clients.ends import archive_end
 from services.intake.context import AppContext
 from shared.errors import JobNotEnded, NotFound, RequestError
 from shared.jobs import Job
@@ -19,7 +19,7 @@ async def cancel_job(context: AppContext, tenant: str, id: str) -> str:
         raise NotFound
     context.publisher.deliveries(*moved.messages)
     if moved.value == "cancelled":
-        await write_ended_marker(context.store, context.storage, id)
+        await archive_end(context.store, context.storage, id)
     return moved.value
 
 

@@ -46,6 +46,8 @@ SUBMIT_ERRORS: tuple[type[RequestError], ...] = (
     shared_errors.PromptTooLong,
     shared_errors.UnknownParent,
     shared_errors.UnknownFile,
+    shared_errors.ImageUrlsDisabled,
+    shared_errors.ImageUrlRefused,
     shared_errors.WebhookRefused,
     shared_errors.IdempotencyMismatch,
     shared_errors.IdempotencyInProgress,

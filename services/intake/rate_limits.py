@@ -1,7 +1,8 @@
 """Limits of tenants: a request is counted before its body is read, refused above a limit, and shown what is left.
 
 The header fields are those of draft-ietf-httpapi-ratelimit-headers-10: `RateLimit-Policy: "requests";q=600;w=60` and
-`RateLimit: "requests";r=599;t=1`. This module is the one place that writes them.
+`RateLimit: "requests";r=599;t=1`, and OpenAI's `x-ratelimit-…` for the limits that it has too. This module is the one
+place that writes them.
 """
 
 import math
@@ -14,6 +15,8 @@ from services.intake.quotas import quota_exceeded
 from shared.limits import WINDOW_S, LimitState, TenantLimits
 from shared.store import limits
 from shared.store.client import AsyncStore
+
+_OPENAI_LIMITS = ("requests", "tokens")
 
 
 class RateLimiter:
@@ -48,6 +51,11 @@ def limit_headers(request: Request) -> Iterator[tuple[bytes, bytes]]:
     if shown:
         yield b"ratelimit-policy", ", ".join(map(_policy, shown.values())).encode()
         yield b"ratelimit", ", ".join(map(_left, shown.values())).encode()
+    for name in _OPENAI_LIMITS:
+        if state := shown.get(name):
+            yield f"x-ratelimit-limit-{name}".encode(), str(state.limit).encode()
+            yield f"x-ratelimit-remaining-{name}".encode(), str(state.remaining).encode()
+            yield f"x-ratelimit-reset-{name}".encode(), f"{_reset_s(state)}s".encode()
 
 
 def _policy(state: LimitState) -> str:
@@ -56,4 +64,8 @@ def _policy(state: LimitState) -> str:
 
 
 def _left(state: LimitState) -> str:
-    return f'"{state.name}";r={state.remaining};t={max(0, math.ceil(state.reset_s))}'
+    return f'"{state.name}";r={state.remaining};t={_reset_s(state)}'
+
+
+def _reset_s(state: LimitState) -> int:
+    return max(0, math.ceil(state.reset_s))

@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
@@ -84,6 +84,23 @@ class FileReference:
     def sha256(self) -> str:
         """What tells this file from others, as `Upload.sha256` does: the content of a file never changes."""
         return self.file_id
+
+
+@dataclass(frozen=True)
+class ImageUrl:
+    """An image that a worker fetches."""
+
+    name: str  #: its place in the request
+    url: str = field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """What tells this image from others, as `Upload.sha256` does: nothing else is known of it."""
+        return self.url
+
+
+#: What a request names as one of its images.
+ImageSource = Upload | FileReference | ImageUrl
 
 
 class StreamedUpload(Upload):

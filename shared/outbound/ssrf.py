@@ -151,6 +151,8 @@ def permitted(address: Address, networks: Sequence[Network]) -> bool:
 def resolve(target: Target, policy: UrlPolicy, timeout: float, lookup: Lookup | None = None) -> list[Address]:
     """Return the addresses of a host from one look-up of at most `timeout` seconds, or raise `policy.refused`.
 
+    The refusal is `retryable` where the resolver itself failed, which tells nothing of the name.
+
     An address in its usual form is its own answer; only `getaddrinfo` reads the other forms.
     """
     with suppress(ValueError):
@@ -173,7 +175,9 @@ def resolve(target: Target, policy: UrlPolicy, timeout: float, lookup: Lookup | 
         answer = TimeoutError(f"no answer within {timeout:.1f} s")
     if isinstance(answer, Exception) or not answer:
         log.info("host not resolved", kind=policy.noun, host=target.host, error=str(answer))
-        raise policy.refusal_of_host(target.host)
+        refusal = policy.refusal_of_host(target.host)
+        refusal.retryable = isinstance(answer, TimeoutError) or getattr(answer, "errno", 0) == socket.EAI_AGAIN
+        raise refusal
     return answer
 
 
@@ -225,7 +229,7 @@ def _parse(url: str, policy: UrlPolicy) -> httpx.URL:
         return httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
         raise policy.refusal(
-            url, f"is not a URL: {_shown(str(error))}" if policy.shows_url else "is not a URL"
+            url, f"is not a URL: {_shown(str(error))}" if policy.shows_url else "can't be parsed"
         ) from error
 
 

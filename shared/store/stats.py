@@ -20,11 +20,11 @@ class StoreStats:
     leases: int
     hooks: int  #: webhook deliveries pending
     trash: int
-    unmarked: int  #: jobs that ended without a result and whose ended.json is not written yet
+    unarchived: int  #: ended jobs whose end is in no group object yet (shared/ended.py)
     outbox_age: float  #: seconds the oldest hint is overdue
     lease_age: float  #: seconds the oldest lease is past its end
     hooks_age: float  #: seconds the oldest delivery is overdue
-    unmarked_age: float  #: seconds since the oldest job without its ended.json ended
+    unarchived_age: float  #: seconds since the end of the oldest of them
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def get_stats() -> StoreCommand[StoreStats]:
             name: ModelStats(json.loads(card) if card else {}, int(workers), int(ready))
             for name, card, workers, ready in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
         }
-        outbox, leases, hooks, trash, unmarked, outbox_age, lease_age, hooks_age, unmarked_age = sizes
+        outbox, leases, hooks, trash, unarchived, outbox_age, lease_age, hooks_age, unarchived_age = sizes
         return StoreStats(
             models,
             states=_counts(states),
@@ -55,11 +55,11 @@ def get_stats() -> StoreCommand[StoreStats]:
             leases=int(leases),
             hooks=int(hooks),
             trash=int(trash),
-            unmarked=int(unmarked),
+            unarchived=int(unarchived),
             outbox_age=float(outbox_age),
             lease_age=float(lease_age),
             hooks_age=float(hooks_age),
-            unmarked_age=float(unmarked_age),
+            unarchived_age=float(unarchived_age),
         )
 
     return StoreCommand("stats", (), parse)

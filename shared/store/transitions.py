@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from shared.jobs import Job, State
+from shared.jobs import Job, State, hash_of
 from shared.limits import NO_LIMITS, LimitState, TenantLimits
 from shared.records import JobError
 from shared.store.command import StoreArgument, StoreCommand, TransitionResult, hash_to_dict
@@ -22,6 +22,12 @@ Verdict = Literal["ok", "cancel", "deadline_exceeded", "lease_lost"]
 MAX_PASSES = 8  #: younger jobs that may be claimed before a job because their conversation or image is cached
 MAX_PASSED_S = 2.0  #: since the first of them; then the job is overtaken no more
 MANY_READY = 4  #: ready jobs of a model from which on a submission publishes no hint, and a claim passes its hint on
+#: What a job's record has of its end, and when it is deleted, with the key that encrypts them for object storage.
+END_FIELDS = (
+    *("state", "attempt", "started", "claimed", "ended", "expires", "seal"),
+    *("tiles", "prompt_tokens", "completion_tokens", "images"),
+    *("result", "output", "finish_reason", "error", "usage", "timings"),
+)
 HINT_PERIOD_S = 0.1  #: after which a submission publishes a hint even so, since those before may have been lost
 
 
@@ -76,7 +82,7 @@ def submit(
     `grace`: seconds before the reconciler publishes the first hint itself. `idem`: (key, token, id to replay). With
     `lines` the batch moves behind them in its file; where its claim is lost, nothing is done (`lease_lost`).
     """
-    stored = [sum(image.bytes for image in job.images) for job in jobs]
+    stored = [sum(image.bytes or 0 for image in job.images) for job in jobs]
     order = {
         "tenant": tenant,
         "jobs": [job.to_hash() for job in jobs],
@@ -160,11 +166,9 @@ def heartbeat(
 
 def finish(id: str, attempt: int, state: State, fields: Mapping[str, Any]) -> StoreCommand[TransitionResult[bool]]:
     """End a running job; False if another attempt holds the lease. Repeating it after a lost reply changes nothing."""
-    job = Job(id=id, tenant="", model="", **fields)
-    words = {name: text for name, text in job.to_hash().items() if name in fields}
     return StoreCommand(
         "finish",
-        (id, attempt, state.value, json.dumps(words)),
+        (id, attempt, state.value, json.dumps(hash_of(**fields))),
         lambda answer: TransitionResult(bool(answer[0]), tuple(answer[1]), bool(answer[2])),
         durable=True,
     )
@@ -213,28 +217,31 @@ def purge_done(ids: Sequence[str]) -> StoreCommand[int]:
     return StoreCommand("purge_done", tuple(ids), int)
 
 
-# --- markers of jobs that ended without a result (shared/ended.py)
+# --- ends that are in no group object yet (shared/ended.py)
 
 
-def list_unmarked(ids: Sequence[str] = (), limit: int = 100) -> StoreCommand[list[Job]]:
-    """Jobs whose ended.json is not written yet, with id, state, error, end and attempt alone: `ids`, or the oldest."""
+def list_unarchived(
+    ids: Sequence[str] = (), archiver: str = "", lease_s: int = 10, limit: int = 500
+) -> StoreCommand[dict[str, dict[str, str]]]:
+    """The fields that tell its end of each job: of `ids`, or the `limit` oldest unless another archiver has a lease."""
 
-    def parse(flat: Sequence[str]) -> list[Job]:
-        names = ("id", "state", "error", "ended", "attempt")
-        rows = [flat[start : start + len(names)] for start in range(0, len(flat), len(names))]
-        return [Job.from_hash({"tenant": "", "model": "", **dict(zip(names, row, strict=True))}) for row in rows]
+    def parse(flat: Sequence[str]) -> dict[str, dict[str, str]]:
+        width = 1 + len(END_FIELDS)
+        rows = [flat[start : start + width] for start in range(0, len(flat), width)]
+        return {id: {name: text for name, text in zip(END_FIELDS, row, strict=True) if text} for id, *row in rows}
 
-    return StoreCommand("list_unmarked", (limit, *ids), parse)
-
-
-def marked(ids: Sequence[str]) -> StoreCommand[int]:
-    """Record that the ended.json of `ids` is written; where the job was deleted meanwhile, its objects are again."""
-    return StoreCommand("marked", tuple(ids), int)
+    asked = ids or ("", archiver, lease_s, limit)
+    return StoreCommand("list_unarchived", (len(END_FIELDS), *END_FIELDS, *asked), parse)
 
 
-def find_unmarked(offset: int, count: int = 500) -> StoreCommand[int]:
+def archived(ids: Sequence[str]) -> StoreCommand[int]:
+    """Record that the ends of `ids` are in a group object."""
+    return StoreCommand("archived", tuple(ids), int)
+
+
+def find_unarchived(offset: int, count: int = 500) -> StoreCommand[int]:
     """Add the jobs to the index that former releases ended; return how many ended ids were read."""
-    return StoreCommand("find_unmarked", (offset, count), int)
+    return StoreCommand("find_unarchived", (offset, count), int)
 
 
 # --- reconciliation

@@ -57,6 +57,7 @@ BENCHMARKS = (
     Benchmark("accept", 1, "--scale 0.3"),
     Benchmark("peers", 3, "--rounds 1 --jobs 200 --skip-kills", prepare=("make", "build/peers-env/.made")),
     Benchmark("queue", 4, "--sizes 10 20000 100000 --rounds 100"),
+    Benchmark("idle", 2, "--seconds 20"),
     Benchmark("load", 2, "--minutes 0.5"),
     Benchmark("bodies", 1, "--seconds 8"),
     Benchmark("tiles", 2, f"--processes {os.cpu_count()} --rounds 1 --images 12"),

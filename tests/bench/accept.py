@@ -32,6 +32,7 @@ from shared.connections.redis_client import connect
 from shared.store.client import Store
 from shared.store.stats import get_stats
 from tests.bench.bare import Bare
+from tests.bench.clients import hand_out
 from tests.bench.figures import at_least, at_most
 from tests.service import Service, service, started
 from tests.waiting import eventually
@@ -128,18 +129,8 @@ def rate(act: Callable[[int], object], clients: int, span: float) -> float:
 
 def throughput(submit: Callable[[int], object], done: Callable[[], int], clients: int, jobs: int) -> float:
     """Return jobs per second from the first submission to the last end, `clients` threads submitting."""
-    before, numbers, lock = done(), itertools.count(), threading.Lock()
-
-    def work(client: int) -> None:
-        while True:
-            with lock:
-                if next(numbers) >= jobs:
-                    return
-            submit(client)
-
-    began = time.perf_counter()
-    with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(work, range(clients)))
+    before, began = done(), time.perf_counter()
+    hand_out(range(jobs), range(clients), lambda client, _: submit(client))
     eventually(lambda: done() - before >= jobs, within=300, every=0.005)
     return jobs / (time.perf_counter() - began)
 

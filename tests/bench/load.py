@@ -2,7 +2,8 @@
 
 The load does not wait for the service: a job is due at its time, and every latency counts from then, so that a service
 that stops for a second shows it in the hundred jobs of that second. The generator and the receiver of the webhooks run
-beside the service and take their share of the same cores; it is printed.
+beside the service and take their share of the same cores; it is printed. `ARGS='--backlog 10 1000 100000 --minutes 1'`
+does it once for each backlog of queued jobs.
 """
 
 import argparse
@@ -16,9 +17,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,9 +26,13 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from shared.connections.redis_client import connect
+from shared.store.client import Store
 from tests.bench.accept import machine
+from tests.bench.clients import hand_out
 from tests.bench.figures import at_least, at_most
 from tests.bench.processes import processor_s, pss_bytes
+from tests.bench.queue import fill
 from tests.service import Service, service
 
 CLIENTS = (
@@ -110,21 +113,15 @@ class Generator:
 
     def run(self, rate: float, seconds: float) -> None:
         """Submit `rate` jobs a second for `seconds`; return when each has been answered."""
-        numbers, begin = count(), time.monotonic() + 0.5
+        begin = time.monotonic() + 0.5
 
-        def work(_: int) -> None:
-            connection = http.client.HTTPConnection(self._host, timeout=ANSWER_TIMEOUT_S)
-            while True:
-                with self._lock:
-                    number = next(numbers)
-                due = begin + number / rate
-                if due - begin > seconds:
-                    return
-                threading.Event().wait(max(0.0, due - time.monotonic()))
-                self._submit(connection, number, due)
+        def submit(connection: http.client.HTTPConnection, number: int) -> None:
+            due = begin + number / rate
+            threading.Event().wait(max(0.0, due - time.monotonic()))
+            self._submit(connection, number, due)
 
-        with ThreadPoolExecutor(CLIENTS) as threads:
-            list(threads.map(work, range(CLIENTS)))
+        connections = [http.client.HTTPConnection(self._host, timeout=ANSWER_TIMEOUT_S) for _ in range(CLIENTS)]
+        hand_out(range(int(seconds * rate) + 1), connections, submit)
 
     def _submit(self, connection: http.client.HTTPConnection, number: int, due: float) -> None:
         self._samples.due[number] = due
@@ -187,16 +184,33 @@ def _redis_bytes(here: Service) -> int:
 
 
 def main() -> None:
-    """Load a service with the `echo` engine, and print what it held."""
+    """Load a service with the `echo` engine, and print what it held; at each backlog, where several are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rate", type=float, default=100, help="submissions a second")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--decode", action="store_true", help="let the worker decode and tile each image")
+    parser.add_argument("--backlog", type=int, nargs="+", default=[0], help="jobs of another model that wait meanwhile")
     chosen = parser.parse_args()
+    console = Console(width=120)
+    console.print(
+        f"{machine()}, load {os.getloadavg()[0]:.1f}, {chosen.rate:g}/s for {chosen.minutes:g} min, echo engine"
+    )
+    found = {backlog: load(chosen, backlog, console) for backlog in sorted(chosen.backlog)}
+    if len(found) > 1:
+        _print_backlogs(console, found)
+
+
+def load(chosen: argparse.Namespace, backlog: int, console: Console) -> Samples:
+    """Load one service in whose store `backlog` jobs wait, and print what it held."""
     samples, seconds = Samples(), 60 * chosen.minutes
-    env = {"TILEQ_ECHO_TILES": str(chosen.decode).lower(), "TILEQ_LOG_LEVEL": "warning"}
+    env = {
+        "TILEQ_ECHO_TILES": str(chosen.decode).lower(),
+        "TILEQ_LOG_LEVEL": "warning",
+        "TILEQ_MAX_QUEUED": str(10 * max(backlog, 10_000)),
+    }
     with Receiver(samples.arrive) as receiver, service(engine="echo", vision=chosen.workers, env=env) as here:
+        fill(Store(connect(here.settings.store_endpoint), here.settings.redis_prefix), backlog)
         generator, processes = Generator(here.url, receiver.url, samples), Processes(here)
         before, redis_before, began = processes.processor_s(), _redis_bytes(here), time.monotonic()
         own_before = resource.getrusage(resource.RUSAGE_SELF)
@@ -212,14 +226,27 @@ def main() -> None:
         after, redis_after = processes.processor_s(), _redis_bytes(here)
     own = resource.getrusage(resource.RUSAGE_SELF)
     generator_s = own.ru_utime + own.ru_stime - own_before.ru_utime - own_before.ru_stime
-    console = Console(width=120)
-    console.print(f"{machine()}, load {os.getloadavg()[0]:.1f}, {chosen.rate:g}/s for {seconds:g} s, echo engine")
     _print_jobs(console, samples, took)
     jobs = max(1, len(samples.accepted))
     processor = {name: after[name] - before[name] for name in after} | {"generator and receiver": generator_s}
     _print_processes(console, processes.memory, processor, jobs)
     at_most("Redis for an ended job", (redis_after - redis_before) / jobs, 4000, "bytes")
     console.print(f"Redis: {(redis_after - redis_before) / jobs:.0f} bytes an ended job, prompt and output included")
+    return samples
+
+
+def _print_backlogs(console: Console, found: dict[int, Samples]) -> None:
+    """Print the medians at each backlog, and hold the longest to the shortest."""
+    table = Table("jobs that wait", "accept p50 ms", "webhook p50 ms", title="by backlog")
+    medians = {
+        backlog: [1000 * _quantile(samples.latencies(ends), 0.5) for ends in (samples.accepted, samples.arrived)]
+        for backlog, samples in found.items()
+    }
+    for backlog, times in medians.items():
+        table.add_row(f"{backlog:,}", *(f"{time:.1f}" for time in times))
+    console.print(table)
+    (shortest, few), *_, (longest, many) = medians.items()
+    at_most(f"accept over HTTP with {longest:,} queued, beside {shortest:,}", many[0] / few[0], 1.2)
 
 
 def _print_jobs(console: Console, samples: Samples, took_s: float) -> None:

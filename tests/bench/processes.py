@@ -20,7 +20,12 @@ def family(pid: int) -> Iterator[int]:
 
 def pss_bytes(pid: int) -> int:
     """Memory of `pid` and its children: private pages whole, shared ones by their share."""
-    return sum(_pss_bytes(one) for one in family(pid))
+    return sum(_smaps_bytes(one, "Pss:") for one in family(pid))
+
+
+def file_bytes(pid: int) -> int:
+    """The part of `pss_bytes` that are pages of files, which the kernel drops when memory is short."""
+    return sum(_smaps_bytes(one, "Pss_File:") for one in family(pid))
 
 
 def processor_s(pid: int) -> float:
@@ -34,12 +39,12 @@ def signal_family(pid: int, number: signal.Signals) -> None:
         os.kill(one, number)
 
 
-def _pss_bytes(pid: int) -> int:
+def _smaps_bytes(pid: int, name: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def _processor_s(pid: int) -> float:

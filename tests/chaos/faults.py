@@ -18,7 +18,7 @@ from typing import Literal
 import httpx
 import redis
 
-from tests.chaos.fleet import INTAKES, LEASE_S, RECONCILERS, WORKERS, Fleet, wait
+from tests.chaos.fleet import INTAKE_PROCESSES, INTAKES, LEASE_S, RECONCILERS, SLOTS, WORKERS, Fleet, wait
 from tests.chaos.ledger import Fault, Kind, Ledger
 from tests.chaos.proxy import FaultProxy, Network, Trigger
 from tests.chaos.receiver import Mood, Receiver
@@ -153,7 +153,7 @@ def lose_hints(run: Run) -> None:
 
 @fault
 def kill_after_result(run: Run) -> None:
-    """SIGKILL between the write of the result object and the job's end (5)."""
+    """SIGKILL between the write of the object of a large result and the job's end (5)."""
     name = run.worker()
     _kill_at(run, "kill_after_result", name, "s3", lambda data: data.startswith(b"PUT ") and b"/result-" in data[:400])
 
@@ -244,6 +244,32 @@ def kill_intake_at(run: Run, name: str, step: int, when: Literal["before", "afte
     return trigger.fired  # the request is repeated at the end: the key of a dead intake is free again after seconds
 
 
+@fault
+def kill_intake_child(run: Run) -> None:
+    """SIGKILL one of the processes that share a port: the others serve, and its supervisor starts another (13)."""
+    name = INTAKES[1]
+    with run.ledger.fault("kill_intake_child", f"a child of {name}") as fault:
+        before = run.fleet.children(name)
+        killed = min(before)
+        os.kill(killed, signal.SIGKILL)
+        left = before - {killed}
+        replaced = _within(20, lambda: bool(run.fleet.children(name) - before) and left < run.fleet.children(name))
+        if len(before) == INTAKE_PROCESSES and replaced and run.fleet.is_ready(name):
+            fault.evidence = f"pid {killed} of {sorted(before)} was replaced"
+
+
+@fault
+def kill_intake_supervisor(run: Run) -> None:
+    """SIGKILL the supervisor of several processes: its children end too, and none keeps the port (13)."""
+    name = INTAKES[1]
+    with run.ledger.fault("kill_intake_supervisor", name) as fault:
+        children = run.fleet.children(name)
+        pid = run.fleet.kill(name, alone=True)
+        gone = _within(20, lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+        if gone and run.fleet.restarted(name, pid):
+            fault.evidence = f"pid {pid} and its children {sorted(children)} are gone"
+
+
 def _is_command(data: bytes) -> bool:
     """Tell whether a chunk is a PUT or a Redis command of some length: scripts and publishing, no PING or INFO."""
     return data.startswith((b"PUT ", b"*")) and not data.startswith((b"*1\r\n", b"*2\r\n"))
@@ -272,16 +298,21 @@ def kill_dispatcher(run: Run) -> None:
 
 @fault
 def poison(run: Run) -> None:
-    """A job that kills every worker that touches it: `worker_lost` after exactly its attempts, others unharmed (7)."""
+    """A job that kills every worker that touches it: `worker_lost` after exactly its attempts, others unharmed (7).
+
+    Jobs that take longer than it begin just before it, so that they lose their worker with it.
+    """
     with run.ledger.fault("poison", "vision workers", costs_attempts=True) as fault:
         for name in WORKERS:
             run.fleet.announce_death(name)
+        beside = [run.submit("slow") for _ in range(SLOTS)]
         id = run.submit("poison")
         run.hard_kills += 3
         ended = _within(40, lambda: _keep_announcing(run) and run.state(id) == "failed")
+        answered = _within(40, lambda: all(run.state(one) == "succeeded" for one in beside))
         for name in WORKERS:
             run.fleet.withdraw(name)
-        fault.evidence = f"{id} failed" if id and ended else ""
+        fault.evidence = f"{id} failed, {len(beside)} jobs beside it were answered" if ended and answered else ""
 
 
 @fault

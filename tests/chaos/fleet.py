@@ -1,6 +1,6 @@
 """The processes of a run: laid out by the product (`whole_service`), each behind proxies of its own, restarted at once.
 
-intake intake-2 vision vision-2 webhooks reconciler reconciler-2
+intake intake-2 (a supervisor and its children) vision vision-2 webhooks reconciler reconciler-2
     │ every process has its own two proxies: NAME.redis and NAME.s3
     ▼
 valkey (valkey-2 after a failover) · seaweedfs
@@ -51,6 +51,7 @@ ENVIRONMENT = {
     "TILEQ_WEBHOOK_SCHEDULE": ",".join(["0.3", "0.5", "1", "1", "2", "2", *["3"] * 14]),
 }
 INTAKES = ("intake", "intake-2")
+INTAKE_PROCESSES = 2  #: of the second intake, which supervises them
 WORKERS = ("vision", "vision-2")
 RECONCILERS = ("reconciler", "reconciler-2")
 
@@ -89,10 +90,10 @@ class Fleet(threading.Thread):
         self.processes = {one.name: Process(one, folder) for stage in self._stages for one in stage}
 
     def _seconds(self) -> Iterator[Program]:
-        """The second intake and the second reconciler."""
+        """The second intake, of several processes, and the second reconciler."""
         (port,) = free_ports(1)
         self.urls.append(f"http://127.0.0.1:{port}")
-        environment = {**self.environment, "TILEQ_PORT": str(port)}
+        environment = {**self.environment, "TILEQ_PORT": str(port), "TILEQ_HTTP_PROCESSES": str(INTAKE_PROCESSES)}
         probe = f"{self.urls[1]}/readyz"
         yield process("intake-2", "services.intake", environment, self.folder, probe_url=probe)
         yield process("reconciler-2", "workers.reconciler", self.environment, self.folder)
@@ -158,13 +159,22 @@ class Fleet(threading.Thread):
 
     # --- what faults do
 
-    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
-        """Send a signal to `name`, which may end it; return its pid."""
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL, *, alone: bool = False) -> int:
+        """Send a signal to `name`, which may end it, and to its children unless `alone`; return its pid.
+
+        SIGTERM goes to `name` alone: its children are its own to end.
+        """
         if number not in (signal.SIGSTOP, signal.SIGCONT):
             self._announced[name] += 1
         pid = self.processes[name].pid
-        os.kill(pid, number)
+        send = os.kill if alone or number is signal.SIGTERM else os.killpg
+        send(pid, number)
         return pid
+
+    def children(self, name: str) -> set[int]:
+        """Pids of the children of `name`."""
+        pid = self.processes[name].pid
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
     def announce_death(self, name: str) -> None:
         """Say that `name` may die now."""
@@ -192,12 +202,18 @@ class Fleet(threading.Thread):
 
     def restarted(self, name: str, pid: int, within: float = 30) -> bool:
         """Wait until `name` has another pid than `pid` and is ready; False when it never gets there."""
-        program = self.processes[name].program
+        return self._holds(lambda: self.processes[name].pid != pid, within) and self.is_ready(name, within)
+
+    def is_ready(self, name: str, within: float = 30) -> bool:
+        """Wait until `name` is ready; False when it never gets there."""
+        return self._holds(lambda: not self.processes[name].program.probe(), within)
+
+    @staticmethod
+    def _holds(condition: Callable[[], bool], within: float) -> bool:
         try:
-            eventually(lambda: self.processes[name].pid != pid and not program.probe(), within, 0.1)
+            return eventually(condition, within, 0.1)
         except AssertionError:
             return False
-        return True
 
     def proxies_of(self, kind: str, *names: str) -> list[FaultProxy]:
         """The proxies of `kind` (`redis`, `s3`) of the named processes, or of all."""

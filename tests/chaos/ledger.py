@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Json = dict[str, Any]
-Kind = Literal["plain", "image", "cancel", "poison", "hang"]
+Kind = Literal["plain", "image", "slow", "cancel", "poison", "hang"]
 TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 
 
@@ -61,7 +61,7 @@ class Facts:
     submissions: list[Submission]
     seen: dict[str, list[Json]]  #: terminal bodies of each job, whenever a client saw one
     final: dict[str, Json | None]  #: each accepted job as it is after the drain; None: the service does not know it
-    results: dict[str, str]  #: key of the result object in each record
+    results: dict[str, str]  #: key of the result object in each record that has one
     arrivals: list[Arrival]
     faults: list[Fault]
     deaths: list[str]  #: processes that died without a fault

@@ -79,8 +79,8 @@ MUTANTS = (
     Mutant(
         "a key's jobs go before everybody's",
         "services/intake/submission/priority.py",
-        "if PRIORITIES.index(asked.priority) >= PRIORITIES.index(most):",
-        "if most:",
+        "return PRIORITIES.index(asked) < PRIORITIES.index(most)",
+        "return False",
         ("tests/unit/intake/test_priority.py",),
     ),
     Mutant(
@@ -133,6 +133,13 @@ MUTANTS = (
         "false",
         (STORE,),
         ("poison",),
+    ),
+    Mutant(
+        "last attempts run beside others",
+        "workers/vision/isolation.py",
+        "while self._together or self._alone:",
+        "while False:",
+        ("tests/unit/vision/test_isolation.py",),
     ),
     Mutant(
         "results overwrite one another",

@@ -26,7 +26,7 @@ TRIES = 3  #: at a fault; a process may not come by the place where it waits, as
 DRAIN_S = 90.0  #: in which everything accepted must end after the last fault
 REPEAT_S = 20.0  #: in which a request must be accepted once every fault is over
 PAGE = 100
-SETS = ("outbox", "leases", "hooks", "delayed")  #: of the store; empty once everything has ended
+SETS = ("outbox", "leases", "hooks", "delayed", "unarchived")  #: of the store; empty once everything has ended
 
 Say = Callable[[str], None]
 
@@ -191,7 +191,7 @@ def _residue(run: Run) -> dict[str, int]:
         with run.fleet.store() as client:
             sets = {
                 name: int(client.zcard(f"{run.fleet.prefix}{name}"))
-                for name in ("outbox", "leases", "hooks", "delayed")
+                for name in ("outbox", "leases", "hooks", "delayed", "unarchived")
             }
             queues = {key: client.llen(key) for key in client.scan_iter(f"{run.fleet.prefix}mq:*", _type="list")}
     except redis.RedisError:

@@ -114,7 +114,7 @@ def _right_answer(facts: Facts, one: Submission, job: Json) -> Iterator[str]:
         yield f"poison: {id} is {state} ({error}) after {job['attempt']} attempts, not worker_lost after {MAX_ATTEMPTS}"
     if one.kind == "cancel" and one.cancel_outcome == "cancelled" and state != "cancelled":
         yield f"cancelled, yet: {id} is {state}"
-    if one.kind in ("plain", "image") and state != "succeeded" and not _excused(facts, job):
+    if one.kind in ("plain", "image", "slow") and state != "succeeded" and not _excused(facts, job):
         yield f"not answered: {id} is {state} ({error}) after {job['attempt']} attempts, and no faults explain it"
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from shared import results
 from workers.vision.engine import echo
 from workers.vision.engine.base import EngineRequest, EngineStats, Event
 
@@ -56,6 +57,7 @@ def _skew(file: Path) -> None:
 
 
 if __name__ == "__main__":
+    results.MAX_INLINE_OUTPUT_BYTES = 100  # so that some answers of the echo engine are objects (LONG in traffic.py)
     _skew(Path(os.environ["CHAOS_CLOCK"]))
     echo.EchoEngine = ChaosEngine  # type: ignore[misc]  # before the engine's factory imports it
     runpy.run_module("workers.vision", run_name="__main__", alter_sys=True)

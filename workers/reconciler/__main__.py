@@ -69,10 +69,18 @@ def assemble(settings: ReconcilerSettings) -> Reconciler:
 
 
 def run_until(stop: threading.Event, reconciler: Reconciler, settings: ReconcilerSettings) -> None:
-    """Reconcile every `reconcile_period` seconds until `stop` is set; sweep orphans every `SWEEP_PERIOD_S`."""
+    """Reconcile every `reconcile_period` seconds until `stop` is set."""
+    objects = threading.Thread(target=_tend_objects, args=(stop, reconciler, settings), name="objects", daemon=True)
+    objects.start()
+    while not stop.wait(settings.reconcile_period):
+        reconciler.reconcile_store()
+
+
+def _tend_objects(stop: threading.Event, reconciler: Reconciler, settings: ReconcilerSettings) -> None:
+    """Run the steps that need object storage every `reconcile_period` seconds, and sweep every `SWEEP_PERIOD_S`."""
     next_sweep = time.monotonic() + SWEEP_PERIOD_S
     while not stop.wait(settings.reconcile_period):
-        reconciler.reconcile()
+        reconciler.reconcile_objects()
         if time.monotonic() >= next_sweep:
             next_sweep = time.monotonic() + SWEEP_PERIOD_S
             try:

@@ -10,16 +10,16 @@ import structlog
 from prometheus_client import Counter
 
 from shared.broker import WEBHOOK_QUEUE, Hints, vision_queue
-from shared.ended import write_ended_markers
+from shared.ended import JOBS_PER_GROUP, archive_ends
 from shared.errors import QueueUnavailable, StorageDown
 from shared.files import delete_file_objects
+from shared.ids import new_id
 from shared.settings import JobSettings
 from shared.storage import ObjectStorage, batch_key, delete_job_objects, endpoint_key
 from shared.store import deliveries, transitions
 from shared.store.client import Store
 from shared.store.stats import get_stats
 
-MARKERS_PER_CALL = 100
 MAX_REPEATED_HINTS = 100  #: that wait for workers of a model at a time: a worker follows one until nothing waits
 FIND_PER_CALL = 500
 log = structlog.get_logger(__name__)
@@ -30,21 +30,31 @@ STEP_FAILURES = Counter("tileq_reconciler_step_failures_total", "Failed steps, r
 
 
 class Reconciler:
-    """Runs the steps; `reconcile()` runs each of them once."""
+    """Runs the steps; `reconcile()` runs each of them once. Threads may share it."""
 
     def __init__(self, store: Store, objects: ObjectStorage, hints: Hints, settings: JobSettings) -> None:
         self.store = store
         self.objects = objects
         self.hints = hints
         self.settings = settings
+        self.id = new_id("reconciler")
         self._index_is_complete = False
 
     def reconcile(self) -> None:
         """Run every step; one that fails is logged, counted and left to the next period."""
-        republish = (self.republish_jobs, self.republish_deliveries)
-        for step in (self.reap, self.expire, *republish, self.mark_ended, self.purge, self.empty_trash):
+        self.reconcile_store()
+        self.reconcile_objects()
+
+    def reconcile_store(self) -> None:
+        """Run the steps that need no object storage."""
+        for step in (self.reap, self.expire, self.republish_jobs, self.republish_deliveries):
             self._attempt(step)
-        self._index_is_complete = self._index_is_complete or self._attempt(self.find_unmarked)
+
+    def reconcile_objects(self) -> None:
+        """Run the steps that wait for object storage: in a thread of their own, so that leases never wait for it."""
+        self._index_is_complete = self._index_is_complete or self._attempt(self.find_unarchived)
+        for step in (self.archive_ends, self.purge, self.empty_trash):
+            self._attempt(step)
 
     def reap(self) -> None:
         """Queue the jobs of lost workers again, or fail them after their last attempt."""
@@ -83,15 +93,15 @@ class Reconciler:
             for msg in due[: max(0, len(due) - self.hints.depth(WEBHOOK_QUEUE))]:
                 self._repeat(WEBHOOK_QUEUE, self.hints.deliveries(msg))
 
-    def mark_ended(self) -> None:
-        """Write the markers of jobs that ended without a result, where the process that ended them did not."""
-        while write_ended_markers(self.store, self.objects, limit=MARKERS_PER_CALL) == MARKERS_PER_CALL:
+    def archive_ends(self) -> None:
+        """Store how jobs ended in group objects, unless another reconciler does."""
+        while archive_ends(self.store, self.objects, archiver=self.id) == JOBS_PER_GROUP:
             pass
 
-    def find_unmarked(self) -> None:
-        """Add the ended jobs of former releases, which wrote no markers, to the index; once after each start."""
+    def find_unarchived(self) -> None:
+        """Add the ended jobs of former releases, which stored no ends, to the index; once after each start."""
         offset = 0
-        while read := self.store.run(transitions.find_unmarked(offset, FIND_PER_CALL)):
+        while read := self.store.run(transitions.find_unarchived(offset, FIND_PER_CALL)):
             offset += read
 
     def purge(self) -> None:

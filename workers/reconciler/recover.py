@@ -5,19 +5,19 @@ Manifests are listed in the order of their ids, which is that of time.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby, islice
-from typing import Any
 
 import structlog
 from pydantic import ValidationError
 
 from shared.broker import Hints
-from shared.ended import EndedMarker
+from shared.ended import EndedMarker, delete_expired_groups, newest_groups, open_line, read_group
 from shared.errors import ObjectMissing
 from shared.ids import created_at
-from shared.jobs import Job, State
+from shared.jobs import Job, State, hash_of
 from shared.request_archive import read_manifest
 from shared.results import StoredResult
 from shared.settings import RetentionSettings
@@ -46,20 +46,19 @@ log = structlog.get_logger(__name__)
 def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int]:
     """Restore every job that has a manifest and no record, and every file; return how many there were of each kind.
 
-    A job with an ended marker is restored as failed, cancelled or expired, one with a result as succeeded; both send
-    their webhook again under the same id. Any other job is queued. Repeating it, or running it beside a live service,
-    changes nothing. A job that ended right before the loss may have no marker yet: see shared/ended.py.
+    A job whose end is in object storage is restored as it ended, and sends its webhook again under the same id. Any
+    other job is queued. Repeating it, or running it beside a live service, changes nothing. The end of a job that ended
+    right before the loss may not be stored yet: see shared/ended.py.
     """
     counts = dict.fromkeys(("known", "queued", "succeeded", "failed", "cancelled", "expired", "unreadable"), 0)
     _restore_endpoints(store, objects)  # first, so that the jobs that are restored as ended tell them of it
+    ended = _restore_ended(store, objects, hints, counts)
     for some in _chunks(_jobs(objects), READ_AT_ONCE):
         known = {job.id for job in store.run(transitions.read_jobs(list(some)))}
         counts["known"] += len(known)
-        for id in (id for id in some if id not in known):
-            outcome = _restore(id, some[id], store, objects, hints)
-            counts[outcome] += 1
-            if outcome != "unreadable":
-                log.info("job restored", job=id, state=outcome)
+        for id in (id for id in some if id not in known and id not in ended.unreadable):
+            _count(id, _restore(id, partial(_end, id, some[id], objects), store, objects, hints), counts)
+    counts["known"] -= ended.restored
     for key in objects.keys(BATCHES_PREFIX):
         _restore_batch(key, store, objects)
         hints.deliveries(*store.run(transitions.settle_batch(batch_id(key))))
@@ -67,7 +66,7 @@ def recover(store: Store, objects: ObjectStorage, hints: Hints) -> dict[str, int
 
 
 def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now: float) -> int:
-    """Delete objects that no record knows and that are too old for any: left by an intake that died before its 202."""
+    """Delete what is too old for any record: objects of an intake that died before its 202, ends of expired jobs."""
     oldest = now - 2 * (settings.retain_for + settings.max_start_within + settings.max_run_within)
     swept = 0
     for id, _ in _jobs(objects):
@@ -77,7 +76,7 @@ def sweep(store: Store, objects: ObjectStorage, settings: RetentionSettings, now
             delete_job_objects(objects, id)
             swept += 1
             log.info("orphaned objects deleted", job=id)
-    return swept + sweep_files(store, objects, now)
+    return swept + sweep_files(store, objects, now) + delete_expired_groups(objects, now)
 
 
 def _jobs(objects: ObjectStorage) -> Iterator[tuple[str, list[str]]]:
@@ -92,20 +91,64 @@ def _chunks(jobs: Iterator[tuple[str, list[str]]], size: int) -> Iterator[dict[s
         yield chunk
 
 
-def _restore(id: str, keys: Sequence[str], store: Store, objects: ObjectStorage, hints: Hints) -> str:
+@dataclass
+class _Ended:
+    """What became of the jobs whose ends are in groups."""
+
+    restored: int = 0
+    unreadable: set[str] = field(default_factory=set)  #: they ended, and must not run again
+
+
+def _restore_ended(store: Store, objects: ObjectStorage, hints: Hints, counts: dict[str, int]) -> _Ended:
+    """Restore the jobs whose ends are in groups."""
+    ended = _Ended()
+    for key in newest_groups(objects):
+        try:
+            lines = read_group(objects, key)
+        except (ValueError, ObjectMissing) as error:
+            log.error("group of ends can't be read, its jobs run again", key=key, error=type(error).__name__)
+            continue
+        known = {job.id for job in store.run(transitions.read_jobs(list(lines)))}
+        for id in lines.keys() - known - ended.unreadable:
+            outcome = _restore(id, partial(open_line, lines[id]), store, objects, hints)
+            _count(id, outcome, counts)
+            if outcome == "unreadable":
+                ended.unreadable.add(id)
+            elif outcome:
+                ended.restored += 1
+    return ended
+
+
+def _restore(id: str, end: Callable[[str], dict[str, str]], store: Store, objects: ObjectStorage, hints: Hints) -> str:
+    """Restore a job; `end` returns the fields of the record that tell its end, none if it has not ended, by its key.
+
+    Return its state, `unreadable`, or "" where it was deleted.
+    """
     try:
-        manifest = read_manifest(objects, id)
-        job = replace(Job.from_hash(manifest.record), created=created_at(id), state=State.QUEUED)
+        record = read_manifest(objects, id).record
+    except ObjectMissing:
+        return ""
+    except ValueError as error:
+        log.error("objects of a job can't be read", job=id, error=_reason(error))
+        return "unreadable"
+    try:
+        job = Job.from_hash(record | end(record.get("seal", "")))
         batch = objects.get(batch_key(job.batch)).decode() if job.batch else ""
-        state, fields = _end(id, keys, objects)
     except (ValueError, TypeError, KeyError, ObjectMissing) as error:  # a truncated or foreign object
         log.error("objects of a job can't be read", job=id, error=_reason(error))
         return "unreadable"
-    restored = store.run(transitions.restore(replace(job, **fields), state, 0, batch))
-    if state is State.QUEUED:
+    restored = store.run(transitions.restore(replace(job, created=created_at(id)), job.state, 0, batch))
+    if job.state is State.QUEUED:
         hints.job(job.model, id)
     hints.deliveries(*restored.messages)
-    return state.value
+    return job.state.value
+
+
+def _count(id: str, outcome: str, counts: dict[str, int]) -> None:
+    if outcome:
+        counts[outcome] += 1
+    if outcome not in ("", "unreadable"):
+        log.info("job restored", job=id, state=outcome)
 
 
 def _restore_batch(key: str, store: Store, objects: ObjectStorage) -> None:
@@ -139,18 +182,18 @@ def _reason(error: Exception) -> str:
     return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in found)
 
 
-def _end(id: str, keys: Sequence[str], objects: ObjectStorage) -> tuple[State, dict[str, Any]]:
-    """Return the state of `id` and the fields that tell its end, as far as its objects, `keys`, know.
+def _end(id: str, keys: Sequence[str], objects: ObjectStorage, _: str) -> dict[str, str]:
+    """Return the fields that tell the end of a job in no group, as far as its objects, `keys`, know.
 
     The marker decides before a result: a worker may have written one whose attempt was no longer valid.
     """
     if ended_key(id) in keys:
-        marker = EndedMarker.from_bytes(objects.get(ended_key(id)))
-        return marker.state, {"error": marker.error, "ended": marker.ended, "attempt": marker.attempt}
+        marker = EndedMarker.model_validate_json(objects.get(ended_key(id)))
+        return hash_of(state=marker.state, error=marker.error, ended=marker.ended, attempt=marker.attempt)
     prefix = f"{job_prefix(id)}result-"
     attempts = sorted(int(key.removeprefix(prefix).removesuffix(".json")) for key in keys if key.startswith(prefix))
     if not attempts:
-        return State.QUEUED, {}
+        return {"state": State.QUEUED}
     key = result_key(id, attempts[-1])
     result = StoredResult.from_bytes(objects.get(key))
-    return State.SUCCEEDED, {"attempt": attempts[-1], **result.job_fields(key)}
+    return hash_of(state=State.SUCCEEDED, attempt=attempts[-1], **result.job_fields(key))

@@ -31,6 +31,8 @@ from workers.vision.engine.factory import ServedModel, make_engine
 from workers.vision.heartbeat import Heartbeat, WorkerRegistration
 from workers.vision.images.decoder_pool import DecoderOptions, DecoderPool, DecoderUnavailable
 from workers.vision.images.pipeline import HeaderOnlyImages, ImagePipeline
+from workers.vision.images.url_client import ImageUrlClient
+from workers.vision.images.url_images import UrlImages
 from workers.vision.shutdown import GracefulShutdown
 from workers.vision.watchdog import Watchdog
 from workers.vision.worker import Worker
@@ -77,11 +79,14 @@ def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: Decoder
     jobs = InFlightJobs()
     slots = settings.slots or engine.slots
     image_threads = slots + 2 * settings.decoders
-    objects = S3Storage(settings, slots + image_threads)
-    card = asdict(served.model) | {"engine": settings.engine, "slots": slots}
+    objects = S3Storage(settings, slots + image_threads + settings.image_url_concurrency)
+    stats = engine.stats()
+    paths = {name: [state, stats.fast_path_details[name]] for name, state in stats.fast_paths.items()}
+    card = asdict(served.model) | {"engine": settings.engine, "slots": slots, "fast_paths": paths}
     registration = WorkerRegistration(store, served.model.id, name, card)
     kind = HeaderOnlyImages if settings.engine == "echo" and not settings.echo_tiles else ImagePipeline
     images = kind(objects, decoders, threads=image_threads)
+    url_images = UrlImages(objects, ImageUrlClient(settings), settings)
     deltas = DeltaWriter(connect(settings.events_endpoint), settings.redis_prefix, settings.delta_interval)
     heartbeat = Heartbeat(store, jobs, engine, registration, lease=settings.lease, interval=settings.cancel_interval)
     shutdown = GracefulShutdown(store, jobs, engine, settings.shutdown_grace)
@@ -93,14 +98,15 @@ def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: Decoder
         Hints(app),
         served,
         images,
+        url_images,
         deltas,
         jobs,
         stopping=shutdown.stopping,
-        cached=CachedPrompts(engine.stats().cache_tokens, settings.prefix_cache_sharing),
+        cached=CachedPrompts(stats.cache_tokens, settings.prefix_cache_sharing),
     )
     with ExitStack() as stack:
         stack.callback(shutdown.finished.set)
-        for part in (engine, images, deltas, heartbeat):
+        for part in (engine, images, url_images, deltas, heartbeat):
             stack.callback(part.close)
         for thread in (deltas, heartbeat, shutdown, Watchdog(engine, jobs, settings.stall)):
             thread.start()

@@ -16,8 +16,10 @@ from contextlib import contextmanager
 from typing import Literal
 
 from prometheus_client import Counter, Gauge, Histogram
+from pydantic_core import to_json
 
 from shared.jobs import Job
+from shared.records import JobImage
 from shared.store.command import StoreArgument
 
 AbortReason = Literal["cancel", "deadline_exceeded", "lease_lost", "release"]
@@ -54,9 +56,12 @@ class Attempt:
         self.abort_reason: AbortReason | None = None
         self.aborted_at = 0.0
         self.progress: dict[str, StoreArgument] = {}  #: fields of the job's record
+        self.images = list(job.images)  #: what is known of them so far
+        self.named_urls = False  #: whether the request named some of them by URL
         self.timings = {"queue": max(0.0, job.claimed - job.created)}  #: seconds of each stage
         self._stage_ended = self.claimed_at
         self._reported: dict[str, StoreArgument] = {}
+        self._images_lock = threading.Lock()
 
     def abort(self, reason: AbortReason) -> None:
         """Give the reason to stop; later reasons change nothing."""
@@ -91,6 +96,15 @@ class Attempt:
         self.timings["engine_wait"] = max(0.0, now - self._stage_ended - sum(stages.values()))
         self.timings |= stages
         self.timings["total"] = self.timings["queue"] + now - self.claimed_at
+
+    def note_image(self, n: int, seen: JobImage) -> None:
+        """Add to the record what was learnt of image `n`; `bytes` of one that was fetched by URL are counted."""
+        with self._images_lock:
+            self.images[n] = self.images[n].model_copy(update=seen.model_dump(exclude_none=True))
+            self.progress["images"] = to_json(self.images, exclude_none=True).decode()
+            if seen.bytes:
+                before = self.progress.get("fetched_bytes", self.job.fetched_bytes)
+                self.progress["fetched_bytes"] = int(before) + seen.bytes
 
     @property
     def age(self) -> float:

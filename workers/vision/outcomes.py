@@ -44,11 +44,12 @@ def result_of(attempt: Attempt, done: Done) -> StoredResult:
         timings=StageTimings(**{stage: round(seconds, 4) for stage, seconds in attempt.timings.items()}),
         attempt=attempt.job.attempt,
         ended_at=moment(attempt.store_time),
+        images=attempt.images if attempt.named_urls else None,
     )
 
 
 def succeeded(attempt: Attempt, result: StoredResult, key: str) -> Outcome:
-    """The result object is in object storage under `key`."""
+    """The job was answered; its result object is in storage under `key`, "" where the record holds the output."""
     return Outcome("succeeded", _finish(attempt, State.SUCCEEDED, result.job_fields(key)))
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import Counter
 
 from shared.broker import Publisher
-from shared.ended import write_ended_markers
+from shared.ended import archive_ends
 from shared.errors import ObjectMissing, Permanent, QueueUnavailable, StorageDown, Transient
 from shared.jobs import Job
 from shared.request_archive import read_manifest
@@ -33,7 +33,9 @@ from workers.vision.attempt import Attempt, AttemptAborted, InFlightJobs
 from workers.vision.deltas import DeltaWriter
 from workers.vision.engine.base import Done
 from workers.vision.engine.factory import ServedModel
-from workers.vision.images.pipeline import ImagePipeline, with_warnings
+from workers.vision.images.pipeline import ImagePipeline, note_decoded
+from workers.vision.images.url_images import UrlImages
+from workers.vision.isolation import Isolation
 from workers.vision.outcomes import Outcome
 from workers.vision.shortage import shortage_of
 
@@ -59,10 +61,12 @@ class Worker:
     hints: Publisher
     served: ServedModel
     images: ImagePipeline
+    url_images: UrlImages
     deltas: DeltaWriter
     jobs: InFlightJobs
     stopping: threading.Event
     cached: CachedPrompts = field(default_factory=CachedPrompts)
+    isolation: Isolation = field(default_factory=Isolation)
 
     def handle_hint(self, hint: str) -> int:
         """Process jobs while there are any, up to `MAX_JOBS_PER_HINT`; return how many.
@@ -71,8 +75,11 @@ class Worker:
         publish none then. It is published again at the end, unless the store said that nothing waits, or many hints do.
         """
         done, more = 0, True
-        while more and done < MAX_JOBS_PER_HINT and not self.stopping.is_set():
-            processed = self._process_next(pass_on="" if done else hint)
+        while more and done < MAX_JOBS_PER_HINT and self.isolation.enter(self.stopping):
+            try:
+                processed = self._process_next(pass_on="" if done else hint)
+            finally:
+                self.isolation.leave()
             if not processed:
                 IDLE_HINTS.inc(not done)
                 return done
@@ -117,8 +124,10 @@ class Worker:
         return claimed.value
 
     def _outcome(self, attempt: Attempt) -> Outcome:
+        alone = self.isolation.alone(attempt.check) if attempt.job.suspect else nullcontext()
         try:
-            return self._answer(attempt)
+            with alone:
+                return self._answer(attempt)
         except AttemptAborted as abort:
             return outcomes.aborted(attempt, abort.reason)
         except Permanent as error:
@@ -138,11 +147,11 @@ class Worker:
     def _answer(self, attempt: Attempt) -> Outcome:
         with attempt.stage("fetch"):
             request = self._read(attempt.job)
-            data = self.images.fetch(attempt, request.images)
+            images = self.url_images.store(attempt, request.images)
+            data = self.images.fetch(attempt, images)
         with attempt.stage("tile"):
-            tiled = self.images.tile(attempt, request.images, data, request.thumbnail)
-        if images := with_warnings(attempt.job.images, tiled):
-            attempt.progress["images"] = images
+            tiled = self.images.tile(attempt, images, data, request.thumbnail)
+        note_decoded(attempt, tiled)
         previews = self.images.store_previews(attempt.job.id, tiled)
         text = self.deltas.buffer(attempt.job.id, attempt.job.attempt)
         engine_request = generation.build_request(
@@ -165,8 +174,10 @@ class Worker:
             raise Transient("storage_unavailable", error.detail) from error
 
     def _store(self, attempt: Attempt, done: Done) -> Outcome:
-        key = result_key(attempt.job.id, attempt.job.attempt)
         result = outcomes.result_of(attempt, done)
+        if attempt.job.seal and result.fits_record:
+            return outcomes.succeeded(attempt, result, "")
+        key = result_key(attempt.job.id, attempt.job.attempt)
         try:
             self.objects.put(key, result.to_bytes(), "application/json")
         except StorageDown as error:
@@ -184,17 +195,17 @@ class Worker:
         elif name == "succeeded":
             attempt.count_answered()
         elif outcome.transition and name not in ("lease_lost", "abandoned"):
-            self._mark_ended(attempt.job.id)
+            self._archive_end(attempt.job.id)
         ATTEMPTS.labels(name).inc()
         log.info("attempt ended", outcome=name, seconds=round(attempt.age, 3))
         return more and name != "released"
 
-    def _mark_ended(self, id: str) -> None:
-        """Write the marker of a job that ended without a result; of one that is queued again there is none to write."""
+    def _archive_end(self, id: str) -> None:
+        """Store the end of a job that was not answered; of one that is queued again there is none to store."""
         try:
-            write_ended_markers(self.store, self.objects, [id])
+            archive_ends(self.store, self.objects, [id])
         except (QueueUnavailable, StorageDown) as error:
-            log.warning("ended marker not written, the reconciler will write it", error=error.detail)
+            log.warning("end of the job not stored, the reconciler will store it", error=error.detail)
 
     def _commit(
         self, attempt: Attempt, transition: StoreCommand[TransitionResult[Any]]

@@ -16,10 +16,15 @@ def main() -> None:
     """Ask for SIGKILL at the supervisor's death, then exec the program."""
     supervisor, *program = sys.argv[1:]
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != int(supervisor):  # it died before prctl
-            sys.exit(1)
+        end_with_supervisor(int(supervisor))
     os.execvp(program[0], program)  # noqa: S606  # no shell is wanted
+
+
+def end_with_supervisor(pid: int) -> None:
+    """Have the kernel kill this process when the thread of `pid` that started it ends; exit if it has ended."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != pid:  # it died before prctl
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from services.cli.local import pdeathsig
+from services.cli.local.forked import ForkedProcess, can_fork
 
 #: Environment variable of every supervised process and its children: the folder of its supervisor.
 MARK = "TILEQ_SUPERVISED_IN"
@@ -24,6 +26,7 @@ class Program:
     argv: Sequence[str]
     env: Mapping[str, str | None] = field(default_factory=dict)  #: over the supervisor's own environment; None removes
     probe: Callable[[], str] = lambda: ""  #: returns "" once it is ready, otherwise what is missing
+    module: str = ""  #: our own; where the supervisor can fork, its fork runs this in place of `argv`
     metrics_port: int = 0  #: of /metrics, /livez and /readyz; 0: none
     awaited: bool = True  #: its stage waits until it is ready; otherwise it may start later, or fail
     start_within: float = 60  #: seconds until the probe must be content
@@ -40,7 +43,7 @@ class Process:
         self.name = program.name
         self.log = folder / "logs" / f"{self.name}.log"
         self._folder = folder
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._popen: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._group_ended = False
 
     def start(self) -> None:
@@ -54,18 +57,26 @@ class Process:
         if self.program.metrics_port:
             environment["TILEQ_METRICS_PORT"] = str(self.program.metrics_port)
         with self.log.open("ab") as log:
-            self._popen = subprocess.Popen(  # noqa: S603  # our own command lines
-                [sys.executable, "-IS", pdeathsig.__file__, str(os.getpid()), *self.program.argv],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._popen = self._forked(environment, log) or self._executed(environment, log)
         self._group_ended = False
         self._write_run_file("pid", str(self._popen.pid))
         if self.program.metrics_port:
             self._write_run_file("metrics", str(self.program.metrics_port))
+
+    def _forked(self, environment: Mapping[str, str], log: IO[bytes]) -> ForkedProcess | None:
+        if self.program.module and can_fork():
+            return ForkedProcess(self.name, self.program.module, environment, log.fileno())
+        return None
+
+    def _executed(self, environment: Mapping[str, str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(  # noqa: S603  # our own command lines
+            [sys.executable, "-IS", pdeathsig.__file__, str(os.getpid()), *self.program.argv],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int:

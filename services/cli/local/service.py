@@ -103,7 +103,8 @@ def process(name: str, module: str, environment: Mapping[str, str], folder: Path
     }
     # -P: a folder called `services` where the command is given must not stand in for ours.
     argv = [sys.executable, "-P", "-m", module]
-    return Program(name, argv, variables, answers(probe_url or f"http://127.0.0.1:{port}/readyz"), port)
+    probe = answers(probe_url or f"http://127.0.0.1:{port}/readyz")
+    return Program(name, argv, variables, probe, module=module, metrics_port=port)
 
 
 def answers(url: str) -> Callable[[], str]:

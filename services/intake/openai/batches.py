@@ -9,15 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from services.intake.native import PROBLEM_JSON, problem
-from services.intake.openai.surface import OPENAI, envelope
-from services.intake.rendering import to_json
 from services.intake.schemas.openai import FileBatchOptions, FileBatchRequest
 from services.intake.schemas.requests import without_nulls, without_webhook_nulls
 from services.intake.schemas.validation import read
-from services.intake.surface import Surface
 from shared.batches import Batch, BatchStatus
-from shared.errors import RequestError
 from shared.jobs import State
 from shared.views import Body, WebhookBody, webhook_body
 
@@ -175,11 +170,3 @@ def _native(batch: Batch) -> FileBatchBody:
 
 def _epoch(moment: float) -> int | None:
     return int(moment) if moment else None
-
-
-def _both(error: RequestError, request_id: str) -> bytes:
-    return to_json(json.loads(problem(error, request_id)) | envelope(error))
-
-
-#: Routes that serve both kinds of batches: errors have the members of problem+json, and OpenAI's `error`.
-BATCHES = Surface(PROBLEM_JSON, _both, OPENAI.headers)

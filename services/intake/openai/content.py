@@ -16,6 +16,7 @@ DETAILS = ("low", "high", "auto", "original")
 _TEXT_PARTS = ("input_text", "output_text", "text")
 #: Fields of answers that clients send back as input.
 _ECHOED = ("id", "status", "annotations", "logprobs", "refusal", "phase", "prompt_cache_breakpoint")
+_NOTHING: tuple[object, ...] = (None, "", [], {})  #: values that clients send for want of one
 
 
 @dataclass(frozen=True)
@@ -136,5 +137,5 @@ def _read_image(part: Mapping[str, Any], place: str) -> ImageReference:
 
 def _refuse_unknown(value: Mapping[str, Any], known: Sequence[str], place: str) -> None:
     for name, sent in value.items():
-        if name not in known and sent is not None and sent != []:
+        if name not in known and sent not in _NOTHING:
             raise UnsupportedParameter(f"`{place}.{name[:80]}` is not supported", field=f"{place}.{name[:80]}")

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from services.intake.openai.content import ImageReference
 from services.intake.submission.compose import DEFAULT_TILES
 from services.intake.submission.data_uri import read_data_uri
+from services.intake.submission.image_url import is_url, read_image_url
 from services.intake.submission.size_errors import too_many_images
-from services.intake.uploads import FileReference, Upload
+from services.intake.uploads import FileReference, ImageSource
 from shared.errors import RequestError
 from shared.models import Model
 from shared.settings import IntakeSettings
 
 
-def resolve(references: Sequence[ImageReference], settings: IntakeSettings) -> list[Upload | FileReference]:
-    """Return the bytes of each image, or the file that has them. Raises `RequestError`.
+def resolve(references: Sequence[ImageReference], settings: IntakeSettings) -> list[ImageSource]:
+    """Return the bytes of each image, or the file or URL that has them. Raises `RequestError`.
 
     The one place that knows where images may come from.
     """
@@ -33,9 +34,11 @@ def tiles_of(references: Sequence[ImageReference], model: Model) -> list[int] | 
     return [least if reference.detail == "low" else min(DEFAULT_TILES, most) for reference in references]
 
 
-def _resolve(reference: ImageReference, n: int, settings: IntakeSettings) -> Upload | FileReference:
+def _resolve(reference: ImageReference, n: int, settings: IntakeSettings) -> ImageSource:
     if reference.url is None:
         return FileReference(reference.field, reference.file_id or "")
+    if is_url(reference.url):
+        return read_image_url(reference.url, n, reference.field, settings)
     try:
         upload = read_data_uri(reference.url, n, settings.max_image_bytes)
     except RequestError as error:

@@ -12,7 +12,7 @@ from services.intake.schemas.openai import ChatRequest, ResponseRequest, TileqOp
 from services.intake.schemas.requests import JobRequest, without_nulls, without_webhook_nulls
 from services.intake.schemas.validation import read
 from services.intake.submission.model import Submission
-from services.intake.uploads import FileReference, Upload
+from services.intake.uploads import ImageSource
 from shared.errors import InvalidField, UnsupportedParameter
 from shared.openai.ids import job_id
 from shared.records import OpenAiOptions
@@ -52,7 +52,7 @@ class Asked(Generic[R]):
 
     request: R  #: without its texts and images
     conversation: Conversation
-    uploads: list[Upload | FileReference]
+    uploads: list[ImageSource]
 
 
 def _response_request(body: dict[str, Any]) -> ResponseRequest:
@@ -160,10 +160,8 @@ class SubmissionBuilder:
         return Submission(made, parsed.uploads, openai=options)
 
 
-def _resolved(
-    conversation: Conversation, settings: IntakeSettings
-) -> tuple[Conversation, list[Upload | FileReference]]:
-    """Return the bytes of the images, and the conversation without their URLs."""
+def _resolved(conversation: Conversation, settings: IntakeSettings) -> tuple[Conversation, list[ImageSource]]:
+    """Return the bytes or places of the images, and the conversation without their URLs."""
     uploads = resolve(conversation.images, settings)
     return replace(conversation, images=[replace(image, url=None) for image in conversation.images]), uploads
 

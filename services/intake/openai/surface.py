@@ -4,13 +4,14 @@ A value that is refused is 400, as OpenAI has it, where the native surface says 
 mend carries `x-should-retry: false`, which OpenAI's SDKs obey, so that none of their retries becomes a second job.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 
 from fastapi import APIRouter
 
-from services.intake.native import NATIVE
+from services.intake.native import NATIVE, PROBLEM_JSON, problem
 from services.intake.rendering import to_json
 from services.intake.surface import Surface, route_class
 from shared.errors import RequestError
@@ -45,6 +46,14 @@ OPENAI = Surface(
     error_status,
     _error_headers,
 )
+
+
+def _both(error: RequestError, request_id: str) -> bytes:
+    return to_json(json.loads(problem(error, request_id)) | envelope(error))
+
+
+#: Paths that both APIs have, and those that neither has: problem+json that is OpenAI's envelope as well.
+COMMON = Surface(PROBLEM_JSON, _both, NATIVE.headers)
 
 
 def openai_router(*tags: str) -> APIRouter:

@@ -9,14 +9,13 @@ from fastapi.responses import Response, StreamingResponse
 
 from services.intake.context import Canceller, Context, Reader, Submitter
 from services.intake.openai.batches import (
-    BATCHES,
     FileBatchBody,
     FileBatchPage,
     file_batch_body,
     page_of_batches,
     read_file_batch,
 )
-from services.intake.openai.surface import OPENAI
+from services.intake.openai.surface import COMMON, OPENAI
 from services.intake.openapi import (
     BATCH_ACCEPTED,
     BATCH_FORM_OR_JSON,
@@ -41,7 +40,7 @@ from shared.ids import is_id
 from shared.store import batches, transitions
 from shared.views import BatchBody, batch_body, job_body
 
-router = APIRouter(tags=["batches"], route_class=route_class(BATCHES))
+router = APIRouter(tags=["batches"], route_class=route_class(COMMON))
 
 PAGE_JOBS = 100  #: jobs read at once
 RETRY_AFTER = {"Retry-After": "2"}

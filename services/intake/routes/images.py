@@ -41,12 +41,15 @@ async def image(
     job = await context.queries.get(caller.tenant, id)
     if n >= len(job.images):
         raise NotFound(f"the job has {len(job.images)} images, numbered from 0")
+    media_type = job.images[n].media_type
+    if media_type is None:
+        raise NotFound("no worker has fetched this image yet")
     try:
         data = await (context.storage.get(view_key(id, n)) if view else context.storage.image(id, n))
     except ObjectMissing as error:
         detail = "no worker has tiled this image yet" if view else "the image is no longer stored"
         raise NotFound(detail) from error
-    kind = "image/png" if view else job.images[n].media_type
+    kind = "image/png" if view else media_type
     name = f"{id}-{n}{'-tiles' if view else ''}.{kind.removeprefix('image/')}"
     # An image may be a web page too (JPEG followed by HTML), so a browser must save it rather than show it.
     headers = {"Content-Disposition": f'{"inline" if view else "attachment"}; filename="{name}"'}

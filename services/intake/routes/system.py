@@ -2,18 +2,19 @@
 
 from typing import Annotated
 
-from fastapi import Path, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from services.intake.auth import why_not_local
 from services.intake.context import AppContext, Context, Reader
-from services.intake.native import native_router
+from services.intake.openai.surface import COMMON
 from services.intake.openapi import errors, returns
 from services.intake.rendering import json_response
 from services.intake.schemas.responses import Alive, Dependency, ModelBody, ModelList, Ready
+from services.intake.surface import route_class
 from shared.errors import NotFound
 
-router = native_router("system")
+router = APIRouter(tags=["system"], route_class=route_class(COMMON))
 
 #: Instead of the reason of a dependency that is down, for clients of other machines.
 REASON_ELSEWHERE = "down; the log of this service and /readyz of its metrics port say why"

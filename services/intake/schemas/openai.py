@@ -136,11 +136,17 @@ class InputText(NullableModel):
     text: str
 
 
+IMAGE_URL = "`data:image/…;base64,…`, or a URL that a worker fetches, where the service allows it"
+
+
 class InputImage(NullableModel):
     """An image of a user message."""
 
     type: Literal["input_image"]
-    image_url: Annotated[str | None, Field(description="`data:image/…;base64,…`")] = None
+    image_url: Annotated[
+        str | None,
+        Field(description=IMAGE_URL),
+    ] = None
     file_id: Annotated[str | None, Field(max_length=100, description="instead: a file of `/v1/files`")] = None
     detail: Detail | None = None
 
@@ -170,7 +176,7 @@ class TextPart(NullableModel):
 class ImageUrl(NullableModel):
     """Where an image comes from."""
 
-    url: Annotated[str, Field(description="`data:image/…;base64,…`")]
+    url: Annotated[str, Field(description=IMAGE_URL)]
     detail: Detail | None = None
 
 

@@ -118,6 +118,20 @@ class FileRef(StrictModel):
     file_id: Annotated[str, Field(max_length=100)]
 
 
+class UrlRef(StrictModel):
+    """An image that a worker fetches, where the service allows it."""
+
+    url: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=2048,
+            examples=["https://example.org/street.jpg"],
+            json_schema_extra={"format": "uri"},
+        ),
+    ]
+
+
 class PartRef(StrictModel):
     """A file part of the same multipart body."""
 
@@ -180,7 +194,7 @@ class JobJson(_Question):
 
     model_config = ConfigDict(json_schema_extra=_example({"prompt": "What is a tile?"}))
 
-    images: list[DataUri | FileRef] = []
+    images: list[DataUri | FileRef | UrlRef] = []
     generation: GenerationJson = GenerationJson()
 
 
@@ -193,7 +207,7 @@ class BatchJob(JobRequest):
 class BatchJobJson(BatchJob):
     """One question of a batch, images included."""
 
-    images: list[DataUri | PartRef] = []
+    images: list[DataUri | PartRef | UrlRef] = []
     generation: GenerationJson = GenerationJson()
 
 

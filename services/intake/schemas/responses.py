@@ -22,6 +22,9 @@ class Problem(Body):
     image: int | None = None
     field: str | None = None
     errors: list[dict[str, Any]] | None = None
+    error: Annotated[
+        dict[str, Any] | None, Field(description="as OpenAI's SDKs read it, on paths that both APIs have")
+    ] = None
 
 
 class JobPage(Body):

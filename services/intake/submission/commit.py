@@ -146,6 +146,8 @@ class Commit:
         for one in prepared:
             archived: dict[str, str | Upload] = {}
             for n, (source, image) in enumerate(zip(one.sources, one.request.images, strict=True)):
+                if source is None:
+                    continue
                 if is_archived(image.key):
                     archived[member_name(n)] = source
                 else:

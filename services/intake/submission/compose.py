@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from services.intake.schemas.requests import JobRequest
 from services.intake.submission.image_headers import ImageInfo
 from services.intake.submission.size_errors import too_many_images
-from services.intake.uploads import Upload
+from services.intake.uploads import ImageUrl, Upload
 from shared.conversation import (
     IMAGE,
     ConversationError,
@@ -38,6 +38,9 @@ class InspectedImage:
     info: ImageInfo
 
 
+NewImage = InspectedImage | ImageUrl
+
+
 @dataclass(frozen=True)
 class ParentContext:
     """The turns and images of a job's parent, those of the parent's own parents included."""
@@ -50,7 +53,7 @@ class ParentContext:
 def compose(
     id: str,
     asked: JobRequest,
-    new: Sequence[InspectedImage],
+    new: Sequence[NewImage],
     parent: ParentContext,
     *,
     model: Model,
@@ -179,15 +182,16 @@ def _placed(turns: tuple[Message, ...], images: int) -> tuple[tuple[Message, ...
     return turns, (1,) * images
 
 
-def _stored(image: InspectedImage, max_tiles: int) -> StoredImage:
-    info = image.info
+def _stored(image: NewImage, max_tiles: int) -> StoredImage:
+    known, url = (image, "") if isinstance(image, InspectedImage) else (None, image.url)
     return StoredImage(
         key="",
-        media_type=info.media_type,
-        bytes=image.upload.size,
-        width=info.width,
-        height=info.height,
-        sha256=image.upload.sha256,
+        url=url,
+        media_type=known.info.media_type if known else "",
+        bytes=known.upload.size if known else 0,
+        width=known.info.width if known else 0,
+        height=known.info.height if known else 0,
+        sha256=known.upload.sha256 if known else "",
         max_tiles=max_tiles,
         grid=(1, 1),
         tiles=1,
@@ -195,7 +199,8 @@ def _stored(image: InspectedImage, max_tiles: int) -> StoredImage:
 
 
 def _with_tiles(image: StoredImage, max_tiles: int, thumbnail: bool) -> StoredImage:
-    chosen = grid(image.width, image.height, max_tiles)
+    """Return `image` with its tiles; of one by URL, whose size a worker will learn, with the most that it may have."""
+    chosen = (max_tiles, 1) if image.url else grid(image.width, image.height, max_tiles)
     tiles = tile_count(chosen, thumbnail)
     return image.model_copy(update={"max_tiles": max_tiles, "grid": chosen, "tiles": tiles})
 
@@ -204,5 +209,6 @@ def _check_tiles(images: Sequence[StoredImage], most: int) -> None:
     tiles = sum(image.tiles for image in images)
     if tiles > most:
         worst = max(range(len(images)), key=lambda n: images[n].tiles)
-        detail = f"the images make {tiles} tiles, thumbnails included; at most {most} are allowed: lower `tiles`"
+        more = " and the most for each image by URL" if any(image.url for image in images) else ""
+        detail = f"the images make {tiles} tiles, thumbnails included{more}; at most {most} are allowed: lower `tiles`"
         raise TooManyTiles(detail, image=worst, field="tiles")

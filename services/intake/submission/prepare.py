@@ -10,21 +10,22 @@ from services.intake.clients.webhook_urls import WebhookUrlPolicy
 from services.intake.queries import JobQueries
 from services.intake.schemas.openai import FileBatchWebhook
 from services.intake.schemas.requests import BatchWebhook, Webhook
-from services.intake.submission.compose import InspectedImage, ParentContext, compose
+from services.intake.submission.compose import InspectedImage, NewImage, ParentContext, compose
 from services.intake.submission.file_store import FileStore
 from services.intake.submission.image_headers import ImageInfo, inspect
 from services.intake.submission.model import Submission
 from services.intake.submission.prompt_length import PromptLengthCheck
-from services.intake.uploads import FileReference, Upload
+from services.intake.uploads import FileReference, ImageSource, ImageUrl, Upload
 from shared.affinity import affinity_of
 from shared.conversation import Message
+from shared.encryption import new_key
 from shared.errors import NotFound, ObjectMissing, ResultLost, UnknownParent
 from shared.ids import new_id
 from shared.images import ImageLimits
 from shared.jobs import PRIORITIES, Job, State
 from shared.records import WebhookTarget
 from shared.request_archive import placed
-from shared.requests import Manifest, Request
+from shared.requests import Manifest, Request, StoredImage
 from shared.settings import IntakeSettings
 from shared.store.transitions import SubmitResult
 from shared.webhooks.events import JOB_ENDS, RESPONSE_ENDS
@@ -52,12 +53,12 @@ class PreparedJob:
 
     job: Job
     request: Request
-    uploads: Sequence[Upload] = ()  #: the last images of the request; those before them are copied
-    copies: Sequence[str] = ()  #: keys that the first images are copied from
+    uploads: Sequence[Upload | None] = ()  #: the last images of the request; those before them are copied
+    copies: Sequence[str | None] = ()  #: keys that the first images are copied from
 
     @property
-    def sources(self) -> Sequence[str | Upload]:
-        """What each image of the request is stored from: a key, or a file that was sent."""
+    def sources(self) -> Sequence[str | Upload | None]:
+        """What each image of the request is stored from: a key, a file that was sent, or None, by a worker."""
         return [*self.copies, *self.uploads]
 
     @property
@@ -129,12 +130,14 @@ class Preparation:
             parent=asked.parent or "",
             affinity=affinity_of(request),
             request=_inline(request),
+            seal=new_key(),
             custom_id=submission.custom_id,
             openai=submission.openai,
             batch=batch,
             trace=trace,
         )
-        return PreparedJob(job, request, uploads, [image.key for image in parent.images])
+        sent = [one if isinstance(one, Upload) else None for one in uploads]
+        return PreparedJob(job, request, sent, [image.key for image in parent.images])
 
     async def clone(self, old: Job, *, trace: str) -> PreparedJob:
         """Return a new job that asks what `old` was asked. Raises `NotFound` where that is no longer stored."""
@@ -143,7 +146,8 @@ class Preparation:
             asked = await self._storage.request(old.id)
         except ObjectMissing as error:
             raise NotFound("the request of this job is no longer stored, so it can't be retried") from error
-        request = asked.model_copy(update={"images": placed(id, asked.images)})
+        images = _as_stored(asked.images, old)
+        request = asked.model_copy(update={"images": placed(id, images)})
         job = Job(
             id=id,
             **{name: getattr(old, name) for name in _CLONED},
@@ -153,8 +157,10 @@ class Preparation:
             trace=trace,
             affinity=affinity_of(request),
             request=_inline(request),
+            seal=new_key(),
         )
-        return PreparedJob(job, request, copies=[image.key for image in asked.images])
+        copies = [None if image.url else image.key for image in images]
+        return PreparedJob(job, request, copies=copies)
 
     async def webhook(
         self, tenant: str, asked: Webhook | BatchWebhook | FileBatchWebhook | None, events: Sequence[str]
@@ -174,12 +180,14 @@ class Preparation:
             headers=self._keyring.encrypt_headers(asked.headers, tenant),
         )
 
-    async def _upload(self, tenant: str, sent: Upload | FileReference, n: int) -> Upload:
-        if isinstance(sent, Upload):
-            return sent
-        return await self._files.image(tenant, sent, n, self._settings.max_image_bytes)
+    async def _upload(self, tenant: str, sent: ImageSource, n: int) -> Upload | ImageUrl:
+        if isinstance(sent, FileReference):
+            return await self._files.image(tenant, sent, n, self._settings.max_image_bytes)
+        return sent
 
-    async def _inspect(self, upload: Upload, n: int, inspected: dict[str, ImageInfo]) -> InspectedImage:
+    async def _inspect(self, upload: Upload | ImageUrl, n: int, inspected: dict[str, ImageInfo]) -> NewImage:
+        if isinstance(upload, ImageUrl):
+            return upload
         info = inspected.get(upload.sha256)
         if info is None:
             if upload.size <= MAX_INSPECT_INLINE_BYTES:
@@ -199,7 +207,13 @@ class Preparation:
         except (NotFound, ObjectMissing, ResultLost) as error:
             raise UnknownParent(field="parent") from error
         answer = Message(role="assistant", content=output.text)
-        return ParentContext((*request.messages, answer), request.images, request.groups)
+        images = _as_stored(request.images, job)
+        return ParentContext((*request.messages, answer), images, request.groups)
+
+
+def _as_stored(images: Sequence[StoredImage], job: Job) -> tuple[StoredImage, ...]:
+    """Return the images of `job`: those by URL that a worker has stored are like any other."""
+    return tuple(image.as_stored(seen) for image, seen in zip(images, job.images, strict=True))
 
 
 def _default_events(submission: Submission) -> Sequence[str]:

@@ -17,10 +17,11 @@ _SIGNATURES = (
 )
 _BRANDS = ((b"heic", "HEIC"), (b"mif1", "HEIF"), (b"jxl ", "JPEG XL"), (b"qt  ", "a video"))
 _FORM = "a form takes the file itself (curl: -F image=@FILE)"
+_URL = f'a URL, which goes into `images` of a JSON body as {{"url": "https://…"}}; {_FORM}'
 _TEXTS = (
-    ("http://", f"a URL, and this service fetches nothing: {_FORM}"),
-    ("https://", f"a URL, and this service fetches nothing: {_FORM}"),
-    ("s3://", f"a URL, and this service fetches nothing: {_FORM}"),
+    ("http://", _URL),
+    ("https://", _URL),
+    ("s3://", f"a URL that is not fetched: {_FORM}"),
     ("file://", f"the name of a file: {_FORM}"),
     ("data:", f"a data URI, which goes into `images` of a JSON body; {_FORM}"),
     ("<svg", "SVG"),

@@ -17,7 +17,8 @@
 --   limits              overrides by tenant         usage:{t}:{day}, rate:{t}   what a tenant has used, requests
 --   drain               claims at two moments
 --   secrets_keys        ids of the keys that encrypt stored secrets
---   unmarked            ids of jobs that ended without a result by their end, until their ended.json is written
+--   unarchived          ids of ended jobs by their end, until it is in a group object (shared/ended.py)
+--   archiver            which reconciler writes group objects, for some seconds
 --   hinted              by model, when a submission last asked for a hint although many jobs waited
 -- FAILURES, put in front by shared/store/client.py, maps the code of a failure to its message (shared/errors.py).
 local P = KEYS[1]
@@ -381,11 +382,12 @@ local function close(id, j, to, error)
   call('HDEL', P .. 'job:' .. id, 'request', 'not_before', 'hints', 'affinity', 'passes', 'passed')
   call('ZADD', P .. 'expiry', stamp(expires), id)
   if j.started ~= '' then
-    local r = read(P .. 'job:' .. id, 'usage', 'completion_tokens')
+    local r = read(P .. 'job:' .. id, 'usage', 'completion_tokens', 'fetched_bytes')
     local tokens = r.usage ~= '' and cjson.decode(r.usage).completion_tokens or tonumber(r.completion_tokens) or 0
     charge(j.tenant, 'tokens', tokens)
+    charge(j.tenant, 'bytes', tonumber(r.fetched_bytes) or 0)
   end
-  if to ~= 'succeeded' then call('ZADD', P .. 'unmarked', stamp(now), id) end
+  call('ZADD', P .. 'unarchived', stamp(now), id)
   move(id, j, to)
   local due = create_job_deliveries(id, j, to)
   if j.batch ~= '' then append(due, end_batch(j.batch, expires, false)) end
@@ -414,7 +416,7 @@ local function remove(id, kind)
     call('ZREM', P .. 'jobs:' .. r.tenant .. ':' .. r.state, id)
     call('HINCRBY', P .. 'counts', r.state, -1)
     if r.batch ~= '' then call('ZREM', P .. 'batch:' .. r.batch .. ':jobs', id) end
-    call('ZREM', P .. 'unmarked', id)
+    call('ZREM', P .. 'unarchived', id)
     call('ZADD', P .. 'trash', stamp(now), id)
   elseif kind == 'file' then
     call('ZREM', P .. 'files:' .. r.tenant, id)

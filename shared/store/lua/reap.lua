@@ -8,6 +8,7 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'leases', '-inf', stamp(now), 'LI
     call('HINCRBY', P .. 'repairs', 'leases', 1)
   else
     call('HINCRBY', P .. 'repairs', 'lost', 1)
+    call('HINCRBY', P .. 'job:' .. id, 'lost', 1)
     local messages
     if j.cancel == '' and charged(j) >= tonumber(j.max_attempts) then
       messages = close(id, j, 'failed', failure('worker_lost', j.max_attempts))

@@ -20,6 +20,7 @@ if ARGV[2] == 'queued' then
   return {1, {}}
 end
 move(record.id, j, 'running')
+j.started = '' -- its tokens were charged on the day on which it ended
 local due = close(record.id, j, ARGV[2])
 if record.ended then call('HSET', key, 'ended', record.ended) end
 return {1, due}

@@ -63,8 +63,8 @@ def batched(plan: Plan, model: Path, prompt: int) -> tuple[float, float]:
     requests, room = plan.requests, plan.requests * (prompt + stages.NEW)
     sizes = ["-npp", str(prompt), "-ntg", str(stages.NEW), "-npl", str(requests), "-c", str(room)]
     command = ["-m", str(model), "-t", str(plan.threads), "--output-format", "jsonl", *sizes]
-    lines = [line for _ in range(plan.rounds) for line in run("llama-batched-bench", *command).splitlines()]
-    found = [json.loads(line) for line in lines if line.startswith("{")]
+    printed = "\n".join(rounds(plan, "llama-batched-bench", *command)).splitlines()
+    found = [json.loads(line) for line in printed if line.startswith("{")]
     return min(one["t"] for one in found), max(one["speed_tg"] for one in found)
 
 
@@ -75,11 +75,14 @@ def vision_s(plan: Plan, model: Path, tower: Path, tiles: int) -> float:
     pixels = np.random.default_rng(tiles).integers(0, 256, (high * stages.SIDE, wide * stages.SIDE, 3), np.uint8)
     image.write_bytes(b"P6 %d %d 255\n" % (wide * stages.SIDE, high * stages.SIDE) + pixels.tobytes())
     command = ["-m", str(model), "--mmproj", str(tower), "--image", str(image), "-p", "?", "-n", "1"]
-    taken = []
-    for _ in range(plan.rounds):
-        output = run("llama-mtmd-cli", *command, "-t", str(plan.threads), "-c", "4096", "--chat-template", "chatml")
-        taken.append(sum(int(ms) for ms in re.findall(r"encoding done in (\d+) ms", output)) / 1000)
-    return min(taken)
+    command += ["-t", str(plan.threads), "-c", "4096", "--chat-template", "chatml"]
+    printed = rounds(plan, "llama-mtmd-cli", *command)
+    return min(sum(map(int, re.findall(r"encoding done in (\d+) ms", output))) for output in printed) / 1000
+
+
+def rounds(plan: Plan, program: str, *arguments: str) -> list[str]:
+    """Output of each of the plan's rounds of a program."""
+    return [run(program, *arguments) for _ in range(plan.rounds)]
 
 
 def run(program: str, *arguments: str) -> str:

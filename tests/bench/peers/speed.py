@@ -5,12 +5,11 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from itertools import count
 from typing import Any
 
 from tests.bench.accept import seconds
+from tests.bench.clients import hand_out
 from tests.bench.load import Receiver
 from tests.bench.peers.systems import ENDED, Client, System
 from tests.bench.processes import processor_s, pss_bytes, signal_family
@@ -92,19 +91,7 @@ class Measurement:
             ended = client.get(id)["state"] in ENDED
 
     def _with_clients(self, jobs: int, act: Callable[[Client], object]) -> float:
-        numbers, lock = count(), threading.Lock()
-
-        def work(client: Client) -> None:
-            while True:
-                with lock:
-                    if next(numbers) >= jobs:
-                        return
-                act(client)
-
-        began = time.perf_counter()
-        with ThreadPoolExecutor(CLIENTS) as threads:
-            list(threads.map(work, self._clients))
-        return time.perf_counter() - began
+        return hand_out(range(jobs), self._clients, lambda client, _: act(client))
 
     def _drain(self) -> None:
         """A job that is submitted last ends last."""

@@ -48,7 +48,7 @@ def up(folder: Path, *words: str, env: Mapping[str, str] | None = None) -> Itera
             [TILEQ, "up", "--data", str(folder), "--port", "0", *words],
             stdout=stdout,
             stderr=stderr,
-            env=environment(TILEQ_ENGINE="echo", **(env or {})),
+            env=environment(**{"TILEQ_ENGINE": "echo", **(env or {})}),
         )
     try:
         eventually(lambda: out.read_text() or process.poll() is not None, 60)

@@ -1,4 +1,4 @@
-"""Ended jobs stay ended when Redis is lost, also where the processes that ended and marked them were killed."""
+"""Ended jobs stay ended when Redis is lost, also where the processes that ended and archived them were killed."""
 
 import json
 import os
@@ -16,11 +16,13 @@ import pytest
 from services.cli.local.seaweed import S3
 from shared.connections.redis_client import connect
 from shared.conversation import Message
+from shared.encryption import new_key
+from shared.ended import newest_groups, read_group
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.requests import Manifest, Request
 from shared.settings import Settings
-from shared.storage import S3Storage, ended_key, manifest_key
+from shared.storage import S3Storage, manifest_key
 from shared.store import transitions
 from shared.store.client import Store
 from shared.store.stats import get_stats
@@ -58,16 +60,17 @@ class Fixture:
         return {name: count for name, count in counts.items() if count}
 
     def cancelled_job(self) -> Job:
-        """Submit a job with its manifest and cancel it, as a process that dies before it writes the marker."""
-        job = Job(id=new_id("job"), tenant="t", model="m", start_within=60, run_within=60, retain=60)
+        """Submit a job with its manifest and cancel it, as a process that dies before it stores the end."""
+        job = Job(id=new_id("job"), tenant="t", model="m", start_within=60, run_within=60, retain=60, seal=new_key())
         manifest = Manifest(record=job.to_hash(), request=REQUEST)
         self.objects.put(manifest_key(job.id), manifest.model_dump_json().encode(), "application/json")
         self.store.run(transitions.submit("t", [job], max_queued=1000, grace=0))
         self.store.run(transitions.cancel("t", job.id))
         return job
 
-    def markers(self) -> set[str]:
-        return {key for key in self.objects.keys("jobs/") if key.endswith("/ended.json")}
+    def archived(self) -> list[str]:
+        """The jobs of all groups."""
+        return [id for key in newest_groups(self.objects) for id in read_group(self.objects, key)]
 
 
 @pytest.fixture
@@ -97,25 +100,23 @@ def fixture(valkey_url: str, prefix: str, s3: S3, tmp_path: Path) -> Iterator[Fi
         yield Fixture(env, tmp_path, Store(client, prefix), objects, stack)
 
 
-def test_a_job_whose_ender_died_before_the_marker_is_marked_by_the_reconciler(fixture: Fixture) -> None:
+def test_a_job_whose_ender_died_before_its_end_was_stored_is_archived_by_the_reconciler(fixture: Fixture) -> None:
     job = fixture.cancelled_job()
     fixture.start()
-    eventually(lambda: ended_key(job.id) in fixture.markers(), 20)
+    eventually(lambda: fixture.archived() == [job.id], 20)
     assert fixture.recover() == {"cancelled": 1}
     found = fixture.store.run(transitions.read_job("t", job.id))
     assert found is not None
     assert found.state is State.CANCELLED
 
 
-def test_a_reconciler_that_is_killed_among_its_markers_leaves_none_out(fixture: Fixture) -> None:
-    jobs = [fixture.cancelled_job() for _ in range(150)]
-    first = fixture.start()
-    eventually(fixture.markers, 20, every=0.005)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    assert fixture.store.run(get_stats()).unmarked > 0, "it was killed too late to tell anything"
-    fixture.start()
-    eventually(lambda: fixture.store.run(get_stats()).unmarked == 0, 30)
-    assert len(fixture.markers()) == len(jobs)
+def test_of_several_reconcilers_of_which_one_is_killed_the_others_leave_no_end_out(fixture: Fixture) -> None:
+    reconcilers = [fixture.start() for _ in range(2)]
+    jobs = [fixture.cancelled_job() for _ in range(100)]
+    eventually(fixture.archived, 20, every=0.005)
+    reconcilers[0].send_signal(signal.SIGKILL)
+    jobs += [fixture.cancelled_job() for _ in range(50)]
+    eventually(lambda: fixture.store.run(get_stats()).unarchived == 0, 30)
+    assert {*fixture.archived()} == {job.id for job in jobs}
     assert fixture.recover() == {"cancelled": len(jobs)}
     assert fixture.store.run(get_stats()).outbox == 0

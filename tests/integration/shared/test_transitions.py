@@ -164,7 +164,7 @@ def test_a_lease_that_nobody_renews_gives_the_job_to_the_next_attempt(store: Sto
     assert reap(store, job.id) is State.QUEUED
     assert in_one_place(store)
     again = claimed(store)
-    assert (again.id, again.attempt) == (job.id, 2)
+    assert (again.id, again.attempt, again.lost) == (job.id, 2, 1)
     assert again.started == job.started
 
 

@@ -23,6 +23,8 @@ def test_too_many_requests_are_refused_with_what_is_left_and_when() -> None:
         first = intake.http.get("/v1/jobs")
         assert first.headers["ratelimit-policy"] == '"requests";q=2;w=60'
         assert first.headers["ratelimit"] == '"requests";r=1;t=30'
+        openai = {"limit": "2", "remaining": "1", "reset": "30s"}
+        assert {name: first.headers[f"x-ratelimit-{name}-requests"] for name in openai} == openai
         intake.http.get("/v1/models")
         refused = intake.http.get("/v1/jobs")
         body = problem(refused, 429, "rate_limited")

@@ -23,6 +23,8 @@ TARGETS = (
     "bench-accept",
     "bench-growth",
     "bench-bodies",
+    "bench-idle",
+    "bench-store",
     "bench-peers",
     "load",
     "parity",

@@ -35,8 +35,8 @@ def test_jobs_workers_and_queues_are_shown() -> None:
         'tileq_job_transitions_total{state="queued"} 2.0',
         'tileq_store_queue_size{queue="outbox"} 1.0',
         'tileq_store_queue_size{queue="leases"} 1.0',
-        'tileq_store_queue_size{queue="unmarked"} 0.0',
-        'tileq_store_queue_lateness_seconds{queue="unmarked"} 0.0',
+        'tileq_store_queue_size{queue="unarchived"} 0.0',
+        'tileq_store_queue_lateness_seconds{queue="unarchived"} 0.0',
     }
 
 
@@ -45,7 +45,7 @@ def test_a_job_whose_marker_is_missing_is_shown() -> None:
     job = Job(id=new_id("job"), tenant="t", model="m", start_within=60, run_within=60, retain=60)
     store.run(transitions.submit("t", [job], max_queued=10, grace=0))
     store.run(transitions.cancel("t", job.id))
-    assert 'tileq_store_queue_size{queue="unmarked"} 1.0' in scraped(store)
+    assert 'tileq_store_queue_size{queue="unarchived"} 1.0' in scraped(store)
 
 
 def test_a_store_that_does_not_answer_is_down_and_has_no_other_metric(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 
+from shared import ended
 from shared.broker import Hints
+from shared.ended import newest_groups, read_group
 from shared.errors import StorageDown
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.settings import Settings
-from shared.storage import MemoryStorage, batch_key, ended_key, image_key
+from shared.storage import MemoryStorage, batch_key, image_key
 from shared.store import batches, deliveries, transitions
 from shared.store.client import Store, memory_store
 from shared.store.stats import get_stats
 from tests.waiting import eventually
-from workers.reconciler.reconcile import MARKERS_PER_CALL, Reconciler
+from workers.reconciler import reconcile
+from workers.reconciler.reconcile import Reconciler
 
 HOOK = {"url": "http://h/", "host": "h", "payload": "full", "events": ["job.expired", "job.failed"]}
 
@@ -137,29 +140,35 @@ def test_the_manifest_of_a_batch_goes_with_its_record(reconciler: Reconciler) ->
     assert reconciler.store.run(batches.get("t", batch)) is None
 
 
-def test_a_marker_that_the_ender_did_not_write_is_written(reconciler: Reconciler) -> None:
+def test_ends_are_archived(reconciler: Reconciler) -> None:
     ended, running = submit(reconciler.store), submit(reconciler.store)
     reconciler.store.run(transitions.cancel("t", ended.id))
     reconciler.reconcile()
-    assert list(reconciler.objects.keys("jobs/")) == [ended_key(ended.id)]
-    assert reconciler.store.run(get_stats()).unmarked == 0
+    (group,) = newest_groups(reconciler.objects)
+    assert list(read_group(reconciler.objects, group)) == [ended.id]
+    assert reconciler.store.run(get_stats()).unarchived == 0
     assert state(reconciler, running) is State.QUEUED
 
 
-def test_more_ended_jobs_than_fit_one_call_are_marked_in_one_period(reconciler: Reconciler) -> None:
-    for _ in range(MARKERS_PER_CALL + 5):
+def test_more_ends_than_one_group_takes_are_archived_in_one_period(
+    reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (ended, reconcile):
+        monkeypatch.setattr(module, "JOBS_PER_GROUP", 5)
+    for _ in range(13):
         reconciler.store.run(transitions.cancel("t", submit(reconciler.store).id))
     reconciler.reconcile()
-    assert len(list(reconciler.objects.keys("jobs/"))) == MARKERS_PER_CALL + 5
+    groups = newest_groups(reconciler.objects)
+    assert [len(read_group(reconciler.objects, group)) for group in groups] == [3, 5, 5]
 
 
-def test_jobs_that_a_former_release_ended_are_marked_after_a_start(reconciler: Reconciler) -> None:
+def test_jobs_that_a_former_release_ended_are_archived_after_a_start(reconciler: Reconciler) -> None:
     job = submit(reconciler.store)
     reconciler.store.run(transitions.cancel("t", job.id))
-    reconciler.store.client.delete(f"{reconciler.store.prefix}unmarked")  # a former release kept no index
+    reconciler.store.client.delete(f"{reconciler.store.prefix}unarchived")  # a former release kept no index
     reconciler.reconcile()
-    reconciler.reconcile()
-    assert list(reconciler.objects.keys("jobs/")) == [ended_key(job.id)]
+    (group,) = newest_groups(reconciler.objects)
+    assert list(read_group(reconciler.objects, group)) == [job.id]
 
 
 def test_a_step_that_fails_leaves_the_others_to_run_and_is_done_later(

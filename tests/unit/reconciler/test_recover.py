@@ -8,7 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from shared.conversation import Message
-from shared.ended import write_ended_markers
+from shared.encryption import new_key
+from shared.ended import archive_ends, newest_groups
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.records import JobOutput, WebhookTarget
@@ -40,7 +41,8 @@ ASKED = Request(model="m", messages=(Message(role="user", content="What?"),))
 
 def stored(objects: MemoryStorage, *, former: bool = False, **changes: object) -> Job:
     """Store what intake does of a job, or, `former`, what that of a former release did."""
-    job = Job(id=new_id("job"), tenant="t", model="m", start_within=60, run_within=60, retain=60)
+    seal = "" if former else new_key()
+    job = Job(id=new_id("job"), tenant="t", model="m", start_within=60, run_within=60, retain=60, seal=seal)
     job = replace(job, **changes)  # type: ignore[arg-type]
     manifest = Manifest(record=job.to_hash(), request=ASKED)
     content = manifest.model_dump_json().encode()
@@ -109,7 +111,10 @@ def test_recovering_twice_or_beside_a_live_service_changes_nothing() -> None:
 
 def end(store: Store, job: Job, state: str) -> None:
     """End a submitted job as a worker, intake or the reconciler would."""
-    if state == "failed":
+    if state == "succeeded":
+        store.run(transitions.claim("m", "w", 60))
+        store.run(transitions.finish(job.id, 1, State.SUCCEEDED, stored_result("yes").job_fields("")))
+    elif state == "failed":
         store.run(transitions.claim("m", "w", 60))
         error = {"code": "undecodable_image", "message": "it is torn", "retryable": False, "image": 0}
         store.run(transitions.finish(job.id, 1, State.FAILED, {"error": error}))
@@ -119,21 +124,23 @@ def end(store: Store, job: Job, state: str) -> None:
         eventually(lambda: store.run(transitions.expire_due()).value)
 
 
-@pytest.mark.parametrize("state", ["failed", "cancelled", "expired"])
-def test_a_job_that_ended_without_a_result_is_restored_as_it_ended(state: str) -> None:
+@pytest.mark.parametrize("former", [False, True])
+@pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled", "expired"])
+def test_a_job_is_restored_as_it_ended(state: str, former: bool) -> None:
     lost, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
     webhook = HOOK | {"events": [f"job.{state}"]}
-    job = stored(objects, webhook=webhook, start_within=0.001 if state == "expired" else 60)
+    job = stored(objects, former=former, webhook=webhook, start_within=0.001 if state == "expired" else 60)
     lost.run(transitions.submit("t", [job], max_queued=10, grace=0))
     end(lost, job, state)
-    write_ended_markers(lost, objects)
+    archive_ends(lost, objects)
     ended = read(lost, job)
 
     store = memory_store()
     assert counted(recover(store, objects, hints)) == {state: 1}
     found = read(store, job)
     assert (found.state, found.error, found.attempt) == (ended.state, ended.error, ended.attempt)
-    assert found.ended == pytest.approx(ended.ended, abs=0.001)
+    assert (found.output, found.usage, found.timings) == (ended.output, ended.usage, ended.timings)
+    assert (found.started, found.ended) == (ended.started, ended.ended)
     assert hints.sent == [("webhooks", message_id(job.id, state))]
     assert store.run(transitions.claim("m", "w", 60)).value is None
     assert store.run(get_stats()).outbox == 0
@@ -145,16 +152,75 @@ def test_the_end_of_a_job_stands_over_the_result_of_an_attempt_that_was_too_late
     lost.run(transitions.submit("t", [job], max_queued=10, grace=0))
     end(lost, job, "failed")
     objects.put(result_key(job.id, 1), stored_result("late", 1).to_bytes(), "application/json")
-    write_ended_markers(lost, objects)
+    archive_ends(lost, objects)
     assert counted(recover(memory_store(), objects, hints)) == {"failed": 1}
 
 
-def test_a_job_whose_marker_is_unreadable_is_not_run() -> None:
-    objects, hints = MemoryStorage(), RecordedHints()
-    job = stored(objects)
-    objects.put(ended_key(job.id), b'{"state": "succeeded"}', "application/json")
-    assert counted(recover(memory_store(), objects, hints)) == {"unreadable": 1}
+def ended_job(objects: MemoryStorage, lost: Store, **changes: object) -> Job:
+    """Store a job that was answered, and its end."""
+    job = stored(objects, **changes)  # type: ignore[arg-type]
+    lost.run(transitions.submit("t", [job], max_queued=10, grace=0))
+    end(lost, job, "succeeded")
+    archive_ends(lost, objects)
+    return job
+
+
+def test_a_job_that_ended_twice_is_restored_with_its_last_end() -> None:
+    lost, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
+    job = ended_job(objects, lost, retain=7200)
+    again = memory_store()  # the end was in no group when Redis was lost for the first time, and then it was
+    again.run(transitions.submit("t", [job], max_queued=10, grace=0))
+    end(again, job, "failed")
+    archive_ends(again, objects)
+    store = memory_store()
+    assert counted(recover(store, objects, hints)) == {"failed": 1}
+    assert read(store, job).output is None
+
+
+def test_what_is_restored_as_ended_is_archived_again_and_charges_no_tokens() -> None:
+    lost, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
+    job = ended_job(objects, lost)
+    store, other = memory_store(), memory_store()
+    recover(store, objects, hints)
+    assert archive_ends(store, objects) == 1
+    assert not store.client.keys(f"{store.prefix}usage:*")
+    objects.delete(newest_groups(objects)[1])
+    assert counted(recover(other, objects, hints)) == {"succeeded": 1}
+    assert read(other, job).ended == read(lost, job).ended
+
+
+def test_an_ended_job_that_was_deleted_is_not_restored_from_its_group() -> None:
+    lost, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
+    delete_job_objects(objects, ended_job(objects, lost).id)
+    assert counted(recover(memory_store(), objects, hints)) == {}
     assert hints.sent == []
+
+
+def test_a_group_that_is_unreadable_hides_no_other() -> None:
+    lost, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
+    ended_job(objects, lost)
+    objects.put(newest_groups(objects)[0].replace("group_", "group_0"), b"{", "application/jsonl")
+    assert counted(recover(memory_store(), objects, hints)) == {"succeeded": 1}
+
+
+def test_a_job_whose_end_is_unreadable_is_not_run() -> None:
+    lost, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
+    ended_job(objects, lost)
+    former = stored(objects, former=True)
+    objects.put(ended_key(former.id), b'{"state": "succeeded"}', "application/json")
+    (group,) = newest_groups(objects)
+    objects.put(group, objects.get(group).replace(b'"sealed": "', b'"sealed": "AAAA'), "application/jsonl")
+    assert counted(recover(memory_store(), objects, hints)) == {"unreadable": 2}
+    assert hints.sent == []
+
+
+def test_the_marker_of_a_former_release_tells_the_end() -> None:
+    store, objects, hints = memory_store(), MemoryStorage(), RecordedHints()
+    job = stored(objects, former=True)
+    marker = {"state": "cancelled", "error": None, "ended_at": "2026-11-18T11:06:40.000Z", "attempt": 1}
+    objects.put(ended_key(job.id), json.dumps(marker).encode(), "application/json")
+    assert counted(recover(store, objects, hints)) == {"cancelled": 1}
+    assert (read(store, job).attempt, read(store, job).ended) == (1, 1795000000.0)
 
 
 @pytest.mark.parametrize("former", [False, True])
@@ -273,4 +339,4 @@ def test_the_objects_are_listed_once_however_many_jobs_there_are() -> None:
         stored(objects)
     assert recover(memory_store(), objects, RecordedHints())["queued"] == 250
     assert listed.count("jobs/") == 1
-    assert len(listed) <= 4  # jobs, batches, files and webhook endpoints
+    assert len(listed) <= 5  # jobs, their ends, batches, files and webhook endpoints

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from shared.ended import EndedMarker
+from shared.ended import newest_groups, open_line, read_group
 from shared.errors import QueueUnavailable
 from shared.jobs import Job, State
+from shared.records import JobError
 from shared.request_archive import pack, unpack
 from shared.requests import Generation
 from shared.settings import Settings
-from shared.storage import ended_key, result_key
+from shared.storage import result_key
 from shared.store import transitions
 from shared.tokenization.tokenizer import load_tokenizer
 from tests.metrics import sample
@@ -69,10 +70,12 @@ def test_an_image_that_can_not_be_decoded_fails_the_job_at_once_and_is_named(wor
     assert worker.read(job).attempt == 1
 
 
-def test_a_failed_job_is_marked_by_the_worker_itself(worker: WorkerFixture) -> None:
+def test_the_end_of_a_failed_job_is_stored_by_the_worker_itself(worker: WorkerFixture) -> None:
     job = worker.submit("?", images=[BROKEN], groups=(1,))
     worker.handle_hint()
-    assert EndedMarker.from_bytes(worker.objects.get(ended_key(job.id))).error == worker.read(job).error
+    (group,) = newest_groups(worker.objects)
+    end = open_line(read_group(worker.objects, group)[job.id], worker.read(job).seal)
+    assert JobError.model_validate_json(end["error"]) == worker.read(job).error
 
 
 def test_a_prompt_without_room_for_an_answer_fails_the_job(build: Build) -> None:
@@ -180,8 +183,9 @@ def test_a_transient_error_is_tried_again_and_fails_the_last_attempt(
     build: Build, trouble: Callable[[WorkerFixture], None], code: str
 ) -> None:
     worker = build(settings=Settings(retry_backoff=60))
-    job = worker.submit("?", images=[b"image"], max_attempts=1)
-    other = worker.submit("?", images=[b"image"], max_attempts=2)
+    former = trouble is storage_full  # its result is an object
+    job = worker.submit("?", images=[b"image"], max_attempts=1, former=former)
+    other = worker.submit("?", images=[b"image"], max_attempts=2, former=former)
     trouble(worker)
     worker.handle_hint()
     failed(worker, job, code, retryable=True, image=0 if trouble is no_decoder else None)
@@ -322,7 +326,7 @@ def to_another(worker: WorkerFixture, job: Job) -> Job:
 
 def test_a_worker_that_lost_the_lease_stops_and_writes_nothing(build: Build) -> None:
     worker = build(engine=EchoEngine(0.1))
-    job = worker.submit(LONG)
+    job = worker.submit(LONG, former=True)
     before = attempts("lease_lost")
     thread = worker.handle_hint_in_thread()
     worker.running(job)
@@ -387,7 +391,7 @@ def test_the_commit_is_repeated_until_the_store_takes_it(build: Build) -> None:
 
 def test_the_end_is_given_up_when_the_lease_has_expired(build: Build) -> None:
     worker = build(settings=Settings(lease=1.2, cancel_interval=0.1))
-    job = worker.submit()
+    job = worker.submit(former=True)
     before = attempts("abandoned")
     tries: list[str] = []
 

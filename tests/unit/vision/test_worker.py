@@ -14,7 +14,7 @@ from shared.jobs import State
 from shared.records import JobImage, JobOutput, StageTimings, TokenUsage
 from shared.requests import Generation
 from shared.results import MAX_INLINE_OUTPUT_BYTES
-from shared.storage import result_key, view_key
+from shared.storage import archive_key, result_key, view_key
 from shared.store.stats import get_stats
 from shared.store.transitions import MANY_READY
 from tests.metrics import sample
@@ -40,7 +40,8 @@ def test_a_job_is_answered(worker: WorkerFixture) -> None:
         prompt_tokens=prompt_tokens, image_tokens=3 * PER_TILE, cached_tokens=0, completion_tokens=4
     )
     assert (ended.prompt_tokens, ended.completion_tokens) == (prompt_tokens, 4)
-    assert ended.result == result_key(job.id, 1)
+    assert ended.result == ""
+    assert list(worker.objects.keys("")) == [archive_key(job.id), view_key(job.id, 0)]
 
 
 @pytest.mark.parametrize("inline", [True, False])
@@ -48,6 +49,7 @@ def test_a_job_of_a_former_release_is_answered_from_its_objects(worker: WorkerFi
     job = worker.submit("?", images=[b"one", b"two"], inline=inline, former=True)
     assert worker.handle_hint() == 1
     assert worker.read(job).tiles == 6
+    assert worker.read(job).result == result_key(job.id, 1)  # it has no key with which its end is archived
 
 
 STAGES = ("queue", "fetch", "tile", "engine_wait", "vision", "prefill", "decode")
@@ -57,14 +59,15 @@ def observed(stage: str) -> float:
     return REGISTRY.get_sample_value("tileq_vision_stage_duration_seconds_count", {"stage": stage}) or 0
 
 
-def test_the_result_object_holds_what_recovery_and_readers_need(build: Build) -> None:
-    worker = build(engine=ScriptedEngine(Stage("vision"), Stage("decode"), Delta("yes", 2), answer()))
+def test_the_object_of_a_large_result_holds_what_recovery_and_readers_need(build: Build) -> None:
+    long = "yes" * MAX_INLINE_OUTPUT_BYTES
+    worker = build(engine=ScriptedEngine(Stage("vision"), Stage("decode"), Delta(long, 2), answer(long)))
     job = worker.submit("?", images=[b"image"])
     worker.handle_hint()
     result = worker.result(job)
     assert {name: result[name] for name in ("state", "output", "attempt")} == {
         "state": "succeeded",
-        "output": {"text": "yes", "finish_reason": "stop"},
+        "output": {"text": long, "finish_reason": "stop"},
         "attempt": 1,
     }
     assert result["usage"] == {"prompt_tokens": 7, "image_tokens": 4, "cached_tokens": 3, "completion_tokens": 2}
@@ -82,7 +85,9 @@ def test_the_seconds_of_the_stages_add_up_and_are_histograms(build: Build, image
     before = {stage: observed(stage) for stage in (*STAGES, "first_token", "total")}
     job = worker.submit("one two three", images=images)
     worker.handle_hint()
-    timings = worker.result(job)["timings"]
+    ended = worker.read(job).timings
+    assert ended is not None
+    timings = ended.model_dump()
     assert sum(timings[stage] for stage in STAGES) == pytest.approx(timings["total"], abs=len(STAGES) * 1e-4)
     assert min(timings.values()) >= 0
     assert timings["decode"] >= 0.03
@@ -102,7 +107,7 @@ def test_a_large_output_stays_out_of_the_record(build: Build) -> None:
 def test_without_a_copy_in_the_record_the_manifest_says_what_is_asked(worker: WorkerFixture) -> None:
     job = worker.submit("from the manifest", inline=False)
     worker.handle_hint()
-    assert worker.result(job)["output"]["text"] == "echo: from the manifest"
+    assert worker.read(job).output == JobOutput(text="echo: from the manifest", finish_reason="stop")
 
 
 def test_each_place_in_the_prompt_takes_its_group_of_images(build: Build) -> None:
@@ -144,7 +149,7 @@ def test_a_question_without_images_has_no_tiles(build: Build) -> None:
 
 def test_what_the_model_saw_is_stored_before_the_job_has_ended(worker: WorkerFixture) -> None:
     ended_before: list[bool] = []
-    job = worker.submit("?", images=[b"a", b"b"], groups=(2,))
+    job = worker.submit("?", images=[b"a", b"b"], groups=(2,), former=True)
 
     def wait_for_the_result(key: str) -> None:
         if key.endswith(".png"):

@@ -11,11 +11,13 @@ from typing import Any, Literal
 import numpy as np
 
 from shared.conversation import Message
+from shared.encryption import new_key
 from shared.errors import QueueUnavailable, StorageDown
 from shared.events import TextDelta, stream_key
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.models import BY_ID
+from shared.outbound.connection import Deadline
 from shared.request_archive import MANIFEST, pack, placed
 from shared.requests import Generation, Manifest, Request, StoredImage
 from shared.settings import Settings
@@ -35,6 +37,7 @@ from workers.vision.heartbeat import Heartbeat, WorkerRegistration
 from workers.vision.images.decode import DecodeError
 from workers.vision.images.decoder_pool import TiledImage
 from workers.vision.images.pipeline import ImagePipeline
+from workers.vision.images.url_images import UrlImages
 from workers.vision.shutdown import GracefulShutdown
 from workers.vision.worker import Worker
 
@@ -114,6 +117,22 @@ class FakeDecoder:
         return TiledImage(tiles, grid, 64, 32)
 
 
+class FakeWeb:
+    """Serves `pages` by their URLs, or raises the error that stands there; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes | Exception] = {}
+        self.asked: list[str] = []
+
+    def get(self, url: str, deadline: Deadline) -> bytes:
+        deadline.left()
+        self.asked.append(url)
+        page = self.pages[url]
+        if isinstance(page, Exception):
+            raise page
+        return page
+
+
 class ScriptedEngine:
     """Yields `events`, raises an exception among them; remembers what it was asked."""
 
@@ -145,6 +164,12 @@ class ScriptedEngine:
         pass
 
 
+def by_url(url: str) -> StoredImage:
+    """An image as intake stores it that a request names by URL."""
+    blank: dict[str, Any] = {"media_type": "", "bytes": 0, "width": 0, "height": 0, "sha256": ""}
+    return StoredImage(key="", url=url, **blank, max_tiles=6, grid=(6, 1), tiles=7)
+
+
 def answer(text: str = "yes", finish_reason: Literal["stop", "length"] = "stop") -> Done:
     return Done(
         text=text,
@@ -167,12 +192,14 @@ class WorkerFixture:
     objects: FlakyObjects = field(default_factory=FlakyObjects)
     hints: RecordedHints = field(default_factory=RecordedHints)
     decoder: FakeDecoder = field(default_factory=FakeDecoder)
+    web: FakeWeb = field(default_factory=FakeWeb)
     jobs: InFlightJobs = field(default_factory=InFlightJobs)
 
     def __post_init__(self) -> None:
         self.deltas = DeltaWriter(self.store.client, self.store.prefix, self.settings.delta_interval)
         self.shutdown = GracefulShutdown(self.store, self.jobs, self.engine, self.settings.shutdown_grace)
         self.images = ImagePipeline(self.objects, self.decoder, threads=4)
+        self.url_images = UrlImages(self.objects, self.web, self.settings)
         self.registration = WorkerRegistration(self.store, MODEL, "worker-1", {"id": MODEL})
         self.heartbeat = Heartbeat(
             self.store,
@@ -190,6 +217,7 @@ class WorkerFixture:
             self.hints,
             ServedModel(self.engine, BY_ID[MODEL], SIDE, None),
             self.images,
+            self.url_images,
             self.deltas,
             self.jobs,
             self.shutdown.stopping,
@@ -207,11 +235,13 @@ class WorkerFixture:
             self.heartbeat.close()
             self.deltas.close()
             self.images.close()
+            self.url_images.close()
 
     def submit(
         self,
         *texts: str,
         images: Sequence[bytes] = (),
+        urls: Sequence[str] = (),
         groups: tuple[int, ...] = (),
         inline: bool = True,
         generation: Generation | None = None,
@@ -225,12 +255,17 @@ class WorkerFixture:
             Message(role="assistant" if n % 2 else "user", content=text) for n, text in enumerate(texts or ("hello",))
         )
         stored = tuple(self._described(image_key(id, n), data) for n, data in enumerate(images))
-        stored = stored if former else placed(id, stored)
+        stored = stored if former else placed(id, (*stored, *map(by_url, urls)))
         request = Request(
             model=MODEL, messages=messages, images=stored, groups=groups, generation=generation or Generation()
         )
-        job = Job(id=id, tenant="acme", model=MODEL, start_within=60, run_within=60, retain=60)
-        job = replace(job, **({"request": request.model_dump_json() if inline else ""} | changes | (record or {})))
+        seal = "" if former else new_key()
+        job = Job(id=id, tenant="acme", model=MODEL, start_within=60, run_within=60, retain=60, seal=seal)
+        views = [image.view() for image in stored]
+        job = replace(
+            job,
+            **({"images": views, "request": request.model_dump_json() if inline else ""} | changes | (record or {})),
+        )
         manifest = Manifest(record=job.to_hash(), request=request)
         members = {f"image-{n}": data for n, data in enumerate(images)}
         self._store_objects(id, {MANIFEST: manifest.model_dump_json().encode()} | members, former)

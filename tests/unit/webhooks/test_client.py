@@ -4,9 +4,8 @@ import base64
 import socket
 import ssl
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import ip_network
 from pathlib import Path
@@ -15,69 +14,29 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from shared.outbound.ssrf import Address, Lookup
+from shared.outbound.ssrf import Lookup
 from shared.settings import Settings
 from tests import bad_receivers
 from tests.bad_receivers import Behave, answers, bad_receiver, drips, floods, hangs_up, is_silent, says
 from tests.connect_proxy import connect_proxy
-from tests.unit.shared.outbound.test_ssrf import LITERALS, REFUSED_BY_TEXT, looks_up
+from tests.outbound import LEADS_HOME, Answers, Nat, fails, spied_connections, takes_too_long
+from tests.unit.shared.outbound.test_ssrf import LITERALS, PUBLIC, REFUSED_BY_TEXT, looks_up
 from workers.webhooks import client as module
 from workers.webhooks.client import MAX_BODY_BYTES, DeliveryResponse, WebhookClient
 
-PUBLIC, OTHER = "93.184.215.14", "93.184.215.15"
+OTHER = "93.184.215.15"
 LOOPBACK = Settings(webhook_allow=(ip_network("127.0.0.0/8"), ip_network("::1/128")), webhook_timeout=1)
 HOME = "https://receiver.example/hook"
 
 
-def post(url: str, client: WebhookClient | None = None, body: bytes = b"{}", keyless: bool = False) -> DeliveryResponse:
-    return (client or WebhookClient(LOOPBACK)).post(url, body, {"webhook-id": "msg_1"}, keyless=keyless)
-
-
-class Nat:
-    """Dials: remembers every address, and leads all of them to one port of loopback."""
-
-    def __init__(self, port: int = 0) -> None:
-        self.port = port
-        self.dialled: list[str] = []
-
-    def __call__(self, address: Address, port: int, timeout: float) -> socket.socket:
-        self.dialled.append(str(address))
-        if not self.port:
-            raise ConnectionRefusedError(111, "Connection refused")
-        return socket.create_connection(("127.0.0.1", self.port), timeout)
-
-
 @pytest.fixture
 def connections() -> Iterator[list[object]]:
-    """Addresses that any socket of this process is connected to meanwhile, as Python's audit events tell."""
-    seen: list[object] = []
-    SPIES.append(seen)
-    yield seen
-    SPIES.remove(seen)
+    with spied_connections() as seen:
+        yield seen
 
 
-SPIES: list[list[object]] = []
-
-
-def _spy(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "socket.connect":
-        for seen in SPIES:
-            seen.append(arguments[1])
-
-
-sys.addaudithook(_spy)  # never taken away again: Python has no way to
-
-
-class Answers:
-    """Looks up: one scripted answer after another, and counts."""
-
-    def __init__(self, *answers: Sequence[str]) -> None:
-        self.asked = 0
-        self._answers = answers
-
-    def __call__(self, host: str, port: int, **_: Any) -> Sequence[tuple[Any, ...]]:
-        self.asked += 1
-        return looks_up(*self._answers[self.asked - 1])(host, port)
+def post(url: str, client: WebhookClient | None = None, body: bytes = b"{}", keyless: bool = False) -> DeliveryResponse:
+    return (client or WebhookClient(LOOPBACK)).post(url, body, {"webhook-id": "msg_1"}, keyless=keyless)
 
 
 # --- what is sent
@@ -258,38 +217,12 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse(bad: str) -> 
     assert nat.dialled == []
 
 
-def fails(*_: Any, **__: Any) -> Sequence[tuple[Any, ...]]:
-    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-
-def takes_too_long(*_: Any, **__: Any) -> Sequence[tuple[Any, ...]]:
-    threading.Event().wait(2)
-    return []
-
-
 @pytest.mark.parametrize("lookup", [fails, takes_too_long])
 def test_a_name_that_is_not_found_or_not_in_time_is_an_error_and_nothing_is_dialled(lookup: Lookup) -> None:
     nat = Nat()
     answer = post(HOME, WebhookClient(Settings(webhook_timeout=0.5), lookup=lookup, dial=nat))
     assert answer.error is not None
     assert nat.dialled == []
-
-
-def flips() -> Lookup:
-    """Leads home, then to a public address: what a look-up of its own between check and connection would fall for."""
-    return Answers(("127.0.0.1",), (PUBLIC,))
-
-
-#: Everything that leads home, by a name whose look-up is scripted.
-LEADS_HOME: dict[str, Callable[[], Lookup]] = {
-    "to a private address": lambda: looks_up("10.0.0.1"),
-    "to this machine, then out": flips,
-    "A out, AAAA home": lambda: looks_up(PUBLIC, "fd00:ec2::254"),
-    "AAAA out, A home": lambda: looks_up("2606:4700::1111", "192.168.0.1"),
-    "by an alias inside": lambda: looks_up("169.254.169.254"),  # an alias is followed before addresses are seen
-    "nowhere": lambda: fails,
-    "late": lambda: takes_too_long,
-}
 
 
 @pytest.mark.parametrize("url", [*REFUSED_BY_TEXT, *(f"https://{host}/" for host in LITERALS)], ids=ascii)

@@ -76,7 +76,6 @@ def find_checkpoint(settings: VisionWorkerSettings, report: Report) -> Checkpoin
 
 def _computing(checkpoint: Checkpoint, settings: VisionWorkerSettings, report: Report) -> Engine:
     from workers.vision.engine.assembly import resident_engine  # noqa: PLC0415
-    from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415
     from workers.vision.model.device import choose_device  # noqa: PLC0415
     from workers.vision.model.loader import LoadOptions, load, load_packed  # noqa: PLC0415 - brings torch
 
@@ -94,6 +93,8 @@ def _computing(checkpoint: Checkpoint, settings: VisionWorkerSettings, report: R
             kv_bytes=settings.kv_cache_bytes,
             report=report,
         )
+    from workers.vision.engine.transformers import Loaded, TransformersEngine  # noqa: PLC0415  # 180 MB beside torch
+
     return TransformersEngine(Loaded(load(checkpoint, options, report), checkpoint.config, checkpoint.tokenizer))
 
 

@@ -5,14 +5,13 @@ notice that the attempt is to be aborted.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 import structlog
 from prometheus_client import Counter
-from pydantic_core import to_json
 
 from shared.errors import ObjectMissing, Permanent, StorageDown, Transient
 from shared.records import JobImage
@@ -20,24 +19,14 @@ from shared.request_archive import read_images
 from shared.requests import StoredImage
 from shared.storage import ObjectStorage, view_key
 from shared.tiling import TILE
+from workers.vision.attempt import Attempt
+from workers.vision.images.abortable_map import Abortable, abortable_map
 from workers.vision.images.decode import DecodeError
 from workers.vision.images.decoder_pool import DecoderUnavailable, TiledImage
 from workers.vision.images.preview import preview
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-ABORT_CHECK_INTERVAL_S = 0.1
-
 log = structlog.get_logger(__name__)
 TILES = Counter("tileq_vision_tiles_total", "Tiles cut, thumbnails included")
-
-
-class Abortable(Protocol):
-    """An attempt of a job."""
-
-    def check(self) -> None:
-        """Raise if work on it is to stop."""
 
 
 class ImageTiler(Protocol):
@@ -58,7 +47,9 @@ class ImagePipeline:
     def fetch(self, attempt: Abortable, images: Sequence[StoredImage]) -> list[bytes]:
         """Return the bytes of `images` as they were submitted. Raises `Transient`."""
         try:
-            data = read_images(lambda keys: self._map(attempt, self._storage.get, keys), [one.key for one in images])
+            data = read_images(
+                lambda keys: abortable_map(self._pool, attempt, self._storage.get, keys), [one.key for one in images]
+            )
         except MemoryError as error:
             size = sum(image.bytes for image in images)
             raise Transient("out_of_memory", f"no memory on this worker for images of {size} bytes") from error
@@ -80,7 +71,7 @@ class ImagePipeline:
             n, image, content = numbered
             return self._tile(n, content, image.max_tiles, thumbnail)
 
-        tiled = self._map(attempt, tile_one, list(zip(range(len(images)), images, data, strict=True)))
+        tiled = abortable_map(self._pool, attempt, tile_one, list(zip(range(len(images)), images, data, strict=True)))
         TILES.inc(sum(len(image.tiles) for image in tiled))
         return tiled
 
@@ -91,18 +82,6 @@ class ImagePipeline:
     def close(self) -> None:
         """End the threads; work that has not begun is dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _map(self, attempt: Abortable, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        futures = [self._pool.submit(function, item) for item in items]
-        try:
-            while wait(futures, ABORT_CHECK_INTERVAL_S, FIRST_EXCEPTION).not_done:
-                attempt.check()
-                if any(future.done() and future.exception() for future in futures):
-                    break
-            return [future.result() for future in futures]
-        finally:
-            for future in futures:
-                future.cancel()
 
     def _tile(self, n: int, data: bytes, max_tiles: int, thumbnail: bool) -> TiledImage:
         try:
@@ -140,12 +119,13 @@ class HeaderOnlyImages(ImagePipeline):
         return []
 
 
-def with_warnings(images: Sequence[JobImage], tiled: Sequence[TiledImage]) -> str | None:
-    """Return the field `images` of a job's record with the warnings of its decoding; None if there are none."""
-    if not any(image.warning for image in tiled):
-        return None
-    for n, image in enumerate(tiled):
+def note_decoded(attempt: Attempt, tiled: Sequence[TiledImage]) -> None:
+    """Add to the job's record what decoding told of its images: warnings, and the sizes of those that had none."""
+    for n, (seen, image) in enumerate(zip(attempt.images, tiled, strict=False)):
         if image.warning:
             log.warning("image decoded with a warning", image=n, warning=image.warning)
-    warned = [old.model_copy(update={"warning": new.warning}) for old, new in zip(images, tiled, strict=False)]
-    return to_json(warned, exclude_none=True).decode()
+        if seen.width is None:
+            size = {"width": image.width, "height": image.height, "grid": [*image.grid], "tiles": len(image.tiles)}
+            attempt.note_image(n, JobImage.model_validate(size | {"warning": image.warning}))
+        elif image.warning:
+            attempt.note_image(n, JobImage(warning=image.warning))

@@ -23,6 +23,7 @@ ROWS = (1, 16, 256)  # for which a linear layer is compared: an answer, several,
 #: Of the largest output: the kernels of quantised weights quantise their inputs too, the twin does not.
 TOLERANCES = {Format.BF16: 0.02, Format.INT8: 0.04, Format.INT4: 0.04}
 SHAPE = (8192, 2048)  # of its weight, as large as the caches of most processors
+QUANTISED_SHAPE = (2048, 2048)  # smaller, because the twin expands it for every call
 
 
 def cpu_kernels(
@@ -50,8 +51,8 @@ def cpu_kernels(
 def _linear(library: CpuLibrary, form: Format, report: Report) -> tuple[MakeLinear, tuple[FastPath, ...]]:
     """Packed layers for as many rows as they are right and not slower for; bfloat16 ones for all rows or none."""
     random = torch.Generator().manual_seed(0)
-    outputs, inputs = SHAPE
-    weight = _drawn(random, *SHAPE).mul_(0.02)
+    outputs, inputs = shape = SHAPE if form is Format.BF16 else QUANTISED_SHAPE
+    weight = _drawn(random, *shape).mul_(0.02)
     packed = PackedLinear(weight, None, form, library, gated=True)
     twin: Linear = PlainLinear(weight, None, gated=True) if form is Format.BF16 else packed.twin
     paths, most_rows = [], 0

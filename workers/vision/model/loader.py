@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -21,7 +22,6 @@ from workers.vision.model.cpu_kernels import cpu_kernels
 from workers.vision.model.device import choose_device, choose_dtype
 from workers.vision.model.fused import fuse
 from workers.vision.model.gpu_kernels import gpu_kernels
-from workers.vision.model.hf_model import StockModel, assemble
 from workers.vision.model.placement import (
     Placement,
     block_sizes,
@@ -35,6 +35,9 @@ from workers.vision.model.quantise import Quantiser
 from workers.vision.model.vision_language_model import VisionLanguageModel, build_model
 from workers.vision.model.weights import Weight, read_weights
 
+if TYPE_CHECKING:
+    from workers.vision.model.hf_model import StockModel
+
 
 @dataclass(frozen=True)
 class LoadOptions:
@@ -46,8 +49,10 @@ class LoadOptions:
     pinned: str = ""  #: sha256 of the checkpoint, or the path of a file of checksums
 
 
-def load(checkpoint: Checkpoint, options: LoadOptions, report: Report) -> StockModel:
+def load(checkpoint: Checkpoint, options: LoadOptions, report: Report) -> "StockModel":
     """Return the stock model of `checkpoint` on its devices. Raises `CheckpointError`."""
+    from workers.vision.model.hf_model import assemble  # noqa: PLC0415  # brings transformers: 180 MB of memory
+
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device, lambda dtype: _fits(checkpoint, device, dtype, options.quantised))
     placement = _place(checkpoint, device, dtype, options.quantised)

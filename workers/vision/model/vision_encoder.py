@@ -83,7 +83,12 @@ class VisionEncoder:
         return self._class_token.device
 
     def encode(self, tiles: Tensor) -> Tensor:
-        """(T, side, side, 3) uint8 to (T, tokens of a tile, hidden)."""
+        """(T, side, side, 3) uint8 to (T, tokens of a tile, hidden).
+
+        A CPU takes them one by one, because what lies between the layers of one tile fits its caches.
+        """
+        if self.device.type == "cpu":
+            return torch.cat([self.features(normalise(tiles[at : at + 1])) for at in range(len(tiles))])
         return self.features(normalise(tiles.to(self.device, non_blocking=True)))
 
     def features(self, pixels: Tensor) -> Tensor:

@@ -152,8 +152,16 @@ def test_models_are_listed_and_read(sdk: OpenAI) -> None:
     assert (model.object, model.owned_by) == ("model", "tileq")
 
 
-def test_a_placeholder_key_is_no_key_and_opens_nothing_where_keys_exist(intake: App, sdk: OpenAI) -> None:
+@pytest.mark.parametrize("key", ["EMPTY", "sk-no-key-required", "lm-studio"])
+def test_a_placeholder_key_is_no_key_and_opens_nothing_where_keys_exist(intake: App, sdk: OpenAI, key: str) -> None:
+    sdk.api_key = key
     assert sdk.models.list().data
     make_key(intake, "acme")
     with pytest.raises(openai.AuthenticationError):
+        sdk.models.list()
+
+
+def test_a_key_of_tileqs_is_told_that_the_service_has_none(sdk: OpenAI) -> None:
+    sdk.api_key = "tq_of_another_service"
+    with pytest.raises(openai.AuthenticationError, match="this service has no API keys"):
         sdk.models.list()

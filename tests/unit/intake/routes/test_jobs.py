@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from shared.ended import EndedMarker
+from shared.ended import newest_groups, open_line, read_group
 from shared.errors import StorageDown
 from shared.jobs import State
-from shared.storage import MemoryStorage, ended_key, job_prefix, result_key
+from shared.request_archive import read_manifest
+from shared.storage import MemoryStorage, job_prefix, result_key
 from shared.store import transitions
 from shared.store.stats import get_stats
 from shared.views import JobBody
@@ -170,13 +171,29 @@ class TestCancelling:
         intake.context.publisher.close()
         assert ("deliveries", f"msg_{id[4:]}_cancelled") in intake.hints.sent
 
-    def test_a_job_that_was_said_to_be_cancelled_is_marked_so(self, intake: App) -> None:
+    def test_the_end_of_a_job_that_was_said_to_be_cancelled_is_stored(self, intake: App) -> None:
         id = intake.accepted()
         intake.http.post(f"/v1/jobs/{id}/cancel")
-        assert EndedMarker.from_bytes(intake.objects.get(ended_key(id))).state is State.CANCELLED
-        assert intake.store.run(get_stats()).unmarked == 0
+        (group,) = newest_groups(intake.objects)
+        line = read_group(intake.objects, group)[id]
+        seal = read_manifest(intake.objects, id).record["seal"]
+        assert open_line(line, seal)["state"] == State.CANCELLED
+        assert intake.store.run(get_stats()).unarchived == 0
 
-    def test_a_marker_that_the_storage_does_not_take_is_left_to_the_reconciler(
+    def test_a_job_that_repeats_another_has_a_key_of_its_own(self, intake: App) -> None:
+        first = intake.accepted()
+        intake.http.post(f"/v1/jobs/{first}/cancel")
+        again = intake.http.post(f"/v1/jobs/{first}/retry").json()["id"]
+        assert intake.job(again).seal not in ("", intake.job(first).seal)
+
+    def test_no_answer_shows_the_key_of_a_job(self, intake: App) -> None:
+        id = intake.accepted()
+        seal = intake.job(id).seal
+        assert seal
+        for path in (f"/v1/jobs/{id}", "/v1/jobs"):
+            assert seal not in intake.http.get(path).text
+
+    def test_an_end_that_the_storage_does_not_take_is_left_to_the_reconciler(
         self, intake: App, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def down(*_: object) -> None:
@@ -185,7 +202,7 @@ class TestCancelling:
         id = intake.accepted()
         monkeypatch.setattr(intake.objects, "put", down)
         assert intake.http.post(f"/v1/jobs/{id}/cancel").json()["outcome"] == "cancelled"
-        assert [job.id for job in intake.store.run(transitions.list_unmarked())] == [id]
+        assert [*intake.store.run(transitions.list_unarchived())] == [id]
 
     def test_a_running_one_soon(self, intake: App) -> None:
         id = intake.accepted()

@@ -74,9 +74,9 @@ class TestDataUris:
         ("uri", "hint"),
         [
             (BASE64, "put that in front"),
-            ("https://example.org/a.png", "fetches nothing"),
+            ("https://example.org/a.png", 'name it as {"url"'),
             ("data:image/png,abc", "without `;base64,`"),
-            ({"url": "data:image/png;base64," + BASE64}, "must be a data URI or"),
+            ({"uri": "data:image/png;base64," + BASE64}, "must be a data URI, {"),
         ],
         ids=["bare", "a URL", "no base64", "an object"],
     )

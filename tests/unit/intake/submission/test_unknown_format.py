@@ -28,7 +28,7 @@ def test_it_is_named(start: bytes, name: str) -> None:
 @pytest.mark.parametrize(
     ("sent", "hint"),
     [
-        ("https://example.org/a.jpg", "fetches nothing"),
+        ("https://example.org/a.jpg", 'as {"url": '),
         ("data:image/png;base64,AAAA", "`images` of a JSON body"),
         ("street.jpg", "-F image=@FILE"),
         ("/home/me/street.jpg", "-F image=@FILE"),

@@ -1,0 +1,1 @@
+"""A role that tells how it was started."""
