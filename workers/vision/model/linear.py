@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.vision.model.cpu_library import CpuLibrary, Format, Matrix
-from workers.vision.model.norm import rms_norm
+from workers.vision.model.norm import Normalise, rms_norm
 
 
 class Linear(Protocol):
@@ -61,12 +61,13 @@ class PlainLinear:
     weight: Tensor
     bias: Tensor | None = None
     gated: bool = False
+    normalise: Normalise = rms_norm
 
     def __call__(
         self, x: Tensor, norm: Tensor | None = None, eps: float = 0.0, residual: Tensor | None = None
     ) -> Tensor:
         """As `Linear`."""
-        y = functional.linear(x if norm is None else rms_norm(x, norm, eps), self.weight, self.bias)
+        y = functional.linear(x if norm is None else self.normalise(x, norm, eps), self.weight, self.bias)
         if self.gated:
             gate, value = y.chunk(2, dim=-1)
             y = functional.silu(gate) * value

@@ -95,8 +95,9 @@ class VisionEncoder:
         """(T, 3, side, side) normalised pixels to (T, tokens of a tile, hidden)."""
         hidden = self._embed(pixels)
         for layer in self._layers:
-            hidden = hidden + self._attention(layer, layer.norm(hidden)) * layer.scale
-            hidden = hidden + layer.fc2(functional.gelu(layer.fc1(layer.mlp_norm(hidden)))) * layer.mlp_scale
+            hidden = torch.addcmul(hidden, self._attention(layer, layer.norm(hidden)), layer.scale)
+            activated = functional.gelu(layer.fc1(layer.mlp_norm(hidden)))
+            hidden = torch.addcmul(hidden, layer.fc2(activated), layer.mlp_scale)
             self.layer_done()
         first, second = self._projector
         return second(functional.gelu(first(self._projector_norm(self._shuffle(hidden[:, 1:])))))
