@@ -51,8 +51,8 @@ class Call:
         return self.method, self.path.replace("{job}", "{id}").replace("{batch}", "{id}").replace(
             "/images/0", "/images/{n}"
         ).replace("{response}", "{id}").replace("{endpoint}", "{id}").replace("{file}", "{id}").replace(
-            "tileq-demo", "{id}"
-        )
+            "{upload}", "{id}"
+        ).replace("tileq-demo", "{id}")
 
     def send(self, app: App, ids: Mapping[str, str], key: str | None) -> Answer:
         """Send it about `ids` with `key`."""
