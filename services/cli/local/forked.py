@@ -28,6 +28,7 @@ from services.cli.local.pdeathsig import end_with_supervisor
 SHARED_IMPORTS = (
     "celery.apps.worker",
     "celery.worker.consumer",
+    "fastapi",
     "httpcore",
     "kombu.transport.redis",
     "shared.broker",
@@ -45,6 +46,7 @@ SHARED_IMPORTS = (
     "shared.store.transitions",
     "shared.tokenization.tokenizer",
     "shared.views",
+    "uvicorn",
 )
 _PR_SET_NAME = 15
 _FIRST_OTHER_FD = 3

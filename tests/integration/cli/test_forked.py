@@ -51,7 +51,7 @@ def forking_supervisor(folder: Path, status: str = "") -> Iterator["subprocess.P
 def told(folder: Path) -> dict[str, Any]:
     """Return what the role printed last."""
     log = folder / "logs" / "work.log"
-    text = eventually(lambda: text if log.exists() and (text := log.read_text()).endswith("}\n") else None)
+    text = eventually(lambda: text if log.exists() and (text := log.read_text()).endswith("}\n") else None, 60)
     found: dict[str, Any] = json.loads((text or "").splitlines()[-1])
     return found
 
@@ -76,7 +76,7 @@ def test_killed_it_is_forked_again(tmp_path: Path) -> None:
     with forking_supervisor(tmp_path):
         first = pid_of(tmp_path, "work")
         os.kill(first, signal.SIGKILL)
-        second = eventually(lambda: pid if (pid := pid_of(tmp_path, "work")) != first else None) or 0
+        second = eventually(lambda: pid if (pid := pid_of(tmp_path, "work")) != first else None, 60) or 0
         assert alive(second)
         assert not told(tmp_path)["executed"]
 
