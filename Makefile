@@ -22,7 +22,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos mutants fuzz load lint audit bench bench-growth bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-bodies bench-queue bench-store bench-idle evaluate constraints clean
+.PHONY: help env demo test chaos mutants fuzz load lint audit bench bench-batch bench-growth bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-bodies bench-queue bench-store bench-idle evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -77,6 +77,9 @@ bench-engine: $(STAMP)  ## vision, prefill, decoding, many jobs, second rounds i
 
 load: $(STAMP)  ## 100 small jobs a second for 5 minutes, from submission to webhook, and what each process weighs
 	@$(BIN)/python -m tests.bench.load $(ARGS)
+
+bench-batch: $(STAMP)  ## lines of a batch's file validated, queued and written a second, and the memory that takes; ARGS=--sizes
+	@$(BIN)/python -m tests.bench.batch $(ARGS)
 
 bench-peers: $(STAMP) build/peers-env/.made  ## tileq beside Celery + FastAPI and taskiq + FastAPI: a job's cost, and what kills leave
 	@$(BIN)/python -m tests.bench.peers $(ARGS)
