@@ -19,6 +19,8 @@
 --   secrets_keys        ids of the keys that encrypt stored secrets
 --   unarchived          ids of ended jobs by their end, until it is in a group object (shared/ended.py)
 --   archiver            which reconciler writes group objects, for some seconds
+--   waiting:{m}         slots of workers that wait for a job, by when they stop
+--   wake:{slot}         list, an entry for a slot that waited and is to claim
 --   hinted              by model, when a submission last asked for a hint although many jobs waited
 -- FAILURES, put in front by shared/store/client.py, maps the code of a failure to its message (shared/errors.py).
 local P = KEYS[1]
@@ -106,6 +108,22 @@ local function fewer_ready(model, limit)
       if limit <= 0 then return false end
     end
   end
+  return true
+end
+
+-- Let `slot`, unless it is '', wait for a job of `model` for some seconds, since none is ready: a submission wakes it.
+local function wait_for_job(model, slot, seconds)
+  if slot ~= '' then call('ZADD', P .. 'waiting:' .. model, stamp(now + tonumber(seconds)), slot) end
+end
+
+-- Wake a slot that waits for a job of `model`, so that no hint is needed; return whether there was one. It waits no longer
+-- from this moment on, so that no two jobs wake the same slot.
+local function wake(model)
+  local first = call('ZPOPMIN', P .. 'waiting:' .. model)
+  while first[1] and tonumber(first[2]) <= now do first = call('ZPOPMIN', P .. 'waiting:' .. model) end
+  if not first[1] then return false end
+  call('RPUSH', P .. 'wake:' .. first[1], '1')
+  call('EXPIRE', P .. 'wake:' .. first[1], 60)
   return true
 end
 
