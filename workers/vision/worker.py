@@ -175,7 +175,7 @@ class Worker:
         )
         self.cached.add(attempt.job, len(engine_request.prompt.ids))
         done = generation.run(self.served.engine, attempt, engine_request, text)
-        flushed = text.flush()
+        flushed = text.finish()
         outcome = self._store(attempt, done)
         flushed.wait(DELTA_FLUSH_TIMEOUT_S)
         wait(previews, PREVIEW_TIMEOUT_S)

@@ -297,12 +297,11 @@ def test_the_log_names_job_attempt_and_trace(worker: WorkerFixture) -> None:
 
 
 def test_deltas_add_up_to_the_output_before_the_job_has_ended(build: Build) -> None:
-    words = [Delta(word, n) for n, word in enumerate(("one", " two", " 三", ""), 1)]
-    worker = build(engine=ScriptedEngine(*words, answer("one two 三")))
-    job = worker.submit()
+    worker = build(engine=EchoEngine(0.1))
+    job = worker.submit("one two 三")
     worker.handle_hint()
     parts = worker.deltas_of(job)
-    assert "".join(part.text for part in parts) == "one two 三"
+    assert "".join(part.text for part in parts) == "echo: one two 三"
     assert {part.attempt for part in parts} == {1}
     offsets = [part.offset for part in parts]
     assert offsets == [sum(len(part.text) for part in parts[:n]) for n in range(len(parts))]
