@@ -1,7 +1,7 @@
 """A TCP proxy on loopback whose target can be changed while connections stay open, with TLS on its own side if wanted.
 
 It stands in for the address of a managed service: TLS that the embedded servers do not speak, and the one name behind
-which a failover puts another server.
+which a failover puts another server. It can also lose an answer on its way.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ class TcpProxy:
     def __init__(self, target: int, tls: ssl.SSLContext | None) -> None:
         self.target = target
         self.port = 0
+        self.answers_to_cut = 0  #: connections that are to be closed instead of passing on their next answer
         self.accepted = 0  #: connections whose handshake, if any, succeeded
         self.received = bytearray()  #: what clients sent, decrypted
         self._tls = tls
@@ -80,6 +81,9 @@ class TcpProxy:
             while data := await reader.read(1 << 16):
                 if keep:
                     self.received += data
+                elif self.answers_to_cut:
+                    self.answers_to_cut -= 1
+                    break
                 writer.write(data)
                 await writer.drain()
         writer.close()

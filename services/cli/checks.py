@@ -23,8 +23,10 @@ from shared.connections.redis_client import connect
 from shared.errors import TileqError
 from shared.settings import Settings
 from shared.storage import S3Storage
+from shared.store.client import Store
 from shared.store.cluster import cluster_problem
 from shared.store.durability import Durability, judge_durability, not_permitted
+from shared.store.stats import get_stats
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -32,6 +34,11 @@ _MIN_REDIS_VERSION = (6, 2)
 _MAX_CLOCK_OFFSET_S = 1.0  # webhook receivers allow 300, but timings would be off
 _DISK_WARN_BYTES, _DISK_FAIL_BYTES = 5 << 30, 1 << 30
 _PROBE_KEY = ".doctor"
+_PATH_FIXES = {
+    "missing": "on a CPU: install a C compiler (gcc), on a GPU: Triton, and restart the worker",
+    "failed": "answers are right without it; report the line, it names what the driver or compiler said",
+    "wrong": "answers are right without it; report the line with the processor's or card's name",
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ def run_checks(settings: Settings, folder: Path, url: str) -> Iterator[Finding]:
     yield from storage(settings)
     yield from egress_proxy(settings)
     yield from service(url)
+    yield from fast_paths(settings)
     yield from disk(folder)
     yield from gpu()
 
@@ -187,6 +195,24 @@ def service(url: str) -> Iterator[Finding]:
     else:
         fix = "do what its reasons say" if down else "read the log of intake"
         yield Finding("fail", "service", f"{url} is not ready: {', '.join(down) or answer.status_code}", fix)
+
+
+def fast_paths(settings: Settings) -> Iterator[Finding]:
+    """Tell by what each model's workers compute faster than plain torch, and what a worker had to leave out."""
+    try:
+        with connect(settings.store_endpoint) as client:
+            models = Store(client, settings.redis_prefix).run(get_stats()).models
+    except TileqError:
+        return  # a finding of the job store's
+    for name, model in models.items():
+        paths: dict[str, list[str]] = model.card.get("fast_paths", {}) if model.workers else {}
+        if used := [path for path, (state, _) in paths.items() if state == "used"]:
+            yield Finding("ok", f"fast paths of {name}", ", ".join(used))
+        for path, (state, detail) in paths.items():
+            if state == "slower":
+                yield Finding("ok", f"{path} of {name}", f"plain torch is faster: {detail}")
+            elif state != "used":
+                yield Finding("warn", f"{path} of {name}", f"{state}: {detail}", _PATH_FIXES[state])
 
 
 def disk(folder: Path) -> Iterator[Finding]:

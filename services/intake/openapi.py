@@ -17,7 +17,9 @@ from services.intake.schemas.responses import Problem
 from services.intake.submission.body import FORM, JSON
 from shared import errors as shared_errors
 from shared.errors import RequestError
+from shared.openai.events import OpenAiEvent
 from shared.views import BatchBody, JobBody, WebhookEvent
+from shared.webhooks.events import EVENT_TYPES, is_openai
 
 #: Errors of every call that authenticates.
 COMMON_ERRORS: tuple[type[RequestError], ...] = (
@@ -178,23 +180,27 @@ def install_document(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
 
 
-def _webhook() -> dict[str, Any]:
+def _webhook(type: str) -> dict[str, Any]:
     names = ("webhook-id", "webhook-timestamp", "webhook-signature")
     return {
-        "summary": "A job or batch has changed",
-        "description": "Sent to the `webhook` of a job or batch, for the `events` that it names.",
+        "summary": f"`{type}`",
+        "description": "Sent to the webhook of a job or batch, and to the tenant's endpoints, that want this type.",
         "parameters": [
             _header(name, "see Standard Webhooks 1.0", type="string") | {"required": True} for name in names
         ],
-        "requestBody": request_body(json="WebhookEvent"),
+        "requestBody": request_body(json=(OpenAiEvent if is_openai(type) else WebhookEvent).__name__),
         "responses": {"2XX": {"description": "received; anything else is retried, but for 410"}},
     }
 
 
 def _complete(made: dict[str, Any]) -> dict[str, Any]:
     read: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in EXTRA_SCHEMAS]
-    _, written = models_json_schema([*read, (WebhookEvent, "serialization")], ref_template=_REF)
-    made["webhooks"] = {"event": {"post": _webhook()}}
+    sent: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (WebhookEvent, "serialization"),
+        (OpenAiEvent, "serialization"),
+    ]
+    _, written = models_json_schema([*read, *sent], ref_template=_REF)
+    made["webhooks"] = {type: {"post": _webhook(type)} for type in (*EVENT_TYPES, "webhook.test")}
     components = made.setdefault("components", {})
     components.setdefault("schemas", {}).update(written["$defs"])
     components["securitySchemes"] = {

@@ -1,7 +1,8 @@
-// Drives OpenAI's Node SDK against the service at argv[2], asking about the data URI at argv[3]; prints JSON.
+// Drives OpenAI's Node SDK against the service at argv[2], asking about the data URI at argv[3], and through the proxy at
+// argv[4], which loses the first answer; prints JSON.
 import OpenAI from "openai";
 
-const [url, image] = process.argv.slice(2);
+const [url, image, proxy] = process.argv.slice(2);
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "EMPTY", maxRetries: 0 });
 const input = [{ role: "user", content: [{ type: "input_image", image_url: image }, { type: "input_text", text: "?" }] }];
 
@@ -29,5 +30,17 @@ const messages = [{ role: "user", content: "?" }];
 for await (const chunk of await client.chat.completions.create({ model: "tileq-demo", messages, stream: true })) {
   chat += chunk.choices[0]?.delta.content ?? "";
 }
-const refused = await client.responses.retrieve("resp_0").catch((error) => [error.constructor.name, error.code]);
-console.log(JSON.stringify({ polled: polled.output_text, text, whole: cut.whole, chat, refused }));
+const told = (error) => [error.constructor.name, error.status, error.code];
+const waiting = await client.responses.create({ model: "internvl-chat-v1.5", input: "?", background: true }); // no worker has it
+const stranger = new OpenAI({ baseURL: `${url}/v1`, apiKey: "tq_unknown", maxRetries: 0 });
+const refused = await Promise.all([
+  client.responses.retrieve("resp_0").catch(told),
+  client.chat.completions.create({ model: "tileq-demo", messages, n: 2 }).catch(told),
+  client.responses.delete(waiting.id).catch(told),
+  stranger.models.list().catch(told),
+]);
+await client.responses.cancel(waiting.id);
+const cutting = new OpenAI({ baseURL: `${proxy}/v1`, apiKey: "EMPTY", maxRetries: 2 });
+cutting.idempotencyHeader = "Idempotency-Key"; // then every call sends a key of its own, and its retries the same one
+const retried = [(await cutting.responses.create({ input: "?", background: true, metadata: { call: "node" } })).id];
+console.log(JSON.stringify({ polled: polled.output_text, text, whole: cut.whole, chat, refused, retried }));

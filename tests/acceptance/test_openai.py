@@ -2,21 +2,28 @@
 
 import base64
 import json
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
 from openai import OpenAI
 
+from infra.docs import DOCS
 from tests.acceptance.conftest import plain_png
+from tests.receiver import Receiver
 from tests.service import Service
+from tests.tcp_proxy import tcp_proxy
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.acceptance
 
+README = DOCS.parent / "README.md"
 NODE_SDK = "openai@7.57.0"
 IMAGE = "data:image/png;base64," + base64.b64encode(plain_png()).decode()
 ASKED: Any = [
@@ -28,6 +35,10 @@ ASKED: Any = [
 def sdk(here: Service) -> OpenAI:
     """Python's SDK as a backend sets it up."""
     return OpenAI(base_url=f"{here.url}/v1", api_key="EMPTY", max_retries=0)
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
 
 
 def text_of(events: list[Any]) -> str:
@@ -71,15 +82,62 @@ def test_a_call_that_is_cut_leaves_a_job_that_goes_on(here: Service, sdk: OpenAI
     eventually(ended, within=30)
 
 
+def test_the_readmes_backend_asks_and_hears_the_answer(
+    here: Service, hook: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "webhooks.unwrap" in block]
+    own = {"http://127.0.0.1:8000": here.url, "http://127.0.0.1:9000/hook": hook.url, "tq_…": "EMPTY"}
+    own["whsec_…"] = here.settings.webhook_secret.get_secret_value()
+    for shown, value in own.items():
+        code = code.replace(shown, value)
+    request = SimpleNamespace()
+    flask = SimpleNamespace(Flask=lambda _: SimpleNamespace(post=lambda _: lambda view: view), request=request)
+    monkeypatch.setitem(sys.modules, "flask", flask)
+    backend: dict[str, Any] = {"__name__": "backend"}
+    exec(code, backend)
+    with hook.up():
+        backend["ask"]("Is it red?", plain_png())
+        (arrived,) = eventually(lambda: hook.arrived)
+    request.data, request.headers = arrived.body.encode(), arrived.headers
+    assert backend["arrived"]() == ("", 204)
+    assert capsys.readouterr().out == "response.completed echo: <image>\nIs it red?\n"
+
+
+def jobs_named(here: Service, sdk: OpenAI, name: str) -> list[str]:
+    """Ids of the jobs whose metadata have `name`, as responses."""
+    found = sdk.get(f"{here.url}/v1/jobs?metadata.call={name}", cast_to=dict[str, Any])["data"]
+    return [job["id"].replace("job_", "resp_") for job in found]
+
+
+@pytest.mark.parametrize("whole_client", [True, False])
+def test_a_retry_of_the_sdk_with_an_idempotency_key_is_the_same_job(
+    here: Service, sdk: OpenAI, whole_client: bool
+) -> None:
+    name = f"python {whole_client}"
+    with tcp_proxy(port_of(here.url)) as proxy:
+        cut = OpenAI(base_url=f"http://127.0.0.1:{proxy.port}/v1", api_key="EMPTY", max_retries=2)
+        headers = {}
+        if whole_client:
+            cut._idempotency_header = "Idempotency-Key"
+        else:
+            headers = {"Idempotency-Key": name.replace(" ", "-")}
+        proxy.answers_to_cut = 1
+        made = cut.responses.create(input="?", background=True, metadata={"call": name}, extra_headers=headers)
+        assert proxy.answers_to_cut == 0
+    assert jobs_named(here, sdk, name) == [made.id]
+
+
 def test_nodes_sdk_reads_the_same(here: Service, sdk: OpenAI, tmp_path: Path) -> None:
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed")
     script = shutil.copy(Path(__file__).with_name("openai_sdk.mjs"), tmp_path)
     install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(tmp_path), NODE_SDK]
     subprocess.run(install, check=True, capture_output=True, timeout=120)
-    done = subprocess.run(
-        ["node", script, here.url, IMAGE], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
-    )
+    with tcp_proxy(port_of(here.url)) as proxy:
+        proxy.answers_to_cut = 1
+        command = ["node", script, here.url, IMAGE, f"http://127.0.0.1:{proxy.port}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found, whole = json.loads(done.stdout), sdk.responses.create(model="tileq-demo", input=ASKED).output_text
     assert found == {
@@ -87,5 +145,12 @@ def test_nodes_sdk_reads_the_same(here: Service, sdk: OpenAI, tmp_path: Path) ->
         "text": whole,
         "whole": whole,
         "chat": "echo: ?",
-        "refused": ["NotFoundError", "not_found"],
+        "refused": [
+            ["NotFoundError", 404, "not_found"],
+            ["BadRequestError", 400, "unsupported_parameter"],
+            ["ConflictError", 409, "job_not_ended"],
+            ["AuthenticationError", 401, "invalid_key"],
+        ],
+        "retried": jobs_named(here, sdk, "node"),
     }
+    assert len(jobs_named(here, sdk, "node")) == 1

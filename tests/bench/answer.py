@@ -1,14 +1,18 @@
 """`make bench-answer`: how long a question about a tiled image takes through the whole service, demo model on a CPU.
 
 The image is a page of 1792x1344, which becomes 4x3 tiles and a thumbnail. The same 13 tiles through the tower alone,
-in this process and with the service idle, stand beside it: the rest is what the service and the decoder add.
+in this process and with the service idle, stand beside it: the rest is what the service and the decoder add. Last, the
+first text of a streamed call (one tile): how much later the client has it than the worker alone would take.
 """
 
 import argparse
+import base64
+import json
 import os
 import platform
 import statistics
 import time
+from typing import Any
 
 import httpx
 import numpy as np
@@ -51,6 +55,22 @@ def tower_seconds(rounds: int) -> float:
     return statistics.median(taken[1:])
 
 
+def first_text(http: httpx.Client, image: bytes) -> tuple[float, float]:
+    """Return seconds from a streamed call to its first text, and those from the job's claim to the same text."""
+    url = "data:image/png;base64," + base64.b64encode(image).decode()
+    parts = [{"type": "input_image", "image_url": url, "detail": "low"}, {"type": "input_text", "text": QUESTION}]
+    asked = {"input": [{"role": "user", "content": parts}], "stream": True}
+    began, first, event = time.perf_counter(), 0.0, dict[str, Any]()
+    with http.stream("POST", "/v1/responses", json=asked) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                event = json.loads(line.removeprefix("data: "))
+                if event["type"] == "response.output_text.delta":
+                    first = first or time.perf_counter() - began
+    timings = event["response"]["tileq"]["timings"]
+    return first, timings["first_token"] - timings["queue"]
+
+
 def main() -> None:
     """Ask, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -66,6 +86,7 @@ def main() -> None:
             assert job["state"] == "succeeded", job
             assert job["images"][0]["tiles"] == TILES, job
             stages.append(job["timings"])
+        streamed = [first_text(http, image) for _ in range(rounds + 1)][1:]
         tower = tower_seconds(rounds)
     whole = statistics.median(taken[1:])
     at_most(f"{TILES} tiles, submitted to answered, p50", whole, 3, "s")
@@ -75,6 +96,13 @@ def main() -> None:
     print(
         f"submitted to answered, {TILES} tiles: {whole:.2f} s, slowest {max(taken[1:]):.2f} s, first {taken[0]:.2f} s"
     )
+    over = [1000 * (first - alone) for first, alone in streamed]
+    call = 1000 * statistics.median(first for first, _ in streamed)
+    at_most("first streamed text over the worker's own, p50", statistics.median(over), 30, "ms")
+    print(
+        f"first streamed text, 1 tile: {call:.0f} ms after the call, of which the worker, from its claim on, does not"
+    )
+    print(f"does not account for {statistics.median(over):.1f} ms, at most {max(over):.1f} ms")
     print(f"the tower alone: {tower:.2f} s; whole to tower {whole / tower:.2f}")
 
 

@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -39,9 +40,12 @@ from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.scheduler import Limits
 from workers.vision.engine.step_allowance import vision_layer_operations
 from workers.vision.engine.step_budget import StepBudget
+from workers.vision.model.attention import attend_biased
 from workers.vision.model.decode_steps import DecodeSteps
 from workers.vision.model.decoder import DecoderKernels
 from workers.vision.model.kv_pages import KVPages, page_bytes
+from workers.vision.model.linear import PlainLinear
+from workers.vision.model.norm import joined_rms_norm
 from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables, PackedBatch, Segment
 from workers.vision.model.tower_graphs import split
 from workers.vision.prompts import Prompt
@@ -90,13 +94,16 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
 
-class AttentionAsOnAGpu(TorchFunctionMode):
-    """Takes the place of torch's attention, which knows no kernel for the meta device."""
+class KernelsOfAGpu(TorchFunctionMode):
+    """Takes the place of what is one kernel on a GPU and many operations on the meta device."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.rms_norm:
+            self._work.add(0, 2 * size(args[0]) + size(kwargs["weight"]))
+            return torch.empty_like(args[0])
         if func is not functional.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         queries, keys, values = args[:3]
@@ -141,7 +148,7 @@ class Steps:
     def __init__(self) -> None:
         self.config, _ = shapes(MINI)
         self.counted = Work()
-        self.model = meta_model(MINI, DecoderKernels(attend_rows=self._paged))
+        self.model = meta_model(MINI, self._kernels())
         decoder, vision = self.config.decoder, self.config.vision
         wide = {name: torch.Size(shape).numel() for name, shape in weight_shapes(self.config).items()}
         self.head = wide["decoder.output.weight"]
@@ -154,12 +161,18 @@ class Steps:
         self.pages = KVPages(decoder, 64 * 200, BF16, self.model.decoder.devices)
         self.patches = vision.grid**2
 
+    def _kernels(self) -> DecoderKernels:
+        """Those of a GPU; the bias of a prompt's last part takes no memory."""
+        linear = partial(PlainLinear, normalise=joined_rms_norm)
+        prompt = partial(attend_biased, bias=lambda *_: torch.empty(0, device=META))
+        return DecoderKernels(linear, linear, attend_rows=self._paged, attend_prompt=prompt)
+
     @contextmanager
     def counting(self) -> Iterator[Work]:
         """Count what runs inside."""
         counting = Counting()
         self.counted = counting.work
-        with torch.no_grad(), AttentionAsOnAGpu(counting.work), counting:
+        with torch.no_grad(), KernelsOfAGpu(counting.work), counting:
             yield counting.work
 
     def decode(self, sequences: int) -> tuple[Work, Work]:

@@ -12,12 +12,14 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
 import httpx
 import redis
 
+from tests.chaos import batches
 from tests.chaos.fleet import INTAKE_PROCESSES, INTAKES, LEASE_S, RECONCILERS, SLOTS, WORKERS, Fleet, wait
 from tests.chaos.ledger import Fault, Kind, Ledger
 from tests.chaos.proxy import FaultProxy, Network, Trigger
@@ -72,6 +74,9 @@ class Run:
 Inject = Callable[[Run], None]
 #: The reconciler leaves a new job's first hint to intake for 2 s, then publishes it itself.
 DISPATCH_S = 3.0
+BATCH_LINES = 40
+BATCH_KILLS = 3
+BATCH_S = 60.0  #: in which a batch must have ended
 RECOVERY_S = 180.0  #: in which all records must be rebuilt
 FAULTS: dict[str, Inject] = {}
 
@@ -294,6 +299,30 @@ def kill_dispatcher(run: Run) -> None:
         run.hook.trigger = None
         if happened and run.fleet.restarted("webhooks", pid):
             fault.evidence = "killed after the receiver had answered"
+
+
+@fault
+def kill_batches(run: Run) -> None:
+    """SIGKILL the process of batches at exchanges with Redis and S3: every line of a file is answered once."""
+    with run.ledger.fault("kill_batches", "batches") as fault, httpx.Client(base_url=run.traffic.urls[0]) as http:
+        id = batches.create(http, BATCH_LINES)
+        kills = sum(_kill_batches_at(run, run.rng.randrange(1, 12)) for _ in range(BATCH_KILLS))
+        if kills and _within(BATCH_S, lambda: batches.is_answered(http, id, BATCH_LINES)):
+            fault.evidence = f"killed {kills} times, and each of {BATCH_LINES} lines was answered once"
+
+
+def _kill_batches_at(run: Run, step: int) -> bool:
+    """Kill the process of batches before or after exchange `step` from now on; False where it made none."""
+    pid, exchanges = run.fleet.processes["batches"].pid, count(1)
+    when: Literal["before", "after"] = "before" if run.rng.random() < 0.5 else "after"
+    trigger = Trigger(lambda data: _is_command(data) and next(exchanges) >= step, lambda: _kill(run, "batches"), when)
+    proxies = run.fleet.proxies_of("redis", "batches") + run.fleet.proxies_of("s3", "batches")
+    for proxy in proxies:
+        proxy.trigger = trigger
+    fired = _within(15, lambda: trigger.fired)
+    for proxy in proxies:
+        proxy.trigger = None
+    return fired and run.fleet.restarted("batches", pid)
 
 
 @fault

@@ -84,6 +84,20 @@ MUTANTS = (
         ("tests/unit/intake/test_priority.py",),
     ),
     Mutant(
+        "no fencing of batches",
+        f"{LUA}/prelude.lua",
+        "return b.fence == tostring(fence) and b.status == status",
+        "return b.status == status",
+        ("tests/unit/intake/batches",),
+    ),
+    Mutant(
+        "a batch stays where it stood in its file",
+        f"{LUA}/submit.lua",
+        "call('HSET', key, 'offset', lines.offset, 'line', lines.line)",
+        "call('HSET', key, 'line', lines.line)",
+        ("tests/unit/intake/batches",),
+    ),
+    Mutant(
         "no submission publishes a hint while a job is ready",
         f"{LUA}/submit.lua",
         "if fewer_ready(model, order.many_ready) then",

@@ -5,6 +5,8 @@ Any number of reconcilers may run; each step is one atomic script, so two of the
 
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import structlog
 from prometheus_client import Counter
@@ -22,6 +24,10 @@ from shared.store.stats import get_stats
 
 MAX_REPEATED_HINTS = 100  #: that wait for workers of a model at a time: a worker follows one until nothing waits
 FIND_PER_CALL = 500
+IDS_PER_PAGE = 100  #: that one call expires, purges or lists
+MAX_EXPIRY_PAGES = 10  #: of one pass: a thousand jobs are a tenth of a second of the store
+DELETE_THREADS = 4  #: as many as S3Storage keeps connections; one deletes 60 jobs' objects a second, four 170
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 TRANSITIONS = Counter("tileq_reconciler_transitions_total", "Transitions by the reconciler", ["step", "state"])
@@ -50,11 +56,14 @@ class Reconciler:
         for step in (self.reap, self.expire, self.republish_jobs, self.republish_deliveries):
             self._attempt(step)
 
-    def reconcile_objects(self) -> None:
-        """Run the steps that wait for object storage: in a thread of their own, so that leases never wait for it."""
-        self._index_is_complete = self._index_is_complete or self._attempt(self.find_unarchived)
-        for step in (self.archive_ends, self.purge, self.empty_trash):
-            self._attempt(step)
+    def reconcile_objects(self) -> bool:
+        """Run the steps that wait for object storage; return whether one of them left more than it took.
+
+        They run in a thread of their own, so that leases never wait for object storage.
+        """
+        self._index_is_complete = self._index_is_complete or self._attempt(self.find_unarchived) is not None
+        left = [self._attempt(step) for step in (self.archive_ends, self.purge, self.empty_trash)]  # each of them
+        return any(left)
 
     def reap(self) -> None:
         """Queue the jobs of lost workers again, or fail them after their last attempt."""
@@ -66,11 +75,14 @@ class Reconciler:
 
     def expire(self) -> None:
         """End the jobs that passed `start_within` or `run_within`."""
-        moved = self.store.run(transitions.expire_due())
-        for id, state in moved.value:
-            TRANSITIONS.labels("expire", state).inc()
-            log.info("deadline passed", job=id, state=state)
-        self.hints.deliveries(*moved.messages)
+        for _ in range(MAX_EXPIRY_PAGES):
+            moved = self.store.run(transitions.expire_due(IDS_PER_PAGE))
+            for id, state in moved.value:
+                TRANSITIONS.labels("expire", state).inc()
+                log.info("deadline passed", job=id, state=state)
+            self.hints.deliveries(*moved.messages)
+            if len(moved.value) < IDS_PER_PAGE:
+                return
 
     def republish_jobs(self) -> None:
         """Publish again the hints that no worker followed: hints are all alike, so never more than jobs are ready."""
@@ -93,47 +105,57 @@ class Reconciler:
             for msg in due[: max(0, len(due) - self.hints.depth(WEBHOOK_QUEUE))]:
                 self._repeat(WEBHOOK_QUEUE, self.hints.deliveries(msg))
 
-    def archive_ends(self) -> None:
+    def archive_ends(self) -> bool:
         """Store how jobs ended in group objects, unless another reconciler does."""
         while archive_ends(self.store, self.objects, archiver=self.id) == JOBS_PER_GROUP:
             pass
+        return False
 
-    def find_unarchived(self) -> None:
+    def find_unarchived(self) -> bool:
         """Add the ended jobs of former releases, which stored no ends, to the index; once after each start."""
         offset = 0
         while read := self.store.run(transitions.find_unarchived(offset, FIND_PER_CALL)):
             offset += read
+        return False
 
-    def purge(self) -> None:
+    def purge(self) -> bool:
         """Delete the records past their retention; `empty_trash` deletes the objects of jobs and files."""
-        for id in self.store.run(transitions.purge()):
+        ids = self.store.run(transitions.purge(IDS_PER_PAGE))
+        for id in ids:
             log.info("record deleted after its retention", id=id)
             if id.startswith("batch_"):
                 self.objects.delete(batch_key(id))
+        return len(ids) == IDS_PER_PAGE
 
-    def empty_trash(self) -> None:
-        """Delete the objects of deleted jobs, files and webhook endpoints, and only then their ids."""
-        ids = self.store.run(transitions.list_trash())
-        for id in ids:
-            if id.startswith("we_"):
-                self.objects.delete(endpoint_key(id))
-            elif id.startswith("file_"):
-                delete_file_objects(self.objects, id)
-            else:
-                delete_job_objects(self.objects, id)
-            self.store.run(transitions.purge_done([id]))
+    def empty_trash(self) -> bool:
+        """Delete the objects of deleted jobs, files and webhook endpoints, several at once."""
+        ids = self.store.run(transitions.list_trash(IDS_PER_PAGE))
+        if ids:
+            with ThreadPoolExecutor(DELETE_THREADS, "trash") as pool:
+                list(pool.map(self._delete_objects, ids))
+        return len(ids) == IDS_PER_PAGE
 
-    def _attempt(self, step: Callable[[], None]) -> bool:
+    def _delete_objects(self, id: str) -> None:
+        """Delete the objects of `id`, and only then the id."""
+        if id.startswith("we_"):
+            self.objects.delete(endpoint_key(id))
+        elif id.startswith("file_"):
+            delete_file_objects(self.objects, id)
+        else:
+            delete_job_objects(self.objects, id)
+        self.store.run(transitions.purge_done([id]))
+
+    def _attempt(self, step: Callable[[], T]) -> T | None:
+        """Return what `step` returns, or None after a failure."""
         try:
-            step()
-            return True
+            return step()
         except (QueueUnavailable, StorageDown) as error:
             STEP_FAILURES.labels(step.__name__).inc()
             log.warning("step left to the next period", step=step.__name__, error=error.detail)
         except Exception:  # a broker fails in many ways, and the other steps must go on
             STEP_FAILURES.labels(step.__name__).inc()
             log.exception("step left to the next period", step=step.__name__)
-        return False
+        return None
 
     @staticmethod
     def _repeat(name: str, published: bool) -> None:

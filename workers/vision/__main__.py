@@ -80,7 +80,9 @@ def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: Decoder
     slots = settings.slots or engine.slots
     image_threads = slots + 2 * settings.decoders
     objects = S3Storage(settings, slots + image_threads + settings.image_url_concurrency)
-    card = asdict(served.model) | {"engine": settings.engine, "slots": slots}
+    stats = engine.stats()
+    paths = {name: [state, stats.fast_path_details[name]] for name, state in stats.fast_paths.items()}
+    card = asdict(served.model) | {"engine": settings.engine, "slots": slots, "fast_paths": paths}
     registration = WorkerRegistration(store, served.model.id, name, card)
     kind = HeaderOnlyImages if settings.engine == "echo" and not settings.echo_tiles else ImagePipeline
     images = kind(objects, decoders, threads=image_threads)
@@ -100,7 +102,7 @@ def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: Decoder
         deltas,
         jobs,
         stopping=shutdown.stopping,
-        cached=CachedPrompts(engine.stats().cache_tokens, settings.prefix_cache_sharing),
+        cached=CachedPrompts(stats.cache_tokens, settings.prefix_cache_sharing),
     )
     with ExitStack() as stack:
         stack.callback(shutdown.finished.set)

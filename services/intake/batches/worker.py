@@ -31,6 +31,7 @@ FAILURE_DELAY_S = 2.0  #: before a step is tried again for which a server did no
 BUG_DELAY_S = 30.0  #: before one is tried again that failed otherwise
 JOBS_AT_ONCE = 100  #: that are cancelled together
 _GONE = {"code": "input_file_missing", "line": None, "message": "the file of the batch was deleted", "param": None}
+_STORED = ("outcome", "line", "in_progress_at", "finalizing_at", "cancelling_at")  #: what a stored record tells besides
 _LOGGED = ("total", "outcome", "answered", "unanswered")
 log = structlog.get_logger(__name__)
 
@@ -155,6 +156,8 @@ class BatchWorker:
 
     async def _end(self, batch: Batch, file: BatchFile) -> float:
         """Cancel what is active; once nothing is, write the files, and end the batch."""
+        if file.status is BatchStatus.CANCELLING:
+            await self._store_record(batch, file, {"status": file.status.value})
         if batch.active:
             await self._cancel_jobs(batch)
             return CANCEL_DELAY_S
@@ -179,7 +182,7 @@ class BatchWorker:
     async def _move(self, batch: Batch, file: BatchFile, to: BatchStatus, fields: Mapping[str, str | int]) -> None:
         """Give the batch the status `to`. The one place where a batch of a file becomes terminal."""
         if to.terminal:
-            await self._store_end(batch, to, fields)
+            await self._store_end(batch, file, to, fields)
         call = batches.move(batch.id, file.fence, file.status, to, fields=fields, retain=self._settings.retain_for)
         moved = await self._store.run(call)
         if not moved.value:
@@ -190,14 +193,24 @@ class BatchWorker:
         if to.terminal:
             metrics.ENDED.labels(to.value).inc()
 
-    async def _store_end(self, batch: Batch, to: BatchStatus, fields: Mapping[str, str | int]) -> None:
-        """Store how the batch ends, which the reconciler restores if Redis is lost with its disk."""
+    async def _store_end(self, batch: Batch, file: BatchFile, to: BatchStatus, fields: Mapping[str, str | int]) -> None:
+        """Store how the batch ends."""
         now = await self._store.run(keys.server_time())
-        record = json.loads(await self._context.storage.get(batch_key(batch.id)))
         ended = {"status": to.value, "ended": f"{now:.6f}", "expires": f"{now + self._settings.retain_for:.6f}"}
-        record |= ended | {f"{to.value}_at": f"{now:.6f}", "total": str(batch.total)}
-        record |= {name: str(value) for name, value in fields.items()}
-        await self._context.storage.put(batch_key(batch.id), json.dumps(record).encode(), "application/json")
+        await self._store_record(batch, file, {**ended, f"{to.value}_at": f"{now:.6f}", **fields})
+
+    async def _store_record(self, batch: Batch, file: BatchFile, fields: Mapping[str, str | int]) -> None:
+        """Add to the stored record of the batch, which the reconciler restores if Redis is lost with its disk."""
+        key = batch_key(batch.id)
+        try:
+            record = json.loads(await self._context.storage.get(key))
+        except ObjectMissing:
+            log.error("the stored record of a batch is missing; if Redis is lost, so is the batch", key=key)
+            return
+        known = {name: getattr(file, name) for name in _STORED if getattr(file, name)}
+        changed = {"total": batch.total, **known, **fields}
+        record |= {name: str(value) for name, value in changed.items()}
+        await self._context.storage.put(key, json.dumps(record).encode(), "application/json")
 
     def _lines(self, file: BatchFile, offset: int = 0, number: int = 0) -> AsyncIterator[Line]:
         async def read_at(start: int, length: int) -> bytes:

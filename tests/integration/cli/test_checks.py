@@ -13,6 +13,8 @@ from services.cli.local.ports import free_ports
 from services.cli.local.seaweed import S3
 from services.cli.remedies import durability_remedy
 from shared.settings import Settings
+from shared.store import transitions
+from shared.store.client import Store
 from shared.store.durability import judge_durability
 from tests.valkeys import valkeys
 from tests.waiting import eventually
@@ -32,6 +34,23 @@ def test_a_store_as_tileq_needs_it_passes(valkey_url: str, prefix: str) -> None:
     found = by_name(list(checks.store(settings_of(redis_url=valkey_url, redis_prefix=prefix))))
     assert {finding.level for finding in found.values()} == {"ok"}
     assert set(found) == {"job store", "durability", "eviction", "clock"}
+
+
+def test_workers_fast_paths_are_listed_with_what_to_do_about_those_that_are_missing(
+    valkey_url: str, prefix: str
+) -> None:
+    with redis.Redis.from_url(valkey_url, decode_responses=True) as client:
+        store = Store(client, prefix)
+        card = {"fast_paths": {"prompts": ["used", "2x"], "answers": ["missing", "no cc"], "tiles": ["slower", "0.5x"]}}
+        store.run(transitions.register_worker("mini", "a", card, 60))
+        store.run(transitions.register_worker("gone", "b", card, 0))
+    found = by_name(list(checks.fast_paths(settings_of(redis_url=valkey_url, redis_prefix=prefix))))
+    assert found["fast paths of mini"] == Finding("ok", "fast paths of mini", "prompts")
+    assert found["answers of mini"].level == "warn"
+    assert "no cc" in found["answers of mini"].seen
+    assert "gcc" in found["answers of mini"].fix
+    assert found["tiles of mini"].level == "ok"
+    assert not [name for name in found if "gone" in name]
 
 
 def advised(finding: Finding, admin: "redis.Redis") -> None:

@@ -16,6 +16,7 @@ from shared import errors
 from shared.errors import RequestError
 from shared.settings import Settings
 from shared.store import transitions
+from shared.webhooks.events import EVENT_TYPES
 from tests.unit.intake.app_fixture import App, problem, running_app
 from tests.unit.intake.image_files import picture
 
@@ -249,12 +250,19 @@ class TestDocument:
         kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RequestError)]
         assert [kind.code for kind in kinds if f"`{kind.code}`" not in document and kind.code not in unused] == []
 
-    def test_webhooks_have_the_shape_of_the_answers(self, intake: App) -> None:
+    @pytest.mark.parametrize(
+        ("type", "path"), [("job.failed", "/v1/jobs/{id}"), ("response.failed", "/v1/responses/{id}")]
+    )
+    def test_webhooks_have_the_shape_of_the_answers(self, intake: App, type: str, path: str) -> None:
         document = intake.http.get("/openapi.json").json()
-        body = document["webhooks"]["event"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        body = document["webhooks"][type]["post"]["requestBody"]["content"]["application/json"]["schema"]
         event = document["components"]["schemas"][body["$ref"].rpartition("/")[2]]
-        shown = document["paths"]["/v1/jobs/{id}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        shown = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         assert shown in event["properties"]["data"]["anyOf"]
+        assert type in event["properties"]["type"]["enum"]
+
+    def test_every_type_of_event_has_a_webhook(self, intake: App) -> None:
+        assert set(intake.http.get("/openapi.json").json()["webhooks"]) == {*EVENT_TYPES, "webhook.test"}
 
     def test_every_reference_leads_somewhere(self, intake: App) -> None:
         document = intake.http.get("/openapi.json").json()

@@ -125,6 +125,33 @@ def test_objects_go_when_their_job_is_purged_and_not_before(reconciler: Reconcil
     assert reconciler.store.run(transitions.list_trash()) == []
 
 
+def test_more_jobs_than_one_call_takes_expire_in_one_pass(
+    reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.reconciler.reconcile.IDS_PER_PAGE", 2)
+    jobs = [submit(reconciler.store, start_within=0.001) for _ in range(5)]
+    deadlines = f"{reconciler.store.prefix}deadlines"
+    for job in jobs:
+        reconciler.store.client.zadd(deadlines, {job.id: 0})
+    reconciler.reconcile_store()
+    assert {state(reconciler, job) for job in jobs} == {State.EXPIRED}
+
+
+def test_a_pass_says_whether_it_left_records_to_purge_and_objects_to_delete(
+    reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.reconciler.reconcile.IDS_PER_PAGE", 2)
+    ids = [new_id("job") for _ in range(3)]
+    for id in ids:
+        reconciler.objects.put(image_key(id, 0), b"x", "image/png")
+    reconciler.store.client.zadd(f"{reconciler.store.prefix}trash", dict.fromkeys(ids, 0))
+    assert reconciler.reconcile_objects()
+    assert len(list(reconciler.objects.keys("jobs/"))) == 1
+    assert not reconciler.reconcile_objects()
+    assert list(reconciler.objects.keys("jobs/")) == []
+    assert reconciler.store.run(transitions.list_trash()) == []
+
+
 def test_the_manifest_of_a_batch_goes_with_its_record(reconciler: Reconciler) -> None:
     batch = new_id("batch")
     job = replace(

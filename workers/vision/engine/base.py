@@ -193,6 +193,7 @@ class EngineStats:
     computed: Mapping[tuple[str, str], int] = field(default_factory=dict)  #: by unit and use, see `ModelRunner`
     step_s: Mapping[str, float] = field(default_factory=dict)  #: seconds spent in all steps, by part
     fast_paths: Mapping[str, str] = field(default_factory=dict)  #: state of each path compared with plain torch
+    fast_path_details: Mapping[str, str] = field(default_factory=dict)  #: how they compared, or why one is not used
 
 
 class Engine(Protocol):

@@ -186,6 +186,7 @@ class EngineCore:
             computed=dict(self._runner.computed),
             step_s=dict(self._seconds),
             fast_paths={path.name: path.state for path in self._paths},
+            fast_path_details={path.name: path.detail for path in self._paths},
         )
 
     def _launch(self, schedule: Schedule) -> Launched:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.vision.model.kv_pages import KVPages, by_page
+from workers.vision.model.kv_pages import KVPages, by_page, read
 from workers.vision.model.packed_batch import DecodeTables, PackedBatch, Segment
 
 #: Takes (B, heads, head) queries, pools of keys and values, and whose they are; gives (B, heads, head).
@@ -41,10 +41,7 @@ def attend(
         out[tables.rows] = attend_rows(queries[tables.rows], pages.keys[layer], pages.values[layer], tables)
     for segment in segments:
         rows = slice(segment.start, segment.start + segment.rows)
-        if attend_prompt:
-            out[rows] = attend_prompt(queries[rows], pages.keys[layer], pages.values[layer], segment)
-        else:
-            out[rows] = attend_segment(queries[rows], *pages.read(layer, segment), segment)
+        out[rows] = (attend_prompt or attend_segment)(queries[rows], pages.keys[layer], pages.values[layer], segment)
     return out
 
 
@@ -61,9 +58,24 @@ def attend_padded(queries: Tensor, keys: Tensor, values: Tensor, tables: DecodeT
     )
 
 
+#: Makes (rows, context) for the rows of a prompt whose beginning was computed before, on a device.
+Bias = Callable[[Segment, torch.device], Tensor]
+
+
+def lower_right(segment: Segment, device: torch.device) -> Tensor:
+    """`Bias` as numbers: row r sees the context up to its own position."""
+    last = torch.arange(segment.context - segment.rows, segment.context, device=device)
+    return torch.arange(segment.context, device=device) <= last.unsqueeze(1)
+
+
 def attend_segment(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
-    """(rows, heads, head) over (context, kv_heads, head)."""
-    keys, values = keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
+    """`AttendPrompt` in plain torch."""
+    return attend_biased(queries, keys, values, segment, lower_right)
+
+
+def attend_biased(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment, bias: Bias) -> Tensor:
+    """`AttendPrompt`, with `bias` where the segment is not the whole context."""
+    keys, values = (read(pool, segment).transpose(0, 1).unsqueeze(0) for pool in (keys, values))
     if segment.rows == 1:
         # The queries of a group see the same positions, so they are the rows of one attention: (1, kv, group, head).
         grouped = queries.view(1, keys.shape[1], -1, queries.shape[-1])
@@ -73,14 +85,8 @@ def attend_segment(queries: Tensor, keys: Tensor, values: Tensor, segment: Segme
         queries.transpose(0, 1).unsqueeze(0),
         keys,
         values,
-        attn_mask=None if fresh else _lower_right(segment, queries.device),
+        attn_mask=None if fresh else bias(segment, queries.device),
         is_causal=fresh,
         enable_gqa=True,
     )
     return out.squeeze(0).transpose(0, 1)
-
-
-def _lower_right(segment: Segment, device: torch.device) -> Tensor:
-    """(rows, context): row r sees the context up to its own position."""
-    last = torch.arange(segment.context - segment.rows, segment.context, device=device)
-    return torch.arange(segment.context, device=device) <= last.unsqueeze(1)

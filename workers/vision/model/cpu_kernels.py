@@ -13,7 +13,6 @@ from workers.vision.model.attention import attend_padded, attend_segment
 from workers.vision.model.cpu_library import HEAD_MULTIPLE, CpuLibrary, Format
 from workers.vision.model.decoder import PLAIN_KERNELS, DecoderKernels
 from workers.vision.model.fast_path import FastPath, choose
-from workers.vision.model.kv_pages import by_page
 from workers.vision.model.linear import ALL_ROWS, LANES, MULTIPLES, Linear, MakeLinear, PackedLinear, PlainLinear
 from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables, Segment
 from workers.vision.model.rotary import KV, RotaryTable, Rotate, rotate_and_store
@@ -24,6 +23,7 @@ ROWS = (1, 16, 256)  # for which a linear layer is compared: an answer, several,
 #: Of the largest output: the kernels of quantised weights quantise their inputs too, the twin does not.
 TOLERANCES = {Format.BF16: 0.02, Format.INT8: 0.04, Format.INT4: 0.04}
 SHAPE = (8192, 2048)  # of its weight, as large as the caches of most processors
+QUANTISED_SHAPE = (2048, 2048)  # smaller, because the twin expands it for every call
 
 
 def cpu_kernels(
@@ -51,8 +51,8 @@ def cpu_kernels(
 def _linear(library: CpuLibrary, form: Format, report: Report) -> tuple[MakeLinear, tuple[FastPath, ...]]:
     """Packed layers for as many rows as they are right and not slower for; bfloat16 ones for all rows or none."""
     random = torch.Generator().manual_seed(0)
-    outputs, inputs = SHAPE
-    weight = _drawn(random, *SHAPE).mul_(0.02)
+    outputs, inputs = shape = SHAPE if form is Format.BF16 else QUANTISED_SHAPE
+    weight = _drawn(random, *shape).mul_(0.02)
     packed = PackedLinear(weight, None, form, library, gated=True)
     twin: Linear = PlainLinear(weight, None, gated=True) if form is Format.BF16 else packed.twin
     paths, most_rows = [], 0
@@ -102,7 +102,7 @@ def _with_attention(
     asked = queries[:2], keys, values, tables
     _, answers = compare("attention of answers", lambda: library.attend_rows, attend_padded, asked)
     prompt = queries, keys, values, segment
-    _, prompts = compare("attention of prompts", lambda: library.attend_prompt, _by_page, prompt)
+    _, prompts = compare("attention of prompts", lambda: library.attend_prompt, attend_segment, prompt)
     _, tiles = compare("attention of tiles", lambda: library.attend_all, attend_tile, tile)
     return replace(
         kernels,
@@ -119,14 +119,6 @@ def _stored(rotate: Rotate, qkv: Tensor, angles: RotaryTable, kv: KV) -> Tensor:
     queries = rotate(qkv.clone(), angles, None, 0.0, kv)
     keys, values, slots = kv
     return torch.cat((queries, keys[slots], values[slots]), dim=1)
-
-
-def _by_page(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
-    """`AttendPrompt` in plain torch."""
-    found_keys, found_values = (
-        by_page(pool)[segment.table(pool.device)].flatten(0, 1)[: segment.context] for pool in (keys, values)
-    )
-    return attend_segment(queries, found_keys, found_values, segment)
 
 
 def _drawn(random: torch.Generator, *shape: int) -> Tensor:

@@ -21,15 +21,12 @@ class KVPages:
         self.keys = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
         self.values = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
 
-    def read(self, layer: int, segment: Segment) -> tuple[Tensor, Tensor]:
-        """Keys and values of a segment's whole context, each (context, kv_heads, head).
 
-        A run of neighbouring pages is a view; only scattered pages are copied.
-        """
-        return _read(self.keys[layer], segment), _read(self.values[layer], segment)
+def read(pool: Tensor, segment: Segment) -> Tensor:
+    """A segment's whole context of a pool, (context, kv_heads, head).
 
-
-def _read(pool: Tensor, segment: Segment) -> Tensor:
+    A run of neighbouring pages is a view; only scattered pages are copied.
+    """
     if segment.is_run:
         first = segment.pages[0] * PAGE_TOKENS
         return pool[first : first + segment.context]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.vision.model.cpu_library import CpuLibrary, Format, Matrix
-from workers.vision.model.norm import rms_norm
+from workers.vision.model.norm import Normalise, rms_norm
 
 
 class Linear(Protocol):
@@ -61,12 +61,13 @@ class PlainLinear:
     weight: Tensor
     bias: Tensor | None = None
     gated: bool = False
+    normalise: Normalise = rms_norm
 
     def __call__(
         self, x: Tensor, norm: Tensor | None = None, eps: float = 0.0, residual: Tensor | None = None
     ) -> Tensor:
         """As `Linear`."""
-        y = functional.linear(x if norm is None else rms_norm(x, norm, eps), self.weight, self.bias)
+        y = functional.linear(x if norm is None else self.normalise(x, norm, eps), self.weight, self.bias)
         if self.gated:
             gate, value = y.chunk(2, dim=-1)
             y = functional.silu(gate) * value
@@ -153,7 +154,7 @@ def _pack_int4(panels: Tensor) -> tuple[Tensor, Tensor]:
     groups = panels.float().view(len(panels), PANEL, -1, GROUP)
     scales = groups.abs().amax(dim=3).clamp(min=1e-12).to(torch.bfloat16)
     edges = torch.tensor([(low + high) / 2 for low, high in pairwise(NF4)])
-    codes = torch.bucketize(groups / scales.float().unsqueeze(3), edges).to(torch.uint8)
+    codes = torch.bucketize(groups / scales.float().unsqueeze(3), edges, out_int32=True).to(torch.uint8)
     low, high = codes.view(len(panels), PANEL, -1, 2, 4).unbind(dim=3)
     return _laid_out((low | high << 4).flatten(2), 4), scales.transpose(1, 2).contiguous()
 

@@ -1,7 +1,12 @@
 """RMSNorm (arXiv 1910.07467) as Llama and InternViT-6B compute it."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+Normalise = Callable[[Tensor, Tensor, float], Tensor]  #: of (..., width), its weight (width,) and epsilon
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -9,3 +14,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     wide = x.float()
     scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return weight * (wide * scale).to(x.dtype)
+
+
+def joined_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The same in one operation, which a GPU computes by one kernel and rounds once, at its end."""
+    return functional.rms_norm(x, weight.shape, weight, eps)

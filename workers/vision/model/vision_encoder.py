@@ -83,15 +83,21 @@ class VisionEncoder:
         return self._class_token.device
 
     def encode(self, tiles: Tensor) -> Tensor:
-        """(T, side, side, 3) uint8 to (T, tokens of a tile, hidden)."""
+        """(T, side, side, 3) uint8 to (T, tokens of a tile, hidden).
+
+        A CPU takes them one by one, because what lies between the layers of one tile fits its caches.
+        """
+        if self.device.type == "cpu":
+            return torch.cat([self.features(normalise(tiles[at : at + 1])) for at in range(len(tiles))])
         return self.features(normalise(tiles.to(self.device, non_blocking=True)))
 
     def features(self, pixels: Tensor) -> Tensor:
         """(T, 3, side, side) normalised pixels to (T, tokens of a tile, hidden)."""
         hidden = self._embed(pixels)
         for layer in self._layers:
-            hidden = hidden + self._attention(layer, layer.norm(hidden)) * layer.scale
-            hidden = hidden + layer.fc2(functional.gelu(layer.fc1(layer.mlp_norm(hidden)))) * layer.mlp_scale
+            hidden = torch.addcmul(hidden, self._attention(layer, layer.norm(hidden)), layer.scale)
+            activated = functional.gelu(layer.fc1(layer.mlp_norm(hidden)))
+            hidden = torch.addcmul(hidden, layer.fc2(activated), layer.mlp_scale)
             self.layer_done()
         first, second = self._projector
         return second(functional.gelu(first(self._projector_norm(self._shuffle(hidden[:, 1:])))))

@@ -90,5 +90,9 @@ def test_the_attention_of_a_gpu_is_compared_before_it_is_used(
 ) -> None:
     monkeypatch.setattr(gpu_kernels, "_load_attention", lambda: fast)
     kernels = gpu_kernels.gpu_kernels(CONFIG, torch.float32, torch.device("cpu"), lambda _: None)
-    assert [(path.name, path.state) for path in kernels.paths] == [("paged attention", state)]
+    assert {path.name: path.state for path in kernels.paths} == {
+        "paged attention": state,
+        "attention of prompts": "used",
+        "norm": "used",
+    }
     assert kernels.attend_rows is (fast if state == "used" else attend_padded)

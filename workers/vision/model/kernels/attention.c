@@ -4,11 +4,13 @@
  * table[t / page] * page + t % page. `head` is a multiple of 32. Query heads that share a kv head follow one another.
  */
 #include "vectors.h"
+#include <omp.h>
 
 #define COLUMNS 32    /* of a product: positions, or dimensions of a head */
 #define QUERIES 12    /* rows of a product: 24 sums fit the registers */
 #define POSITIONS 128 /* that are scored before their values are added, a multiple of COLUMNS */
-#define AHEAD 12      /* positions: the lines of one head lie too far apart for the processor to foresee them */
+#define AHEAD 8       /* positions: those of one page lie together, but the processor can't foresee the next page */
+#define TOGETHER 4    /* positions whose values are added at a time, a divisor of LANES */
 
 typedef struct {
     const bf16 *keys, *values;
@@ -40,7 +42,7 @@ INLINE void normalise_head(bf16 *x, const bf16 *weight, float eps, long head) {
 void rotate_and_store(bf16 *qkv, const int64_t *slots, const bf16 *cos, const bf16 *sin, const bf16 *q_norm,
                       const bf16 *k_norm, float eps, bf16 *keys, bf16 *values, long rows, long heads, long kv_heads,
                       long head) {
-    _Pragma("omp parallel for if (rows > 4)") for (long r = 0; r < rows; r++) {
+    _Pragma("omp parallel for if (rows > 16)") for (long r = 0; r < rows; r++) {
         bf16 *row = qkv + r * (heads + 2 * kv_heads) * head, *own = row + heads * head;
         const long at = r * head / 2, to = slots[r] * kv_heads * head;
         const size_t size = (size_t)(kv_heads * head) * sizeof(bf16);
@@ -54,66 +56,88 @@ void rotate_and_store(bf16 *qkv, const int64_t *slots, const bf16 *cos, const bf
     }
 }
 
+/* Scores over `padded` positions to weights that add up to 1; those behind the context get none. */
+static void softmax(float *row, long context, long padded) {
+    float most = -INFINITY;
+    for (long t = context; t < padded; t++) row[t] = -INFINITY;
+    for (long t = 0; t < context; t++) most = row[t] > most ? row[t] : most;
+    floats total = all(0);
+    for (long t = 0; t < padded; t += LANES) {
+        const floats weight = exponential(floats_at(row + t) - most);
+        total += weight;
+        store_floats(row + t, weight);
+    }
+    const float scale = 1 / sum_of(total);
+    for (long t = 0; t < padded; t += LANES) store_floats(row + t, floats_at(row + t) * scale);
+}
+
+/* One query row, `q` and `y` (kv_heads * group, head), over the context of some kv heads, from `first` on. */
+static void attend_row(const bf16 *q, const cache *c, long first, long kv_heads, long group, long context, bf16 *y) {
+    const long head = c->head, heads = kv_heads * group, padded = (context + LANES - 1) & -LANES;
+    const float scale = 1 / sqrtf((float)head);
+    float *weights = aligned_alloc(64, (size_t)(heads * (padded + head)) * sizeof *weights), *sums = weights + heads * padded;
+#define ROW_AT(pool, t) (pool + slot_of(c->table, c->page, (t) < context ? (t) : context - 1) * c->stride + first * head)
+#define FETCH(pool, t)                           \
+    for (const bf16 *row = ROW_AT(pool, t), *end = row + kv_heads * head; row < end; row += 32) __builtin_prefetch(row);
+    for (long t = 0; t < context; t++) {
+        const bf16 *keys = ROW_AT(c->keys, t);
+        FETCH(c->keys, t + AHEAD)
+        for (long h = 0; h < heads; h++) {
+            floats products = all(0);
+            for (long d = 0; d < head; d += 32)
+                products = dot_bf16(products, words_at(q + h * head + d), words_at(keys + h / group * head + d));
+            weights[h * padded + t] = sum_of(products) * scale;
+        }
+    }
+    for (long h = 0; h < heads; h++) softmax(weights + h * padded, context, padded);
+    memset(sums, 0, (size_t)(heads * head) * sizeof *sums);
+    for (long t = 0; t < context; t += TOGETHER) {
+        const bf16 *values[TOGETHER];
+        for (int i = 0; i < TOGETHER; i++) {
+            values[i] = ROW_AT(c->values, t + i);
+            FETCH(c->values, t + i + AHEAD)
+        }
+        for (long kv = 0; kv < kv_heads; kv++)
+            for (long d = kv * head; d < (kv + 1) * head; d += LANES) {
+                floats wide[TOGETHER];
+                for (int i = 0; i < TOGETHER; i++) wide[i] = widen(values[i] + d);
+                for (long h = kv * group; h < (kv + 1) * group; h++) {
+                    float *to = sums + (h - kv) * head + d;
+                    floats sum = floats_at(to);
+                    for (int i = 0; i < TOGETHER; i++) sum += wide[i] * weights[h * padded + t + i];
+                    store_floats(to, sum);
+                }
+            }
+    }
+    for (long d = 0; d < heads * head; d += LANES) store_bf16(y + d, floats_at(sums + d));
+    free(weights);
+}
+
 /* One query row for each of `batch` sequences over the contexts[b] positions behind its page table.
  *
  * q (batch, heads, head) with `q_stride` numbers from row to row; tables (batch, width); y (batch, heads, head). A thread
- * takes the heads of one kv head of one sequence, which see the same keys.
+ * takes a sequence, or where there are few of them some of its heads: what it reads of a position lies together.
  */
 void attend_rows(const bf16 *q, long q_stride, const bf16 *keys, const bf16 *values, const int64_t *tables,
                  const int64_t *contexts, bf16 *y, long batch, long heads, long kv_heads, long head, long width, long page) {
-    const long group = heads / kv_heads;
-    const float scale = 1 / sqrtf((float)head);
-    _Pragma("omp parallel for schedule(dynamic, 1)") for (long task = 0; task < batch * kv_heads; task++) {
-        const long b = task / kv_heads, kv = task % kv_heads, context = contexts[b], padded = (context + LANES - 1) & -LANES;
-        const int64_t *table = tables + b * width;
-        const bf16 *queries = q + b * q_stride + kv * group * head;
-        float *weights = aligned_alloc(64, (size_t)(group * padded) * sizeof(float));
-#define AT(t) ((slot_of(table, page, t) * kv_heads + kv) * head)
-#define FETCH(pool)             \
-    if (t + AHEAD < context)    \
-        for (long d = 0; d < head; d += 32) __builtin_prefetch(pool + AT(t + AHEAD) + d);
-        for (long t = 0; t < context; t++) {
-            const bf16 *key = keys + AT(t);
-            FETCH(keys)
-            for (long g = 0; g < group; g++) {
-                floats products = all(0);
-                for (long d = 0; d < head; d += 32) products = dot_bf16(products, words_at(queries + g * head + d), words_at(key + d));
-                weights[g * padded + t] = sum_of(products) * scale;
-            }
-        }
-        for (long g = 0; g < group; g++) {
-            float *row = weights + g * padded, most = -INFINITY;
-            for (long t = context; t < padded; t++) row[t] = -INFINITY;
-            for (long t = 0; t < context; t++) most = row[t] > most ? row[t] : most;
-            floats total = all(0);
-            for (long t = 0; t < padded; t += LANES) {
-                const floats weight = exponential(floats_at(row + t) - most);
-                total += weight;
-                store_floats(row + t, weight);
-            }
-            bf16 *out = y + (b * heads + kv * group + g) * head;
-            for (long d = 0; d < head; d += 32) {
-                floats sums[2] = {all(0), all(0)};
-                for (long t = 0; t < context; t++) {
-                    const bf16 *value = values + AT(t) + d;
-                    FETCH(values)
-                    for (int half = 0; half < 2; half++) sums[half] += widen(value + half * LANES) * row[t];
-                }
-                for (int half = 0; half < 2; half++) store_bf16(out + d + half * LANES, sums[half] / sum_of(total));
-            }
-        }
-        free(weights);
+    const long group = heads / kv_heads, wanted = (2 * omp_get_max_threads() + batch - 1) / batch;
+    const long parts = wanted < kv_heads ? wanted : kv_heads;
+    _Pragma("omp parallel for schedule(dynamic, 1)") for (long task = 0; task < batch * parts; task++) {
+        const long b = task / parts, part = task % parts, first = part * kv_heads / parts, end = (part + 1) * kv_heads / parts;
+        const cache c = {keys, values, tables + b * width, kv_heads * head, head, page};
+        const long at = first * group * head;
+        attend_row(q + b * q_stride + at, &c, first, end - first, group, contexts[b], y + b * heads * head + at);
     }
 }
 
-/* sums[r][.] += x (pairs, QUERIES) times a panel (pairs, COLUMNS) of bfloat16 pairs. */
-INLINE void multiply(floats (*to)[2], const uint32_t *x, const uint32_t *panel, long pairs) {
+/* to[r][.] += x, of which pair k of row r lies at r * row + k * step, times a panel (pairs, COLUMNS) of bfloat16 pairs. */
+INLINE void multiply(floats (*to)[2], const uint32_t *x, long row, long step, const uint32_t *panel, long pairs) {
     floats s[QUERIES][2];
     for (int r = 0; r < QUERIES; r++) s[r][0] = to[r][0], s[r][1] = to[r][1];
     for (long k = 0; k < pairs; k++, panel += COLUMNS) {
         const words low = words_at(panel), high = words_at(panel + LANES);
         for (int r = 0; r < QUERIES; r++) {
-            const words pair = x[k * QUERIES + r] + (words){};
+            const words pair = x[r * row + k * step] + (words){};
             s[r][0] = dot_bf16(s[r][0], low, pair), s[r][1] = dot_bf16(s[r][1], high, pair);
         }
     }
@@ -145,7 +169,7 @@ typedef struct { /* of QUERIES rows, after the positions so far (online softmax:
     floats sums[][QUERIES][2]; /* by COLUMNS dimensions */
 } state;
 
-/* Scores of POSITIONS positions to weights, as pairs of bfloat16; row r sees positions below seen + r step. */
+/* Scores of POSITIONS positions to weights (QUERIES, POSITIONS) in bfloat16; row r sees positions below seen + r step. */
 static void weigh(floats (*scores)[QUERIES][2], uint32_t *weights, state *s, long seen, long step, float scale, long head) {
     for (int r = 0; r < QUERIES; r++) {
         floats found[POSITIONS / LANES], most = all(s->most[r]), total = all(0);
@@ -153,18 +177,14 @@ static void weigh(floats (*scores)[QUERIES][2], uint32_t *weights, state *s, lon
         for (int i = 0; i < POSITIONS / LANES; i++) {
             found[i] = scores[i / 2][r][i % 2] * scale;
             if (seen + r * step < (i + 1) * LANES) found[i] = choose(lane + i * LANES < (int)(seen + r * step), found[i], all(-INFINITY));
-            most = choose(found[i] > most, found[i], most);
+            most = larger(found[i], most);
         }
         const float before = s->most[r], now = largest_of(most);
-        halves narrowed[POSITIONS / LANES];
         for (int i = 0; i < POSITIONS / LANES; i++) {
-            found[i] = exponential(found[i] - now);
-            total += found[i];
-            narrowed[i] = narrow(found[i]);
+            const floats weight = exponential(found[i] - now);
+            total += weight;
+            store_bf16((bf16 *)(weights + r * POSITIONS / 2) + i * LANES, weight);
         }
-        uint32_t pairs[POSITIONS / 2];
-        memcpy(pairs, narrowed, sizeof pairs);
-        for (int k = 0; k < POSITIONS / 2; k++) weights[k * QUERIES + r] = pairs[k];
         const float shrink = expf(before - now);
         s->most[r] = now;
         s->total[r] = s->total[r] * shrink + sum_of(total);
@@ -203,10 +223,10 @@ void attend_prompt(const bf16 *q, long q_stride, const cache *c, bf16 *y, long r
             for (long t = 0; t < end; t += POSITIONS) {
                 floats scores[POSITIONS / COLUMNS][QUERIES][2] = {};
                 for (int i = 0; i < POSITIONS / COLUMNS; i++)
-                    multiply(scores[i], queries, keys + kv * size + (t + i * COLUMNS) * head / 2, head / 2);
+                    multiply(scores[i], queries, 1, QUERIES, keys + kv * size + (t + i * COLUMNS) * head / 2, head / 2);
                 weigh(scores, weights, s, seen - t, causal, scale, head);
                 for (long d = 0; d < panels; d++)
-                    multiply(s->sums[d], weights, values + kv * size + d * stride + t / 2 * COLUMNS, POSITIONS / 2);
+                    multiply(s->sums[d], weights, POSITIONS / 2, 1, values + kv * size + d * stride + t / 2 * COLUMNS, POSITIONS / 2);
             }
             for (long r = 0; r < last - first; r++)
                 for (long d = 0; d < panels; d++)

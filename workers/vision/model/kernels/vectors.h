@@ -40,41 +40,56 @@ INLINE floats all(float value) { return value + (floats){}; }
 INLINE floats choose(ints mask, floats yes, floats no) { return (floats)((mask & (ints)yes) | (~mask & (ints)no)); }
 
 INLINE float sum_of(floats v) {
-    float out = 0;
-    for (int i = 0; i < LANES; i++) out += v[i];
-    return out;
+    typedef float half __attribute__((vector_size(32)));
+    half parts[2];
+    memcpy(parts, &v, 64);
+    const half eight = parts[0] + parts[1], four = eight + __builtin_shufflevector(eight, eight, 4, 5, 6, 7, 0, 1, 2, 3);
+    const half two = four + __builtin_shufflevector(four, four, 2, 3, 0, 1, 6, 7, 4, 5);
+    return two[0] + two[1];
 }
 INLINE float largest_of(floats v) {
     float out = v[0];
     for (int i = 1; i < LANES; i++) out = v[i] > out ? v[i] : out;
     return out;
 }
+/* The larger one of each; b where a is NaN. */
+INLINE floats larger(floats a, floats b) {
+#ifdef __AVX512F__
+    return (floats)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
 
+INLINE floats widen_halves(halves narrow) { return (floats)(__builtin_convertvector(narrow, words) << 16); }
 INLINE floats widen(const bf16 *p) {
     halves narrow;
     memcpy(&narrow, p, 32);
-    return (floats)(__builtin_convertvector(narrow, words) << 16);
+    return widen_halves(narrow);
 }
 /* To the nearest bfloat16, ties to even, as torch. */
-INLINE floats rounded(floats value) {
+INLINE halves narrow(floats value) {
+#ifdef __AVX512BF16__
+    return (halves)_mm512_cvtneps_pbh((__m512)value);
+#else
     const words bits = (words)value, up = bits + 0x7fff + ((bits >> 16) & 1);
-    return (floats)((words)choose(value == value, (floats)up, value) & 0xffff0000);
+    return __builtin_convertvector((words)choose(value == value, (floats)up, value) >> 16, halves);
+#endif
 }
-INLINE halves narrow(floats value) { return __builtin_convertvector((words)rounded(value) >> 16, halves); }
+INLINE floats rounded(floats value) { return widen_halves(narrow(value)); }
 INLINE void store_bf16(bf16 *to, floats value) {
     const halves out = narrow(value);
     memcpy(to, &out, 32);
 }
 
-/* e to the x as 2^n times a polynomial on half of ln 2: 3e-7 of it off at most. NaN stays NaN; below -87 it is 0. */
+/* e to the x as 2^n times a polynomial on half of ln 2: 3e-6 of it off at most. NaN stays NaN; from -87 on down it is 1e-38. */
 INLINE floats exponential(floats x) {
     const floats magic = all(0x1.8p23f); /* adding it rounds to a whole number */
-    const floats low = choose(x > 88, all(88), x), shifted = low * 0x1.715476p0f + magic, n = shifted - magic;
+    const floats low = -larger(-larger(all(-87), x), all(-88)), shifted = low * 0x1.715476p0f + magic, n = shifted - magic;
     const floats r = low - n * 0x1.63p-1f - n * -0x1.bd0106p-13f;
-    floats series = all(1 / 720.0f);
-    for (int i = 5, factorial = 120; i >= 0; factorial /= i ? i : 1, i--) series = series * r + 1.0f / (float)factorial;
-    const floats scaled = (floats)((ints)series + (((ints)shifted - (ints)magic) << 23));
-    return choose(x == x, choose(x < -87, all(0), scaled), x);
+    floats series = all(1 / 120.0f);
+    for (int i = 4, factorial = 24; i >= 0; factorial /= i ? i : 1, i--) series = series * r + 1.0f / (float)factorial;
+    return series * (floats)(((ints)shifted - (ints)magic + 127) << 23);
 }
 
 /* s[i] + w[2i] x[2i] + w[2i + 1] x[2i + 1], of bfloat16. */
