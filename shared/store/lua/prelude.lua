@@ -150,7 +150,8 @@ local function position(id, j)
   return before
 end
 
--- Change the state of a job: record, indexes, counts, and the notification on the channel `changes`. No other code does.
+-- Change the state of a job: record, indexes, counts, and the notification on the channel `changes`, which a new job needs not:
+-- nobody knows its id yet. No other code does.
 local function move(id, j, to)
   local index = P .. 'jobs:' .. j.tenant
   if j.state ~= '' then
@@ -167,7 +168,7 @@ local function move(id, j, to)
     call('HINCRBY', P .. 'batch:' .. j.batch, to, 1)
   end
   call('HSET', P .. 'job:' .. id, 'state', to)
-  call('PUBLISH', P .. 'changes', id .. ' ' .. to)
+  if j.state ~= '' then call('PUBLISH', P .. 'changes', id .. ' ' .. to) end
   j.state = to
 end
 
