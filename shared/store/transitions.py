@@ -200,9 +200,11 @@ def retry(id: str, attempt: int, error: JobError, backoff: float) -> StoreComman
     )
 
 
-def release(id: str, attempt: int) -> StoreCommand[TransitionResult[bool]]:
-    """Release a job on graceful shutdown without charging the attempt; False if the lease is lost."""
-    return StoreCommand("release", (id, attempt), lambda answer: TransitionResult(bool(answer[0]), tuple(answer[1])))
+def release(id: str, attempt: int, delay: float = 0) -> StoreCommand[TransitionResult[bool]]:
+    """Release a job without charging the attempt, to be claimed after `delay` seconds; False if the lease is lost."""
+    return StoreCommand(
+        "release", (id, attempt, delay), lambda answer: TransitionResult(bool(answer[0]), tuple(answer[1]))
+    )
 
 
 def register_worker(model: str, worker: str, card: Mapping[str, Any], seconds: float) -> StoreCommand[int]:

@@ -127,6 +127,27 @@ MUTANTS = (
         ("tests/unit/shared/outbound",),
     ),
     Mutant(
+        "an image by URL is fetched again by every attempt",
+        "workers/vision/images/url_images.py",
+        "if image.url and attempt.images[n].sha256 is None]",
+        "if image.url]",
+        ("tests/unit/vision/test_url_images.py",),
+    ),
+    Mutant(
+        "an attempt stores an image although it lost its lease",
+        "workers/vision/images/url_images.py",
+        "        attempt.check()  # an attempt that lost",
+        "        pass  # an attempt that lost",
+        ("tests/unit/vision/test_url_images.py",),
+    ),
+    Mutant(
+        "a redirect is followed without a check of its URL",
+        "workers/vision/images/url_client.py",
+        "                target = check_url(url, self._policy)",
+        "                target = check_url(url, replace(self._policy, ports=tuple(range(1, 65536)), http=True))",
+        ("tests/unit/vision/images/test_url_client.py",),
+    ),
+    Mutant(
         "images are decoded however much of them is missing",
         "workers/vision/images/truncated.py",
         "if missing > max_missing_rows * image.height:",

@@ -140,9 +140,8 @@ class Worker:
         return claimed.value
 
     def _outcome(self, attempt: Attempt) -> Outcome:
-        alone = self.isolation.alone(attempt.check) if attempt.job.suspect else nullcontext()
         try:
-            with alone:
+            with self._alone(attempt) if attempt.job.suspect else nullcontext():
                 return self._answer(attempt)
         except AttemptAborted as abort:
             return outcomes.aborted(attempt, abort.reason)
@@ -155,6 +154,27 @@ class Worker:
                 return self._retry(attempt, shortage)
             log.exception("attempt failed with an unexpected error")
             return outcomes.internal_error(attempt)
+
+    @contextmanager
+    def _alone(self, attempt: Attempt) -> Iterator[None]:
+        """Let an attempt wait until it runs alone. Where the worker is lost meanwhile, the store does not charge it."""
+        self._report_waiting(attempt, True)
+        with self.isolation.alone(attempt.check):
+            self._report_waiting(attempt, False)
+            yield
+
+    def _report_waiting(self, attempt: Attempt, waits: bool) -> None:
+        """Tell the store whether the attempt waits, before it does. Raises `AttemptAborted` if work has to stop."""
+        report = (attempt.job.id, attempt.job.attempt, {"waits": int(waits)})
+        try:
+            (verdict,) = self.store.run(transitions.heartbeat([report], 0))
+        except QueueUnavailable as error:
+            log.warning("attempt released: the job store is unavailable before it runs alone", error=error.detail)
+            attempt.abort("release")
+        else:
+            if verdict != "ok":
+                attempt.abort(verdict)
+        attempt.check()
 
     def _retry(self, attempt: Attempt, error: Transient) -> Outcome:
         log.warning("attempt failed with a transient error", code=error.code, error=error.detail)

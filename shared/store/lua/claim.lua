@@ -65,7 +65,7 @@ for priority = 0, 2 do
         call('HSET', key, 'started', stamp(now), 'run_by', stamp(j.run_by))
       end
       call('HSET', key, 'owner', ARGV[2], 'claimed', stamp(now))
-      call('HDEL', key, 'hints', 'stage', 'not_before', 'passes', 'passed')
+      call('HDEL', key, 'hints', 'stage', 'waits', 'not_before', 'passes', 'passed')
       call('ZREM', P .. 'outbox', id)
       call('ZADD', P .. 'leases', stamp(now + tonumber(ARGV[3])), id)
       -- The worker stops the attempt at run_by; 5 s later the reconciler ends a job whose worker hangs.

@@ -198,6 +198,21 @@ def test_the_last_lost_attempt_fails_with_worker_lost(store: Store) -> None:
     assert in_one_place(store)
 
 
+def test_an_attempt_that_waited_to_run_alone_is_not_charged_unless_that_goes_on_and_on(store: Store) -> None:
+    job = queued(store, max_attempts=2)
+    claimed(store, GONE)
+    assert reap(store, job.id) is State.QUEUED
+    for lost in range(2, 7):
+        waiting = claimed(store, GONE)
+        assert (waiting.id, waiting.lost, waiting.suspect) == (job.id, lost - 1, True)
+        store.run(transitions.heartbeat([(job.id, waiting.attempt, {"waits": 1})], 0))
+        assert reap(store, job.id) is State.QUEUED
+        assert in_one_place(store)
+    last = claimed(store, GONE)
+    store.run(transitions.heartbeat([(job.id, last.attempt, {"waits": 1})], 0))
+    assert reap(store, job.id) is State.FAILED
+
+
 def test_a_thawed_worker_can_neither_renew_nor_finish(store: Store) -> None:
     frozen = running(store, GONE)
     reap(store, frozen.id)
