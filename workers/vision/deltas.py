@@ -1,6 +1,6 @@
 """Text as it is generated: gathered over all jobs for a moment, then appended to their streams in one round trip.
 
-job's thread: buffer.add(text) …  buffer.flush() ──┐
+job's thread: buffer.add(text) …  buffer.finish() ─┐
 this thread:  wait for text, gather, XADD all ─────┴─> the flush's event is set, whether or not the text was written
 """
 
@@ -74,6 +74,11 @@ class DeltaWriter(threading.Thread):
                 self._flush_now.set()
             self._has_data.set()
 
+    def drop_unwritten(self, buffer: "DeltaBuffer") -> bool:
+        """Forget the text of `buffer` if none of it was written yet; tell whether that is so."""
+        with self._lock:
+            return buffer.drop_unwritten()
+
     def _append(self, batches: list["DeltaBatch"]) -> None:
         if not batches:
             return
@@ -100,7 +105,7 @@ class DeltaBatch:
 
 @dataclass
 class DeltaBuffer:
-    """Text of one attempt that waits to be written. `put` and `take` are for `DeltaWriter`, under its lock."""
+    """Text of one attempt that waits to be written. The writer calls `put`, `take`, `drop_unwritten` under its lock."""
 
     writer: DeltaWriter
     job: str
@@ -112,6 +117,17 @@ class DeltaBuffer:
     def add(self, text: str) -> None:
         """Have `text` written with the next batch."""
         self.writer.fill(self, text)
+
+    def finish(self) -> threading.Event:
+        """Have the rest of an answered attempt written now; the event is set when that is done, well or badly.
+
+        Where none of the text was written yet, none is: its readers have it from the output a moment later.
+        """
+        if not self.writer.drop_unwritten(self):
+            return self.flush()
+        done = threading.Event()
+        done.set()
+        return done
 
     def flush(self) -> threading.Event:
         """Have the buffer written now; the event is set when that is done, well or badly."""
@@ -134,6 +150,12 @@ class DeltaBuffer:
         self._texts.append(text)
         if flushed:
             self._flushes.append(flushed)
+
+    def drop_unwritten(self) -> bool:
+        """Forget the text if none of it was taken yet; tell whether that is so."""
+        if not self._offset:
+            self._texts.clear()
+        return not self._offset
 
     def take(self) -> DeltaBatch:
         """Return what was gathered, and empty the buffer."""

@@ -10,10 +10,10 @@ from redis.exceptions import ConnectionError as Away
 from shared.events import STREAM_TTL_S, stream_key
 from shared.jobs import State
 from tests.metrics import sample
-from tests.unit.vision.worker_fixture import ScriptedEngine, WorkerFixture, answer
+from tests.unit.vision.worker_fixture import WorkerFixture
 from tests.waiting import eventually
 from workers.vision.deltas import DeltaWriter
-from workers.vision.engine.base import Delta
+from workers.vision.engine.echo import EchoEngine
 
 
 class CountingRedis(fakeredis.FakeRedis):
@@ -88,6 +88,27 @@ def test_a_flush_does_not_wait_for_the_interval(client: CountingRedis) -> None:
     deltas.close()
 
 
+def test_text_that_was_not_written_before_the_end_is_not_written(client: CountingRedis) -> None:
+    deltas = DeltaWriter(client, "t:", interval=3600)
+    deltas.start()
+    buffer = deltas.buffer("job", 1)
+    buffer.add("all of it")
+    assert buffer.finish().is_set()
+    deltas.close()
+    assert client.trips == 0
+
+
+def test_the_rest_of_a_text_that_was_written_in_part_is_written_at_the_end(
+    client: CountingRedis, deltas: DeltaWriter
+) -> None:
+    buffer = deltas.buffer("job", 1)
+    buffer.add("first")
+    buffer.flush().wait(10)
+    buffer.add(" and last")
+    assert buffer.finish().wait(10)
+    assert entries(client, "job") == [("1", "0", "first"), ("1", "5", " and last")]
+
+
 def test_a_flush_of_nothing_sends_nothing(client: CountingRedis, deltas: DeltaWriter) -> None:
     assert deltas.buffer("job", 1).flush().wait(1)
     assert client.trips == 0
@@ -134,13 +155,13 @@ def test_closing_writes_what_is_left(client: CountingRedis) -> None:
 def test_losing_the_events_redis_costs_no_job(
     build: Callable[..., WorkerFixture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = build(engine=ScriptedEngine(Delta("yes", 1), answer("yes")))
+    worker = build(engine=EchoEngine(0.1))
 
     def away(*_: Any, **__: Any) -> None:
         raise Away("away")
 
     monkeypatch.setattr(worker.deltas, "_client", type("Gone", (), {"pipeline": away})())
-    job = worker.submit()
+    job = worker.submit("one two three")
     worker.handle_hint()
     assert worker.state(job) is State.SUCCEEDED
     assert worker.deltas_of(job) == []
