@@ -154,7 +154,7 @@ def _pack_int4(panels: Tensor) -> tuple[Tensor, Tensor]:
     groups = panels.float().view(len(panels), PANEL, -1, GROUP)
     scales = groups.abs().amax(dim=3).clamp(min=1e-12).to(torch.bfloat16)
     edges = torch.tensor([(low + high) / 2 for low, high in pairwise(NF4)])
-    codes = torch.bucketize(groups / scales.float().unsqueeze(3), edges).to(torch.uint8)
+    codes = torch.bucketize(groups / scales.float().unsqueeze(3), edges, out_int32=True).to(torch.uint8)
     low, high = codes.view(len(panels), PANEL, -1, 2, 4).unbind(dim=3)
     return _laid_out((low | high << 4).flatten(2), 4), scales.transpose(1, 2).contiguous()
 

@@ -5,23 +5,26 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as ProgressBar
+from torch import Tensor
 
 from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.checkpoint import Checkpoint
 from workers.vision.checkpoint.checksums import compute_checksums, verify
-from workers.vision.checkpoint.config import Quantised
+from workers.vision.checkpoint.config import DecoderConfig, Quantised
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.model.cpu_kernels import cpu_kernels
+from workers.vision.model.decoder import DecoderKernels
 from workers.vision.model.device import choose_device, choose_dtype
 from workers.vision.model.fused import fuse
 from workers.vision.model.gpu_kernels import gpu_kernels
+from workers.vision.model.linear import Linear, MakeLinear
 from workers.vision.model.placement import (
     Placement,
     block_sizes,
@@ -37,6 +40,8 @@ from workers.vision.model.weights import Weight, read_weights
 
 if TYPE_CHECKING:
     from workers.vision.model.hf_model import StockModel
+
+PROGRESS_INTERVAL_S = 5
 
 
 @dataclass(frozen=True)
@@ -73,15 +78,41 @@ def load_packed(checkpoint: Checkpoint, options: LoadOptions, report: Report) ->
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device, lambda dtype: _fits(checkpoint, device, dtype, None))
     placement = _place(checkpoint, device, dtype, None)
-    kernels = (
-        cpu_kernels(checkpoint.config.decoder, dtype, options.quantised, report)
-        if device == "cpu"
-        else gpu_kernels(checkpoint.config.decoder, dtype, placement.blocks[1], report)
-    )
+    kernels = kernels_for(checkpoint.config.decoder, dtype, placement.blocks[1], options.quantised, report)
     with _timed(checkpoint, options.quantised or dtype, placement, report):
         with reading(checkpoint, options.pinned, report) as weights:
             fused = fuse(weights, checkpoint.config, dtype, placement)
-        return build_model(checkpoint.config, fused, kernels)
+        total = sum(weight.numel() for weight in fused.values())
+        return build_model(checkpoint.config, fused, _watched(kernels, total, options.quantised, report))
+
+
+def _watched(kernels: DecoderKernels, total: int, quantised: Quantised | None, report: Report) -> DecoderKernels:
+    """`kernels` that report how far they are, because quantising takes longer than reading."""
+    done, reported_at = 0, time.monotonic()
+
+    def watched(make: MakeLinear) -> MakeLinear:
+        def made(weight: Tensor, bias: Tensor | None, *, gated: bool = False) -> Linear:
+            nonlocal done, reported_at
+            layer = make(weight, bias, gated=gated)
+            done += weight.numel()
+            if time.monotonic() >= reported_at + PROGRESS_INTERVAL_S:
+                reported_at = time.monotonic()
+                report(f"{quantised or 'weights'}: {done / total:.0%} of the model is laid out for this device")
+            return layer
+
+        return made
+
+    linear, head, encoder_linear = map(watched, (kernels.linear, kernels.head, kernels.encoder_linear))
+    return replace(kernels, linear=linear, head=head, encoder_linear=encoder_linear)
+
+
+def kernels_for(
+    config: DecoderConfig, dtype: torch.dtype, device: torch.device, quantised: Quantised | None, report: Report
+) -> DecoderKernels:
+    """What a model computes with on `device`."""
+    if device.type == "cpu":
+        return cpu_kernels(config, dtype, quantised, report)
+    return gpu_kernels(config, dtype, device, report)
 
 
 @contextmanager

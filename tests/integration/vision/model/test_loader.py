@@ -18,8 +18,9 @@ from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.engine.base import Done, EngineRequest, Sampling
 from workers.vision.engine.factory import make_engine
 from workers.vision.engine.transformers import Loaded, TransformersEngine
+from workers.vision.model import loader
 from workers.vision.model.hf_model import parameter_name
-from workers.vision.model.loader import LoadOptions, load
+from workers.vision.model.loader import LoadOptions, load, load_packed
 from workers.vision.model.placement import Placement, connect, weight_bytes
 from workers.vision.prompts import build
 
@@ -51,6 +52,15 @@ def test_quantising_without_its_library_says_what_to_install(folder: Path) -> No
             load(open_checkpoint(folder), LoadOptions("cpu", "float32", "int8"), lambda _: None)
 
 
+def test_quantising_tells_how_far_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "PROGRESS_INTERVAL_S", 0)
+    said: list[str] = []
+    load_packed(open_checkpoint(folder), LoadOptions("cpu", "bfloat16", "int4"), said.append)
+    shares = [int(line.split()[1].rstrip("%")) for line in said if line.startswith("int4: ")]
+    assert shares == sorted(shares)
+    assert 50 < shares[-1] <= 100
+
+
 def test_figures_of_a_placement_are_those_of_what_is_loaded(folder: Path) -> None:
     config = open_checkpoint(folder).config
     sizes = {parameter_name(name): size for name, size in weight_bytes(config, torch.bfloat16).items()}
@@ -80,8 +90,9 @@ MEASURE = """
 import sys, time, torch
 from pathlib import Path
 from workers.vision.checkpoint.checkpoint import open_checkpoint
+from workers.vision.model import loader
 from workers.vision.model.hf_model import parameter_name
-from workers.vision.model.loader import LoadOptions, load
+from workers.vision.model.loader import LoadOptions, load, load_packed
 
 def peak():
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
