@@ -22,7 +22,7 @@ STAMP := $(VENV)/.made
 
 export PIP_FLAGS
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos mutants fuzz load lint audit bench bench-batch bench-growth bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-bodies bench-queue bench-store bench-idle evaluate constraints clean
+.PHONY: help env demo test chaos mutants fuzz load lint audit bench bench-batch bench-growth bench-accept bench-answer bench-tiles bench-engine parity bench-peers bench-gateway bench-bodies bench-queue bench-store bench-idle evaluate constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -87,9 +87,12 @@ bench-peers: $(STAMP) build/peers-env/.made  ## tileq beside Celery + FastAPI an
 bench-bodies: $(STAMP)  ## how long a health check takes while 8 clients post 60 MB of JSON data URIs each
 	@$(BIN)/python -m tests.bench.bodies $(ARGS)
 
-build/peers-env/.made: tests/bench/peers/requirements.txt
-	@$(PYTHON) -m venv --clear build/peers-env
-	@build/peers-env/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -r $<
+bench-gateway: $(STAMP) build/gateway-env/.made  ## LiteLLM's proxy in front of the service: the same answers, and what it adds to a call
+	@$(BIN)/python -m tests.bench.gateway $(ARGS)
+
+build/%-env/.made: tests/bench/%/requirements.txt
+	@$(PYTHON) -m venv --clear build/$*-env
+	@build/$*-env/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -r $<
 	@touch $@
 
 bench-growth: $(STAMP)  ## step time by running jobs, memory by tiles, throughput by queue length, drawn in build/growth.png

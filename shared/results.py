@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic_core import to_json
 
-from shared.records import JobImage, JobOutput, RecordValue, StageTimings, TokenUsage
+from shared.records import JobOutput, RecordValue, StageTimings, TokenUsage
 
 MAX_INLINE_OUTPUT_BYTES = 8 << 10  #: of an output that the job's record keeps
 
@@ -22,11 +22,10 @@ class StoredResult(RecordValue):
     timings: StageTimings
     attempt: int
     ended_at: str | None
-    images: list[JobImage] | None = None  #: of a job that named some by URL: what a worker found there
 
     def to_bytes(self) -> bytes:
         """Return the object's content, JSON in UTF-8."""
-        return to_json(self, exclude=None if self.images else {"images"})
+        return to_json(self)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -46,5 +45,4 @@ class StoredResult(RecordValue):
             "finish_reason": self.output.finish_reason,
             "usage": self.usage,
             "timings": self.timings,
-            **({"images": self.images} if self.images else {}),
         }

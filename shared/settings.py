@@ -116,6 +116,9 @@ class StorageSettings(ProcessSettings):
     """Where the object storage is."""
 
     s3_url: str = Field("http://127.0.0.1:9000", description="S3 server, scheme and port included, no path")
+    s3_public_url: str = Field(
+        "", description="address of the S3 server for clients, who put uploads there by presigned URLs; empty: none do"
+    )
     s3_access_key: str = Field(
         "",
         description="S3 access key; empty: AWS's variables (`AWS_ACCESS_KEY_ID` …), then the role of the pod or task",
@@ -142,10 +145,11 @@ class StorageSettings(ProcessSettings):
     def _normal_prefix(cls, value: str) -> str:
         return normal_prefix(value)
 
-    @field_validator("s3_url")
+    @field_validator("s3_url", "s3_public_url")
     @classmethod
-    def _readable_s3_url(cls, value: str) -> str:
-        parse_s3_url(value)
+    def _readable_s3_url(cls, value: str, info: ValidationInfo) -> str:
+        if value or info.field_name == "s3_url":
+            parse_s3_url(value)
         return value
 
     @field_validator("s3_ca_file")
@@ -156,9 +160,9 @@ class StorageSettings(ProcessSettings):
     @model_validator(mode="after")
     def _consistent_storage(self) -> Self:
         try:
-            endpoint = self.s3_endpoint
+            endpoint, _ = self.s3_endpoint, self.s3_public_endpoint
         except ValueError as error:
-            raise ValueError(f"TILEQ_S3_URL: {error}") from None
+            raise ValueError(f"TILEQ_S3_URL or TILEQ_S3_PUBLIC_URL: {error}") from None
         if self.s3_ca_file and not endpoint.secure:
             raise ValueError("TILEQ_S3_CA_FILE is set, but TILEQ_S3_URL uses no TLS: begin it with https://")
         if bool(self.s3_access_key) != bool(self.s3_secret_key.get_secret_value()):
@@ -171,6 +175,11 @@ class StorageSettings(ProcessSettings):
     def s3_endpoint(self) -> S3Endpoint:
         """The S3 server."""
         return parse_s3_url(self.s3_url, self.s3_region)
+
+    @property
+    def s3_public_endpoint(self) -> S3Endpoint | None:
+        """The S3 server as clients reach it, in the same region; None where they don't."""
+        return parse_s3_url(self.s3_public_url, self.s3_endpoint.region) if self.s3_public_url else None
 
 
 class KeySettings(ProcessSettings):
@@ -478,7 +487,7 @@ class VisionSettings(ProcessSettings):
     decoders: int = Field(2, ge=1, description="processes that decode images")
     decode_timeout: float = Field(20, gt=0, description="processor seconds for one image; thrice that by the clock")
     decode_memory: int = Field(2 << 30, ge=1, description="memory of one decoding process, beyond that at its start")
-    delta_interval: float = Field(0.05, gt=0, description="text is collected this long before it is published")
+    delta_interval: float = Field(0.05, gt=0, description="text after the first is collected this long and sent")
     cancel_interval: float = Field(0.5, gt=0, description="how often a worker checks its jobs for cancellation")
     stall: float = Field(
         120,

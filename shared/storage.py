@@ -15,6 +15,7 @@ import hashlib
 import io
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from itertools import islice
 from typing import BinaryIO, Protocol, TypeVar
@@ -116,6 +117,9 @@ class ObjectStorage(Protocol):
     def writer(self, key: str, media_type: str) -> "ObjectWriter":
         """Return what stores an object that comes piece by piece and of which no size is known."""
 
+    def presigned_put(self, key: str, expires_s: int) -> str:
+        """Return a URL at the server's public address to which anyone may PUT an object for `expires_s`."""
+
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys that begin with `prefix`, in order."""
 
@@ -156,7 +160,9 @@ class S3Storage:
         self.bucket = settings.s3_bucket
         self._prefix = settings.s3_prefix
         self._region = settings.s3_endpoint.region
-        self.client = s3_client(settings, connections)
+        self.client = s3_client(settings, settings.s3_endpoint, connections)
+        public = settings.s3_public_endpoint
+        self._public = s3_client(settings, public, connections=1) if public else None
 
     def put(self, key: str, data: bytes | BinaryIO, media_type: str, size: int | None = None, sha256: str = "") -> None:
         """See `ObjectStorage.put`."""
@@ -213,6 +219,15 @@ class S3Storage:
         """See `ObjectStorage.writer`."""
         put = partial(self.put, key, media_type=media_type)
         return S3Writer(self.client, self.bucket, self._prefix + key, media_type, put, partial(self._try, f"PUT {key}"))
+
+    def presigned_put(self, key: str, expires_s: int) -> str:
+        """See `ObjectStorage.presigned_put`. Nothing is sent: the region is known. Raises `StorageDown`."""
+        if self._public is None:
+            raise StorageDown("TILEQ_S3_PUBLIC_URL names no address for presigned URLs")
+        public, name = self._public, self._prefix + key
+        return self._try(
+            f"presign {key}", lambda: public.presigned_put_object(self.bucket, name, timedelta(seconds=expires_s))
+        )
 
     def keys(self, prefix: str) -> Iterator[str]:
         """See `ObjectStorage.keys`. Listed in pages, so that a failed request is repeated from the last key."""
@@ -316,6 +331,10 @@ class MemoryStorage:
     def writer(self, key: str, media_type: str) -> ObjectWriter:
         """See `ObjectStorage.writer`."""
         return MemoryWriter(partial(self.put, key, media_type=media_type))
+
+    def presigned_put(self, key: str, expires_s: int) -> str:
+        """See `ObjectStorage.presigned_put`."""
+        return f"https://storage.example/{key}?expires={expires_s}"
 
     def keys(self, prefix: str) -> Iterator[str]:
         """See `ObjectStorage.keys`."""

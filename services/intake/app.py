@@ -22,13 +22,14 @@ from services.intake.context import AppContext
 from services.intake.errors import install_handlers
 from services.intake.event_stream import EventStreams
 from services.intake.middleware import RequestMiddleware
-from services.intake.openai import chat, files, responses, webhook_endpoints
+from services.intake.openai import chat, files, responses, uploads, webhook_endpoints
 from services.intake.openai.surface import COMMON
 from services.intake.openapi import install_document
 from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
 from services.intake.routes import batches, images, jobs, system, webhooks
 from services.intake.submission.commit import Commit
+from services.intake.submission.direct_uploads import DirectUploads
 from services.intake.submission.file_batches import FileBatches
 from services.intake.submission.file_store import FileStore
 from services.intake.submission.prepare import Preparation
@@ -51,6 +52,7 @@ ROUTERS = (
     chat.router,
     webhook_endpoints.router,
     files.router,
+    uploads.router,
 )
 
 
@@ -111,6 +113,7 @@ def build_context(
         publisher=hints,
         readiness=readiness,
         files=files_,
+        uploads=DirectUploads(store, storage, files_, settings),
         background=background,
     )
 

@@ -22,6 +22,7 @@ from services.intake.principal import Principal
 from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
 from services.intake.submission.commit import Commit
+from services.intake.submission.direct_uploads import DirectUploads
 from services.intake.submission.file_batches import FileBatches
 from services.intake.submission.file_store import FileStore
 from services.intake.submission.prepare import Preparation
@@ -59,6 +60,7 @@ class AppContext:
     publisher: HintPublisher
     readiness: Readiness
     files: FileStore
+    uploads: DirectUploads
     background: TaskSet
 
 

@@ -12,6 +12,7 @@ from services.intake.errors import Unexpected
 from services.intake.native import PROBLEM_JSON
 from services.intake.schemas import openai as openai_schema
 from services.intake.schemas import requests as schema
+from services.intake.schemas import uploads as upload_schema
 from services.intake.schemas import webhook_endpoints as endpoint_schema
 from services.intake.schemas.responses import Problem
 from services.intake.submission.body import FORM, JSON
@@ -114,6 +115,8 @@ EXTRA_SCHEMAS: tuple[type[BaseModel], ...] = (
     openai_schema.ChatJson,
     openai_schema.FileBatchRequest,
     openai_schema.FileForm,
+    upload_schema.CreateUpload,
+    upload_schema.CompleteUpload,
     endpoint_schema.CreateEndpoint,
     endpoint_schema.UpdateEndpoint,
     endpoint_schema.RotateEndpoint,

@@ -10,6 +10,7 @@ from minio.datatypes import Part
 from minio.helpers import DictType
 
 from shared.connections.s3_credentials import credentials_provider
+from shared.connections.s3_endpoint import S3Endpoint
 from shared.settings import SettingsError, StorageSettings
 
 CONNECT_TIMEOUT_S = 5
@@ -59,9 +60,8 @@ class S3Client(Minio):
         self._abort_multipart_upload(bucket, name, upload)
 
 
-def s3_client(settings: StorageSettings, connections: int) -> S3Client:
+def s3_client(settings: StorageSettings, endpoint: S3Endpoint, connections: int) -> S3Client:
     """Return a client that keeps `connections` open. Raises `SettingsError` for a host or region it does not take."""
-    endpoint = settings.s3_endpoint
     # One pool per client; retries are ours, since urllib3's would resend a stream from its end.
     pool = urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=settings.s3_timeout),
@@ -84,7 +84,7 @@ def s3_client(settings: StorageSettings, connections: int) -> S3Client:
             http_client=pool,
         )
     except ValueError as error:
-        raise SettingsError(f"TILEQ_S3_URL or TILEQ_S3_REGION: {error}") from None
+        raise SettingsError(f"TILEQ_S3_URL, TILEQ_S3_PUBLIC_URL or TILEQ_S3_REGION: {error}") from None
     if settings.s3_addressing == "virtual":
         client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
     elif settings.s3_addressing == "path":

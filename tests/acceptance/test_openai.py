@@ -2,22 +2,28 @@
 
 import base64
 import json
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
 from openai import OpenAI
 
+from infra.docs import DOCS
 from tests.acceptance.conftest import plain_png
+from tests.receiver import Receiver
 from tests.service import Service
 from tests.tcp_proxy import tcp_proxy
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.acceptance
 
+README = DOCS.parent / "README.md"
 NODE_SDK = "openai@7.57.0"
 IMAGE = "data:image/png;base64," + base64.b64encode(plain_png()).decode()
 ASKED: Any = [
@@ -74,6 +80,28 @@ def test_a_call_that_is_cut_leaves_a_job_that_goes_on(here: Service, sdk: OpenAI
         return bool(job["state"] == "succeeded")
 
     eventually(ended, within=30)
+
+
+def test_the_readmes_backend_asks_and_hears_the_answer(
+    here: Service, hook: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "webhooks.unwrap" in block]
+    own = {"http://127.0.0.1:8000": here.url, "http://127.0.0.1:9000/hook": hook.url, "tq_…": "EMPTY"}
+    own["whsec_…"] = here.settings.webhook_secret.get_secret_value()
+    for shown, value in own.items():
+        code = code.replace(shown, value)
+    request = SimpleNamespace()
+    flask = SimpleNamespace(Flask=lambda _: SimpleNamespace(post=lambda _: lambda view: view), request=request)
+    monkeypatch.setitem(sys.modules, "flask", flask)
+    backend: dict[str, Any] = {"__name__": "backend"}
+    exec(code, backend)
+    with hook.up():
+        backend["ask"]("Is it red?", plain_png())
+        (arrived,) = eventually(lambda: hook.arrived)
+    request.data, request.headers = arrived.body.encode(), arrived.headers
+    assert backend["arrived"]() == ("", 204)
+    assert capsys.readouterr().out == "response.completed echo: <image>\nIs it red?\n"
 
 
 def jobs_named(here: Service, sdk: OpenAI, name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The service under the users of infra/valkey and infra/s3: each role does its real work, and only its own."""
 
 import io
+import json
 import os
 import secrets
 import signal
@@ -153,6 +154,9 @@ def test_every_role_does_its_work_and_is_denied_nothing(guarded: Guarded, hook: 
         batch = http.post("/v1/batches", json={"jobs": [{"prompt": "?"}] * 3, "webhook": {"url": hook.url}}).json()
         eventually(lambda: http.get(f"/v1/batches/{batch['id']}").json()["state"] == "ended", 40)
         assert len(http.get(f"/v1/batches/{batch['id']}/results").text.splitlines()) == 3
+        lines = batch_of_a_file(http, 3, url=hook.url)
+        eventually(lambda: http.get(f"/v1/batches/{lines}").json()["status"] == "completed", 40)
+        http.post(f"/v1/batches/{batch_of_a_file(http, 200)}/cancel").raise_for_status()
         again = http.post(f"/v1/jobs/{job['id']}/retry").json()
         api.cancel(again["id"])
         api.ended(again["id"])
@@ -164,6 +168,16 @@ def test_every_role_does_its_work_and_is_denied_nothing(guarded: Guarded, hook: 
     assert guarded.denials() == []
     logs = [path.read_text(errors="replace") for path in (guarded.folder / "logs").glob("*.log")]
     assert not [log for log in logs if "AccessDenied" in log]
+
+
+def batch_of_a_file(http: httpx.Client, lines: int, **webhook: str) -> str:
+    """Upload a file of requests and make a batch of it; return its id."""
+    request = {"custom_id": "", "method": "POST", "url": "/v1/responses", "body": {"input": "?"}}
+    content = "\n".join(json.dumps(request | {"custom_id": str(n)}) for n in range(lines))
+    file = http.post("/v1/files", files={"file": ("lines.jsonl", content)}, data={"purpose": "batch"}).json()
+    asked = {"input_file_id": file["id"], "endpoint": "/v1/responses", "completion_window": "1h"}
+    answer = http.post("/v1/batches", json=asked | {"tileq": {"webhook": webhook or None}})
+    return str(answer.raise_for_status().json()["id"])
 
 
 FORBIDDEN: list[tuple[str, tuple[str, ...]]] = [

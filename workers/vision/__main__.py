@@ -86,7 +86,7 @@ def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: Decoder
     registration = WorkerRegistration(store, served.model.id, name, card)
     kind = HeaderOnlyImages if settings.engine == "echo" and not settings.echo_tiles else ImagePipeline
     images = kind(objects, decoders, threads=image_threads)
-    url_images = UrlImages(objects, ImageUrlClient(settings), settings)
+    url_images = UrlImages(objects, ImageUrlClient(settings), settings, max_jobs=max(1, slots // 2))
     deltas = DeltaWriter(connect(settings.events_endpoint), settings.redis_prefix, settings.delta_interval)
     heartbeat = Heartbeat(store, jobs, engine, registration, lease=settings.lease, interval=settings.cancel_interval)
     shutdown = GracefulShutdown(store, jobs, engine, settings.shutdown_grace)

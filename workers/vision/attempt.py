@@ -3,7 +3,8 @@
                        ┌─ cancel              the client cancelled the job
     track ── work ─────┼─ deadline_exceeded   run_within passed               the first reason counts
                        ├─ lease_lost          another attempt may have begun
-                       └─ release             this worker shuts down
+                       ├─ release             this worker shuts down
+                       └─ postpone            too many jobs wait here for images by URL
 
 The job's own thread works. Heartbeat and shutdown give the reason from their threads; the job's thread sees it at its
 next check.
@@ -22,7 +23,7 @@ from shared.jobs import Job
 from shared.records import JobImage
 from shared.store.command import StoreArgument
 
-AbortReason = Literal["cancel", "deadline_exceeded", "lease_lost", "release"]
+AbortReason = Literal["cancel", "deadline_exceeded", "lease_lost", "release", "postpone"]
 
 RUNNING = Gauge("tileq_vision_running_jobs", "Job attempts in flight in this worker")
 SECONDS = Histogram(
@@ -47,8 +48,10 @@ class AttemptAborted(Exception):
 class Attempt:
     """One attempt of one job. Times are seconds of `time.monotonic()`, unless they say that they are the store's."""
 
-    def __init__(self, job: Job, lease_ends: float) -> None:
+    def __init__(self, job: Job, lease_ends: float, slot: str = "", wait_s: float = 0) -> None:
         self.job = job
+        self.slot = slot  #: that waits for another job for `wait_s` after this one, "" for none
+        self.wait_s = wait_s
         self.key = f"{job.id}/{job.attempt}"  #: id in the engine, which may hold a stale attempt beside a new one
         self.claimed_at = time.monotonic()
         self.deadline = self.claimed_at + job.run_by - job.claimed
@@ -57,7 +60,6 @@ class Attempt:
         self.aborted_at = 0.0
         self.progress: dict[str, StoreArgument] = {}  #: fields of the job's record
         self.images = list(job.images)  #: what is known of them so far
-        self.named_urls = False  #: whether the request named some of them by URL
         self.timings = {"queue": max(0.0, job.claimed - job.created)}  #: seconds of each stage
         self._stage_ended = self.claimed_at
         self._reported: dict[str, StoreArgument] = {}
@@ -140,9 +142,9 @@ class InFlightJobs:
         self._lock = threading.Lock()
 
     @contextmanager
-    def track(self, job: Job, lease_ends: float) -> Iterator[Attempt]:
+    def track(self, job: Job, lease_ends: float, slot: str = "", wait_s: float = 0) -> Iterator[Attempt]:
         """Keep an attempt of `job` among the attempts in flight while the block runs."""
-        attempt = Attempt(job, lease_ends)
+        attempt = Attempt(job, lease_ends, slot, wait_s)
         with self._lock:
             self._attempts[attempt.key] = attempt
         RUNNING.inc()

@@ -3,6 +3,7 @@
 Permanent ── failed         Transient ── retried, failed on the last attempt
 cancel ── cancelled         deadline_exceeded ── failed, timed_out
 release ── released         lease_lost ── nothing is written
+postpone ── postponed, like released, and not claimed for `POSTPONE_S`
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from shared.store.command import StoreCommand, TransitionResult
 from shared.views import moment
 from workers.vision.attempt import AbortReason, Attempt
 from workers.vision.engine.base import Done
+
+POSTPONE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,6 @@ def result_of(attempt: Attempt, done: Done) -> StoredResult:
         timings=StageTimings(**{stage: round(seconds, 4) for stage, seconds in attempt.timings.items()}),
         attempt=attempt.job.attempt,
         ended_at=moment(attempt.store_time),
-        images=attempt.images if attempt.named_urls else None,
     )
 
 
@@ -78,6 +80,8 @@ def aborted(attempt: Attempt, reason: AbortReason) -> Outcome:
         return Outcome("timed_out", _fail(attempt, "timed_out", STORE_FAILURES["timed_out"], retryable=True))
     if reason == "release":
         return Outcome("released", transitions.release(attempt.job.id, attempt.job.attempt))
+    if reason == "postpone":
+        return Outcome("postponed", transitions.release(attempt.job.id, attempt.job.attempt, POSTPONE_S))
     return Outcome("lease_lost", None)
 
 
@@ -90,4 +94,5 @@ def _fail(
 
 
 def _finish(attempt: Attempt, state: State, fields: Mapping[str, Any]) -> StoreCommand[TransitionResult[Any]]:
-    return transitions.finish(attempt.job.id, attempt.job.attempt, state, {**attempt.progress, **fields})
+    progress = {**attempt.progress, **fields}
+    return transitions.finish(attempt.job.id, attempt.job.attempt, state, progress, attempt.slot, attempt.wait_s)

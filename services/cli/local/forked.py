@@ -28,6 +28,7 @@ from services.cli.local.pdeathsig import end_with_supervisor
 SHARED_IMPORTS = (
     "celery.apps.worker",
     "celery.worker.consumer",
+    "fastapi",
     "httpcore",
     "kombu.transport.redis",
     "shared.broker",

@@ -105,6 +105,10 @@ class Storage:
         """Return what writes a new file; its methods block, and are called by `run`."""
         return FileWriter(self._objects, tenant=tenant, id=id)
 
+    async def presigned_put(self, key: str, expires_s: int) -> str:
+        """Return a URL to which a client may PUT an object."""
+        return await self.run(lambda: self._objects.presigned_put(key, expires_s), 0)
+
     async def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return at most `length` bytes of an object from `start` on."""
         return await self.run(lambda: self._objects.get_range(key, start, length), length)

@@ -1,4 +1,4 @@
-"""What `/v1/files` shows of a file."""
+"""What `/v1/files` shows of a file, and `/v1/uploads` of an upload; `sha256` and `put_url` are ours."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -40,6 +40,21 @@ class DeletedFile(Body):
     id: str
     object: Literal["file"] = "file"
     deleted: Literal[True] = True
+
+
+class UploadBody(Body):
+    """An upload."""
+
+    id: str
+    object: Literal["upload"] = "upload"
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: Purpose
+    status: Literal["pending", "completed", "cancelled"]
+    file: FileBody | None
+    put_url: Annotated[str | None, Field(description="where to PUT the bytes, while the upload is pending")]
 
 
 def file_body(file: File) -> FileBody:

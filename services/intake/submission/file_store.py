@@ -84,15 +84,21 @@ class FileStore:
             if reservation.replay:
                 self.discard(upload)
                 return await self.get(caller.tenant, reservation.replay)
+            return await self.commit_reserved(caller, upload, fields, reservation)
 
-            def close() -> File:
-                return upload.writer.close(
-                    fields.purpose, fields.filename, expires_after=fields.expires_after, idem=reservation.key
-                )
+    async def commit_reserved(
+        self, caller: Principal, upload: FileUpload, fields: FileFields, reservation: KeyReservation
+    ) -> File:
+        """Return the file, which is durable, of an upload that was drained."""
 
-            file = await self._storage.run(close, PART_BYTES)
-            await self._put(caller, file, reservation)
-            return file
+        def close() -> File:
+            return upload.writer.close(
+                fields.purpose, fields.filename, expires_after=fields.expires_after, idem=reservation.key
+            )
+
+        file = await self._storage.run(close, PART_BYTES)
+        await self._put(caller, file, reservation)
+        return file
 
     async def _put(self, caller: Principal, file: File, reservation: KeyReservation) -> None:
         stored = await self._store.run(files.put(file, limits=caller.limits.tenant, idem=reservation.binding(file.id)))

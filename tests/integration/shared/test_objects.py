@@ -4,6 +4,7 @@ import hashlib
 import io
 from typing import Any
 
+import httpx
 import pytest
 
 from services.cli.local.seaweed import S3
@@ -55,6 +56,18 @@ def test_the_double_refuses_data_with_another_digest_as_aws_does(place: str) -> 
         objects.put(f"{place}a", b"x", "image/png", sha256=hashlib.sha256(b"y").hexdigest())
     with pytest.raises(ObjectMissing):
         objects.get(f"{place}a")
+
+
+def test_who_has_a_presigned_url_puts_that_object_alone_and_only_for_its_time(s3: S3, place: str) -> None:
+    objects = S3Storage(s3_settings(s3, s3_public_url=s3.url))
+    url = objects.presigned_put(f"{place}a", 60)
+    assert httpx.put(url, content=b"sent").status_code == 200
+    assert objects.get(f"{place}a") == b"sent"
+    assert httpx.put(url.replace(f"{place}a", f"{place}b"), content=b"x").status_code == 403
+    assert httpx.get(url).status_code == 403
+    assert httpx.put(url.replace("X-Amz-Expires=60", "X-Amz-Expires=600"), content=b"x").status_code == 403
+    with pytest.raises(StorageDown, match="TILEQ_S3_PUBLIC_URL"):
+        S3Storage(s3_settings(s3)).presigned_put(f"{place}a", 60)
 
 
 def test_a_digest_that_is_changed_on_the_way_is_refused(s3: S3, place: str, monkeypatch: pytest.MonkeyPatch) -> None:

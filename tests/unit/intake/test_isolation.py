@@ -51,8 +51,8 @@ class Call:
         return self.method, self.path.replace("{job}", "{id}").replace("{batch}", "{id}").replace(
             "/images/0", "/images/{n}"
         ).replace("{response}", "{id}").replace("{endpoint}", "{id}").replace("{file}", "{id}").replace(
-            "tileq-demo", "{id}"
-        )
+            "{upload}", "{id}"
+        ).replace("tileq-demo", "{id}")
 
     def send(self, app: App, ids: Mapping[str, str], key: str | None) -> Answer:
         """Send it about `ids` with `key`."""
@@ -72,6 +72,8 @@ class Call:
 
 JOB, BATCH, RESPONSE = "/v1/jobs/{job}", "/v1/batches/{batch}", "/v1/responses/{response}"
 FILE = "/v1/files/{file}"
+UPLOAD = "/v1/uploads/{upload}"
+NEW_UPLOAD = {"filename": "a.jsonl", "purpose": "batch", "bytes": 7}
 ASKED = {"messages": [{"role": "user", "content": "?"}]}
 FOLLOW_UP = {"input": "?", "background": True, "previous_response_id": "{response}"}
 ABOUT_A_FILE = {
@@ -135,6 +137,9 @@ CALLS = (
     Call("GET", FILE, 200, 404),
     Call("GET", f"{FILE}/content", 200, 404),
     Call("DELETE", FILE, 200, 404, Scope.CANCEL),
+    Call("POST", "/v1/uploads", 200, scope=Scope.SUBMIT, body=NEW_UPLOAD),
+    Call("POST", f"{UPLOAD}/complete", 200, 404, Scope.SUBMIT),
+    Call("POST", f"{UPLOAD}/cancel", 200, 404, Scope.SUBMIT),
 )
 
 
@@ -145,7 +150,7 @@ def names_earlier(call: Call) -> bool:
 
 def refused(answer: Answer, call: Call, status: int, code: str) -> None:
     """Hold a refusal to the format of its surface."""
-    if call.path.startswith(("/v1/responses", "/v1/chat", "/v1/files", "/v1/webhook_e")):
+    if call.path.startswith(("/v1/responses", "/v1/chat", "/v1/files", "/v1/uploads", "/v1/webhook_e")):
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
     else:
         problem(answer, status, code)
@@ -168,7 +173,7 @@ class Tenants:
 @pytest.fixture
 def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
     monkeypatch.setattr("services.intake.webhook_tests.TEST_WAIT_S", 0.02)
-    with running_app(response_wait=0.05) as app:
+    with running_app(response_wait=0.05, s3_public_url="https://storage.example") as app:
         acme, other = make_key(app, "acme"), make_key(app, "other")
         revoked = make_key(app, "acme", revoked=2.0)
         asked = app.submit("private?", picture("PNG"), headers=bearer(acme), webhook=HOOK, metadata={"order": "4711"})
@@ -183,6 +188,8 @@ def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
         file = uploaded.json()["id"]
         sent = {"file": ("private.png", picture("PNG"))}
         image = app.http.post("/v1/files", headers=bearer(acme), data={"purpose": "vision"}, files=sent).json()["id"]
+        upload = app.http.post("/v1/uploads", headers=bearer(acme), json=NEW_UPLOAD).json()["id"]
+        app.objects.put(f"files/file_{upload[7:]}/sent", b"private", "")
         named = {"name": "private", "url": HOOK["url"], "event_types": ["batch.failed"]}
         endpoint = app.http.post("/v1/webhook_endpoints", json=named, headers=bearer(acme)).json()["id"]
         yield Tenants(
@@ -190,6 +197,7 @@ def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenants]:
             {
                 "file": file,
                 "image": image,
+                "upload": upload,
                 "endpoint": endpoint,
                 "job": id,
                 "batch": batch,

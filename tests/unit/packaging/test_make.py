@@ -26,6 +26,7 @@ TARGETS = (
     "bench-idle",
     "bench-store",
     "bench-peers",
+    "bench-gateway",
     "load",
     "parity",
     "evaluate",

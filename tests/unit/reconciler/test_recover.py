@@ -12,7 +12,7 @@ from shared.encryption import new_key
 from shared.ended import archive_ends, newest_groups
 from shared.ids import new_id
 from shared.jobs import Job, State
-from shared.records import JobOutput, WebhookTarget
+from shared.records import JobImage, JobOutput, WebhookTarget
 from shared.request_archive import MANIFEST, manifest_bytes, pack, replace_manifest
 from shared.requests import Manifest, Request
 from shared.settings import Settings
@@ -98,6 +98,22 @@ def test_a_job_with_a_result_is_restored_and_any_other_is_queued_again(former: b
     assert restored.result == result_key(done.id, 10)
     assert ("vision.m", waiting.id) in hints.sent
     assert hints.sent[-1][0] == "webhooks" or hints.sent[0][0] == "webhooks"
+
+
+def test_images_by_url_are_restored_as_a_worker_found_them() -> None:
+    store, objects = memory_store(), MemoryStorage()
+    job = stored(objects, images=[JobImage()])
+    store.run(transitions.submit("t", [job], max_queued=10, grace=0))
+    claimed = store.run(transitions.claim("m", "w", 60)).value
+    assert claimed is not None
+    size = {"width": 64, "height": 32, "grid": [2, 1], "tiles": 3}
+    found = JobImage.model_validate({"media_type": "image/png", "bytes": 1, "sha256": "ab"} | size)
+    fields = stored_result().job_fields("") | {"images": [found]}
+    store.run(transitions.finish(job.id, claimed.attempt, State.SUCCEEDED, fields))
+    archive_ends(store, objects, [job.id])
+    empty = memory_store()
+    recover(empty, objects, RecordedHints())
+    assert (read(empty, job).state, read(empty, job).images) == (State.SUCCEEDED, [found])
 
 
 def test_recovering_twice_or_beside_a_live_service_changes_nothing() -> None:

@@ -12,7 +12,6 @@ from shared.images import sniff
 from shared.jobs import Job, State
 from shared.outbound.connection import Deadline
 from shared.records import JobImage
-from shared.results import StoredResult
 from shared.settings import Settings
 from shared.storage import image_key
 from shared.store import transitions
@@ -65,20 +64,6 @@ def test_images_by_url_are_stored_beside_those_that_were_sent_and_told_in_the_re
     assert fetches("stored") == before + 2
 
 
-def test_the_result_object_tells_the_images_so_that_recovery_does(worker: WorkerFixture) -> None:
-    job = worker.submit("?", urls=[URL])
-    worker.handle_hint()
-    result = StoredResult.from_bytes(worker.objects.get(worker.read(job).result))
-    assert result.images == [stored(PNG)]
-    assert result.job_fields("key")["images"] == [stored(PNG)]
-
-
-def test_a_job_without_urls_keeps_no_images_in_its_result(worker: WorkerFixture) -> None:
-    job = worker.submit("?", images=[b"sent"])
-    worker.handle_hint()
-    assert StoredResult.from_bytes(worker.objects.get(worker.read(job).result)).images is None
-
-
 def lose_while_tiling(worker: WorkerFixture, job: Job) -> None:
     """Process a job whose first attempt is lost once its images are stored, as that of a dead worker is."""
     worker.decoder.gate.clear()
@@ -96,7 +81,6 @@ def test_after_a_lost_worker_the_stored_images_are_taken_and_nothing_is_fetched_
     lose_while_tiling(worker, job)
     assert sorted(worker.web.asked) == [URL, OTHER]
     assert worker.read(job).images == [stored(PNG), stored(JPEG)]
-    assert StoredResult.from_bytes(worker.objects.get(worker.read(job).result)).images == [stored(PNG), stored(JPEG)]
 
 
 def test_fetched_bytes_count_against_the_tenant_once_however_many_attempts(worker: WorkerFixture) -> None:
@@ -229,6 +213,23 @@ def test_slow_servers_leave_the_threads_of_other_jobs_images_alone(build: Build)
     assert worker.state(other) is State.SUCCEEDED
     gone.set()
     thread.join(10)
+
+
+def test_a_job_beyond_those_that_may_wait_is_postponed_without_a_charge_and_others_go_on(worker: WorkerFixture) -> None:
+    gone = threading.Event()
+    worker.web.get = lambda url, deadline: PNG if gone.wait(10) else b""  # type: ignore[method-assign]
+    slow = worker.submit("?", urls=[URL])
+    thread = worker.handle_hint_in_thread()
+    worker.running(slow, "fetch")
+    later, other = worker.submit("?", urls=[OTHER]), worker.submit("?")
+    worker.handle_hint()
+    assert worker.state(other) is State.SUCCEEDED
+    put_off = worker.read(later)
+    assert (put_off.state, put_off.attempt, put_off.charged) == (State.QUEUED, 1, 0)
+    assert put_off.not_before > put_off.claimed + 1
+    gone.set()
+    thread.join(10)
+    assert worker.state(slow) is State.SUCCEEDED
 
 
 def test_neither_log_nor_record_shows_a_query(worker: WorkerFixture) -> None:

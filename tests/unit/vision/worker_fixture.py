@@ -199,7 +199,7 @@ class WorkerFixture:
         self.deltas = DeltaWriter(self.store.client, self.store.prefix, self.settings.delta_interval)
         self.shutdown = GracefulShutdown(self.store, self.jobs, self.engine, self.settings.shutdown_grace)
         self.images = ImagePipeline(self.objects, self.decoder, threads=4)
-        self.url_images = UrlImages(self.objects, self.web, self.settings)
+        self.url_images = UrlImages(self.objects, self.web, self.settings, max_jobs=1)
         self.registration = WorkerRegistration(self.store, MODEL, "worker-1", {"id": MODEL})
         self.heartbeat = Heartbeat(
             self.store,
@@ -221,6 +221,7 @@ class WorkerFixture:
             self.deltas,
             self.jobs,
             self.shutdown.stopping,
+            wait_s=0,
         )
 
     @contextmanager

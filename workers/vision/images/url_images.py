@@ -1,10 +1,12 @@
 """The images that a job names by URL: fetched once and stored as the job's own, so that nothing fetches them again.
 
-A retry, a follow-up and the API find the object. Fetching has threads of its own, and one limit of time for all images
-of an attempt: who serves slowly delays the jobs that wait for him, and neither the tiling nor the device of others.
+A retry, a follow-up and the API find the object. Fetching has threads of its own, one limit of time for all images of
+an attempt, and a limit of jobs that wait, beyond which a job is postponed. So slow servers delay the jobs that name
+them, and neither the tiling nor the places of others in the engine.
 """
 
 import hashlib
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +47,11 @@ class ImageClient(Protocol):
 class UrlImages:
     """Fetches and stores images. `image_url_concurrency` bounds what goes side by side, over all jobs."""
 
-    def __init__(self, storage: ObjectStorage, client: ImageClient, settings: VisionWorkerSettings) -> None:
+    def __init__(
+        self, storage: ObjectStorage, client: ImageClient, settings: VisionWorkerSettings, max_jobs: int
+    ) -> None:
+        """`max_jobs`: that wait for images at a time."""
+        self._places = threading.BoundedSemaphore(max_jobs)
         self._storage = storage
         self._client = client
         self._enabled = settings.image_urls
@@ -55,15 +61,24 @@ class UrlImages:
     def store(self, attempt: Attempt, images: Sequence[StoredImage]) -> list[StoredImage]:
         """Return `images` once all are stored; the record of the job tells what those by URL are.
 
-        Raises `Permanent` and `Transient` naming the image.
+        Raises `Permanent` and `Transient` naming the image, and `AttemptAborted` to postpone the attempt.
         """
-        attempt.named_urls = any(image.url for image in images)
         missing = [n for n, image in enumerate(images) if image.url and attempt.images[n].sha256 is None]
         if missing and not self._enabled:
             raise Permanent(ImageUrlsDisabled.code, "this worker fetches no images: TILEQ_IMAGE_URLS is false there")
-        deadline = Deadline(min(attempt.deadline, time.monotonic() + self._timeout_s))
-        abortable_map(self._pool, attempt, lambda n: self._store(attempt, n, images[n], deadline), missing)
+        if missing:
+            self._store_all(attempt, images, missing)
         return [image.as_stored(attempt.images[n]) if image.url else image for n, image in enumerate(images)]
+
+    def _store_all(self, attempt: Attempt, images: Sequence[StoredImage], missing: Sequence[int]) -> None:
+        if not self._places.acquire(blocking=False):
+            attempt.abort("postpone")
+            attempt.check()
+        try:
+            deadline = Deadline(min(attempt.deadline, time.monotonic() + self._timeout_s))
+            abortable_map(self._pool, attempt, lambda n: self._store(attempt, n, images[n], deadline), missing)
+        finally:
+            self._places.release()
 
     def close(self) -> None:
         """End the threads; a fetch that has not begun is dropped."""

@@ -105,6 +105,18 @@ def test_a_batch_expires_with_its_window(app: App) -> None:
     assert len(errors) == 59
 
 
+def test_a_batch_whose_file_was_deleted_fails_and_keeps_its_answers(app: App) -> None:
+    id = created(app, [line(n) for n in range(60)])
+    worked(app, id, lambda body: body["tileq"]["lines_read"] > 0, answers=False)
+    for _ in range(15):  # there is room for further lines
+        app.succeed(app.claim())
+    assert app.http.delete(f"/v1/files/{seen(app, id)['input_file_id']}").status_code == 200
+    body = worked(app, id, ended, answers=False)
+    assert (body["status"], body["errors"]["data"][0]["code"]) == ("failed", "input_file_missing")
+    assert [one["custom_id"] for one in content(app, body["output_file_id"])] == [f"line-{n}" for n in range(15)]
+    assert len(content(app, body["error_file_id"])) == 25  # the other jobs: of the rest nothing is known any more
+
+
 def test_an_older_claim_queues_nothing(app: App) -> None:
     id = created(app, [line(n) for n in range(10)])
     worked(app, id, lambda body: body["status"] == "in_progress", answers=False)

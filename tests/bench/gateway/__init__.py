@@ -1,0 +1,1 @@
+"""A gateway that users run, in front of the service."""
