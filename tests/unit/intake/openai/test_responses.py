@@ -288,7 +288,7 @@ class TestErrors:
             ({"input": [{"type": "function_call_output"}]}, "unsupported_parameter", "input.0.type"),
             ({"input": [{"role": "tool", "content": "x"}]}, "invalid_field", "input.0.role"),
             ({"input": with_image(image_url="data:image/png;base64,AAAA")}, "undecodable_image", "input.0.content.1"),
-            ({"input": with_image(image_url="https://x/a.png")}, "invalid_field", "input.0.content.1"),
+            ({"input": with_image(image_url="https://x/a.png")}, "image_urls_disabled", "input.0.content.1"),
             ({"input": with_image(detail="huge")}, "invalid_field", "input.0.content.1.detail"),
             ({"extra_body": {"tileq": {"tiles": 99}}}, "invalid_field", "tileq.tiles.number"),
             ({"extra_body": {"nonsense": 1}}, "invalid_field", "nonsense"),
