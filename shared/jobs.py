@@ -78,7 +78,7 @@ class Job:
     priority: int = 1  #: index into PRIORITIES
     attempt: int = 0  #: claims so far: the fencing token
     released: int = 0  #: attempts released by a graceful shutdown, not charged
-    lost: int = 0  #: attempts whose lease expired
+    lost: int = 0  #: attempts whose lease expired; the store writes it at the first
     max_attempts: int = 3
     owner: str = ""  #: worker that holds the lease
     created: float = 0
@@ -137,7 +137,7 @@ class Job:
         return {
             name: _write(value)
             for name, spec in self.__dataclass_fields__.items()
-            if name != "position" and ((value := getattr(self, name)) or spec.type is int)
+            if name != "position" and ((value := getattr(self, name)) or (spec.type is int and name != "lost"))
         }
 
     @classmethod

@@ -41,6 +41,13 @@ def jpeg_with(image: Image.Image, *segments: tuple[int, bytes]) -> bytes:
     return data[:2] + made + data[2:]
 
 
+def jpeg_of_many_scans(image: Image.Image, scans: int) -> bytes:
+    """A progressive JPEG of `image` whose last scan comes `scans` times more: a few bytes each, and much work."""
+    data = encoded(image, "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    return data[:-2] + data[start:-2] * scans + data[-2:]
+
+
 def webp_with(image: Image.Image, *chunks: Chunk, flags: int = 0, size_error: int = 0) -> bytes:
     """An extended WebP of `image` with further chunks, its size wrong by `size_error`."""
     pixels = encoded(image, "WEBP", lossless=True)[12:]

@@ -5,12 +5,18 @@ certificate, and a `;` in a password separates two URLs. A channel here is given
 option, and takes its connections from pools built of it, by TCP, TLS, a socket or Sentinel.
 """
 
+from queue import Empty
 from typing import Any
 
+import structlog
 from kombu.transport import redis as kombu_redis
+from prometheus_client import Counter
 
 from shared.connections.redis_client import broker_pool
 from shared.connections.redis_endpoint import RedisEndpoint
+
+DROPPED = Counter("tileq_messages_dropped_total", "Messages of the broker that were dropped because they were not JSON")
+log = structlog.get_logger(__name__)
 
 
 class EndpointChannel(kombu_redis.Channel):
@@ -36,6 +42,15 @@ class EndpointChannel(kombu_redis.Channel):
         if client is None or client.connection_pool is not self.pool:  # the pool is replaced after a lost connection
             client = self._pooled_client = super()._create_client()  # type: ignore[no-untyped-call]
         return client
+
+    def _brpop_read(self, **options: Any) -> Any:
+        """Take a message off the list; drop one that is not JSON, whose error would end Celery's consumer."""
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            DROPPED.inc()
+            log.error("message dropped: it is not JSON", error=str(error))
+            raise Empty from error
 
     def _closed_connection(self, connection: Any) -> None:
         if self._registered:

@@ -2,8 +2,9 @@
 
 The load does not wait for the service: a job is due at its time, and every latency counts from then, so that a service
 that stops for a second shows it in the hundred jobs of that second. The generator and the receiver of the webhooks run
-beside the service and take their share of the same cores; it is printed. `ARGS='--backlog 10 1000 100000 --minutes 1'`
-does it once for each backlog of queued jobs.
+beside the service and take their share of the same cores; it is printed.
+
+`make load ARGS='--backlog 10 1000 100000 --minutes 1'` does it once for each backlog of queued jobs.
 """
 
 import argparse

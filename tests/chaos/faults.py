@@ -74,6 +74,7 @@ class Run:
 Inject = Callable[[Run], None]
 #: The reconciler leaves a new job's first hint to intake for 2 s, then publishes it itself.
 DISPATCH_S = 3.0
+POISON_S = 90.0  #: for three starts of a worker, on a busy machine, and for the jobs that it had
 BATCH_LINES = 40
 BATCH_KILLS = 3
 BATCH_S = 60.0  #: in which a batch must have ended
@@ -337,8 +338,8 @@ def poison(run: Run) -> None:
         beside = [run.submit("slow") for _ in range(SLOTS)]
         id = run.submit("poison")
         run.hard_kills += 3
-        ended = _within(40, lambda: _keep_announcing(run) and run.state(id) == "failed")
-        answered = _within(40, lambda: all(run.state(one) == "succeeded" for one in beside))
+        ended = _within(POISON_S, lambda: _keep_announcing(run) and run.state(id) == "failed")
+        answered = _within(POISON_S, lambda: all(run.state(one) == "succeeded" for one in beside))
         for name in WORKERS:
             run.fleet.withdraw(name)
         fault.evidence = f"{id} failed, {len(beside)} jobs beside it were answered" if ended and answered else ""

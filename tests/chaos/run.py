@@ -141,14 +141,14 @@ def _within_drain(done: Callable[[], bool], seconds: float = DRAIN_S) -> bool:
 
 
 def _list(run: Run, http: httpx.Client) -> dict[int, list[str]]:
-    """Ids by request number of every job that the service lists."""
+    """Ids by request number of every job that the service lists; 0: jobs of batches, which have none."""
     found: dict[int, list[str]] = {}
     after = ""
     while True:
         query = {"limit": str(PAGE), **({"after": after} if after else {})}
         page = eventually(lambda query=query: _page(run, http, query), 30, 0.2)  # type: ignore[misc]
         for job in page["data"]:
-            found.setdefault(int(job["metadata"]["number"]), []).append(job["id"])
+            found.setdefault(int(job["metadata"].get("number", 0)), []).append(job["id"])
         after = page["next"] or ""
         if not after:
             return found

@@ -17,7 +17,6 @@ PAUSE_S = 0.25  #: between two requests of one client
 RETRY_S = 0.3
 LONG_EVERY = 4  #: requests of which one has an answer that is too large for its record
 LONG = " and so on" * 5
-SLOW_WORDS = 60  #: that the echo engine takes more than a second for
 
 
 class Traffic:
@@ -124,8 +123,8 @@ class Traffic:
 
 
 def _prompt(kind: Kind, number: int) -> str:
-    word = {"poison": "POISON", "hang": "HANG"}.get(kind, "Job")
-    more = " slowly" * SLOW_WORDS if kind == "slow" else LONG if number % LONG_EVERY == 0 else ""
+    word = {"poison": "POISON", "hang": "HANG", "slow": "SLOW"}.get(kind, "Job")
+    more = LONG if kind != "slow" and number % LONG_EVERY == 0 else ""
     return f"{word} {number} of this run, please{more}"
 
 

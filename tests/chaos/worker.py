@@ -1,6 +1,7 @@
 """A vision worker of the product, whose echo engine dies or hangs when a question asks for it, and whose clock jumps.
 
 POISON in a question    the process kills itself in the middle of the attempt
+SLOW in a question      the attempt takes a second longer
 HANG in a question      the first attempt of each process never leaves its engine step
 CHAOS_CLOCK             a file with seconds that are added to the wall clock (`time.time`)
 """
@@ -18,6 +19,8 @@ from shared import results
 from workers.vision.engine import echo
 from workers.vision.engine.base import EngineRequest, EngineStats, Event
 
+SLOW_S = 1.0
+
 
 class ChaosEngine(echo.EchoEngine):
     """Obeys the words of the module's docstring."""
@@ -29,6 +32,8 @@ class ChaosEngine(echo.EchoEngine):
         question = request.prompt.question
         if "POISON" in question:
             os.kill(os.getpid(), signal.SIGKILL)
+        if "SLOW" in question:
+            threading.Event().wait(SLOW_S)
         if "HANG" in question and not _hung_before(question):
             type(self)._stuck_since = time.monotonic()
             threading.Event().wait()

@@ -1,7 +1,8 @@
 """Attempts that run alone in their worker: the last ones of jobs that had lost a worker before.
 
 A job that kills its workers costs every job beside it an attempt. So that it takes none of them along to `worker_lost`,
-its last attempt and theirs wait until no other runs in the worker, and none begins before they have ended.
+its last attempt and theirs wait until no other runs in the worker, and none begins before they have ended. One that
+waits is marked so in the store (`Worker._alone`), which does not charge it where the worker is lost before it runs.
 
     enter ──> claim ─┬─ runs together ───────────────────────┬─> leave
                      └─ alone: waits for the others ─ runs ──┘

@@ -7,8 +7,12 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'leases', '-inf', stamp(now), 'LI
     call('ZREM', P .. 'leases', id)
     call('HINCRBY', P .. 'repairs', 'leases', 1)
   else
+    local key = P .. 'job:' .. id
     call('HINCRBY', P .. 'repairs', 'lost', 1)
-    call('HINCRBY', P .. 'job:' .. id, 'lost', 1)
+    -- An attempt that waited to run alone has done nothing: it is not charged, but for a job that is lost again and again.
+    if call('HINCRBY', key, 'lost', 1) <= 3 * tonumber(j.max_attempts) and call('HGET', key, 'waits') == '1' then
+      j.released = call('HINCRBY', key, 'released', 1)
+    end
     local messages
     if j.cancel == '' and charged(j) >= tonumber(j.max_attempts) then
       messages = close(id, j, 'failed', failure('worker_lost', j.max_attempts))

@@ -198,6 +198,21 @@ def test_the_last_lost_attempt_fails_with_worker_lost(store: Store) -> None:
     assert in_one_place(store)
 
 
+def test_an_attempt_that_waited_to_run_alone_is_not_charged_unless_that_goes_on_and_on(store: Store) -> None:
+    job = queued(store, max_attempts=2)
+    claimed(store, GONE)
+    assert reap(store, job.id) is State.QUEUED
+    for lost in range(2, 7):
+        waiting = claimed(store, GONE)
+        assert (waiting.id, waiting.lost, waiting.suspect) == (job.id, lost - 1, True)
+        store.run(transitions.heartbeat([(job.id, waiting.attempt, {"waits": 1})], 0))
+        assert reap(store, job.id) is State.QUEUED
+        assert in_one_place(store)
+    last = claimed(store, GONE)
+    store.run(transitions.heartbeat([(job.id, last.attempt, {"waits": 1})], 0))
+    assert reap(store, job.id) is State.FAILED
+
+
 def test_a_thawed_worker_can_neither_renew_nor_finish(store: Store) -> None:
     frozen = running(store, GONE)
     reap(store, frozen.id)
@@ -397,7 +412,7 @@ def test_every_change_is_published_for_those_who_wait(store: Store) -> None:
         job = running(store)
         finish(store, job)
         heard = eventually(lambda: listener.get_message(ignore_subscribe_messages=True, timeout=0.1))
-    assert heard["data"] == f"{job.id} queued"
+    assert heard["data"] == f"{job.id} running"  # nobody waits for a job before it is queued
 
 
 def test_an_unclaimed_hint_is_due_again_later_and_never_after_the_claim(store: Store) -> None:

@@ -59,6 +59,11 @@ def waiting(worker: WorkerFixture) -> bool:
     return worker.worker.isolation.waiting > 0
 
 
+def marked(worker: WorkerFixture, job: Job) -> bool:
+    """Whether the store holds that the attempt waits."""
+    return worker.store.client.hget(f"{worker.store.prefix}job:{job.id}", "waits") == "1"
+
+
 def ended(worker: WorkerFixture, *jobs: Job) -> bool:
     return all(worker.state(job) is State.SUCCEEDED for job in jobs)
 
@@ -70,8 +75,10 @@ def test_a_last_attempt_waits_for_the_others_and_none_begins_beside_it(gated: Wo
     eventually(lambda: engine.running == ["first"])
     threads.append(gated.handle_hint_in_thread())
     eventually(lambda: waiting(gated) or "suspect" in engine.beside)
+    assert marked(gated, suspect)
     engine.open.add("first")
     eventually(lambda: engine.running == ["suspect"])
+    assert not marked(gated, suspect)
     later = gated.submit("later")
     threads.append(gated.handle_hint_in_thread())
     engine.open |= {"suspect", "later"}
@@ -111,6 +118,14 @@ def test_one_that_is_cancelled_while_it_waits_lets_the_others_go_on(gated: Worke
     eventually(lambda: ended(gated, first, later))
     for thread in threads:
         thread.join()
+
+
+def test_without_the_store_an_attempt_does_not_run_alone_and_is_given_back(gated: WorkerFixture) -> None:
+    suspect = lose(gated, gated.submit("suspect"))
+    gated.store.away = lambda script: script == "heartbeat"
+    gated.handle_hint()
+    given_back = gated.read(suspect)
+    assert (given_back.state, given_back.charged) == (State.QUEUED, 2)
 
 
 @pytest.mark.parametrize("times", [0, 1])

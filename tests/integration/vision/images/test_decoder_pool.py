@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from tests.encoded import encoded
+from tests.image_files import jpeg_of_many_scans
 from tests.integration.vision.cases import decoder_pool
 from tests.waiting import eventually
 from workers.vision.images import decoder_pool as decoder_pool_module
@@ -193,7 +194,7 @@ def test_a_process_that_hangs_is_killed_and_the_machine_is_blamed() -> None:
 def test_processor_time_is_the_images_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel counts whole seconds from the start of the process: one is left after its start."""
     monkeypatch.setattr(decoder_pool_module, "MAX_WALL_FACTOR", 100_000)
-    slow = encoded(Image.effect_noise((7_000, 7_000), 100), "JPEG", quality=95, progressive=True)
+    slow = jpeg_of_many_scans(Image.new("RGB", (1400, 1400), "red"), 20_000)
     with decoder_pool(timeout_s=0.001) as hasty, pytest.raises(DecodeError, match=r"0\.001 s of processor time"):
         hasty.tile(slow, 40, thumbnail=True)
 

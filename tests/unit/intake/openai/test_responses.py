@@ -279,6 +279,7 @@ class TestErrors:
         ("asked", "code", "param"),
         [
             ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools"),
+            ({"include": ["message.output_text.logprobs"]}, "unsupported_parameter", "include"),
             ({"max_output_tokens": 10**6}, "invalid_field", "max_output_tokens"),
             ({"temperature": 3}, "invalid_field", "temperature"),
             ({"model": "gpt-9"}, "unknown_model", "model"),
@@ -299,6 +300,18 @@ class TestErrors:
             sdk.responses.create(**({"input": "Hi", "background": True} | asked))
         assert (caught.value.code, caught.value.param) == (code, param)
         assert caught.value.request_id
+
+    @pytest.mark.parametrize(
+        ("asked", "said"),
+        [
+            ({"input": " "}, "the text of `input` is empty"),
+            ({"previous_response_id": "resp_0"}, "`previous_response_id` must be"),
+            ({"max_output_tokens": 10**6}, "`max_output_tokens` is 1e.06"),
+        ],
+    )
+    def test_a_message_names_openais_parameters(self, sdk: OpenAI, asked: Any, said: str) -> None:
+        with pytest.raises(openai.BadRequestError, match=said):
+            sdk.responses.create(**({"input": "Hi", "background": True} | asked))
 
     def test_an_unknown_response_is_not_found(self, sdk: OpenAI) -> None:
         with pytest.raises(openai.NotFoundError) as caught:

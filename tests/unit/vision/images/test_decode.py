@@ -333,6 +333,20 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
     assert caught.value.code == "undecodable_image"
 
 
+@pytest.mark.parametrize(
+    ("frame", "bits"),
+    [(0xC3, 8), (0xC5, 8), (0xC7, 8), (0xCB, 8), (0xC0, 12), (0xC1, 12)],
+    ids=["lossless", "differential", "differential lossless", "lossless arithmetic", "12 bits", "12 bits extended"],
+)
+def test_a_jpeg_of_a_kind_that_is_not_decoded_is_refused(frame: int, bits: int) -> None:
+    data = bytearray(encoded(PHOTO, "JPEG"))
+    place = data.index(b"\xff\xc0")
+    data[place + 1], data[place + 4] = frame, bits
+    with pytest.raises(DecodeError) as caught:
+        decode(bytes(data), NATURAL)
+    assert caught.value.code == "undecodable_image"
+
+
 def test_an_error_of_a_decoder_without_a_text_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError
