@@ -18,7 +18,7 @@ LOST = Counter("tileq_vision_deltas_lost_total", "Deltas that the events Redis d
 
 
 class DeltaWriter(threading.Thread):
-    """Writes the gathered text of all buffers every `interval` seconds, while there is any."""
+    """Writes the gathered text of all buffers every `interval` seconds, and the first of each buffer at once."""
 
     def __init__(self, client: "Redis", prefix: str, interval: float) -> None:
         super().__init__(name="deltas", daemon=True)
@@ -28,7 +28,7 @@ class DeltaWriter(threading.Thread):
         self._lock = threading.Lock()
         self._filled: list[DeltaBuffer] = []
         self._has_data = threading.Event()
-        self._flush_now = threading.Event()  # a flush waits: skip the rest of the interval
+        self._flush_now = threading.Event()  # a flush or a first text waits: skip the rest of the interval
         self._closed = False
 
     def buffer(self, job: str, attempt: int) -> "DeltaBuffer":
@@ -66,10 +66,11 @@ class DeltaWriter(threading.Thread):
     def fill(self, buffer: "DeltaBuffer", text: str, flushed: threading.Event | None = None) -> None:
         """Put `text` into `buffer`; with `flushed`, write without delay and set it then."""
         with self._lock:
+            urgent = flushed or not buffer.begun
             if buffer.empty:
                 self._filled.append(buffer)
             buffer.put(text, flushed)
-            if flushed:
+            if urgent:
                 self._flush_now.set()
             self._has_data.set()
 
@@ -133,6 +134,11 @@ class DeltaBuffer:
         flushed = threading.Event()
         self.writer.fill(self, "", flushed)
         return flushed
+
+    @property
+    def begun(self) -> bool:
+        """Whether the attempt has text already; a client waits for its first."""
+        return self._offset > 0 or bool(self._texts)
 
     @property
     def empty(self) -> bool:
