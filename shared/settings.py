@@ -487,7 +487,7 @@ class VisionSettings(ProcessSettings):
     decoders: int = Field(2, ge=1, description="processes that decode images")
     decode_timeout: float = Field(20, gt=0, description="processor seconds for one image; thrice that by the clock")
     decode_memory: int = Field(2 << 30, ge=1, description="memory of one decoding process, beyond that at its start")
-    delta_interval: float = Field(0.05, gt=0, description="text is collected this long before it is published")
+    delta_interval: float = Field(0.05, gt=0, description="text after the first is collected this long and sent")
     cancel_interval: float = Field(0.5, gt=0, description="how often a worker checks its jobs for cancellation")
     stall: float = Field(
         120,

@@ -26,13 +26,14 @@ from shared.storage import S3Storage
 from shared.store.client import Store
 from shared.store.cluster import cluster_problem
 from shared.store.durability import Durability, judge_durability, not_permitted
-from shared.store.stats import get_stats
+from shared.store.stats import StoreStats, get_stats
 
 Level = Literal["ok", "warn", "fail"]
 
 _MIN_REDIS_VERSION = (6, 2)
 _MAX_CLOCK_OFFSET_S = 1.0  # webhook receivers allow 300, but timings would be off
 _DISK_WARN_BYTES, _DISK_FAIL_BYTES = 5 << 30, 1 << 30
+_BATCH_WAITS_S = 60  #: longer than a batch that is due waits while a process works on batches
 _PROBE_KEY = ".doctor"
 _PATH_FIXES = {
     "missing": "on a CPU: install a C compiler (gcc), on a GPU: Triton, and restart the worker",
@@ -59,7 +60,7 @@ def run_checks(settings: Settings, folder: Path, url: str) -> Iterator[Finding]:
     yield from storage(settings)
     yield from egress_proxy(settings)
     yield from service(url)
-    yield from fast_paths(settings)
+    yield from workers(settings)
     yield from disk(folder)
     yield from gpu()
 
@@ -197,14 +198,29 @@ def service(url: str) -> Iterator[Finding]:
         yield Finding("fail", "service", f"{url} is not ready: {', '.join(down) or answer.status_code}", fix)
 
 
-def fast_paths(settings: Settings) -> Iterator[Finding]:
-    """Tell by what each model's workers compute faster than plain torch, and what a worker had to leave out."""
+def workers(settings: Settings) -> Iterator[Finding]:
+    """Check what the store tells of the processes that work: on batches of files, and by which paths on jobs."""
     try:
         with connect(settings.store_endpoint) as client:
-            models = Store(client, settings.redis_prefix).run(get_stats()).models
+            stats = Store(client, settings.redis_prefix).run(get_stats())
     except TileqError:
         return  # a finding of the job store's
-    for name, model in models.items():
+    yield from batches(stats)
+    yield from fast_paths(stats)
+
+
+def batches(stats: StoreStats) -> Iterator[Finding]:
+    """Check that a process works on batches of files, where there are any."""
+    if not stats.batches:
+        return
+    level: Level = "ok" if stats.batches_age < _BATCH_WAITS_S else "fail"
+    seen = f"{stats.batches} have not ended; the oldest that is due waits for {stats.batches_age:.0f} s"
+    yield Finding(level, "batches of files", seen, "" if level == "ok" else "start python -m services.intake.batches")
+
+
+def fast_paths(stats: StoreStats) -> Iterator[Finding]:
+    """Tell by what each model's workers compute faster than plain torch, and what a worker had to leave out."""
+    for name, model in stats.models.items():
         paths: dict[str, list[str]] = model.card.get("fast_paths", {}) if model.workers else {}
         if used := [path for path, (state, _) in paths.items() if state == "used"]:
             yield Finding("ok", f"fast paths of {name}", ", ".join(used))

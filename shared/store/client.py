@@ -61,6 +61,13 @@ class Store:
         except RedisError as error:
             raise _unavailable(command, error) from error
 
+    def await_wake(self, slot: str, seconds: float) -> bool:
+        """Wait until a submission wakes `slot`; False if none did within `seconds`."""
+        try:
+            return self.client.blpop([f"{self.prefix}wake:{slot}"], seconds) is not None
+        except RedisError as error:
+            raise QueueUnavailable(f"the job store did not answer: {error}; repeat later", retry_after=2) from error
+
     def run_together(self, commands: Sequence[StoreCommand[Any]]) -> list[Any]:
         """Run commands that need not be durable in one round trip, each by itself; return their parsed replies."""
         try:

@@ -21,10 +21,12 @@ class StoreStats:
     hooks: int  #: webhook deliveries pending
     trash: int
     unarchived: int  #: ended jobs whose end is in no group object yet (shared/ended.py)
+    batches: int  #: batches of files that have not ended
     outbox_age: float  #: seconds the oldest hint is overdue
     lease_age: float  #: seconds the oldest lease is past its end
     hooks_age: float  #: seconds the oldest delivery is overdue
     unarchived_age: float  #: seconds since the end of the oldest of them
+    batches_age: float  #: seconds that a batch of a file has waited for a process to work on it
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def get_stats() -> StoreCommand[StoreStats]:
             name: ModelStats(json.loads(card) if card else {}, int(workers), int(ready))
             for name, card, workers, ready in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
         }
-        outbox, leases, hooks, trash, unarchived, outbox_age, lease_age, hooks_age, unarchived_age = sizes
+        outbox, leases, hooks, trash, unarchived, batches, *ages = sizes
+        outbox_age, lease_age, hooks_age, unarchived_age, batches_age = map(float, ages)
         return StoreStats(
             models,
             states=_counts(states),
@@ -56,10 +59,12 @@ def get_stats() -> StoreCommand[StoreStats]:
             hooks=int(hooks),
             trash=int(trash),
             unarchived=int(unarchived),
-            outbox_age=float(outbox_age),
-            lease_age=float(lease_age),
-            hooks_age=float(hooks_age),
-            unarchived_age=float(unarchived_age),
+            batches=int(batches),
+            outbox_age=outbox_age,
+            lease_age=lease_age,
+            hooks_age=hooks_age,
+            unarchived_age=unarchived_age,
+            batches_age=batches_age,
         )
 
     return StoreCommand("stats", (), parse)

@@ -136,10 +136,19 @@ def unreserve(tenant: str, key: str, token: str) -> StoreCommand[bool]:
 # --- processing
 
 
-def claim(
-    model: str, worker: str, lease: float, cached: Sequence[str] = (), window: int = 1
+def claim(  # noqa: PLR0917
+    model: str,
+    worker: str,
+    lease: float,
+    cached: Sequence[str] = (),
+    window: int = 1,
+    slot: str = "",
+    wait_s: float = 0,
 ) -> StoreCommand[TransitionResult[Job | None]]:
     """Claim the fairest queued job of `model` (priority, tenants in turn, age) for `lease` seconds, or None.
+
+    If none is ready, `slot` waits for one for `wait_s` seconds: a submission wakes it instead of asking for a hint. Its
+    wait ends by `Store.await_wake` and `stop_waiting`.
 
     Among the oldest `window` jobs of the tenant whose turn it is, one goes first that has an affinity key of `cached`
     (`tenant/key`, or `/key` for any tenant). At most `MAX_PASSES` younger jobs go before one, and none once
@@ -151,9 +160,8 @@ def claim(
         return TransitionResult(Job.from_hash(hash_to_dict(record)) if record else None, tuple(messages), bool(many))
 
     preferred = cached if window > 1 else ()
-    return StoreCommand(
-        "claim", (model, worker, lease, window, MAX_PASSES, MAX_PASSED_S, MANY_READY, *preferred), parse
-    )
+    bounds = (MAX_PASSES, MAX_PASSED_S, MANY_READY)
+    return StoreCommand("claim", (model, worker, lease, window, *bounds, slot, wait_s, *preferred), parse)
 
 
 def heartbeat(
@@ -164,14 +172,24 @@ def heartbeat(
     return StoreCommand("heartbeat", (lease, json.dumps(words)), list)
 
 
-def finish(id: str, attempt: int, state: State, fields: Mapping[str, Any]) -> StoreCommand[TransitionResult[bool]]:
-    """End a running job; False if another attempt holds the lease. Repeating it after a lost reply changes nothing."""
+def finish(  # noqa: PLR0917
+    id: str, attempt: int, state: State, fields: Mapping[str, Any], slot: str = "", wait_s: float = 0
+) -> StoreCommand[TransitionResult[bool]]:
+    """End a running job; False if another attempt holds the lease. Repeating it after a lost reply changes nothing.
+
+    If no other job is ready, `slot` waits for one, as after a claim that finds none.
+    """
     return StoreCommand(
         "finish",
-        (id, attempt, state.value, json.dumps(hash_of(**fields))),
+        (id, attempt, state.value, json.dumps(hash_of(**fields)), slot, wait_s),
         lambda answer: TransitionResult(bool(answer[0]), tuple(answer[1]), bool(answer[2])),
         durable=True,
     )
+
+
+def stop_waiting(model: str, slot: str) -> StoreCommand[bool]:
+    """Let `slot` wait for a job no longer; True if it was woken meanwhile, and is to claim."""
+    return StoreCommand("stop_waiting", (model, slot), bool)
 
 
 def retry(id: str, attempt: int, error: JobError, backoff: float) -> StoreCommand[TransitionResult[State | None]]:

@@ -88,10 +88,10 @@ class SimulatedRunner(ModelRunner):
         return torch.zeros(len(tiles), CONFIG.tokens_per_tile, 1)
 
     def _decode_packed(self, batch: PackedBatch, _: Any) -> Tensor:
-        contexts = sum(segment.context for segment in batch.segments)
+        products_s = max(DECODER_BYTES / BYTES_PER_S, len(batch.ids) * ROW_S)
+        positions = sum(segment.context for segment in batch.decodes)
         scores = sum(segment.rows * (segment.context - segment.rows / 2) for segment in batch.prefills)
-        moving_s = DECODER_BYTES / BYTES_PER_S + contexts * POSITION_S
-        self.line.take(max(moving_s, len(batch.ids) * ROW_S + scores * SCORE_S))
+        self.line.take(products_s + positions * POSITION_S + scores * SCORE_S)
         return self.logits(0 if batch.wanted is None else len(batch.wanted))
 
 

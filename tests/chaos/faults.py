@@ -183,7 +183,8 @@ def lose_last_hints(run: Run) -> None:
         ids = [run.submit("plain") for _ in range(3)]
         wait(DISPATCH_S)
         with run.fleet.store() as client:
-            lost = client.delete(*client.scan_iter(f"{run.fleet.prefix}mq:*", _type="list"))
+            queues = list(client.scan_iter(f"{run.fleet.prefix}mq:*", _type="list"))
+            lost = client.delete(*queues) if queues else 0
         pids = [run.kill(name) for name in WORKERS]
         if lost and all(ids) and all(run.fleet.restarted(*pair) for pair in zip(WORKERS, pids, strict=True)):
             fault.evidence = f"{len(ids)} jobs were published, and the broker forgot its queue"

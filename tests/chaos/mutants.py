@@ -184,6 +184,27 @@ MUTANTS = (
         ("tests/unit/vision", "tests/unit/reconciler"),
     ),
     Mutant(
+        "a slot that was woken waits on",
+        f"{LUA}/prelude.lua",
+        "local first = call('ZPOPMIN', P .. 'waiting:' .. model)",
+        "local first = call('ZRANGE', P .. 'waiting:' .. model, 0, 0, 'WITHSCORES')",
+        ("tests/integration/shared/test_hints.py",),
+    ),
+    Mutant(
+        "answers are not archived",
+        f"{LUA}/prelude.lua",
+        "call('ZADD', P .. 'unarchived', stamp(now), id)",
+        "if to ~= 'succeeded' then call('ZADD', P .. 'unarchived', stamp(now), id) end",
+        ("tests/unit/shared/test_ended.py",),
+    ),
+    Mutant(
+        "ends are archived in plain",
+        "shared/ended.py",
+        "if not key:",
+        "if job:",
+        ("tests/unit/shared/test_ended.py",),
+    ),
+    Mutant(
         "ended jobs are cancelled again",
         f"{LUA}/cancel.lua",
         "if not is_active(j.state) then return {'already_ended', {}} end\n",

@@ -38,12 +38,13 @@ class StoreCollector(Collector):
 def _metrics(stats: StoreStats) -> Iterator[Metric]:
     queued = {model: of.queued for model, of in stats.models.items()}
     workers = {model: of.workers for model, of in stats.models.items()}
-    sizes = {name: getattr(stats, name) for name in ("outbox", "leases", "hooks", "trash", "unarchived")}
+    sizes = {name: getattr(stats, name) for name in ("outbox", "leases", "hooks", "trash", "unarchived", "batches")}
     ages = {
         "outbox": stats.outbox_age,
         "leases": stats.lease_age,
         "hooks": stats.hooks_age,
         "unarchived": stats.unarchived_age,
+        "batches": stats.batches_age,
     }
     yield _add(GaugeMetricFamily("tileq_jobs", "Jobs by state", labels=["state"]), stats.states)
     yield _add(GaugeMetricFamily("tileq_ready_jobs", "Queued jobs that can be claimed now", labels=["model"]), queued)

@@ -48,8 +48,10 @@ class AttemptAborted(Exception):
 class Attempt:
     """One attempt of one job. Times are seconds of `time.monotonic()`, unless they say that they are the store's."""
 
-    def __init__(self, job: Job, lease_ends: float) -> None:
+    def __init__(self, job: Job, lease_ends: float, slot: str = "", wait_s: float = 0) -> None:
         self.job = job
+        self.slot = slot  #: that waits for another job for `wait_s` after this one, "" for none
+        self.wait_s = wait_s
         self.key = f"{job.id}/{job.attempt}"  #: id in the engine, which may hold a stale attempt beside a new one
         self.claimed_at = time.monotonic()
         self.deadline = self.claimed_at + job.run_by - job.claimed
@@ -140,9 +142,9 @@ class InFlightJobs:
         self._lock = threading.Lock()
 
     @contextmanager
-    def track(self, job: Job, lease_ends: float) -> Iterator[Attempt]:
+    def track(self, job: Job, lease_ends: float, slot: str = "", wait_s: float = 0) -> Iterator[Attempt]:
         """Keep an attempt of `job` among the attempts in flight while the block runs."""
-        attempt = Attempt(job, lease_ends)
+        attempt = Attempt(job, lease_ends, slot, wait_s)
         with self._lock:
             self._attempts[attempt.key] = attempt
         RUNNING.inc()

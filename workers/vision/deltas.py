@@ -1,6 +1,6 @@
 """Text as it is generated: gathered over all jobs for a moment, then appended to their streams in one round trip.
 
-job's thread: buffer.add(text) …  buffer.flush() ──┐
+job's thread: buffer.add(text) …  buffer.finish() ─┐
 this thread:  wait for text, gather, XADD all ─────┴─> the flush's event is set, whether or not the text was written
 """
 
@@ -18,7 +18,7 @@ LOST = Counter("tileq_vision_deltas_lost_total", "Deltas that the events Redis d
 
 
 class DeltaWriter(threading.Thread):
-    """Writes the gathered text of all buffers every `interval` seconds, while there is any."""
+    """Writes the gathered text of all buffers every `interval` seconds, and the first of each buffer at once."""
 
     def __init__(self, client: "Redis", prefix: str, interval: float) -> None:
         super().__init__(name="deltas", daemon=True)
@@ -28,7 +28,7 @@ class DeltaWriter(threading.Thread):
         self._lock = threading.Lock()
         self._filled: list[DeltaBuffer] = []
         self._has_data = threading.Event()
-        self._flush_now = threading.Event()  # a flush waits: skip the rest of the interval
+        self._flush_now = threading.Event()  # a flush or a first text waits: skip the rest of the interval
         self._closed = False
 
     def buffer(self, job: str, attempt: int) -> "DeltaBuffer":
@@ -66,12 +66,18 @@ class DeltaWriter(threading.Thread):
     def fill(self, buffer: "DeltaBuffer", text: str, flushed: threading.Event | None = None) -> None:
         """Put `text` into `buffer`; with `flushed`, write without delay and set it then."""
         with self._lock:
+            urgent = flushed or not buffer.begun
             if buffer.empty:
                 self._filled.append(buffer)
             buffer.put(text, flushed)
-            if flushed:
+            if urgent:
                 self._flush_now.set()
             self._has_data.set()
+
+    def drop_unwritten(self, buffer: "DeltaBuffer") -> bool:
+        """Forget the text of `buffer` if none of it was written yet; tell whether that is so."""
+        with self._lock:
+            return buffer.drop_unwritten()
 
     def _append(self, batches: list["DeltaBatch"]) -> None:
         if not batches:
@@ -99,7 +105,7 @@ class DeltaBatch:
 
 @dataclass
 class DeltaBuffer:
-    """Text of one attempt that waits to be written. `put` and `take` are for `DeltaWriter`, under its lock."""
+    """Text of one attempt that waits to be written. The writer calls `put`, `take`, `drop_unwritten` under its lock."""
 
     writer: DeltaWriter
     job: str
@@ -112,11 +118,27 @@ class DeltaBuffer:
         """Have `text` written with the next batch."""
         self.writer.fill(self, text)
 
+    def finish(self) -> threading.Event:
+        """Have the rest of an answered attempt written now; the event is set when that is done, well or badly.
+
+        Where none of the text was written yet, none is: its readers have it from the output a moment later.
+        """
+        if not self.writer.drop_unwritten(self):
+            return self.flush()
+        done = threading.Event()
+        done.set()
+        return done
+
     def flush(self) -> threading.Event:
         """Have the buffer written now; the event is set when that is done, well or badly."""
         flushed = threading.Event()
         self.writer.fill(self, "", flushed)
         return flushed
+
+    @property
+    def begun(self) -> bool:
+        """Whether the attempt has text already; a client waits for its first."""
+        return self._offset > 0 or bool(self._texts)
 
     @property
     def empty(self) -> bool:
@@ -128,6 +150,12 @@ class DeltaBuffer:
         self._texts.append(text)
         if flushed:
             self._flushes.append(flushed)
+
+    def drop_unwritten(self) -> bool:
+        """Forget the text if none of it was taken yet; tell whether that is so."""
+        if not self._offset:
+            self._texts.clear()
+        return not self._offset
 
     def take(self) -> DeltaBatch:
         """Return what was gathered, and empty the buffer."""

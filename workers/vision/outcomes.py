@@ -94,4 +94,5 @@ def _fail(
 
 
 def _finish(attempt: Attempt, state: State, fields: Mapping[str, Any]) -> StoreCommand[TransitionResult[Any]]:
-    return transitions.finish(attempt.job.id, attempt.job.attempt, state, {**attempt.progress, **fields})
+    progress = {**attempt.progress, **fields}
+    return transitions.finish(attempt.job.id, attempt.job.attempt, state, progress, attempt.slot, attempt.wait_s)

@@ -91,14 +91,12 @@ class PromptFormat:
 class ImageSpan:
     """Context tokens of one image block: `ids[offset : offset + tokens]` of its prompt, for the next `tiles` tiles.
 
-    Every image has the same context ids, so two prompts of equal ids may show different images. `sha256` tells them
-    apart: it is the hex digest of the block's tile bytes, and empty in a prompt, which does not know its tiles.
+    Every image has the same context ids, so two prompts of equal ids may show different images.
     """
 
     offset: int
     tokens: int
     tiles: int
-    sha256: str = ""
 
 
 @dataclass(frozen=True)

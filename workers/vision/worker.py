@@ -67,54 +67,70 @@ class Worker:
     stopping: threading.Event
     cached: CachedPrompts = field(default_factory=CachedPrompts)
     isolation: Isolation = field(default_factory=Isolation)
+    wait_s: float = 0.5  #: that a slot waits for another job before it returns to its hints; 0: not at all
 
     def handle_hint(self, hint: str) -> int:
         """Process jobs while there are any, up to `MAX_JOBS_PER_HINT`; return how many.
 
-        If many jobs wait, the hint is passed on with the first claim, so that free slots follow although submissions
-        publish none then. It is published again at the end, unless the store said that nothing waits, or many hints do.
+        After the last ready job the slot waits for another one, which wakes it without a hint: to publish, deliver and
+        acknowledge one takes as long as all the rest of a short job. If many jobs wait, the hint is passed on with the
+        first claim, and with one after waiting, so that free slots follow although submissions publish none then. It is
+        published again at the end, unless the store said that nothing waits, or many hints do.
         """
-        done, more = 0, True
-        while more and done < MAX_JOBS_PER_HINT and self.isolation.enter(self.stopping):
+        rounds, done, more, pass_on = 0, 0, True, hint
+        while more and rounds < MAX_JOBS_PER_HINT and self.isolation.enter(self.stopping):
+            rounds += 1
+            slot = f"{self.name}/{threading.get_ident()}" if self.wait_s and rounds < MAX_JOBS_PER_HINT else ""
             try:
-                processed = self._process_next(pass_on="" if done else hint)
+                processed = self._process_next(slot, pass_on)
             finally:
                 self.isolation.leave()
-            if not processed:
-                IDLE_HINTS.inc(not done)
-                return done
-            more = processed == "more"
-            done += 1
+            done += processed in ("last", "more")
+            woken = bool(slot) and processed in ("nothing", "last") and self._woken(slot)
+            more, pass_on = woken or processed == "more", hint if woken else ""
         if more:
             self.hints.job(self.served.model.id, hint, unless_waiting=MANY_READY)
+        IDLE_HINTS.inc(not (done or more))
         return done
 
-    def _process_next(self, pass_on: str = "") -> Literal["", "last", "more"]:
-        """Process a job, "" if there was none; tell whether it was the last, or more may wait."""
-        asked = time.monotonic()
-        job = self._claim(pass_on)
-        if job is None:
-            return ""
-        with self.jobs.track(job, asked + self.settings.lease) as attempt, _logged_as(job):
-            more = self._finish(attempt, self._outcome(attempt))
-        return "more" if more else "last"
-
-    def _claim(self, pass_on: str) -> Job | None:
-        """Claim a job, and publish the hint `pass_on` again if many jobs wait."""
+    def _woken(self, slot: str) -> bool:
+        """Wait for a submission to wake `slot`, which is registered as waiting; tell whether it is to claim."""
         try:
-            claimed = self.store.run(
-                transitions.claim(
-                    self.served.model.id,
-                    self.name,
-                    self.settings.lease,
-                    self.cached.keys(),
-                    self.settings.affinity_window,
-                )
-            )
+            if not self.stopping.is_set() and self.store.await_wake(slot, self.wait_s):
+                return True
+            return self.store.run(transitions.stop_waiting(self.served.model.id, slot))
+        except QueueUnavailable as error:
+            log.warning("wait for a job cut short", error=error.detail)
+            return True
+
+    def _process_next(self, slot: str = "", pass_on: str = "") -> Literal["unavailable", "nothing", "last", "more"]:
+        """Process a job if one is ready; tell whether more may be, or `slot` waits from now on: `nothing`, `last`."""
+        asked = time.monotonic()
+        try:
+            job = self._claim(slot, pass_on)
         except QueueUnavailable as error:
             CLAIMS.labels("unavailable").inc()
             log.warning("claim failed, the reconciler will repeat the hint", error=error.detail)
-            return None
+            return "unavailable"
+        if job is None:
+            return "nothing"
+        with self.jobs.track(job, asked + self.settings.lease, slot, self.wait_s) as attempt, _logged_as(job):
+            more = self._finish(attempt, self._outcome(attempt))
+        return "more" if more else "last"
+
+    def _claim(self, slot: str, pass_on: str) -> Job | None:
+        """Claim a job, and publish the hint `pass_on` again if many jobs wait. Raises `QueueUnavailable`."""
+        claimed = self.store.run(
+            transitions.claim(
+                self.served.model.id,
+                self.name,
+                self.settings.lease,
+                self.cached.keys(),
+                self.settings.affinity_window,
+                slot,
+                self.wait_s,
+            )
+        )
         self.hints.deliveries(*claimed.messages)
         CLAIMS.labels("job" if claimed.value else "nothing").inc()
         if claimed.more and pass_on:
@@ -179,7 +195,7 @@ class Worker:
         )
         self.cached.add(attempt.job, len(engine_request.prompt.ids))
         done = generation.run(self.served.engine, attempt, engine_request, text)
-        flushed = text.flush()
+        flushed = text.finish()
         outcome = self._store(attempt, done)
         flushed.wait(DELTA_FLUSH_TIMEOUT_S)
         wait(previews, PREVIEW_TIMEOUT_S)

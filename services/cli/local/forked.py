@@ -46,6 +46,7 @@ SHARED_IMPORTS = (
     "shared.store.transitions",
     "shared.tokenization.tokenizer",
     "shared.views",
+    "uvicorn",
 )
 _PR_SET_NAME = 15
 _FIRST_OTHER_FD = 3

@@ -78,4 +78,11 @@ def params_named(names: Mapping[str, str]) -> Iterator[list[str]]:
             error.field = images[error.image]
         elif found is not None:
             error.field = names[found] + field.removeprefix(found)
+        error.args = (_renamed(error.detail, names),)
         raise
+
+
+def _renamed(detail: str, names: Mapping[str, str]) -> str:
+    for name, param in names.items():
+        detail = detail.replace(f"`{name}`", f"`{param}`")
+    return detail

@@ -23,7 +23,7 @@ _COMMON: Mapping[str, tuple[Any, ...]] = {
 }
 RESPONSES: Mapping[str, tuple[Any, ...]] = {
     **_COMMON,
-    "include": ([],),
+    "include": ([], ["reasoning.encrypted_content"]),  # the models do not reason apart from the answer
     "truncation": ("disabled",),
     "reasoning": ({},),
     "stream_options": ({}, {"include_obfuscation": False}, {"include_obfuscation": True}),

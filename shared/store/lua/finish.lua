@@ -1,11 +1,14 @@
--- End a running job. ARGV: id, attempt, state, JSON fields. Repeating it after a lost answer changes nothing.
+-- End a running job. ARGV: id, attempt, state, JSON fields, slot or '', seconds: where no other job is ready the slot waits for
+-- one from now on. Repeating it after a lost answer changes nothing.
 -- Returns {1 or 0 (lease lost), deliveries now due, 1 if another job of the model is ready, else 0}.
 local j = job(ARGV[1])
 
 -- What a claim would look at, so that a worker needs no claim to learn that nothing waits.
 local function more()
   promote()
-  return fewer_ready(j.model, 1) and 0 or 1
+  if not fewer_ready(j.model, 1) then return 1 end
+  wait_for_job(j.model, ARGV[5], ARGV[6])
+  return 0
 end
 
 if j.attempt == ARGV[2] and j.state == ARGV[3] and not is_active(j.state) then return {1, {}, more()} end

@@ -19,6 +19,8 @@
 --   secrets_keys        ids of the keys that encrypt stored secrets
 --   unarchived          ids of ended jobs by their end, until it is in a group object (shared/ended.py)
 --   archiver            which reconciler writes group objects, for some seconds
+--   waiting:{m}         slots of workers that wait for a job, by when they stop
+--   wake:{slot}         list, an entry for a slot that waited and is to claim
 --   hinted              by model, when a submission last asked for a hint although many jobs waited
 -- FAILURES, put in front by shared/store/client.py, maps the code of a failure to its message (shared/errors.py).
 local P = KEYS[1]
@@ -109,6 +111,22 @@ local function fewer_ready(model, limit)
   return true
 end
 
+-- Let `slot`, unless it is '', wait for a job of `model` for some seconds, since none is ready: a submission wakes it.
+local function wait_for_job(model, slot, seconds)
+  if slot ~= '' then call('ZADD', P .. 'waiting:' .. model, stamp(now + tonumber(seconds)), slot) end
+end
+
+-- Wake a slot that waits for a job of `model`, so that no hint is needed; return whether there was one. It waits no longer
+-- from this moment on, so that no two jobs wake the same slot.
+local function wake(model)
+  local first = call('ZPOPMIN', P .. 'waiting:' .. model)
+  while first[1] and tonumber(first[2]) <= now do first = call('ZPOPMIN', P .. 'waiting:' .. model) end
+  if not first[1] then return false end
+  call('RPUSH', P .. 'wake:' .. first[1], '1')
+  call('EXPIRE', P .. 'wake:' .. first[1], 60)
+  return true
+end
+
 -- Jobs that will be claimed before the queued job `id`, as things stand.
 local function position(id, j)
   local turns = P .. 'turns:' .. j.model .. ':' .. j.priority
@@ -132,7 +150,8 @@ local function position(id, j)
   return before
 end
 
--- Change the state of a job: record, indexes, counts, and the notification on the channel `changes`. No other code does.
+-- Change the state of a job: record, indexes, counts, and the notification on the channel `changes`, which a new job needs not:
+-- nobody knows its id yet. No other code does.
 local function move(id, j, to)
   local index = P .. 'jobs:' .. j.tenant
   if j.state ~= '' then
@@ -149,7 +168,7 @@ local function move(id, j, to)
     call('HINCRBY', P .. 'batch:' .. j.batch, to, 1)
   end
   call('HSET', P .. 'job:' .. id, 'state', to)
-  call('PUBLISH', P .. 'changes', id .. ' ' .. to)
+  if j.state ~= '' then call('PUBLISH', P .. 'changes', id .. ' ' .. to) end
   j.state = to
 end
 

@@ -1,5 +1,6 @@
 -- Statistics of the store: {{model, card, live workers, ready jobs, …}, jobs per state, transitions per state, repairs,
--- {outbox, leases, hooks, trash, unarchived, age of the oldest due hint, expired lease, due delivery, end outside of a group}}.
+-- {outbox, leases, hooks, trash, unarchived, batches of files that have not ended, age of the oldest due hint, expired lease,
+-- due delivery, end outside of a group, batch that is due}}.
 local models, seen = {}, {}
 local function ready(model)
   local n = 0
@@ -26,4 +27,5 @@ local function age(set)
 end
 return {models, call('HGETALL', P .. 'counts'), call('HGETALL', P .. 'moves'), call('HGETALL', P .. 'repairs'), {
   call('ZCARD', P .. 'outbox'), call('ZCARD', P .. 'leases'), call('ZCARD', P .. 'hooks'), call('ZCARD', P .. 'trash'),
-  call('ZCARD', P .. 'unarchived'), age('outbox'), age('leases'), age('hooks'), age('unarchived')}}
+  call('ZCARD', P .. 'unarchived'), call('ZCARD', P .. 'batches_due'),
+  age('outbox'), age('leases'), age('hooks'), age('unarchived'), age('batches_due')}}

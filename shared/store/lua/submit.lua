@@ -18,10 +18,12 @@ if order.batch ~= cjson.null then
   put_batch(order.batch)
 end
 
--- Whether the next job of a model needs a hint. Where many are ready it needs none: as many hints as are many jobs lead
--- every free slot to the queue, each slot claims until it is empty, and one that follows a hint passes it on while many wait.
+-- Whether the next job of a model needs a hint. Where a slot waits for a job it needs none: the slot is woken. Where many are
+-- ready it needs none: as many hints as are many jobs lead every free slot to the queue, each slot claims until it is empty,
+-- and one that follows a hint or was woken passes it on while many wait.
 -- Hints may have been lost, so that one is published every `hint_period` even so.
 local function needs_hint(model)
+  if wake(model) then return 0 end
   if fewer_ready(model, order.many_ready) then return 1 end
   if now - tonumber(call('HGET', P .. 'hinted', model) or 0) < order.hint_period then return 0 end
   call('HSET', P .. 'hinted', model, stamp(now))

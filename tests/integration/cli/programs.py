@@ -29,7 +29,7 @@ def python(name: str, code: str, **rest: object) -> Program:
 def pid_of(folder: Path, name: str) -> int:
     """The pid in the file of `name`, once it is there."""
     path = folder / "run" / f"{name}.pid"
-    return int(eventually(lambda: path.read_text() if path.exists() else None) or 0)
+    return int(eventually(lambda: path.read_text() if path.exists() else None, 60) or 0)
 
 
 def alive(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from services.cli.checks import Finding
 from services.cli.local.ports import free_ports
 from services.cli.local.seaweed import S3
 from services.cli.remedies import durability_remedy
+from shared.ids import new_id
 from shared.settings import Settings
 from shared.store import transitions
 from shared.store.client import Store
@@ -44,13 +46,24 @@ def test_workers_fast_paths_are_listed_with_what_to_do_about_those_that_are_miss
         card = {"fast_paths": {"prompts": ["used", "2x"], "answers": ["missing", "no cc"], "tiles": ["slower", "0.5x"]}}
         store.run(transitions.register_worker("mini", "a", card, 60))
         store.run(transitions.register_worker("gone", "b", card, 0))
-    found = by_name(list(checks.fast_paths(settings_of(redis_url=valkey_url, redis_prefix=prefix))))
+    found = by_name(list(checks.workers(settings_of(redis_url=valkey_url, redis_prefix=prefix))))
     assert found["fast paths of mini"] == Finding("ok", "fast paths of mini", "prompts")
     assert found["answers of mini"].level == "warn"
     assert "no cc" in found["answers of mini"].seen
     assert "gcc" in found["answers of mini"].fix
     assert found["tiles of mini"].level == "ok"
     assert not [name for name in found if "gone" in name]
+
+
+@pytest.mark.parametrize(("waits_s", "level"), [(-30, "ok"), (5, "ok"), (600, "fail")])
+def test_batches_of_files_that_nobody_works_on_are_told(
+    valkey_url: str, prefix: str, waits_s: float, level: str
+) -> None:
+    with redis.Redis.from_url(valkey_url, decode_responses=True) as client:
+        client.zadd(f"{prefix}batches_due", {new_id("batch"): time.time() - waits_s})
+    (finding,) = checks.workers(settings_of(redis_url=valkey_url, redis_prefix=prefix))
+    assert (finding.what, finding.level) == ("batches of files", level)
+    assert ("services.intake.batches" in finding.fix) is (level == "fail")
 
 
 def advised(finding: Finding, admin: "redis.Redis") -> None:

@@ -42,6 +42,10 @@ def test_no_order_of_events_leaves_a_free_slot_without_a_hint_while_a_job_is_rea
     assert not [state for state in states if state.starving or state.stalled]
 
 
+def test_the_search_finds_what_starves_when_a_slot_is_woken_twice() -> None:
+    assert any(state.starving for state in hints.reachable(7, Rules(wake_once=False)))
+
+
 @pytest.mark.parametrize("many", [1, 2, 4])
 def test_no_more_hints_wait_than_jobs_were_submitted(many: int) -> None:
     assert all(state.hints <= 7 - state.to_come for state in hints.reachable(7, Rules(many)))
@@ -93,3 +97,51 @@ def test_a_repeated_submission_asks_for_its_hint_again(store: Store) -> None:
     jobs = [a_job() for _ in range(MANY_READY + 2)]
     hinted(store, *jobs)
     assert hinted(store, jobs[-1]) == (True,)
+
+
+def ended(store: Store, slot: str, wait_s: float = LONG) -> bool:
+    """Claim a job and end it in `slot`; tell whether another one is ready."""
+    job = store.run(transitions.claim("m", "w", LONG)).value
+    assert job is not None
+    return store.run(transitions.finish(job.id, job.attempt, State.SUCCEEDED, {}, slot, wait_s)).more
+
+
+def test_a_slot_that_waits_is_woken_once_and_then_a_hint_is_asked_for(store: Store) -> None:
+    hinted(store, a_job())
+    assert not ended(store, "w/1")
+    assert [hinted(store, a_job(model="other")), hinted(store, a_job()), hinted(store, a_job())] == [
+        (True,),
+        (False,),
+        (True,),
+    ]
+    assert store.await_wake("w/1", 5)
+    assert not store.await_wake("w/1", 0.01)
+
+
+def test_a_batch_wakes_as_many_slots_as_wait(store: Store) -> None:
+    hinted(store, *[a_job() for _ in range(2)])
+    assert ended(store, "w/1")  # another job is ready, so that this slot claims it and does not wait
+    assert not ended(store, "w/2")
+    hinted(store, a_job())
+    assert store.await_wake("w/2", 5)
+    assert not ended(store, "w/1")
+    hinted(store, a_job())
+    assert not ended(store, "w/2")
+    assert hinted(store, *[a_job() for _ in range(3)]) == (False, True, True)
+
+
+def test_a_slot_that_waited_long_enough_is_not_woken(store: Store) -> None:
+    hinted(store, a_job())
+    assert not ended(store, "w/1", 0)
+    assert hinted(store, a_job()) == (True,)
+
+
+def test_a_slot_that_stops_waiting_learns_whether_it_was_woken(store: Store) -> None:
+    hinted(store, a_job())
+    ended(store, "w/1")
+    assert not store.run(transitions.stop_waiting("m", "w/1"))
+    assert hinted(store, a_job()) == (True,)
+    ended(store, "w/1")
+    hinted(store, a_job())
+    assert store.run(transitions.stop_waiting("m", "w/1"))
+    assert not store.await_wake("w/1", 0.01)

@@ -412,7 +412,7 @@ def test_every_change_is_published_for_those_who_wait(store: Store) -> None:
         job = running(store)
         finish(store, job)
         heard = eventually(lambda: listener.get_message(ignore_subscribe_messages=True, timeout=0.1))
-    assert heard["data"] == f"{job.id} queued"
+    assert heard["data"] == f"{job.id} running"  # nobody waits for a job before it is queued
 
 
 def test_an_unclaimed_hint_is_due_again_later_and_never_after_the_claim(store: Store) -> None:

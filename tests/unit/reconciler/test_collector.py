@@ -37,6 +37,8 @@ def test_jobs_workers_and_queues_are_shown() -> None:
         'tileq_store_queue_size{queue="leases"} 1.0',
         'tileq_store_queue_size{queue="unarchived"} 0.0',
         'tileq_store_queue_lateness_seconds{queue="unarchived"} 0.0',
+        'tileq_store_queue_size{queue="batches"} 0.0',
+        'tileq_store_queue_lateness_seconds{queue="batches"} 0.0',
     }
 
 

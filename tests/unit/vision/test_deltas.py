@@ -10,10 +10,10 @@ from redis.exceptions import ConnectionError as Away
 from shared.events import STREAM_TTL_S, stream_key
 from shared.jobs import State
 from tests.metrics import sample
-from tests.unit.vision.worker_fixture import ScriptedEngine, WorkerFixture, answer
+from tests.unit.vision.worker_fixture import WorkerFixture
 from tests.waiting import eventually
 from workers.vision.deltas import DeltaWriter
-from workers.vision.engine.base import Delta
+from workers.vision.engine.echo import EchoEngine
 
 
 class CountingRedis(fakeredis.FakeRedis):
@@ -49,19 +49,33 @@ def entries(client: CountingRedis, job: str) -> list[tuple[str, str, str]]:
 
 def test_text_of_many_jobs_goes_out_together(client: CountingRedis, deltas: DeltaWriter) -> None:
     buffers = [deltas.buffer(f"job-{n}", 1) for n in range(10)]
+    for buffer in buffers:
+        buffer.add("first ")
+    eventually(lambda: all(entries(client, buffer.job) for buffer in buffers))
+    before = client.trips
     for text in ("one ", "two"):
         for buffer in buffers:
             buffer.add(text)
-    eventually(lambda: entries(client, "job-9"))
-    assert client.trips == 1
-    assert all(entries(client, f"job-{n}") == [("1", "0", "one two")] for n in range(10))
+    eventually(lambda: entries(client, "job-9")[1:])
+    assert client.trips == before + 1
+    assert all(entries(client, buffer.job)[1:] == [("1", "6", "one two")] for buffer in buffers)
     left: Any = client.ttl(stream_key("t:", "job-0"))
     assert STREAM_TTL_S - 5 < left <= STREAM_TTL_S
 
 
-def test_text_is_written_without_a_flush(client: CountingRedis, deltas: DeltaWriter) -> None:
+def test_the_first_text_of_an_attempt_does_not_wait_for_the_interval(client: CountingRedis) -> None:
+    deltas = DeltaWriter(client, "t:", interval=3600)
+    deltas.start()
     deltas.buffer("job", 1).add("text")
     eventually(lambda: entries(client, "job"))
+    deltas.close()
+
+
+def test_text_is_written_without_a_flush(client: CountingRedis, deltas: DeltaWriter) -> None:
+    buffer = deltas.buffer("job", 1)
+    for text in ("text ", "and more"):
+        buffer.add(text)
+    eventually(lambda: "".join(text for _, _, text in entries(client, "job")) == "text and more")
 
 
 def test_a_flush_does_not_wait_for_the_interval(client: CountingRedis) -> None:
@@ -72,6 +86,27 @@ def test_a_flush_does_not_wait_for_the_interval(client: CountingRedis) -> None:
     assert buffer.flush().wait(10)
     assert entries(client, "job") == [("2", "0", "last words")]
     deltas.close()
+
+
+def test_text_that_was_not_written_before_the_end_is_not_written(client: CountingRedis) -> None:
+    deltas = DeltaWriter(client, "t:", interval=3600)
+    deltas.start()
+    buffer = deltas.buffer("job", 1)
+    buffer.add("all of it")
+    assert buffer.finish().is_set()
+    deltas.close()
+    assert client.trips == 0
+
+
+def test_the_rest_of_a_text_that_was_written_in_part_is_written_at_the_end(
+    client: CountingRedis, deltas: DeltaWriter
+) -> None:
+    buffer = deltas.buffer("job", 1)
+    buffer.add("first")
+    buffer.flush().wait(10)
+    buffer.add(" and last")
+    assert buffer.finish().wait(10)
+    assert entries(client, "job") == [("1", "0", "first"), ("1", "5", " and last")]
 
 
 def test_a_flush_of_nothing_sends_nothing(client: CountingRedis, deltas: DeltaWriter) -> None:
@@ -120,13 +155,13 @@ def test_closing_writes_what_is_left(client: CountingRedis) -> None:
 def test_losing_the_events_redis_costs_no_job(
     build: Callable[..., WorkerFixture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = build(engine=ScriptedEngine(Delta("yes", 1), answer("yes")))
+    worker = build(engine=EchoEngine(0.1))
 
     def away(*_: Any, **__: Any) -> None:
         raise Away("away")
 
     monkeypatch.setattr(worker.deltas, "_client", type("Gone", (), {"pipeline": away})())
-    job = worker.submit()
+    job = worker.submit("one two three")
     worker.handle_hint()
     assert worker.state(job) is State.SUCCEEDED
     assert worker.deltas_of(job) == []

@@ -1,6 +1,7 @@
 """How a job is processed: what is read, asked, stored and reported."""
 
 import io
+import threading
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from typing import Any
@@ -50,6 +51,43 @@ def test_a_job_of_a_former_release_is_answered_from_its_objects(worker: WorkerFi
     assert worker.handle_hint() == 1
     assert worker.read(job).tiles == 6
     assert worker.read(job).result == result_key(job.id, 1)  # it has no key with which its end is archived
+
+
+def waiting(worker: WorkerFixture, wait_s: float) -> threading.Thread:
+    """Follow a hint in a thread, whose slot waits for `wait_s` after its last job."""
+    thread = threading.Thread(target=replace(worker.worker, wait_s=wait_s).handle_hint, args=("hint",))
+    thread.start()
+    return thread
+
+
+def test_a_slot_that_waits_takes_a_job_for_which_no_hint_is_published(worker: WorkerFixture) -> None:
+    first = worker.submit("one")
+    thread = waiting(worker, 30)
+    eventually(lambda: worker.state(first) is State.SUCCEEDED)
+    second = worker.submit("two")  # publishes no hint
+    eventually(lambda: worker.state(second) is State.SUCCEEDED)
+    worker.shutdown.stopping.set()
+    third = worker.submit("three")  # wakes the slot, which stops
+    thread.join(10)
+    assert not thread.is_alive()
+    assert (worker.state(third), worker.hints.jobs) == (State.QUEUED, ["hint"])
+
+
+def test_a_slot_that_waited_in_vain_returns_to_its_hints(worker: WorkerFixture) -> None:
+    worker.submit("one")
+    thread = waiting(worker, 0.05)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert worker.store.client.zcard(f"{worker.store.prefix}waiting:{MODEL}") == 0
+    assert worker.hints.jobs == []
+
+
+def test_a_slot_whose_store_is_away_while_it_waits_claims_and_returns(worker: WorkerFixture) -> None:
+    worker.submit("one")
+    worker.store.away = lambda script: script == "stop_waiting"
+    thread = waiting(worker, 0.05)
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 STAGES = ("queue", "fetch", "tile", "engine_wait", "vision", "prefill", "decode")
@@ -259,12 +297,11 @@ def test_the_log_names_job_attempt_and_trace(worker: WorkerFixture) -> None:
 
 
 def test_deltas_add_up_to_the_output_before_the_job_has_ended(build: Build) -> None:
-    words = [Delta(word, n) for n, word in enumerate(("one", " two", " 三", ""), 1)]
-    worker = build(engine=ScriptedEngine(*words, answer("one two 三")))
-    job = worker.submit()
+    worker = build(engine=EchoEngine(0.1))
+    job = worker.submit("one two 三")
     worker.handle_hint()
     parts = worker.deltas_of(job)
-    assert "".join(part.text for part in parts) == "one two 三"
+    assert "".join(part.text for part in parts) == "echo: one two 三"
     assert {part.attempt for part in parts} == {1}
     offsets = [part.offset for part in parts]
     assert offsets == [sum(len(part.text) for part in parts[:n]) for n in range(len(parts))]

@@ -221,6 +221,7 @@ class WorkerFixture:
             self.deltas,
             self.jobs,
             self.shutdown.stopping,
+            wait_s=0,
         )
 
     @contextmanager

@@ -21,10 +21,9 @@ from workers.vision.engine.assembly import resident_engine
 from workers.vision.engine.base import Engine
 from workers.vision.engine.factory import BUNDLED
 from workers.vision.engine.transformers import Loaded, TransformersEngine
-from workers.vision.model.cpu_kernels import cpu_kernels
 from workers.vision.model.fused import fuse
-from workers.vision.model.gpu_kernels import gpu_kernels
 from workers.vision.model.hf_model import assemble
+from workers.vision.model.loader import kernels_for
 from workers.vision.model.placement import on_one_device
 from workers.vision.model.vision_language_model import VisionLanguageModel, build_model
 from workers.vision.model.weights import Weight
@@ -97,12 +96,8 @@ def make_model(
 ) -> tuple[VisionLanguageModel, Config, Tokenizer]:
     """The packed model of `sizes`, and what an engine needs beside it."""
     config, tokenizer = shapes(sizes)
-    kernels = (
-        cpu_kernels(config.decoder, dtype, quantised, report)
-        if device.type == "cpu"
-        else gpu_kernels(config.decoder, dtype, device, report)
-    )
     fused = fuse(weights(config), config, dtype, on_one_device(config, device))
+    kernels = kernels_for(config.decoder, dtype, device, quantised, report)
     return build_model(config, fused, kernels), config, tokenizer
 
 

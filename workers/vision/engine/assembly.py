@@ -15,14 +15,11 @@ from workers.vision.engine.device_paths import checked_pipelining, checked_steps
 from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.resident import ResidentEngine
 from workers.vision.engine.scheduler import Limits
-from workers.vision.engine.step_allowance import (
-    decoder_layer_operations,
-    measure_seconds_per_operation,
-    vision_layer_operations,
-)
+from workers.vision.engine.step_allowance import decoder_layer_operations, vision_layer_operations
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.decode_steps import DecodeSteps
 from workers.vision.model.decoder import Decoder
+from workers.vision.model.device import seconds_per_operation
 from workers.vision.model.gpu_kernels import PAGED_ATTENTION
 from workers.vision.model.graph import GraphPool
 from workers.vision.model.kv_pages import KVPages, page_bytes
@@ -109,7 +106,7 @@ def default_slots(device: torch.device) -> int:
 
 def step_budget(config: Config, dtype: torch.dtype, device: torch.device) -> StepBudget:
     """What a step may do; on a CPU a tile takes seconds, on a GPU milliseconds."""
-    each = measure_seconds_per_operation(dtype, device)
+    each = seconds_per_operation(dtype, device)
     row_s = each * config.decoder.layers * decoder_layer_operations(config, 1)
     tile_s = each * config.used_layers * vision_layer_operations(config, 1)
     if device.type == "cuda":

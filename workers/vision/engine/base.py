@@ -11,17 +11,14 @@ EngineError
 └── EngineFailed: EngineClosed, DeviceLost                                        this and every later request
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import accumulate
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.vision.prompts import ImageSpan, Prompt
+from workers.vision.prompts import Prompt
 
 #: Takes the ids generated so far, returns (vocab,) of those that may come next.
 TokenMask = Callable[[Sequence[int]], NDArray[np.bool_]]
@@ -121,19 +118,6 @@ class EngineRequest:
         places = sum(span.tiles for span in self.prompt.images)
         if places != len(self.tiles):
             raise ValueError(f"the prompt has image tokens for {places} tiles, but there are {len(self.tiles)}")
-
-    @cached_property
-    def images(self) -> tuple[ImageSpan, ...]:
-        """The spans of the prompt with the digests of their tiles, hashed at the first call (about 1 ms a tile)."""
-        ends = list(accumulate(span.tiles for span in self.prompt.images))
-        return tuple(
-            replace(span, sha256=_digest(self.tiles[end - span.tiles : end]))
-            for span, end in zip(self.prompt.images, ends, strict=True)
-        )
-
-
-def _digest(tiles: Tiles) -> str:
-    return hashlib.sha256(np.ascontiguousarray(tiles).data).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from workers.vision.engine.sequence import Sequence
 from workers.vision.model.decode_steps import DecodeSteps
 from workers.vision.model.kv_pages import KVPages
 from workers.vision.model.packed_batch import PAGE_TOKENS, PackedBatch, Segment
-from workers.vision.model.transfers import Mark, Readback, mark, staging, to_device
+from workers.vision.model.transfers import Mark, Readback, staging, to_device
 from workers.vision.model.vision_language_model import VisionLanguageModel
 
 Encode = Callable[[Tensor], Tensor]  #: (T, side, side, 3) uint8 in the host's memory to (T, tokens of a tile, hidden)
@@ -108,7 +108,7 @@ class ModelRunner:
 
     def mark(self) -> Mark:
         """Mark where the device's queue ends now."""
-        return mark(self._newest.device)
+        return Mark(self._newest.device)
 
     def _open(self, sequence: Sequence) -> None:
         if self._steps and not sequence.opened:

@@ -103,11 +103,6 @@ class PagePool:
             else:
                 self._set_free(page)
 
-    def clear(self) -> None:
-        """Forget every idle page."""
-        while self._idle:
-            self._forget(self._idle.popitem()[0])
-
     def _forget(self, page: int) -> None:
         self._unpublish(page)
         self._set_free(page)

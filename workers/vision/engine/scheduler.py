@@ -62,11 +62,6 @@ class Schedule:
     chunks: tuple[Chunk, ...]
 
     @property
-    def empty(self) -> bool:
-        """Nothing to do."""
-        return not (self.tiles or self.chunks)
-
-    @property
     def rows(self) -> int:
         """Of all chunks."""
         return sum(chunk.rows for chunk in self.chunks)

@@ -6,16 +6,10 @@ measured speed: of one matrix product at the start, and then of the layers as th
 memory and other processes make them slower than products.
 """
 
-import time
-
-import torch
-
 from workers.vision.checkpoint.config import Config
 
 HANG_FACTOR = 10.0  #: times slower than measured before a step counts as hanging
 SMOOTHING = 0.1  #: weight of the newest layer in the measured speed
-PRODUCT_SIDE = 768  #: of the square matrices multiplied to measure the speed
-PRODUCTS = 4  #: of which the fastest counts; the first one warms up
 
 
 class StepAllowance:
@@ -65,17 +59,3 @@ def vision_layer_operations(config: Config, tiles: int) -> float:
     tokens = vision.grid**2 + 1
     weights = 4 * vision.hidden**2 + 2 * vision.hidden * vision.inner
     return tiles * (2.0 * tokens * weights + 4.0 * tokens**2 * vision.hidden)
-
-
-def measure_seconds_per_operation(dtype: torch.dtype, device: torch.device) -> float:
-    """Return the seconds of one multiplication or addition in the fastest of a few matrix products on `device`."""
-    matrix = torch.ones(PRODUCT_SIDE, PRODUCT_SIDE, dtype=dtype, device=device)
-    return min(_seconds_of_product(matrix) for _ in range(PRODUCTS)) / (2 * PRODUCT_SIDE**3)
-
-
-def _seconds_of_product(matrix: torch.Tensor) -> float:
-    began = time.perf_counter()
-    product = matrix @ matrix
-    if product.is_cuda:
-        torch.cuda.synchronize(product.device)
-    return time.perf_counter() - began

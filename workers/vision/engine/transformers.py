@@ -34,8 +34,9 @@ from workers.vision.engine.base import (
 )
 from workers.vision.engine.detokenize import IncrementalDetokenizer
 from workers.vision.engine.handle import RequestHandle
-from workers.vision.engine.step_allowance import StepAllowance, measure_seconds_per_operation
+from workers.vision.engine.step_allowance import StepAllowance
 from workers.vision.engine.torch_errors import translate
+from workers.vision.model.device import seconds_per_operation
 from workers.vision.model.hf_model import StockModel
 from workers.vision.model.image_features import MAX_BATCH_TILES, embed, feature_batches
 from workers.vision.prompts import IMAGE_CONTEXT, TEMPLATES
@@ -79,7 +80,7 @@ class TransformersEngine:
         on_cpu = loaded.device.type == "cpu"
         self._allowance = StepAllowance(
             loaded.config,
-            measure_seconds_per_operation(loaded.dtype, loaded.device),
+            seconds_per_operation(loaded.dtype, loaded.device),
             layers_per_step=1 if on_cpu else loaded.config.vision.layers + loaded.config.decoder.layers,
         )
         _call_after_each_layer(loaded.model, self._layer_done)

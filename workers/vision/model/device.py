@@ -7,6 +7,8 @@ import torch
 
 from workers.vision.checkpoint.fields import CheckpointError
 
+PRODUCT_SIDE = 768  # of the square matrices multiplied to measure the speed, as large as a layer
+PRODUCTS = 4  # of which the fastest counts; the first one warms up
 MIN_BF16_SPEEDUP = 1.5  # on a CPU; below it, bf16's coarser numbers are not worth it
 
 
@@ -32,16 +34,19 @@ def choose_dtype(name: str, device: str, fits: Callable[[torch.dtype], bool] = l
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16
         return torch.float32 if fits(torch.float32) else torch.float16
-    faster = _seconds(torch.float32) / _seconds(torch.bfloat16)
-    return torch.bfloat16 if faster > MIN_BF16_SPEEDUP else torch.float32
+    narrow, wide = (seconds_per_operation(kind, torch.device(device)) for kind in (torch.bfloat16, torch.float32))
+    return torch.bfloat16 if wide / narrow > MIN_BF16_SPEEDUP else torch.float32
 
 
-def _seconds(dtype: torch.dtype) -> float:
-    """Best of three multiplications of the size of a layer; the first one warms up."""
-    matrix = torch.ones(768, 768, dtype=dtype)
-    best = float("inf")
-    for _ in range(4):
-        began = time.perf_counter()
-        matrix @ matrix
-        best = min(best, time.perf_counter() - began)
-    return best
+def seconds_per_operation(dtype: torch.dtype, device: torch.device) -> float:
+    """Return the seconds of one multiplication or addition in the fastest of a few matrix products on `device`."""
+    matrix = torch.ones(PRODUCT_SIDE, PRODUCT_SIDE, dtype=dtype, device=device)
+    return min(_seconds_of_product(matrix) for _ in range(PRODUCTS)) / (2 * PRODUCT_SIDE**3)
+
+
+def _seconds_of_product(matrix: torch.Tensor) -> float:
+    began = time.perf_counter()
+    product = matrix @ matrix
+    if product.is_cuda:
+        torch.cuda.synchronize(product.device)
+    return time.perf_counter() - began

@@ -15,7 +15,6 @@ from torch import Tensor
 from workers.vision.checkpoint.cache import Report
 
 State = Literal["used", "missing", "failed", "wrong", "slower"]
-STATES: tuple[State, ...] = ("used", "missing", "failed", "wrong", "slower")
 Way = Callable[..., Tensor]
 WAY = TypeVar("WAY")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from workers.vision.checkpoint.cache import Report
 from workers.vision.checkpoint.checkpoint import Checkpoint
 from workers.vision.checkpoint.checksums import compute_checksums, verify
-from workers.vision.checkpoint.config import Quantised
+from workers.vision.checkpoint.config import DecoderConfig, Quantised
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.model.cpu_kernels import cpu_kernels
 from workers.vision.model.decoder import DecoderKernels
@@ -78,11 +78,7 @@ def load_packed(checkpoint: Checkpoint, options: LoadOptions, report: Report) ->
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device, lambda dtype: _fits(checkpoint, device, dtype, None))
     placement = _place(checkpoint, device, dtype, None)
-    kernels = (
-        cpu_kernels(checkpoint.config.decoder, dtype, options.quantised, report)
-        if device == "cpu"
-        else gpu_kernels(checkpoint.config.decoder, dtype, placement.blocks[1], report)
-    )
+    kernels = kernels_for(checkpoint.config.decoder, dtype, placement.blocks[1], options.quantised, report)
     with _timed(checkpoint, options.quantised or dtype, placement, report):
         with reading(checkpoint, options.pinned, report) as weights:
             fused = fuse(weights, checkpoint.config, dtype, placement)
@@ -108,6 +104,15 @@ def _watched(kernels: DecoderKernels, total: int, quantised: Quantised | None, r
 
     linear, head, encoder_linear = map(watched, (kernels.linear, kernels.head, kernels.encoder_linear))
     return replace(kernels, linear=linear, head=head, encoder_linear=encoder_linear)
+
+
+def kernels_for(
+    config: DecoderConfig, dtype: torch.dtype, device: torch.device, quantised: Quantised | None, report: Report
+) -> DecoderKernels:
+    """What a model computes with on `device`."""
+    if device.type == "cpu":
+        return cpu_kernels(config, dtype, quantised, report)
+    return gpu_kernels(config, dtype, device, report)
 
 
 @contextmanager

@@ -6,55 +6,32 @@ is copied and nothing waited for.
 
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 
-class Mark(Protocol):
-    """A point on a device's time line."""
+class Mark:
+    """Where the queue of a device ends now: on a GPU an event on its current stream; a CPU has come here already."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._at = time.perf_counter()
+        self._event: Any = None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            self._event.record(torch.cuda.current_stream(device))
 
     def wait(self) -> None:
         """Block until the device has come here."""
+        if self._event:
+            self._event.synchronize()
 
     def since(self, earlier: Self) -> float:
         """Seconds from `earlier` to here, once both have passed."""
-
-
-class HostMark:
-    """Of a CPU, which has come here already."""
-
-    def __init__(self) -> None:
-        self._at = time.perf_counter()
-
-    def wait(self) -> None:
-        """See `Mark`."""
-
-    def since(self, earlier: Self) -> float:
-        """See `Mark`."""
+        if self._event:
+            return float(earlier._event.elapsed_time(self._event)) / 1000
         return self._at - earlier._at
-
-
-class CudaMark:
-    """An event on the device's current stream."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        self._event.record(torch.cuda.current_stream(device))
-
-    def wait(self) -> None:
-        """See `Mark`."""
-        self._event.synchronize()
-
-    def since(self, earlier: Self) -> float:
-        """See `Mark`."""
-        return float(earlier._event.elapsed_time(self._event)) / 1000
-
-
-def mark(device: torch.device) -> Mark:
-    """Mark where the device's queue ends now."""
-    return CudaMark(device) if device.type == "cuda" else HostMark()
 
 
 def to_device(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -74,7 +51,7 @@ class Readback:
         """Queue the copy of `values` (N,) int64."""
         self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.is_cuda)
         self._values.copy_(values, non_blocking=True)
-        self._ready = mark(values.device)
+        self._ready = Mark(values.device)
 
     def read(self) -> list[int]:
         """Wait for them."""

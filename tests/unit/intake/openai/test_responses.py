@@ -279,6 +279,7 @@ class TestErrors:
         ("asked", "code", "param"),
         [
             ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools"),
+            ({"include": ["message.output_text.logprobs"]}, "unsupported_parameter", "include"),
             ({"max_output_tokens": 10**6}, "invalid_field", "max_output_tokens"),
             ({"temperature": 3}, "invalid_field", "temperature"),
             ({"model": "gpt-9"}, "unknown_model", "model"),
@@ -288,7 +289,7 @@ class TestErrors:
             ({"input": [{"type": "function_call_output"}]}, "unsupported_parameter", "input.0.type"),
             ({"input": [{"role": "tool", "content": "x"}]}, "invalid_field", "input.0.role"),
             ({"input": with_image(image_url="data:image/png;base64,AAAA")}, "undecodable_image", "input.0.content.1"),
-            ({"input": with_image(image_url="https://x/a.png")}, "invalid_field", "input.0.content.1"),
+            ({"input": with_image(image_url="https://x/a.png")}, "image_urls_disabled", "input.0.content.1"),
             ({"input": with_image(detail="huge")}, "invalid_field", "input.0.content.1.detail"),
             ({"extra_body": {"tileq": {"tiles": 99}}}, "invalid_field", "tileq.tiles.number"),
             ({"extra_body": {"nonsense": 1}}, "invalid_field", "nonsense"),
@@ -299,6 +300,18 @@ class TestErrors:
             sdk.responses.create(**({"input": "Hi", "background": True} | asked))
         assert (caught.value.code, caught.value.param) == (code, param)
         assert caught.value.request_id
+
+    @pytest.mark.parametrize(
+        ("asked", "said"),
+        [
+            ({"input": " "}, "the text of `input` is empty"),
+            ({"previous_response_id": "resp_0"}, "`previous_response_id` must be"),
+            ({"max_output_tokens": 10**6}, "`max_output_tokens` is 1e.06"),
+        ],
+    )
+    def test_a_message_names_openais_parameters(self, sdk: OpenAI, asked: Any, said: str) -> None:
+        with pytest.raises(openai.BadRequestError, match=said):
+            sdk.responses.create(**({"input": "Hi", "background": True} | asked))
 
     def test_an_unknown_response_is_not_found(self, sdk: OpenAI) -> None:
         with pytest.raises(openai.NotFoundError) as caught:

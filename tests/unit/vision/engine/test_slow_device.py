@@ -19,7 +19,7 @@ from workers.vision.engine.resident import ResidentEngine
 from workers.vision.engine.sampler import Row
 from workers.vision.engine.scheduler import Chunk, Limits, TileWork
 from workers.vision.engine.step_budget import StepBudget
-from workers.vision.model.transfers import HostMark, Readback
+from workers.vision.model.transfers import Mark, Readback
 from workers.vision.prompts import ImageSpan, Prompt
 from workers.vision.watchdog import Watchdog
 
@@ -70,8 +70,8 @@ class SimulatedRunner:
     def choose(self, forward: Forward, places: list[int], rows: list[Row]) -> Readback:
         return Readback(torch.full((len(places),), TOKEN))
 
-    def mark(self) -> HostMark:
-        return HostMark()
+    def mark(self) -> Mark:
+        return Mark(torch.device("cpu"))
 
     def _take(self, seconds: float) -> None:
         for _ in range(LAYERS):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from workers.vision.model.device import choose_dtype
+from workers.vision.model.device import choose_dtype, seconds_per_operation
 from workers.vision.model.placement import weight_dtype
 
 
@@ -40,3 +40,7 @@ def test_a_number_type_that_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatc
 def test_tower_and_projector_of_a_float16_model_are_float32(name: str, dtype: torch.dtype) -> None:
     assert weight_dtype(name, torch.float16) is dtype
     assert weight_dtype(name, torch.bfloat16) is torch.bfloat16
+
+
+def test_the_speed_of_this_machine_is_a_plausible_one() -> None:
+    assert 1e-14 < seconds_per_operation(torch.float32, torch.device("cpu")) < 1e-6
