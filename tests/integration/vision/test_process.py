@@ -201,7 +201,7 @@ def an_image() -> bytes:
 
 
 def test_a_submitted_job_is_answered_with_its_tiles_text_and_view(backends: Backends) -> None:
-    with backends.worker():
+    with backends.worker(TILEQ_ECHO_DELAY="0.1"):
         job = backends.ended(backends.submit("What is this? 这是什么？", an_image()))
     assert job.state is State.SUCCEEDED, backends.log()
     assert (job.attempt, job.tiles, job.owner) == (1, 3, "one")
@@ -368,7 +368,7 @@ def test_a_store_that_does_not_answer_for_a_while_costs_no_attempt(backends: Bac
 
 def test_an_unavailable_events_redis_costs_no_job(backends: Backends) -> None:
     (unused,) = free_ports(1)
-    with backends.worker(TILEQ_EVENTS_URL=f"redis://127.0.0.1:{unused}/0"):
-        job = backends.ended(backends.submit("?"))
+    with backends.worker(TILEQ_EVENTS_URL=f"redis://127.0.0.1:{unused}/0", TILEQ_ECHO_DELAY="0.1"):
+        job = backends.ended(backends.submit("one two three"))
     assert job.state is State.SUCCEEDED
     assert "deltas lost" in backends.log()
