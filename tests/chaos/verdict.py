@@ -79,7 +79,8 @@ def _one_terminal_state(facts: Facts, verdict: Verdict) -> Iterator[str]:
         if len(states) > 1:
             verdict.duplicate_terminals += 1
             yield f"duplicate terminal: {id} ended as {' and as '.join(sorted(states))}"
-        texts = {(body.get("output") or {}).get("text") for body in facts.seen.get(id, ())}
+        # The answer to a cancellation and a list leave a large output out.
+        texts = {(body.get("output") or {}).get("text") for body in facts.seen.get(id, ())} - {None}
         if len(texts) > 1:
             verdict.duplicate_terminals += 1
             yield f"duplicate terminal: {id} answered {' and then '.join(map(repr, sorted(map(str, texts))))}"
