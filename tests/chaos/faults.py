@@ -509,7 +509,7 @@ def s3_full(run: Run) -> None:
 @fault
 def restart_storage(run: Run) -> None:
     """SIGKILL the object storage, start it again: what it acknowledged is there."""
-    with run.ledger.fault("restart_storage", "seaweedfs", outage=True) as fault:
+    with run.ledger.fault("restart_storage", "seaweedfs", costs_attempts=True) as fault:
         with run.fleet.down("seaweedfs") as pid:
             wait(0.5)
         if run.fleet.restarted("seaweedfs", pid):
@@ -518,7 +518,7 @@ def restart_storage(run: Run) -> None:
 
 def _of_storage(run: Run, name: str, break_it: Callable[[FaultProxy], None], counted: str) -> None:
     proxies = run.fleet.proxies_of("s3")
-    with run.ledger.fault(name, "seaweedfs", outage=True) as fault:
+    with run.ledger.fault(name, "seaweedfs", costs_attempts=True) as fault:
         _break_and_heal(fault, proxies, break_it, counted, 2.5)
 
 
@@ -529,7 +529,7 @@ def _of_storage(run: Run, name: str, break_it: Callable[[FaultProxy], None], cou
 def cut_worker(run: Run) -> None:
     """A worker loses the network for longer than its lease (18)."""
     name = run.worker()
-    with run.ledger.fault("cut_worker", name, outage=True) as fault:
+    with run.ledger.fault("cut_worker", name, costs_attempts=True) as fault:
         proxies = run.fleet.proxies_of("redis", name) + run.fleet.proxies_of("s3", name)
         _break_and_heal(fault, proxies, FaultProxy.cut, "refused", LEASE_S + 1)
 

@@ -37,7 +37,6 @@ class Fault:
     ended: float = 0
     evidence: str = ""  #: what shows that it really happened; empty: it did not
     costs_attempts: bool = False  #: it may make a worker lose an attempt
-    outage: bool = False  #: it may cost one job every attempt
     loses_keys: bool = False  #: Idempotency-Keys taken before it may be forgotten
 
 
@@ -119,10 +118,10 @@ class Ledger:
 
     @contextmanager
     def fault(
-        self, name: str, target: str, *, costs_attempts: bool = False, outage: bool = False, loses_keys: bool = False
+        self, name: str, target: str, *, costs_attempts: bool = False, loses_keys: bool = False
     ) -> Iterator[Fault]:
         """Write down a fault for as long as the block lasts; the block sets its `evidence`."""
-        fault = Fault(name, target, time.time(), 0, "", costs_attempts or outage, outage, loses_keys)
+        fault = Fault(name, target, time.time(), 0, "", costs_attempts, loses_keys)
         with self._lock:
             self.faults.append(fault)
         try:

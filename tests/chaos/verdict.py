@@ -120,10 +120,8 @@ def _right_answer(facts: Facts, one: Submission, job: Json) -> Iterator[str]:
 
 
 def _excused(facts: Facts, job: Json) -> bool:
-    """Tell whether a job that failed met an outage of storage, or a costly fault for each of its attempts."""
+    """Tell whether a job that failed met a costly fault for each of its attempts."""
     error, met = job.get("error") or {}, _met(facts, job)
-    if error.get("code") == "storage_unavailable" and any(fault.outage for fault in met):
-        return True
     return bool(error.get("retryable")) and len(met) >= job["max_attempts"]
 
 

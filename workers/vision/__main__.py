@@ -34,6 +34,7 @@ from workers.vision.images.pipeline import HeaderOnlyImages, ImagePipeline
 from workers.vision.images.url_client import ImageUrlClient
 from workers.vision.images.url_images import UrlImages
 from workers.vision.shutdown import GracefulShutdown
+from workers.vision.storage_outages import StorageOutages
 from workers.vision.watchdog import Watchdog
 from workers.vision.worker import Worker
 
@@ -86,7 +87,8 @@ def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: Decoder
     registration = WorkerRegistration(store, served.model.id, name, card)
     kind = HeaderOnlyImages if settings.engine == "echo" and not settings.echo_tiles else ImagePipeline
     images = kind(objects, decoders, threads=image_threads)
-    url_images = UrlImages(objects, ImageUrlClient(settings), settings, max_jobs=max(1, slots // 2))
+    storage = StorageOutages(objects)
+    url_images = UrlImages(storage, ImageUrlClient(settings), settings, max_jobs=max(1, slots // 2))
     deltas = DeltaWriter(connect(settings.events_endpoint), settings.redis_prefix, settings.delta_interval)
     heartbeat = Heartbeat(store, jobs, engine, registration, lease=settings.lease, interval=settings.cancel_interval)
     shutdown = GracefulShutdown(store, jobs, engine, settings.shutdown_grace)
@@ -94,7 +96,7 @@ def serve(settings: VisionWorkerSettings, served: ServedModel, decoders: Decoder
         name,
         settings,
         store,
-        objects,
+        storage,
         Hints(app),
         served,
         images,

@@ -22,7 +22,7 @@ from shared.jobs import Job
 from shared.request_archive import read_manifest
 from shared.requests import Request
 from shared.settings import VisionWorkerSettings
-from shared.storage import ObjectStorage, result_key
+from shared.storage import result_key
 from shared.store import transitions
 from shared.store.client import Store
 from shared.store.command import StoreCommand, TransitionResult
@@ -38,6 +38,7 @@ from workers.vision.images.url_images import UrlImages
 from workers.vision.isolation import Isolation
 from workers.vision.outcomes import Outcome
 from workers.vision.shortage import shortage_of
+from workers.vision.storage_outages import StorageOutages
 
 MAX_JOBS_PER_HINT = 50  #: so that the hint's message is acknowledged in time
 COMMIT_RETRY_DELAY_S = 0.5
@@ -57,7 +58,7 @@ class Worker:
     name: str
     settings: VisionWorkerSettings
     store: Store
-    objects: ObjectStorage
+    storage: StorageOutages
     hints: Publisher
     served: ServedModel
     images: ImagePipeline
@@ -78,7 +79,7 @@ class Worker:
         published again at the end, unless the store said that nothing waits, or many hints do.
         """
         rounds, done, more, pass_on = 0, 0, True, hint
-        while more and rounds < MAX_JOBS_PER_HINT and self.isolation.enter(self.stopping):
+        while more and rounds < MAX_JOBS_PER_HINT and self._may_begin():
             rounds += 1
             slot = f"{self.name}/{threading.get_ident()}" if self.wait_s and rounds < MAX_JOBS_PER_HINT else ""
             try:
@@ -92,6 +93,9 @@ class Worker:
             self.hints.job(self.served.model.id, hint, unless_waiting=MANY_READY)
         IDLE_HINTS.inc(not (done or more))
         return done
+
+    def _may_begin(self) -> bool:
+        return self.storage.over(self.stopping) and self.isolation.enter(self.stopping)
 
     def _woken(self, slot: str) -> bool:
         """Wait for a submission to wake `slot`, which is registered as waiting; tell whether it is to claim."""
@@ -182,9 +186,9 @@ class Worker:
 
     def _answer(self, attempt: Attempt) -> Outcome:
         with attempt.stage("fetch"):
-            request = self._read(attempt.job)
+            request = self.storage.outlast(attempt, lambda: self._read(attempt.job))
             images = self.url_images.store(attempt, request.images)
-            data = self.images.fetch(attempt, images)
+            data = self.storage.outlast(attempt, lambda: self.images.fetch(attempt, images))
         with attempt.stage("tile"):
             tiled = self.images.tile(attempt, images, data, request.thumbnail)
         note_decoded(attempt, tiled)
@@ -205,19 +209,16 @@ class Worker:
         if job.request:
             return Request.model_validate_json(job.request)
         try:
-            return read_manifest(self.objects, job.id).request
-        except (ObjectMissing, StorageDown) as error:
+            return read_manifest(self.storage.objects, job.id).request
+        except ObjectMissing as error:
             raise Transient("storage_unavailable", error.detail) from error
 
     def _store(self, attempt: Attempt, done: Done) -> Outcome:
         result = outcomes.result_of(attempt, done)
         if attempt.job.seal and result.fits_record:
             return outcomes.succeeded(attempt, result, "")
-        key = result_key(attempt.job.id, attempt.job.attempt)
-        try:
-            self.objects.put(key, result.to_bytes(), "application/json")
-        except StorageDown as error:
-            raise Transient("storage_unavailable", error.detail) from error
+        key, data = result_key(attempt.job.id, attempt.job.attempt), result.to_bytes()
+        self.storage.outlast(attempt, lambda: self.storage.objects.put(key, data, "application/json"))
         return outcomes.succeeded(attempt, result, key)
 
     def _finish(self, attempt: Attempt, outcome: Outcome) -> bool:
@@ -239,7 +240,7 @@ class Worker:
     def _archive_end(self, id: str) -> None:
         """Store the end of a job that was not answered; of one that is queued again there is none to store."""
         try:
-            archive_ends(self.store, self.objects, [id])
+            archive_ends(self.store, self.storage.objects, [id])
         except (QueueUnavailable, StorageDown) as error:
             log.warning("end of the job not stored, the reconciler will store it", error=error.detail)
 

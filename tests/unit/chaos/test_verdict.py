@@ -185,13 +185,12 @@ def test_two_jobs_for_a_key_are_forgiven_where_the_keys_were_lost_with_the_store
     assert judge(facts(listed={1: ["job_1", "job_2"]}, faults=[flush])).violations == []
 
 
-def test_an_outage_of_storage_explains_that_a_job_failed_for_want_of_it() -> None:
+def test_an_outage_of_storage_does_not_explain_that_a_job_failed_for_want_of_it() -> None:
     error = {"code": "storage_unavailable", "retryable": True}
     failed = job(state="failed", output=None, attempt=3, error=error)
-    outage = Fault("s3_down", "seaweedfs", BEGAN, ENDED, "refused 9", costs_attempts=True, outage=True)
+    outage = Fault("s3_down", "seaweedfs", BEGAN, ENDED, "refused 9", costs_attempts=True)
     whole = {"final": {"job_1": failed}, "seen": {}, "arrivals": [arrival("job.failed")]}
-    assert judge(facts(**whole, faults=[outage])).violations == []
-    assert judge(facts(**whole, faults=[FAULT])).violations
+    assert judge(facts(**whole, faults=[outage])).violations
 
 
 def test_a_fault_that_happened_when_it_was_tried_again_is_no_violation() -> None:

@@ -160,10 +160,6 @@ def image_left_out(worker: WorkerFixture) -> None:
         worker.objects.put(key, pack({"request.json": b"{}"}), "")
 
 
-def storage_full(worker: WorkerFixture) -> None:
-    worker.objects.refused = ".json"
-
-
 def no_decoder(worker: WorkerFixture) -> None:
     worker.decoder.error = DecoderUnavailable("no process")
 
@@ -175,7 +171,6 @@ def no_decoder(worker: WorkerFixture) -> None:
         (no_archive, "storage_unavailable"),
         (other_bytes, "storage_unavailable"),
         (image_left_out, "storage_unavailable"),
-        (storage_full, "storage_unavailable"),
         (no_decoder, "worker_lost"),
     ],
 )
@@ -183,9 +178,8 @@ def test_a_transient_error_is_tried_again_and_fails_the_last_attempt(
     build: Build, trouble: Callable[[WorkerFixture], None], code: str
 ) -> None:
     worker = build(settings=Settings(retry_backoff=60))
-    former = trouble is storage_full  # its result is an object
-    job = worker.submit("?", images=[b"image"], max_attempts=1, former=former)
-    other = worker.submit("?", images=[b"image"], max_attempts=2, former=former)
+    job = worker.submit("?", images=[b"image"], max_attempts=1)
+    other = worker.submit("?", images=[b"image"], max_attempts=2)
     trouble(worker)
     worker.handle_hint()
     failed(worker, job, code, retryable=True, image=0 if trouble is no_decoder else None)

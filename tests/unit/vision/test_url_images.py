@@ -153,11 +153,16 @@ def test_a_fetch_that_can_never_succeed_fails_the_job_at_once(worker: WorkerFixt
     assert worker.read(job).attempt == 1
 
 
-def test_a_storage_that_takes_no_image_is_tried_again(worker: WorkerFixture) -> None:
+def test_an_image_waits_for_the_storage_to_take_it_and_is_not_fetched_again(worker: WorkerFixture) -> None:
     worker.objects.refused = "image-0"
     job = worker.submit("?", urls=[URL], record={"max_attempts": 1})
-    worker.handle_hint()
-    failed(worker, job, "storage_unavailable", retryable=True, image=0)
+    before = sample("tileq_vision_storage_failures_total")
+    thread = worker.handle_hint_in_thread()
+    eventually(lambda: sample("tileq_vision_storage_failures_total") > before)
+    worker.objects.refused = "nothing"
+    thread.join(10)
+    assert worker.state(job) is State.SUCCEEDED
+    assert worker.web.asked == [URL]
 
 
 def test_a_worker_whose_setting_is_off_fetches_nothing(build: Build) -> None:

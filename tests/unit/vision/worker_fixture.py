@@ -39,6 +39,7 @@ from workers.vision.images.decoder_pool import TiledImage
 from workers.vision.images.pipeline import ImagePipeline
 from workers.vision.images.url_images import UrlImages
 from workers.vision.shutdown import GracefulShutdown
+from workers.vision.storage_outages import StorageOutages
 from workers.vision.worker import Worker
 
 MODEL = "tileq-demo"
@@ -63,11 +64,14 @@ class FlakyStore(Store):
 
 
 class FlakyObjects(MemoryStorage):
-    """An object storage that does not take keys ending in `refused`, and takes others when `gate` is open."""
+    """An object storage that does not take keys ending in `refused`, and takes others when `gate` is open.
+
+    It does not return keys ending in `unreadable`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.refused = "nothing"
+        self.refused = self.unreadable = "nothing"
         self.gate: Callable[[str], object] = lambda key: None
 
     def put(self, key: str, data: Any, media_type: str, size: int | None = None, sha256: str = "") -> None:
@@ -75,6 +79,15 @@ class FlakyObjects(MemoryStorage):
             raise StorageDown("503")
         self.gate(key)
         super().put(key, data, media_type, size, sha256)
+
+    def get(self, key: str, size: int | None = None) -> bytes:
+        if key.endswith(self.unreadable):
+            raise StorageDown("503")
+        return super().get(key, size)
+
+    def check(self) -> None:
+        if (self.refused, self.unreadable) != ("nothing", "nothing"):
+            raise StorageDown("503")
 
 
 class RecordedHints:
@@ -194,12 +207,14 @@ class WorkerFixture:
     decoder: FakeDecoder = field(default_factory=FakeDecoder)
     web: FakeWeb = field(default_factory=FakeWeb)
     jobs: InFlightJobs = field(default_factory=InFlightJobs)
+    hold_s: float = 30
 
     def __post_init__(self) -> None:
         self.deltas = DeltaWriter(self.store.client, self.store.prefix, self.settings.delta_interval)
         self.shutdown = GracefulShutdown(self.store, self.jobs, self.engine, self.settings.shutdown_grace)
         self.images = ImagePipeline(self.objects, self.decoder, threads=4)
-        self.url_images = UrlImages(self.objects, self.web, self.settings, max_jobs=1)
+        storage = StorageOutages(self.objects, self.hold_s, retry_interval_s=0.05)
+        self.url_images = UrlImages(storage, self.web, self.settings, max_jobs=1)
         self.registration = WorkerRegistration(self.store, MODEL, "worker-1", {"id": MODEL})
         self.heartbeat = Heartbeat(
             self.store,
@@ -213,7 +228,7 @@ class WorkerFixture:
             "worker-1",
             self.settings,
             self.store,
-            self.objects,
+            storage,
             self.hints,
             ServedModel(self.engine, BY_ID[MODEL], SIDE, None),
             self.images,

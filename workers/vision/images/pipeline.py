@@ -45,7 +45,7 @@ class ImagePipeline:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
 
     def fetch(self, attempt: Abortable, images: Sequence[StoredImage]) -> list[bytes]:
-        """Return the bytes of `images` as they were submitted. Raises `Transient`."""
+        """Return the bytes of `images` as they were submitted. Raises `Transient` and `StorageDown`."""
         try:
             data = read_images(
                 lambda keys: abortable_map(self._pool, attempt, self._storage.get, keys), [one.key for one in images]
@@ -53,7 +53,7 @@ class ImagePipeline:
         except MemoryError as error:
             size = sum(image.bytes for image in images)
             raise Transient("out_of_memory", f"no memory on this worker for images of {size} bytes") from error
-        except (ObjectMissing, StorageDown) as error:
+        except ObjectMissing as error:
             raise Transient("storage_unavailable", error.detail) from error
         except ValueError as error:
             raise Transient("storage_unavailable", f"the images can't be read: {error}") from error

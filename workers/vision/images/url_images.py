@@ -15,15 +15,15 @@ from typing import Protocol
 import structlog
 from prometheus_client import Counter, Histogram
 
-from shared.errors import ImageUrlsDisabled, Permanent, StorageDown, Transient
+from shared.errors import ImageUrlsDisabled, Permanent, Transient
 from shared.images import SNIFF_BYTES, sniff
 from shared.outbound.connection import Deadline
 from shared.records import JobImage
 from shared.requests import StoredImage
 from shared.settings import VisionWorkerSettings
-from shared.storage import ObjectStorage
 from workers.vision.attempt import Attempt
 from workers.vision.images.abortable_map import abortable_map
+from workers.vision.storage_outages import StorageOutages
 
 log = structlog.get_logger(__name__)
 FETCHES = Counter(
@@ -48,7 +48,7 @@ class UrlImages:
     """Fetches and stores images. `image_url_concurrency` bounds what goes side by side, over all jobs."""
 
     def __init__(
-        self, storage: ObjectStorage, client: ImageClient, settings: VisionWorkerSettings, max_jobs: int
+        self, storage: StorageOutages, client: ImageClient, settings: VisionWorkerSettings, max_jobs: int
     ) -> None:
         """`max_jobs`: that wait for images at a time."""
         self._places = threading.BoundedSemaphore(max_jobs)
@@ -100,8 +100,7 @@ class UrlImages:
         data = self._client.get(image.url, deadline)
         media_type, digest = sniff(data[:SNIFF_BYTES]), hashlib.sha256(data).hexdigest()
         attempt.check()  # an attempt that lost its lease must not replace what a newer one has stored
-        try:
-            self._storage.put(image.key, data, media_type or "", sha256=digest)
-        except StorageDown as error:
-            raise Transient("storage_unavailable", error.detail) from error
+        self._storage.outlast(
+            attempt, lambda: self._storage.objects.put(image.key, data, media_type or "", sha256=digest)
+        )
         return JobImage(media_type=media_type, bytes=len(data), sha256=digest)
