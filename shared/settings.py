@@ -511,8 +511,8 @@ class RetentionSettings(JobSettings, WebhookSettings):
         window = 2.1 * sum(self.webhook_schedule)
         if self.retain_for <= window:
             raise ValueError(
-                f"TILEQ_RETAIN_FOR={self.retain_for:g} is not longer than the webhook retry window of {window:g} s; "
-                "raise it or shorten TILEQ_WEBHOOK_SCHEDULE"
+                f"TILEQ_RETAIN_FOR={self.retain_for:.15g} is not longer than the webhook retry window of "
+                f"{window:.15g} s; raise it or shorten TILEQ_WEBHOOK_SCHEDULE"
             )
         return self
 

@@ -223,7 +223,7 @@ def fast_paths(stats: StoreStats) -> Iterator[Finding]:
     for name, model in stats.models.items():
         paths: dict[str, list[str]] = model.card.get("fast_paths", {}) if model.workers else {}
         if used := [path for path, (state, _) in paths.items() if state == "used"]:
-            yield Finding("ok", f"fast paths of {name}", ", ".join(used))
+            yield Finding("ok", f"fast paths of {name}", "; ".join(used))
         for path, (state, detail) in paths.items():
             if state == "slower":
                 yield Finding("ok", f"{path} of {name}", f"plain torch is faster: {detail}")

@@ -17,6 +17,7 @@ from services.intake.schemas.requests import (
     Webhook,
     nullable,
 )
+from services.intake.schemas.validation import worded
 from shared.jobs import Priority
 
 Model = Annotated[str, Field(min_length=1, max_length=128)]
@@ -108,6 +109,7 @@ class FileBatchRequest(NullableModel):
             description="after it, lines that are not answered are given up: `24h`, `30m`, `7d`",
             examples=["24h"],
         ),
+        worded("must be a whole number and a unit, `s`, `m`, `h` or `d`: `24h`"),
     ]
     output_expires_after: OutputExpiry | None = None
     metadata: Metadata = Field(default_factory=dict)

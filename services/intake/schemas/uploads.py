@@ -2,9 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, WrapValidator
 
 from services.intake.schemas.requests import NullableModel, StrictModel
+from services.intake.schemas.validation import worded
+
+
+def _hex(digits: int) -> WrapValidator:
+    return worded(f"must be {digits} hexadecimal digits in lower case")
 
 
 class ExpiresAfter(StrictModel):
@@ -22,11 +27,13 @@ class CreateUpload(NullableModel):
     bytes: Annotated[int, Field(ge=1, description="exactly so many are to be put")]
     mime_type: Annotated[str, Field(max_length=255, description="not looked at: the content decides")] = ""
     expires_after: ExpiresAfter | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="that the bytes must have")] | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="that the bytes must have"), _hex(64)] | None = (
+        None
+    )
 
 
 class CompleteUpload(NullableModel):
     """What the bytes must be, beside what was announced."""
 
     part_ids: list[str] = Field([], max_length=0, description="empty: the bytes are put to `put_url`")
-    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
+    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$"), _hex(32)] | None = None

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from shared.errors import InvalidField
 
@@ -20,6 +20,18 @@ def read(schema: type[M], value: Mapping[str, Any]) -> M:
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         raise invalid_fields(found) from error
+
+
+def worded(message: str) -> WrapValidator:
+    """Return a validator by which the constraints before it are refused with `message`, not with their own words."""
+
+    def check(value: object, constraints: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return constraints(value)
+        except ValidationError as error:
+            raise ValueError(message) from error
+
+    return WrapValidator(check)
 
 
 def invalid_fields(found: Sequence[Any], skip: int = 0) -> InvalidField:

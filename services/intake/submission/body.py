@@ -102,7 +102,7 @@ async def read_body(
     `read_object` runs in another thread for a large body; the memory counts until the reservation is dropped.
     Raises `RequestError`.
     """
-    if _media_type(request) == FORM:
+    if _media_type(request, FORM, JSON) == FORM:
         return await read_form(request, settings, limits)
     return await _read_json(request, settings, read_object)
 
@@ -123,8 +123,7 @@ async def read_form(
 
     Raises `RequestError`.
     """
-    if _media_type(request) != FORM:
-        raise UnsupportedMediaType(f"this call accepts {FORM} only")
+    _media_type(request, FORM)
     _, options = parse_options_header(request.headers["content-type"])
     boundary = options.get(b"boundary", b"")
     if not boundary:
@@ -154,8 +153,7 @@ async def read_json(
 
 async def read_json_as(request: Request, settings: IntakeSettings, read_object: Callable[[dict[str, Any]], T]) -> T:
     """Return what `read_object`, in another thread for a large body, makes of a JSON one. Raises `RequestError`."""
-    if _media_type(request) != JSON:
-        raise UnsupportedMediaType(f"this call accepts {JSON} only")
+    _media_type(request, JSON)
     return await _read_json(request, settings, lambda body, _: read_object(body))
 
 
@@ -188,15 +186,16 @@ async def refuse_body(request: Request, settings: IntakeSettings) -> None:
             raise Malformed(detail)
 
 
-def _media_type(request: Request) -> str:
-    """Return the media type of the body. Raises `UnsupportedMediaType` for one that is compressed or unknown."""
+def _media_type(request: Request, *accepted: str) -> str:
+    """Return the media type of the body. Raises `UnsupportedMediaType` for a compressed one or none of `accepted`."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMediaType(f"Content-Encoding {encoding[:40]!r} is not supported; send the body uncompressed")
     sent = request.headers.get("content-type", "")
     kind = sent.partition(";")[0].strip().lower()
-    if kind not in (FORM, JSON):
-        raise UnsupportedMediaType(f"Content-Type is {kind[:80]!r}; send {FORM} or {JSON}")
+    if kind not in accepted:
+        found = f"Content-Type is {kind[:80]!r}" if kind else "the request has no Content-Type"
+        raise UnsupportedMediaType(f"{found}; this call accepts {' or '.join(accepted)}")
     _, options = parse_options_header(sent)
     charset = options.get(b"charset", b"utf-8").decode("latin-1")
     if kind == JSON and charset.lower() not in ("utf-8", "utf8", "us-ascii"):

@@ -117,7 +117,7 @@ def _check_limits(asked: JobRequest, settings: IntakeSettings) -> None:
     )
     for field, value, most in limits:
         if value > most:
-            raise InvalidField(f"`{field}` is {value:g}; at most {most:g} is allowed", field=field)
+            raise InvalidField(f"`{field}` is {value:.15g}; at most {most:.15g} is allowed", field=field)
     _check_sampling(asked.generation)
     _check_schema(asked.generation)
 

@@ -93,7 +93,7 @@ class FileBatches:
     def _window_s(self, window: str) -> float:
         seconds = int(window[:-1]) * _UNIT_S[window[-1]]
         if seconds > self._settings.max_batch_window:
-            detail = f"`completion_window` is {window}; at most {self._settings.max_batch_window:g} s are allowed"
+            detail = f"`completion_window` is {window}; at most {self._settings.max_batch_window:.15g} s are allowed"
             raise InvalidField(detail, field="completion_window")
         return seconds
 

@@ -48,7 +48,7 @@ def _unknown(start: bytes, media_type: str | None, size: int, image: int) -> Und
         return UndecodableImage(f"image {image} has {size} bytes, too few for any image", image=image)
     if media_type in _HEIF:
         found = "HEIC (this service takes it with the extra `heif`)"
-    detail = f"image {image} is {found} by its content; send {accepted_names()}"
+    detail = f"image {image} is, by its content, {found}; send {accepted_names()}"
     return UnsupportedImageType(detail, image=image)
 
 

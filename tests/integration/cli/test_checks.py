@@ -43,11 +43,18 @@ def test_workers_fast_paths_are_listed_with_what_to_do_about_those_that_are_miss
 ) -> None:
     with redis.Redis.from_url(valkey_url, decode_responses=True) as client:
         store = Store(client, prefix)
-        card = {"fast_paths": {"prompts": ["used", "2x"], "answers": ["missing", "no cc"], "tiles": ["slower", "0.5x"]}}
+        card = {
+            "fast_paths": {
+                "rows, 1": ["used", "2x"],
+                "rows, 16": ["used", "2x"],
+                "answers": ["missing", "no cc"],
+                "tiles": ["slower", "0.5x"],
+            }
+        }
         store.run(transitions.register_worker("mini", "a", card, 60))
         store.run(transitions.register_worker("gone", "b", card, 0))
     found = by_name(list(checks.workers(settings_of(redis_url=valkey_url, redis_prefix=prefix))))
-    assert found["fast paths of mini"] == Finding("ok", "fast paths of mini", "prompts")
+    assert found["fast paths of mini"] == Finding("ok", "fast paths of mini", "rows, 1; rows, 16")
     assert found["answers of mini"].level == "warn"
     assert "no cc" in found["answers of mini"].seen
     assert "gcc" in found["answers of mini"].fix

@@ -22,5 +22,10 @@ class Figure:
 
     def row(self) -> tuple[str, str, str, str]:
         """Name, figure, goal, met or missed."""
-        goal = "" if self.bound is None else f"{'<=' if self.at_most else '>='} {self.bound:g} {self.unit}"
-        return self.name, f"{self.value:.3g} {self.unit}", goal, {None: "", True: "met", False: "missed"}[self.met]
+        goal = "" if self.bound is None else f"{'<=' if self.at_most else '>='} {self.bound:.15g} {self.unit}"
+        return (
+            self.name,
+            f"{float(f'{self.value:.3g}'):.15g} {self.unit}",
+            goal,
+            {None: "", True: "met", False: "missed"}[self.met],
+        )

@@ -33,6 +33,14 @@ def test_every_line_is_answered_once_in_the_order_of_the_file(app: App, endpoint
     assert "It is line-0." in json.dumps(first["body"])
 
 
+def test_a_window_that_is_none_is_refused_in_words(app: App) -> None:
+    asked = {"input_file_id": upload(app, [line(0)]), "endpoint": CHAT}
+    for window in ("0s", "1 day", "24", 24):
+        error = app.http.post("/v1/batches", json=asked | {"completion_window": window}).json()["error"]
+        assert error["param"] == "completion_window"
+        assert error["message"].endswith("must be a whole number and a unit, `s`, `m`, `h` or `d`: `24h`")
+
+
 def test_lines_wait_in_their_file_while_the_queue_has_no_room(app: App) -> None:
     id = created(app, [line(n) for n in range(100)])
     body = worked(app, id, lambda body: body["status"] == "in_progress", answers=False)

@@ -306,7 +306,7 @@ class TestErrors:
         [
             ({"input": " "}, "the text of `input` is empty"),
             ({"previous_response_id": "resp_0"}, "`previous_response_id` must be"),
-            ({"max_output_tokens": 10**6}, "`max_output_tokens` is 1e.06"),
+            ({"max_output_tokens": 10**6}, "`max_output_tokens` is 1000000"),
         ],
     )
     def test_a_message_names_openais_parameters(self, sdk: OpenAI, asked: Any, said: str) -> None:

@@ -91,6 +91,27 @@ def test_another_type_of_body_is_415(intake: App, kind: str) -> None:
     problem(intake.http.post("/v1/batches", content=b"{}", headers=headers), 415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize(
+    ("path", "accepted"),
+    [
+        ("/v1/jobs", "multipart/form-data or application/json"),
+        ("/v1/batches", "multipart/form-data or application/json"),
+        ("/v1/responses", "application/json"),
+        ("/v1/files", "multipart/form-data"),
+        ("/v1/webhook_endpoints", "application/json"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["", "text/plain"])
+def test_the_refusal_of_a_type_names_those_that_the_call_takes(
+    intake: App, path: str, accepted: str, kind: str
+) -> None:
+    answer = intake.http.post(path, content=b"?", headers={"Content-Type": kind} if kind else {})
+    error = answer.json().get("error", {})
+    detail = answer.json().get("detail") or error["message"]
+    assert detail.endswith(f"this call accepts {accepted}")
+    assert ("no Content-Type" in detail) == (kind == "")
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip"])
 def test_a_compressed_body_is_415(intake: App, encoding: str) -> None:
     body = gzip.compress(json.dumps({"prompt": "a" * 1000}).encode())

@@ -177,6 +177,11 @@ def test_a_prompt_with_nothing_to_read_is_refused(intake: App, prompt: str) -> N
     assert problem(intake.submit(prompt, JPEG), 422, "invalid_field")["field"] == "prompt"
 
 
+def test_a_number_above_its_limit_is_shown_with_all_its_digits(intake: App) -> None:
+    answer = intake.submit("?", JPEG, generation={"max_new_tokens": 12_345_678})
+    assert "is 12345678; at most" in problem(answer, 422, "invalid_field")["detail"]
+
+
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     *(
         ({"generation": {"max_new_tokens": value}}, "generation.max_new_tokens")

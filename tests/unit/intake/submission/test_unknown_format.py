@@ -37,4 +37,6 @@ def test_it_is_named(start: bytes, name: str) -> None:
 )
 def test_what_a_shell_sends_by_mistake_is_answered_with_what_to_do(intake: App, sent: str, hint: str) -> None:
     answer = intake.http.post("/v1/jobs", data={"prompt": "?"}, files=[("image", (None, sent))])
-    assert hint in problem(answer, 415, "unsupported_image_type")["detail"]
+    detail = problem(answer, 415, "unsupported_image_type")["detail"]
+    assert hint in detail
+    assert detail.startswith("image 0 is, by its content, ")

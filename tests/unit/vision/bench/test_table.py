@@ -108,3 +108,8 @@ def test_a_figure_keeps_its_bound_or_misses_it(value: float, at_most: bool, met:
     figure = Figure("name", value, "x", 1.0, at_most)
     assert figure.met is met
     assert figure.row() == ("name", f"{value:g} x", f"{'<=' if at_most else '>='} 1 x", "met" if met else "missed")
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1256.4, "1260 x"), (0.01184, "0.0118 x"), (2_214_000, "2210000 x")])
+def test_a_figure_has_three_digits_that_count_and_no_exponent(value: float, shown: str) -> None:
+    assert Figure("name", value, "x").row()[1] == shown
