@@ -32,7 +32,8 @@ from shared.store import transitions
 from shared.store.client import Store
 
 JOBS_PER_GROUP = 500
-ARCHIVER_LEASE_S = 10  #: for which the others leave the groups to a reconciler that has taken ends
+#: For which the others leave the groups to a reconciler that has taken ends; what ends in it after that one died waits.
+ARCHIVER_LEASE_S = 2
 GROUP_GRACE_S = 86_400.0  #: for which a group outlives its jobs, whose objects may be deleted late
 MEDIA_TYPE = "application/jsonl"
 _HOUR = "%Y-%m-%dT%H"

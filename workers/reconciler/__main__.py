@@ -77,13 +77,16 @@ def run_until(stop: threading.Event, reconciler: Reconciler, settings: Reconcile
 
 
 def _tend_objects(stop: threading.Event, reconciler: Reconciler, settings: ReconcilerSettings) -> None:
-    """Run the steps that need object storage every `reconcile_period` seconds, and sweep every `SWEEP_PERIOD_S`.
+    """Run the steps that need object storage every `reconcile_period` seconds and whenever this process ended a job.
+
+    It sweeps every `SWEEP_PERIOD_S`.
 
     Steps that left more than they took are run again at once: what ends faster than it is deleted would fill the disk.
     """
     next_sweep = time.monotonic() + SWEEP_PERIOD_S
     is_more_left = False
-    while not stop.wait(0 if is_more_left else settings.reconcile_period):
+    while not stop.is_set():
+        reconciler.has_ended.wait(0 if is_more_left else settings.reconcile_period)
         is_more_left = reconciler.reconcile_objects()
         if time.monotonic() >= next_sweep:
             next_sweep = time.monotonic() + SWEEP_PERIOD_S

@@ -3,8 +3,9 @@
 Any number of reconcilers may run; each step is one atomic script, so two of them only share the work.
 """
 
-from collections import defaultdict
-from collections.abc import Callable
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from shared.ended import JOBS_PER_GROUP, archive_ends
 from shared.errors import QueueUnavailable, StorageDown
 from shared.files import delete_file_objects
 from shared.ids import new_id
+from shared.jobs import State
 from shared.settings import JobSettings
 from shared.storage import ObjectStorage, batch_key, delete_job_objects, endpoint_key
 from shared.store import deliveries, transitions
@@ -45,6 +47,8 @@ class Reconciler:
         self.settings = settings
         self.id = new_id("reconciler")
         self._index_is_complete = False
+        self._ended: deque[str] = deque()  #: jobs that this reconciler ended, until their ends are stored
+        self.has_ended = threading.Event()  #: set when a job is added, so that its end is stored at once
 
     def reconcile(self) -> None:
         """Run every step; one that fails is logged, counted and left to the next period."""
@@ -62,7 +66,8 @@ class Reconciler:
         They run in a thread of their own, so that leases never wait for object storage.
         """
         self._index_is_complete = self._index_is_complete or self._attempt(self.find_unarchived) is not None
-        left = [self._attempt(step) for step in (self.archive_ends, self.purge, self.empty_trash)]  # each of them
+        steps = (self.archive_own, self.archive_ends, self.purge, self.empty_trash)
+        left = [self._attempt(step) for step in steps]  # each of them
         return any(left)
 
     def reap(self) -> None:
@@ -71,6 +76,7 @@ class Reconciler:
         for id, state, owner in moved.value:
             TRANSITIONS.labels("reap", state).inc()
             log.warning("lease expired", job=id, worker=owner, state=state)
+        self._note_ended(id for id, state, _ in moved.value if state != State.QUEUED)
         self.hints.deliveries(*moved.messages)
 
     def expire(self) -> None:
@@ -80,6 +86,7 @@ class Reconciler:
             for id, state in moved.value:
                 TRANSITIONS.labels("expire", state).inc()
                 log.info("deadline passed", job=id, state=state)
+            self._note_ended(id for id, _ in moved.value)
             self.hints.deliveries(*moved.messages)
             if len(moved.value) < IDS_PER_PAGE:
                 return
@@ -105,11 +112,24 @@ class Reconciler:
             for msg in due[: max(0, len(due) - self.hints.depth(WEBHOOK_QUEUE))]:
                 self._repeat(WEBHOOK_QUEUE, self.hints.deliveries(msg))
 
+    def archive_own(self) -> bool:
+        """Store the ends that this reconciler made; where that fails they stay in the index, for `archive_ends`."""
+        self.has_ended.clear()
+        own = [self._ended.popleft() for _ in range(min(len(self._ended), JOBS_PER_GROUP))]
+        if own:
+            archive_ends(self.store, self.objects, own)
+        return bool(self._ended)
+
     def archive_ends(self) -> bool:
         """Store how jobs ended in group objects, unless another reconciler does."""
         while archive_ends(self.store, self.objects, archiver=self.id) == JOBS_PER_GROUP:
             pass
         return False
+
+    def _note_ended(self, ids: Iterable[str]) -> None:
+        self._ended.extend(ids)
+        if self._ended:
+            self.has_ended.set()
 
     def find_unarchived(self) -> bool:
         """Add the ended jobs of former releases, which stored no ends, to the index; once after each start."""

@@ -177,6 +177,27 @@ def test_ends_are_archived(reconciler: Reconciler) -> None:
     assert state(reconciler, running) is State.QUEUED
 
 
+@pytest.mark.parametrize("ends", ["expired", "lost"])
+def test_the_ends_that_a_reconciler_made_are_archived_although_a_dead_one_holds_the_groups(
+    reconciler: Reconciler, ends: str
+) -> None:
+    store = reconciler.store
+    store.client.set(f"{store.prefix}archiver", "another")
+    job = submit(store, start_within=0.001 if ends == "expired" else 60, max_attempts=1)
+    if ends == "lost":
+        assert store.run(transitions.claim("m", "w", 0.001)).value
+
+    def has_ended() -> bool:
+        reconciler.reconcile_store()
+        return reconciler.has_ended.is_set()
+
+    eventually(has_ended)
+    reconciler.reconcile_objects()
+    assert not reconciler.has_ended.is_set()
+    (group,) = newest_groups(reconciler.objects)
+    assert list(read_group(reconciler.objects, group)) == [job.id]
+
+
 def test_more_ends_than_one_group_takes_are_archived_in_one_period(
     reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
