@@ -159,10 +159,12 @@ class StorageSettings(ProcessSettings):
 
     @model_validator(mode="after")
     def _consistent_storage(self) -> Self:
+        variable = "TILEQ_S3_URL"
         try:
-            endpoint, _ = self.s3_endpoint, self.s3_public_endpoint
+            endpoint, variable = self.s3_endpoint, "TILEQ_S3_PUBLIC_URL"
+            _ = self.s3_public_endpoint
         except ValueError as error:
-            raise ValueError(f"TILEQ_S3_URL or TILEQ_S3_PUBLIC_URL: {error}") from None
+            raise ValueError(f"{variable}: {error}") from None
         if self.s3_ca_file and not endpoint.secure:
             raise ValueError("TILEQ_S3_CA_FILE is set, but TILEQ_S3_URL uses no TLS: begin it with https://")
         if bool(self.s3_access_key) != bool(self.s3_secret_key.get_secret_value()):

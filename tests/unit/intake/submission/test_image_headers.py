@@ -109,7 +109,7 @@ def test_what_is_not_on_the_list_is_not_even_opened(data: bytes, monkeypatch: py
 def test_heic_is_refused_with_the_extra_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.images.find_spec", lambda _: None)
     error = refused(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), UnsupportedImageType)
-    assert "is HEIC (this service takes it with the extra `heif`)" in error.detail
+    assert "HEIC (this service takes it with the extra `heif`)" in error.detail
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:

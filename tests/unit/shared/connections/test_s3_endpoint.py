@@ -76,7 +76,7 @@ def test_what_a_url_should_not_hold_is_refused_with_the_cure(url: str, reason: s
 
 
 def test_what_the_client_itself_refuses_is_refused_as_a_setting() -> None:
-    with pytest.raises(SettingsError, match=r"^TILEQ_S3_URL or TILEQ_S3_REGION: "):
+    with pytest.raises(SettingsError, match=r"^TILEQ_S3_URL, TILEQ_S3_PUBLIC_URL or TILEQ_S3_REGION: "):
         S3Storage(Settings(s3_region="eu_central_"))
 
 
@@ -86,6 +86,10 @@ def test_two_regions_contradict_one_another(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(SettingsError, match=r"^TILEQ_S3_URL: names the region eu-central-1, but TILEQ_S3_REGION is"):
         read_settings()
     monkeypatch.setenv("TILEQ_S3_REGION", "eu-central-1")
+    monkeypatch.setenv("TILEQ_S3_PUBLIC_URL", "https://s3.eu-west-1.amazonaws.com")
+    with pytest.raises(SettingsError, match=r"^TILEQ_S3_PUBLIC_URL: names the region eu-west-1"):
+        read_settings()
+    monkeypatch.delenv("TILEQ_S3_PUBLIC_URL")
     assert read_settings().s3_endpoint.region == "eu-central-1"
 
 
