@@ -29,6 +29,7 @@ from shared.errors import (
     Overloaded,
     QuotaExceeded,
     StorageUnavailable,
+    UnsupportedImageType,
     UnsupportedMediaType,
     UnsupportedParameter,
 )
@@ -51,6 +52,7 @@ _CONTENT: Responses = {
         Malformed,
         BodyTooLarge,
         ImageTooLarge,
+        UnsupportedImageType,
         UnsupportedMediaType,
         UnsupportedParameter,
         InvalidField,

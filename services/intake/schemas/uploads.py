@@ -35,5 +35,9 @@ class CreateUpload(NullableModel):
 class CompleteUpload(NullableModel):
     """What the bytes must be, beside what was announced."""
 
-    part_ids: list[str] = Field([], max_length=0, description="empty: the bytes are put to `put_url`")
+    part_ids: Annotated[
+        list[str],
+        Field(max_length=0, description="empty: the bytes are put to `put_url`"),
+        worded("must be []: parts are not served; put the whole file to `put_url`"),
+    ] = Field([])
     md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$"), _hex(32)] | None = None

@@ -21,12 +21,10 @@ from shared.errors import (
     InvalidField,
     NotFound,
     ObjectMissing,
-    UnsupportedImageType,
     UploadsDisabled,
 )
 from shared.files import RANGE_BYTES, File, FileWriter, Purpose, file_prefix
 from shared.ids import created_at, is_id, new_id
-from shared.images import SNIFF_BYTES, accepted_formats, accepted_names, sniff
 from shared.records import RecordValue
 from shared.settings import IntakeSettings
 from shared.store.client import AsyncStore
@@ -136,14 +134,13 @@ class DirectUploads:
         """Return the bytes as the content of the file, checked."""
         copy, digest = FileUpload(self._storage, writer), hashlib.md5(usedforsecurity=False)
         async for piece in self._sent(upload):
-            if copy.size == 0 and upload.purpose == "vision" and sniff(piece[:SNIFF_BYTES]) not in accepted_formats():
-                raise UnsupportedImageType(f"the file is no image by its content; send {accepted_names()}")
             digest.update(piece)
             copy.write(piece)
             await copy.drain()
         await copy.drain(0)
         if copy.size != upload.bytes:
             raise InvalidField(f"{_amount(copy.size, upload.bytes)} were put, not {upload.bytes}", field="bytes")
+        copy.check_content(upload.purpose)
         if upload.sha256 and writer.sha256 != upload.sha256:
             raise InvalidField(f"the bytes have the SHA-256 {writer.sha256}, not the one announced", field="sha256")
         if md5 and digest.hexdigest() != md5:

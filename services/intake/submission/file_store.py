@@ -22,9 +22,11 @@ from shared.errors import (
     RequestError,
     StorageUnavailable,
     UnknownFile,
+    UnsupportedImageType,
 )
 from shared.files import RANGE_BYTES, File, FileWriter, Purpose, content_key
 from shared.ids import is_id
+from shared.images import SNIFF_BYTES, accepted_formats, accepted_names, sniff
 from shared.object_writers import PART_BYTES
 from shared.store import files, transitions
 from shared.store.client import AsyncStore
@@ -48,12 +50,23 @@ class FileUpload(StreamedUpload):
     def __init__(self, storage: Storage, writer: FileWriter) -> None:
         super().__init__("file")
         self.writer = writer
+        self._start = b""
         self._storage = storage
 
     def named(self, name: str, filename: str | None) -> "FileUpload":
         """Return this upload, which is the part `name`."""
         self.name, self.filename = name, filename
         return self
+
+    def write(self, data: bytes) -> None:
+        """Append `data`."""
+        self._start += data[: SNIFF_BYTES - len(self._start)]
+        super().write(data)
+
+    def check_content(self, purpose: Purpose) -> None:
+        """Raise `UnsupportedImageType` for a file of the purpose `vision` that is no image of an accepted format."""
+        if purpose == "vision" and sniff(self._start) not in accepted_formats():
+            raise UnsupportedImageType(f"the file is no image by its content; send {accepted_names()}")
 
     async def drain(self, least_bytes: int = PART_BYTES) -> None:
         """Store what is pending, if it is at least `least_bytes`. Raises `StorageUnavailable`."""
@@ -77,7 +90,11 @@ class FileStore:
     async def commit(
         self, caller: Principal, upload: FileUpload, fields: FileFields, idempotency_key: str | None
     ) -> File:
-        """Return the file, which is durable, or the one that an earlier request with the same key made."""
+        """Return the file, which is durable, or the one that an earlier request with the same key made.
+
+        Raises `RequestError`.
+        """
+        upload.check_content(fields.purpose)
         await upload.drain(0)
         fingerprint = f"file {fields} {upload.writer.sha256}"
         async with reserve_key(self._store, caller.tenant, idempotency_key, fingerprint) as reservation:

@@ -95,6 +95,13 @@ def test_its_settings_are_settings(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert bool(read.api_keys) is (name == "intake"), "keys go where they are asked for"
 
 
+def test_every_process_that_reads_image_urls_judges_them_alike() -> None:
+    services = compose(filled() | {"TILEQ_IMAGE_URLS": "true", "TILEQ_IMAGE_URL_ALLOW": "10.0.0.0/8"})["services"]
+    for name in ("intake", "batches", "vision", "vision-gpu"):
+        given = {key: value for key, value in services[name]["environment"].items() if "IMAGE_URL" in key}
+        assert given == {"TILEQ_IMAGE_URLS": "true", "TILEQ_IMAGE_URL_ALLOW": "10.0.0.0/8"}, name
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_a_role_has_the_operators_s3_keys_unless_it_has_its_own(name: str) -> None:
     role = name.removesuffix("-gpu").upper()

@@ -49,7 +49,7 @@ def test_nothing_of_a_deleted_file_stays_in_object_storage(sdk: OpenAI, intake: 
 
 def test_pages_follow_each_other_in_both_orders_and_by_purpose(sdk: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routes, "MAX_PAGE", 2)
-    made = [created(sdk, purpose=purpose).id for purpose in ("batch", "vision", "batch", "batch", "user_data")]
+    made = [created(sdk, purpose=purpose).id for purpose in ("batch", "user_data", "batch", "batch", "user_data")]
     assert [file.id for file in sdk.files.list()] == made[::-1]
     assert [file.id for file in sdk.files.list(order="asc", limit=1)] == made
     assert [file.id for file in sdk.files.list(purpose="batch")] == [made[3], made[2], made[0]]
@@ -94,6 +94,14 @@ def test_a_body_without_a_file_is_refused(intake: App) -> None:
     answer = intake.http.post("/v1/files", data={"purpose": "batch"}, files={"image": b"x"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
     assert intake.http.post("/v1/files", json={"purpose": "batch"}).status_code == 415
+
+
+@pytest.mark.parametrize("data", [b"hello", LINES, picture("PNG")[:3]])
+def test_a_file_for_vision_must_be_an_image_by_its_content(sdk: OpenAI, intake: App, data: bytes) -> None:
+    with pytest.raises(openai.APIStatusError, match="no image by its content") as refused:
+        created(sdk, data, purpose="vision")
+    assert (refused.value.status_code, refused.value.code) == (415, "unsupported_image_type")
+    eventually(lambda: not list(intake.objects.keys("files/")))
 
 
 def test_a_larger_file_than_its_purpose_allows_is_refused() -> None:

@@ -110,6 +110,11 @@ def test_an_upload_that_was_refused_can_be_put_again(sdk: OpenAI, intake: App) -
     assert sdk.uploads.complete(upload.id, part_ids=[]).status == "completed"
 
 
+def test_parts_are_refused_with_what_to_do_instead(sdk: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="parts are not served; put the whole file to `put_url`"):
+        sdk.uploads.complete(begun(sdk).id, part_ids=["part_1"])
+
+
 def test_a_file_for_vision_must_be_an_image_by_its_content(sdk: OpenAI, intake: App) -> None:
     upload = begun(sdk, purpose="vision")
     put(intake, upload)
