@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,6 +196,8 @@ def service(url: str) -> Iterator[Finding]:
         yield Finding("ok", "service", f"{url} is ready")
     else:
         fix = "do what its reasons say" if down else "read the log of intake"
+        if answer.status_code == HTTPStatus.NOT_FOUND:
+            fix = "name the address alone, without /v1 or another path of the API"
         yield Finding("fail", "service", f"{url} is not ready: {', '.join(down) or answer.status_code}", fix)
 
 

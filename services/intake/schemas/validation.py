@@ -11,6 +11,7 @@ from shared.errors import InvalidField
 M = TypeVar("M", bound=BaseModel)
 
 MAX_LISTED_ERRORS = 20
+MAX_NAMED_FIELDS = 3  #: in the message, beside the first; `errors` lists them all
 
 
 def read(schema: type[M], value: Mapping[str, Any]) -> M:
@@ -38,7 +39,8 @@ def invalid_fields(found: Sequence[Any], skip: int = 0) -> InvalidField:
     """Return one error for what pydantic found; `skip` leading parts of each location are not the client's."""
     errors = [{"field": _path(one["loc"][skip:]), "detail": _detail(one)} for one in found[:MAX_LISTED_ERRORS]]
     first = errors[0]
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    named = ", ".join(f"`{one['field']}`" for one in errors[1 : 1 + MAX_NAMED_FIELDS] if one["field"])
+    more = f" (and {len(found) - 1} more{': ' if named else ''}{named})" if len(found) > 1 else ""
     place = f"`{first['field']}`: " if first["field"] else ""
     return InvalidField(f"{place}{first['detail']}{more}", field=first["field"] or None, errors=errors)
 

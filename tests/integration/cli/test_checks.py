@@ -5,6 +5,7 @@ import socket
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
@@ -36,6 +37,14 @@ def test_a_store_as_tileq_needs_it_passes(valkey_url: str, prefix: str) -> None:
     found = by_name(list(checks.store(settings_of(redis_url=valkey_url, redis_prefix=prefix))))
     assert {finding.level for finding in found.values()} == {"ok"}
     assert set(found) == {"job store", "durability", "eviction", "clock"}
+
+
+def test_an_address_with_a_path_of_the_api_is_told_apart_from_a_service_that_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: httpx.Response(404, json={"code": "not_found"}))
+    [found] = checks.service("http://127.0.0.1:8000/v1")
+    assert (found.level, "without /v1" in found.fix) == ("fail", True)
 
 
 def test_workers_fast_paths_are_listed_with_what_to_do_about_those_that_are_missing(

@@ -41,6 +41,11 @@ def test_what_is_created_is_shown_with_its_secret_once(sdk: OpenAI) -> None:
     assert list(sdk.webhooks.event_types.list().data) == list(EVENT_TYPES)
 
 
+def test_every_missing_field_is_named(intake: App) -> None:
+    error = intake.http.post("/v1/webhook_endpoints", json={"name": "n", "events": []}).json()["error"]
+    assert all(f"`{field}`" in error["message"] for field in ("url", "event_types", "events"))
+
+
 def test_endpoints_are_listed_in_pages_the_newest_first(sdk: OpenAI) -> None:
     made = [create(sdk).id for _ in range(3)]
     assert [one.id for one in sdk.webhooks.list(limit=2)] == made[::-1]  # the SDK asks for the second page
