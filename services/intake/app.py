@@ -147,10 +147,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def running(context: AppContext) -> AsyncIterator[None]:
-    """Run what the objects of a service do by themselves while the block runs."""
+async def running(context: AppContext, *, follows_jobs: bool = True) -> AsyncIterator[None]:
+    """Run what the objects of a service do by themselves while the block runs.
+
+    A process that waits for no job and streams no answer need not follow them all: without, a busy service costs it
+    nothing.
+    """
     context.publisher.start()
-    loops = [asyncio.create_task(one.run()) for one in (context.changes, context.deltas, context.readiness)]
+    followers = (context.changes, context.deltas) if follows_jobs else ()
+    loops = [asyncio.create_task(one.run()) for one in (*followers, context.readiness)]
     try:
         yield
     finally:

@@ -49,7 +49,7 @@ async def _work(context: AppContext) -> None:
 
     health = HealthServer(context.settings, ready={"store": check_store})
     log.info("process of batches started", slots=context.settings.batch_slots)
-    async with running(context):
+    async with running(context, follows_jobs=False):
         workers = [BatchWorker(context) for _ in range(context.settings.batch_slots)]
         await asyncio.gather(*(worker.run(stop) for worker in workers))
     await asyncio.to_thread(health.close)
