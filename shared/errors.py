@@ -305,13 +305,14 @@ class StorageUnavailable(RequestError):
 
 
 class AnswerFailed(RequestError):
-    """The job behind this call ended without an answer."""
+    """The job behind this call ended without an answer; `status` 400 tells that the request was at fault."""
 
     status, code, title = 500, "job_failed", "Job failed"
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, *, status: int = 500) -> None:
         super().__init__(detail)
         self.code = code
+        self.status = status
 
 
 class AnswerTimeout(RequestError):

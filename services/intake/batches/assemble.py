@@ -26,7 +26,6 @@ from shared.views import JobBody, job_body
 
 LINES_AT_ONCE = 100  #: whose outcomes are read together
 OUTPUT, ERRORS = 1, 2  #: the files of a batch, by which their ids are told apart
-FAILED_STATUS = 500  #: `status_code` of a line whose job failed
 
 #: Why a line has no answer, by the status in which its batch ends.
 _GIVEN_UP = {
@@ -149,7 +148,7 @@ def _failure(found: LineOutcome, body: JobBody | None, outcome: BatchStatus) -> 
         code, message = _GIVEN_UP.get(outcome, (job.state.value, f"the job of this request was {job.state.value}"))
         return {"error": _error(code, message)}
     failed = failure_of(body or job_body(job))
-    return {"response": {"status_code": FAILED_STATUS, "request_id": job.id, "body": envelope(failed)}}
+    return {"response": {"status_code": failed.status, "request_id": job.id, "body": envelope(failed)}}
 
 
 def _error(code: str, message: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from shared.conversation import Message, split_at_images, system_of, without_system
-from shared.errors import AnswerFailed
+from shared.errors import AnswerFailed, PromptTooLong
 from shared.openai.ids import chat_id, input_id
 from shared.openai.responses import epoch, error_of
 from shared.records import JobError, TokenUsage
@@ -99,9 +99,10 @@ def chat_completion(body: JobBody) -> ChatCompletion:
 
 
 def failure_of(body: JobBody) -> AnswerFailed:
-    """Return the error of a job that ended without an answer."""
+    """Return the error of a job that ended without an answer: 400 where its own image or prompt is the reason."""
     error = error_of(body) or JobError(code=body.state, message=f"the job was {body.state}")
-    return AnswerFailed(error.code, f"{error.message} ({body.id})")
+    at_fault = not error.retryable and (error.image is not None or error.code == PromptTooLong.code)
+    return AnswerFailed(error.code, f"{error.message} ({body.id})", status=400 if at_fault else 500)
 
 
 def chat_usage(usage: TokenUsage | None) -> ChatUsage:

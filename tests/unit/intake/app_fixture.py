@@ -138,7 +138,8 @@ class App:
 
     def fail(self, job: Job, code: str = "undecodable_image") -> None:
         """End a claimed job without one."""
-        error = {"code": code, "message": "it can't be decoded", "retryable": False, "image": 0}
+        image = 0 if code == "undecodable_image" else None
+        error = {"code": code, "message": "it can't be decoded", "retryable": False, "image": image}
         self.store.run(transitions.finish(job.id, job.attempt, State.FAILED, {"error": error}))
 
     def answered(self, text: str = "A sign.", *images: bytes, **asked: Any) -> str:

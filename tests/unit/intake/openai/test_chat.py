@@ -61,6 +61,24 @@ def test_a_failure_that_is_not_to_be_stored_is_gone_too(intake: App, sdk: OpenAI
     eventually(lambda: intake.http.get("/v1/jobs").json()["data"] == [])
 
 
+@pytest.mark.parametrize(
+    ("code", "raised"),
+    [
+        ("undecodable_image", openai.BadRequestError),
+        ("prompt_too_long", openai.BadRequestError),
+        ("non_finite_logits", openai.InternalServerError),
+    ],
+)
+def test_a_job_that_failed_for_its_own_request_is_400_and_500_otherwise(
+    intake: App, sdk: OpenAI, code: str, raised: type[openai.APIStatusError]
+) -> None:
+    worker = once_waiting(intake, lambda: intake.fail(intake.claim(), code))
+    with pytest.raises(raised) as caught:
+        sdk.chat.completions.create(model="tileq-demo", messages=HI)
+    worker.join()
+    assert caught.value.code == code
+
+
 def test_a_stream_whose_job_fails_raises_the_sdks_error(intake: App, sdk: OpenAI) -> None:
     worker = once_waiting(intake, lambda: intake.fail(intake.claim()))
     with pytest.raises(openai.APIError) as caught:

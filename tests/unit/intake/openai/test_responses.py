@@ -324,11 +324,11 @@ class TestErrors:
 
     def test_what_a_repetition_cannot_mend_is_not_repeated_by_the_sdk(self, intake: App) -> None:
         sdk = OpenAI(base_url="http://127.0.0.1/v1", api_key="EMPTY", http_client=intake.http, max_retries=2)
-        worker = once_waiting(intake, lambda: intake.fail(intake.claim()))
+        worker = once_waiting(intake, lambda: intake.fail(intake.claim(), "non_finite_logits"))
         with pytest.raises(openai.InternalServerError) as caught:
             sdk.chat.completions.create(model="tileq-demo", messages=[{"role": "user", "content": "Hi"}])
         worker.join()
-        assert caught.value.code == "undecodable_image"
+        assert caught.value.code == "non_finite_logits"
         assert len(intake.http.get("/v1/jobs").json()["data"]) == 1
 
 
