@@ -9,7 +9,6 @@ import pytest
 from openai import OpenAI
 
 from shared.files import content_key, file_prefix
-from shared.ids import new_id
 from shared.object_writers import PART_BYTES
 from tests.unit.intake.app_fixture import App, running_app
 from tests.unit.intake.image_files import picture
@@ -175,7 +174,7 @@ def test_an_upload_expires(sdk: OpenAI, intake: App, monkeypatch: pytest.MonkeyP
     assert "expired" in str(refused(sdk, upload))
 
 
-@pytest.mark.parametrize("id", ["upload_x", "file_1", new_id("upload"), "../etc"])
+@pytest.mark.parametrize("id", ["upload_x", "file_1", "upload_01m89rjy4gtm0bfyp5295m72kp4rhf36mkra", "../etc"])
 def test_an_unknown_upload_is_not_found(intake: App, id: str) -> None:
     assert intake.http.post(f"/v1/uploads/{id}/complete").status_code == 404
 
