@@ -190,7 +190,7 @@ def test_the_commands_of_kubernetes_run(here: StandIns, tmp_path: Path) -> None:
 def test_every_deployment_is_consistent() -> None:
     (service_object,) = (made for made in manifests() if made["kind"] == "Service")
     assert service_object["spec"]["selector"] == {"app": "tileq-intake"}
-    assert set(deployments()) == {"intake", "reconciler", "webhooks", "vision"}
+    assert set(deployments()) == {"intake", "batches", "reconciler", "webhooks", "vision"}
     for name, made in deployments().items():
         spec, container = pod(name)
         labels = made["spec"]["template"]["metadata"]["labels"]
@@ -210,7 +210,7 @@ def test_every_pod_has_longer_to_stop_than_its_process_needs() -> None:
     assert grace["vision"] > settings.shutdown_grace
 
 
-@pytest.mark.parametrize("name", ["intake", "reconciler", "webhooks", "vision"])
+@pytest.mark.parametrize("name", ["intake", "batches", "reconciler", "webhooks", "vision"])
 def test_a_pods_probes_are_answered_by_its_process(here: StandIns, tmp_path: Path, name: str) -> None:
     _, container = pod(name)
     target = target_of(container)
