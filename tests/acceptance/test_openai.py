@@ -133,7 +133,7 @@ def test_nodes_sdk_reads_the_same(here: Service, sdk: OpenAI, tmp_path: Path) ->
         pytest.skip("node and npm are not installed")
     script = shutil.copy(Path(__file__).with_name("openai_sdk.mjs"), tmp_path)
     install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(tmp_path), NODE_SDK]
-    subprocess.run(install, check=True, capture_output=True, timeout=120)
+    subprocess.run(install, check=True, capture_output=True, timeout=280)
     with tcp_proxy(port_of(here.url)) as proxy:
         proxy.answers_to_cut = 1
         command = ["node", script, here.url, IMAGE, f"http://127.0.0.1:{proxy.port}"]

@@ -121,9 +121,10 @@ class DeltaBuffer:
     def finish(self) -> threading.Event:
         """Have the rest of an answered attempt written now; the event is set when that is done, well or badly.
 
-        Where none of the text was written yet, none is: its readers have it from the output a moment later.
+        Where none of the text was written yet, none is: its readers have it from the output a moment later. Readers of
+        a lost attempt's text need it: its first delta tells them to reset.
         """
-        if not self.writer.drop_unwritten(self):
+        if self.attempt > 1 or not self.writer.drop_unwritten(self):
             return self.flush()
         done = threading.Event()
         done.set()

@@ -98,6 +98,16 @@ def test_text_that_was_not_written_before_the_end_is_not_written(client: Countin
     assert client.trips == 0
 
 
+def test_the_text_of_a_later_attempt_is_written_so_that_readers_of_a_lost_one_reset(client: CountingRedis) -> None:
+    deltas = DeltaWriter(client, "t:", interval=3600)
+    deltas.start()
+    buffer = deltas.buffer("job", 2)
+    buffer.add("all of it")
+    assert buffer.finish().wait(10)
+    assert entries(client, "job") == [("2", "0", "all of it")]
+    deltas.close()
+
+
 def test_the_rest_of_a_text_that_was_written_in_part_is_written_at_the_end(
     client: CountingRedis, deltas: DeltaWriter
 ) -> None:
