@@ -22,6 +22,7 @@ from workers.vision.attempt import Attempt
 HOLD_S = 30.0  #: that an attempt waits for the storage before another worker may have the job
 RETRY_INTERVAL_S = 1.0
 ABORT_CHECK_INTERVAL_S = 0.1
+PROBE_KEY = "models/probe"  #: below a prefix to which keys of a vision worker may write (infra/s3)
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ class StorageOutages:
         give_up = time.monotonic() + self._hold_s
         while self._down.is_set():
             try:
-                self.objects.check()
+                self.objects.put(PROBE_KEY, b"probe", "text/plain")
             except StorageDown as error:
                 log.warning("the object storage is down, no job is claimed", error=error.detail)
                 if stopping.wait(self._retry_interval_s) or time.monotonic() > give_up:

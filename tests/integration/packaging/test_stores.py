@@ -4,6 +4,7 @@ import io
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,21 @@ from pathlib import Path
 import pytest
 import redis
 from minio.error import S3Error
+from pydantic import SecretStr
 
 from services.cli.local.ports import free_ports
 from services.cli.local.seaweed import S3, seaweed, takes_objects
 from services.cli.local.supervisor import supervised
 from services.cli.local.valkey import valkey
+from shared.errors import StorageDown
+from shared.jobs import Job
+from shared.settings import Settings
+from shared.storage import S3Storage
 from tests.servers import needed
 from tests.unit.packaging.compose import compose, filled
 from tests.unit.packaging.tree import ROOT
+from workers.vision.attempt import Attempt, AttemptAborted
+from workers.vision.storage_outages import StorageOutages
 
 SERVICES = compose(filled())["services"]
 VISION = {"ACCESS": "b" * 20, "SECRET": "t" * 40}  #: the keys of one role; the others have none
@@ -115,6 +123,19 @@ def test_a_role_with_keys_of_its_own_does_its_own_work_and_one_without_is_nobody
     stored = [one["credentials"][0]["secretKey"] for one in json.loads(file.read_text())["identities"]]
     assert len(set(stored)) == len(stored), "roles share a key"
     assert min(map(len, stored)) >= 40
+
+
+def test_a_vision_worker_with_keys_of_its_own_notices_the_end_of_an_outage(objects: S3) -> None:
+    settings = Settings(s3_url=objects.url, s3_access_key=VISION["ACCESS"], s3_secret_key=SecretStr(VISION["SECRET"]))
+    outages, attempt = StorageOutages(S3Storage(settings), hold_s=1), Attempt(Job("job_1", "t", "m"), 0)
+
+    def fail() -> None:
+        attempt.abort("release")
+        raise StorageDown("503")
+
+    with pytest.raises(AttemptAborted):
+        outages.outlast(attempt, fail)
+    assert outages.over(threading.Event())
 
 
 def test_a_key_that_would_break_the_file_is_refused_by_name_and_not_repeated(tmp_path: Path) -> None:

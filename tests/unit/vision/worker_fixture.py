@@ -39,7 +39,7 @@ from workers.vision.images.decoder_pool import TiledImage
 from workers.vision.images.pipeline import ImagePipeline
 from workers.vision.images.url_images import UrlImages
 from workers.vision.shutdown import GracefulShutdown
-from workers.vision.storage_outages import StorageOutages
+from workers.vision.storage_outages import PROBE_KEY, StorageOutages
 from workers.vision.worker import Worker
 
 MODEL = "tileq-demo"
@@ -75,7 +75,8 @@ class FlakyObjects(MemoryStorage):
         self.gate: Callable[[str], object] = lambda key: None
 
     def put(self, key: str, data: Any, media_type: str, size: int | None = None, sha256: str = "") -> None:
-        if key.endswith(self.refused):
+        is_down = (self.refused, self.unreadable) != ("nothing", "nothing")
+        if key.endswith(self.refused) or (key == PROBE_KEY and is_down):
             raise StorageDown("503")
         self.gate(key)
         super().put(key, data, media_type, size, sha256)
@@ -84,10 +85,6 @@ class FlakyObjects(MemoryStorage):
         if key.endswith(self.unreadable):
             raise StorageDown("503")
         return super().get(key, size)
-
-    def check(self) -> None:
-        if (self.refused, self.unreadable) != ("nothing", "nothing"):
-            raise StorageDown("503")
 
 
 class RecordedHints:
