@@ -81,7 +81,7 @@ class Egress:
     proxy: ProxyEndpoint | None = None
     proxy_by_name: bool = False
     lookup: Lookup | None = None
-    dial: Dial = _dial
+    dial: Dial | None = None
 
     def connect(self, target: Target, policy: UrlPolicy, deadline: Deadline) -> socket.socket:
         """Resolve the host once, refuse unless every address is permitted, connect to the first one that accepts."""
@@ -91,7 +91,7 @@ class Egress:
             address = addresses[-tries_left]
             try:
                 if self.proxy is None or is_listed(address, policy.allow):
-                    return self.dial(address, target.port, deadline.left() / tries_left)
+                    return (self.dial or _dial)(address, target.port, deadline.left() / tries_left)
                 return open_tunnel(self.proxy, self._authority(target, address), deadline.left() / tries_left)
             except OSError:
                 if tries_left == 1:

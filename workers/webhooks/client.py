@@ -51,13 +51,13 @@ class WebhookClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._settings = settings
-        egress = Egress(
+        self._egress = Egress(
             tls or tls_context(settings.webhook_ca_file),
             settings.webhook_proxy_endpoint,
             settings.webhook_proxy_by_name,
             lookup,
+            dial,
         )
-        self._egress = replace(egress, dial=dial) if dial else egress
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], *, keyless: bool) -> DeliveryResponse:
         """Send once and return the response, or the error of the receiver, its name or its network; raises neither."""

@@ -6,7 +6,6 @@ one stays small. Messages name the host and never the URL, whose query may hold 
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import replace
 
 import httpcore
 import httpx
@@ -51,8 +50,7 @@ class ImageUrlClient:
         self._policy = image_url_policy(settings)
         self._max_bytes = settings.max_image_bytes
         context = tls or tls_context(settings.image_url_ca_file)
-        egress = Egress(context, settings.image_url_proxy_endpoint, lookup=lookup)
-        self._egress = replace(egress, dial=dial) if dial else egress
+        self._egress = Egress(context, settings.image_url_proxy_endpoint, lookup=lookup, dial=dial)
 
     def get(self, url: str, deadline: Deadline) -> bytes:
         """Return the image at `url`. Raises `Permanent`, or `Transient` where repeating may help."""
