@@ -1,25 +1,19 @@
 """Settings of the HTTP API and its keys."""
 
 import re
-from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from shared.settings.base import ProcessSettings
-from shared.settings.values import Commas, split
+from shared.settings.values import Words
 
 
 class KeySettings(ProcessSettings):
     """API keys that the deployment fixes."""
 
-    api_keys: Annotated[tuple[str, ...], Commas] = Field(
+    api_keys: Words = Field(
         (), description="keys fixed by the deployment, `tenant=tq_…` separated by commas, beside those of `tileq keys`"
     )
-
-    @field_validator("api_keys", mode="before")
-    @classmethod
-    def _split_keys(cls, value: object) -> object:
-        return split(value)
 
 
 class HttpSettings(KeySettings):

@@ -1,21 +1,12 @@
 """Settings of images, sent or named by URL."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
 
 from shared.outbound.proxy import ProxyEndpoint
 from shared.settings.base import ProcessSettings
-from shared.settings.values import (
-    Commas,
-    Network,
-    Port,
-    networks,
-    proxy_endpoint,
-    readable_proxy,
-    split,
-    usable_ca_file,
-)
+from shared.settings.values import CaFile, Networks, Ports, ProxyUrl, proxy_endpoint
 
 
 class ImageSettings(ProcessSettings):
@@ -36,17 +27,15 @@ class ImageUrlSettings(ProcessSettings):
     """Images that requests name by URL: intake judges the text, vision workers fetch them."""
 
     image_urls: bool = Field(False, description="let requests name images by URL; vision workers need a way out then")
-    image_url_allow: Annotated[tuple[Network, ...], Commas] = Field(
+    image_url_allow: Networks = Field(
         (), description="networks (CIDR, commas) from which images may be fetched although not public"
     )
     image_url_http: bool = Field(False, description="also fetch images by http:// from public addresses")
-    image_url_ports: Annotated[tuple[Port, ...], Commas] = Field(
-        (), description="ports an image URL may name; empty: as for webhooks"
-    )
-    image_url_ca_file: str = Field(
+    image_url_ports: Ports = Field((), description="ports an image URL may name; empty: as for webhooks")
+    image_url_ca_file: CaFile = Field(
         "", description="PEM of private authorities trusted for image URLs, beside the public ones"
     )
-    image_url_proxy: SecretStr = Field(
+    image_url_proxy: ProxyUrl = Field(
         SecretStr(""),
         description="egress proxy for image URLs, as webhook_proxy is for webhooks",
     )
@@ -59,23 +48,3 @@ class ImageUrlSettings(ProcessSettings):
     def image_url_proxy_endpoint(self) -> ProxyEndpoint | None:
         """The egress proxy of image URLs, where there is one."""
         return proxy_endpoint(self.image_url_proxy)
-
-    @field_validator("image_url_ca_file")
-    @classmethod
-    def _usable_image_url_ca_file(cls, value: str) -> str:
-        return usable_ca_file(value)
-
-    @field_validator("image_url_proxy")
-    @classmethod
-    def _readable_image_url_proxy(cls, value: SecretStr) -> SecretStr:
-        return readable_proxy(value)
-
-    @field_validator("image_url_ports", mode="before")
-    @classmethod
-    def _split_image_url_ports(cls, value: object) -> object:
-        return split(value)
-
-    @field_validator("image_url_allow", mode="before")
-    @classmethod
-    def _image_url_networks(cls, value: object) -> object:
-        return networks(value)

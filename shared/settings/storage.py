@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 
 from shared.connections.s3_endpoint import S3Endpoint, check_bucket_name, normal_prefix, parse_s3_url
 from shared.settings.base import ProcessSettings
-from shared.settings.values import usable_ca_file
+from shared.settings.values import CaFile
 
 
 class StorageSettings(ProcessSettings):
@@ -28,7 +28,7 @@ class StorageSettings(ProcessSettings):
     s3_addressing: Literal["auto", "path", "virtual"] = Field(
         "auto", description="`virtual`: the bucket in the host name; `auto`: at AWS virtual, elsewhere `path`"
     )
-    s3_ca_file: str = Field("", description="PEM of the authorities of the S3 server; empty: the system's")
+    s3_ca_file: CaFile = Field("", description="PEM of the authorities of the S3 server; empty: the system's")
     s3_timeout: float = Field(20, gt=0, description="for one S3 request")
 
     @field_validator("s3_bucket")
@@ -48,11 +48,6 @@ class StorageSettings(ProcessSettings):
         if value or info.field_name == "s3_url":
             parse_s3_url(value)
         return value
-
-    @field_validator("s3_ca_file")
-    @classmethod
-    def _usable_s3_ca_file(cls, value: str) -> str:
-        return usable_ca_file(value)
 
     @model_validator(mode="after")
     def _consistent_storage(self) -> Self:

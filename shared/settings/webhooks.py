@@ -1,21 +1,10 @@
 """Settings of webhooks."""
 
-from typing import Annotated
-
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
 
 from shared.outbound.proxy import ProxyEndpoint
 from shared.settings.base import ProcessSettings
-from shared.settings.values import (
-    Commas,
-    Network,
-    Port,
-    networks,
-    proxy_endpoint,
-    readable_proxy,
-    split,
-    usable_ca_file,
-)
+from shared.settings.values import CaFile, Networks, Ports, ProxyUrl, Waits, proxy_endpoint
 
 #: Waits after a failed attempt before the next ones, in seconds (Svix's schedule, Standard Webhooks 1.0).
 WEBHOOK_SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0)
@@ -25,17 +14,17 @@ class WebhookSettings(ProcessSettings):
     """Delivery of webhooks."""
 
     webhook_secret: SecretStr = Field(SecretStr(""), description="`whsec_…` of the keyless tenant; made if empty")
-    webhook_allow: Annotated[tuple[Network, ...], Commas] = Field(
+    webhook_allow: Networks = Field(
         (), description="networks (CIDR, commas) allowed although not public; without keys, loopback is"
     )
     webhook_http: bool = Field(False, description="also deliver to http:// at public addresses")
-    webhook_ports: Annotated[tuple[Port, ...], Commas] = Field(
+    webhook_ports: Ports = Field(
         (), description="ports a webhook may name; empty: 80, 443 and 1024 and above, databases' and the like left out"
     )
-    webhook_ca_file: str = Field(
+    webhook_ca_file: CaFile = Field(
         "", description="PEM of private authorities trusted for webhooks, beside the public ones"
     )
-    webhook_proxy: SecretStr = Field(
+    webhook_proxy: ProxyUrl = Field(
         SecretStr(""),
         description="egress proxy `http://[user:password@]host:port`, asked with CONNECT once the address was judged; "
         "networks of webhook_allow are called directly",
@@ -44,7 +33,7 @@ class WebhookSettings(ProcessSettings):
         False, description="CONNECT names the host, which the proxy resolves again, instead of the judged address"
     )
     webhook_timeout: float = Field(15, gt=0, description="one delivery attempt in all: resolve, connect, send, answer")
-    webhook_schedule: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Commas] = Field(
+    webhook_schedule: Waits = Field(
         WEBHOOK_SCHEDULE, description="waits before the second and later attempts, with jitter"
     )
     webhook_full_bytes: int = Field(256 << 10, description="a full body above this becomes thin and says `truncated`")
@@ -52,27 +41,7 @@ class WebhookSettings(ProcessSettings):
     webhook_concurrency: int = Field(32, ge=1, description="deliveries at once of one webhook dispatcher")
     webhook_per_host: int = Field(8, ge=1, description="deliveries at once to one host, all dispatchers together")
 
-    @field_validator("webhook_ca_file")
-    @classmethod
-    def _usable_webhook_ca_file(cls, value: str) -> str:
-        return usable_ca_file(value)
-
-    @field_validator("webhook_proxy")
-    @classmethod
-    def _readable_webhook_proxy(cls, value: SecretStr) -> SecretStr:
-        return readable_proxy(value)
-
     @property
     def webhook_proxy_endpoint(self) -> ProxyEndpoint | None:
         """The egress proxy of webhooks, where there is one."""
         return proxy_endpoint(self.webhook_proxy)
-
-    @field_validator("webhook_schedule", "webhook_ports", mode="before")
-    @classmethod
-    def _split_numbers(cls, value: object) -> object:
-        return split(value)
-
-    @field_validator("webhook_allow", mode="before")
-    @classmethod
-    def _webhook_networks(cls, value: object) -> object:
-        return networks(value)
