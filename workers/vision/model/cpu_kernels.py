@@ -13,8 +13,9 @@ from workers.vision.model.attention import attend_padded, attend_segment
 from workers.vision.model.cpu_library import HEAD_MULTIPLE, CpuLibrary, Format
 from workers.vision.model.decoder import PLAIN_KERNELS, DecoderKernels
 from workers.vision.model.fast_path import FastPath, choose
-from workers.vision.model.linear import ALL_ROWS, LANES, MULTIPLES, Linear, MakeLinear, PackedLinear, PlainLinear
+from workers.vision.model.linear import ALL_ROWS, Linear, MakeLinear, PackedLinear, PlainLinear
 from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables, Segment
+from workers.vision.model.packed_weights import LANES, MULTIPLES
 from workers.vision.model.rotary import KV, RotaryTable, Rotate, rotate_and_store
 from workers.vision.model.vision_encoder import attend_tile
 

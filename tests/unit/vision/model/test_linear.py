@@ -13,7 +13,8 @@ from workers.vision.model import cpu_library
 from workers.vision.model.cpu_kernels import cpu_kernels
 from workers.vision.model.cpu_library import FLAGS, SOURCES, CpuLibrary, Format
 from workers.vision.model.decoder import PLAIN_KERNELS
-from workers.vision.model.linear import GROUP, NF4, Linear, PackedLinear, PlainLinear
+from workers.vision.model.linear import Linear, PackedLinear, PlainLinear
+from workers.vision.model.packed_weights import GROUP, NF4
 
 SPAN = 256  #: inputs that share a scale, of int8 weights
 CONFIG = DecoderConfig("llama", 512, 1, 8, 2, 64, 100, 1e-5, False, 1e4, 1.0, 4096)
