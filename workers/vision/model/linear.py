@@ -7,6 +7,7 @@ Beside quantised weights the kernel quantises its inputs too. Its twin expands t
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 import torch
@@ -14,28 +15,38 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.vision.model.cpu_library import CpuLibrary, Format, Matrix
-from workers.vision.model.norm import Normalise, rms_norm
+from workers.vision.model.norm import Norm, Normalise, rms_norm
 from workers.vision.model.packed_weights import PANEL, code_table, expand, from_panels, pack, to_panels
+
+
+class Activation(IntEnum):
+    """What a layer's outputs go through."""
+
+    NONE = 0
+    GATED = 1  #: silu(first half) * second half
+    GELU = 2
 
 
 class Linear(Protocol):
     """A layer with what stands before and after it."""
 
-    def __call__(
-        self, x: Tensor, norm: Tensor | None = None, eps: float = 0.0, residual: Tensor | None = None
-    ) -> Tensor:
-        """`residual` + the layer of `x` (..., in), which is normalised first where there is a weight for that.
-
-        A gated layer gives silu(first half) * second half of its outputs.
-        """
+    def __call__(self, x: Tensor, norm: Norm | None = None, residual: Tensor | None = None) -> Tensor:
+        """`residual` + the layer of `x` (..., in), which goes through the norm first if there is one."""
         ...
 
 
 class MakeLinear(Protocol):
     """Makes a layer."""
 
-    def __call__(self, weight: Tensor, bias: Tensor | None, *, gated: bool = False) -> Linear:
-        """From weight (out, in) and bias (out,)."""
+    def __call__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        activation: Activation = Activation.NONE,
+        scale: Tensor | None = None,
+    ) -> Linear:
+        """From weight (out, in), bias (out,), and what the outputs are multiplied with where a residual is added."""
         ...
 
 
@@ -48,18 +59,25 @@ class PlainLinear:
 
     weight: Tensor
     bias: Tensor | None = None
-    gated: bool = False
+    activation: Activation = Activation.NONE
+    scale: Tensor | None = None
     normalise: Normalise = rms_norm
 
-    def __call__(
-        self, x: Tensor, norm: Tensor | None = None, eps: float = 0.0, residual: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, x: Tensor, norm: Norm | None = None, residual: Tensor | None = None) -> Tensor:
         """As `Linear`."""
-        y = functional.linear(x if norm is None else self.normalise(x, norm, eps), self.weight, self.bias)
-        if self.gated:
+        y = functional.linear(norm(x, self.normalise) if norm else x, self.weight, self.bias)
+        if self.activation is Activation.GATED:
             gate, value = y.chunk(2, dim=-1)
             y = functional.silu(gate) * value
-        return y if residual is None else residual + y
+        elif self.activation is Activation.GELU:
+            y = functional.gelu(y)
+        return _added(y, residual, self.scale)
+
+
+def _added(y: Tensor, residual: Tensor | None, scale: Tensor | None) -> Tensor:
+    if residual is None:
+        return y
+    return residual + y if scale is None else torch.addcmul(residual, y, scale)
 
 
 class PackedLinear:
@@ -72,38 +90,43 @@ class PackedLinear:
         form: Format,
         library: CpuLibrary | None,
         *,
-        gated: bool = False,
+        activation: Activation = Activation.NONE,
+        scale: Tensor | None = None,
         most_rows: int = ALL_ROWS,
     ) -> None:
-        self._shape, self._form, self._gated = tuple(weight.shape), form, gated
+        gated = activation is Activation.GATED
+        self._shape, self._form, self._activation, self._gated = tuple(weight.shape), form, activation, gated
         self._library, self._most_rows = library, most_rows  # with more rows the twin is the faster one
         self._codes, self._scales = pack(weight, form, gated=gated)
         self._bias = bias if bias is None else to_panels(bias.unsqueeze(1), gated).flatten().contiguous()
+        self._scale = scale if scale is None else to_panels(scale.unsqueeze(1), gated=False).flatten().contiguous()
         self._table = code_table().repeat(4)
-        tensors = (self._codes, self._scales, self._table, self._bias)
+        tensors = (self._codes, self._scales, self._table, self._bias, self._scale)
         addresses = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
-        self._matrix = Matrix(*addresses, *self._shape, form, gated)
+        self._matrix = Matrix(*addresses, *self._shape, form, activation)
 
-    def __call__(
-        self, x: Tensor, norm: Tensor | None = None, eps: float = 0.0, residual: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, x: Tensor, norm: Norm | None = None, residual: Tensor | None = None) -> Tensor:
         """As `Linear`."""
         count = x.numel() // x.shape[-1]
         if self._library is None or count > self._most_rows:
-            return self.twin(x, norm, eps, residual)
+            return self.twin(x, norm, residual)
         if x.dtype != torch.bfloat16:  # what stands before and after the layer keeps the precision of its dtype
-            normal = x if norm is None else rms_norm(x, norm, eps)
-            y = self(normal.to(torch.bfloat16)).to(x.dtype)
-            return y if residual is None else residual + y
+            y = self((norm(x) if norm else x).to(torch.bfloat16)).to(x.dtype)
+            return _added(y, residual, self._unpadded_scale)
         y = torch.empty(*x.shape[:-1], self._shape[0] // (1 + self._gated), dtype=torch.bfloat16)
         if count:
-            self._library.linear(self._matrix, x.contiguous(), y, norm, eps, residual=residual)
+            self._library.linear(self._matrix, x.contiguous(), y, norm, residual)
         return y
 
-    def twin(self, x: Tensor, norm: Tensor | None = None, eps: float = 0.0, residual: Tensor | None = None) -> Tensor:
+    def twin(self, x: Tensor, norm: Norm | None = None, residual: Tensor | None = None) -> Tensor:
         """As a call, in plain torch."""
         bias = None if self._bias is None else self._in_order(self._bias.view(-1, PANEL, 1)).flatten()
-        return PlainLinear(self.expanded(x.dtype), bias, self._gated)(x, norm, eps, residual)
+        plain = PlainLinear(self.expanded(x.dtype), bias, self._activation, self._unpadded_scale)
+        return plain(x, norm, residual)
+
+    @property
+    def _unpadded_scale(self) -> Tensor | None:
+        return None if self._scale is None else self._scale[: self._shape[0]]
 
     def expanded(self, dtype: torch.dtype) -> Tensor:
         """The weight (out, in) that the numbers stand for."""
