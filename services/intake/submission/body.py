@@ -204,7 +204,7 @@ def _media_type(request: Request, *accepted: str) -> str:
 
 
 def _has_body(request: Request) -> bool:
-    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
+    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0").strip("0") != ""
 
 
 async def _chunks(
