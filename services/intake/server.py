@@ -23,7 +23,8 @@ from shared.broker import Hints, make_celery
 from shared.connections.redis_client import connect_async
 from shared.errors import QueueUnavailable
 from shared.health import HealthServer
-from shared.settings import IntakeSettings, SettingsError
+from shared.settings.base import SettingsError
+from shared.settings.roles import IntakeSettings
 from shared.storage import S3Storage
 from shared.store.client import AsyncStore
 from shared.store.secrets import missing_keys_problem, use_keys

@@ -16,7 +16,7 @@ from services.intake.submission.json_strict import parse_object
 from services.intake.submission.size_errors import image_too_large
 from services.intake.uploads import Upload
 from shared.errors import BodyTooLarge, InvalidField, Malformed, RequestError, UnsupportedMediaType
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 T = TypeVar("T")
 

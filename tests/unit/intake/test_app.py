@@ -14,7 +14,7 @@ from services.intake.app import build_app
 from services.intake.schemas.responses import ModelList, Problem, Ready
 from shared import errors
 from shared.errors import RequestError
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.store import transitions
 from shared.webhooks.events import EVENT_TYPES
 from tests.unit.intake.app_fixture import App, problem, running_app
