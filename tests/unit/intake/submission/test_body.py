@@ -43,6 +43,7 @@ BROKEN = {
     "Infinity": b'{"prompt": "?", "start_within": -Infinity}',
     "1e999": b'{"prompt": "?", "start_within": 1e999}',
     "many digits": b'{"prompt": "?", "tiles": ' + b"9" * 5000 + b"}",
+    "more than float() takes": b'{"prompt": "?", "generation": {"max_new_tokens": ' + b"9" * 309 + b"}}",
     "deep lists": b'{"prompt": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
     "deep objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
     "half a surrogate": b'{"prompt": "\\ud800"}',
