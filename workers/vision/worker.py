@@ -21,7 +21,7 @@ from shared.errors import ObjectMissing, Permanent, QueueUnavailable, StorageDow
 from shared.jobs import Job
 from shared.request_archive import read_manifest
 from shared.requests import Request
-from shared.settings import VisionWorkerSettings
+from shared.settings.roles import VisionWorkerSettings
 from shared.storage import result_key
 from shared.store import transitions
 from shared.store.client import Store

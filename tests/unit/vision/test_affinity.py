@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from shared.jobs import Job
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.unit.vision.worker_fixture import ScriptedEngine, WorkerFixture, answer
 from workers.vision.affinity import MAX_KEYS, CachedPrompts
 

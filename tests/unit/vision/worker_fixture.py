@@ -20,7 +20,7 @@ from shared.models import BY_ID
 from shared.outbound.connection import Deadline
 from shared.request_archive import MANIFEST, pack, placed
 from shared.requests import Generation, Manifest, Request, StoredImage
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import MemoryStorage, archive_key, image_key
 from shared.store import transitions
 from shared.store.client import Store, memory_store
