@@ -149,8 +149,8 @@ def claim(  # noqa: PLR0917
     """Claim the fairest queued job of `model` (priority, tenants in turn, age) for `lease` seconds, or None.
 
     If none is ready, `slot` waits for one for `wait_s` seconds: a submission wakes it instead of asking for a hint. Its
-    wait ends by a claim that says that it `waited` (`Store.run_when_woken`), or by `stop_waiting`. A slot that waited in
-    vain does not wait again.
+    wait ends by a claim that `waited` (`Store.run_when_woken`) or by `stop_waiting`. One that waited in vain does not
+    wait again.
 
     Among the oldest `window` jobs of the tenant whose turn it is, one goes first that has an affinity key of `cached`
     (`tenant/key`, or `/key` for any tenant). At most `MAX_PASSES` younger jobs go before one, and none once
