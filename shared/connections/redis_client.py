@@ -172,9 +172,7 @@ class _AsyncPrimaryLink:
     async def _send_packed_command(self, command: Any) -> None:
         try:
             await super()._send_packed_command(command)  # type: ignore[misc]
-        except (
-            RuntimeError
-        ) as error:  # uvloop's, where asyncio would report an OSError: the peer has reset the connection
+        except RuntimeError as error:  # uvloop's, where the peer has reset the connection; asyncio's is an OSError
             raise ConnectionError(f"the connection was closed: {error}") from error
 
     async def read_response(self, *args: Any, **options: Any) -> Any:

@@ -161,7 +161,7 @@ def test_a_connection_that_is_reset_before_a_command_ends_with_the_error_that_cl
 ) -> None:
     async def ping_after_a_reset(proxy: TcpProxy) -> None:
         async with connect_async(RedisEndpoint(host="127.0.0.1", port=proxy.port)) as client:
-            link = await client.connection_pool.get_connection()
+            link: Any = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
             await link.send_command("PING")
             await link.read_response()
             proxy.reset()
@@ -170,9 +170,12 @@ def test_a_connection_that_is_reset_before_a_command_ends_with_the_error_that_cl
                     await asyncio.sleep(0)
             await link.send_command("PING")
 
-    with tcp_proxy(server.port) as proxy, asyncio.Runner(loop_factory=new_loop) as runner:
-        with pytest.raises(redis.ConnectionError):
-            runner.run(ping_after_a_reset(proxy))
+    with (
+        tcp_proxy(server.port) as proxy,
+        asyncio.Runner(loop_factory=new_loop) as runner,
+        pytest.raises(redis.ConnectionError),
+    ):
+        runner.run(ping_after_a_reset(proxy))
 
 
 # --- Failover
