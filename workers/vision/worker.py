@@ -233,6 +233,8 @@ class Worker:
             return read_manifest(self.storage.objects, job.id).request
         except ObjectMissing as error:
             raise Transient("storage_unavailable", error.detail) from error
+        except ValueError as error:  # whose text may quote the prompt
+            raise Transient("storage_unavailable", "the stored request of the job can't be read") from error
 
     def _store(self, attempt: Attempt, done: Done) -> Outcome:
         result = outcomes.result_of(attempt, done)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from shared.errors import StorageUnavailable
+from shared.errors import ObjectMissing
 
 BLOCK_BYTES = 1 << 20
 
@@ -31,13 +31,16 @@ class Line:
 async def read_lines(
     read_at: ReadAt, size: int, *, offset: int = 0, number: int = 0, max_line_bytes: int
 ) -> AsyncIterator[Line]:
-    """Yield the lines from `offset` on, where `number` lines have ended. Raises `LineTooLong`."""
+    """Yield the lines from `offset` on, where `number` lines have ended. Raises `LineTooLong`.
+
+    Raises `ObjectMissing` where the file was cut since its size was stored.
+    """
     rest = b""
     at = offset  # of what is not read yet
     while at < size:
         block = await read_at(at, BLOCK_BYTES)
         if not block:
-            raise StorageUnavailable(f"the file ends at byte {at} of {size}")
+            raise ObjectMissing(f"the file ends at byte {at} of {size}")
         at += len(block)
         *whole, rest = (rest + block).split(b"\n")
         if at >= size and rest:

@@ -15,7 +15,7 @@ import structlog
 from services.intake.batches import metrics
 from services.intake.batches.assemble import Assembler
 from services.intake.batches.expand import Expander
-from services.intake.batches.lines import Line, read_lines
+from services.intake.batches.lines import Line, LineTooLong, read_lines
 from services.intake.batches.validate import Validator
 from services.intake.context import AppContext
 from shared.batches import Batch, BatchFile, BatchStatus
@@ -30,7 +30,12 @@ CANCEL_DELAY_S = 1.0  #: before a batch is looked at again whose jobs are being 
 FAILURE_DELAY_S = 2.0  #: before a step is tried again for which a server did not answer
 BUG_DELAY_S = 30.0  #: before one is tried again that failed otherwise
 JOBS_AT_ONCE = 100  #: that are cancelled together
-_GONE = {"code": "input_file_missing", "line": None, "message": "the file of the batch was deleted", "param": None}
+_GONE = {
+    "code": "input_file_missing",
+    "line": None,
+    "message": "the file of the batch is gone or damaged",
+    "param": None,
+}
 _STORED = ("outcome", "line", "in_progress_at", "finalizing_at", "cancelling_at")  #: what a stored record tells besides
 _LOGGED = ("total", "outcome", "answered", "unanswered")
 log = structlog.get_logger(__name__)
@@ -115,8 +120,8 @@ class BatchWorker:
                 return await self._validate(batch, file)
             if file.status is BatchStatus.IN_PROGRESS:
                 return await self._expand(batch, file, left_s)
-        except ObjectMissing as error:
-            log.warning("the file of a batch is gone", file=file.input_file, error=error.detail)
+        except (ObjectMissing, LineTooLong) as error:  # validated, its lines had an allowed length
+            log.warning("the file of a batch is gone or damaged", file=file.input_file, error=str(error))
             return await self._finalize(batch, file, BatchStatus.FAILED)
         return await self._end(batch, file)
 
@@ -204,8 +209,8 @@ class BatchWorker:
         key = batch_key(batch.id)
         try:
             record = json.loads(await self._context.storage.get(key))
-        except ObjectMissing:
-            log.error("the stored record of a batch is missing; if Redis is lost, so is the batch", key=key)
+        except (ObjectMissing, ValueError):
+            log.error("the stored record of a batch can't be read; if Redis is lost, so is the batch", key=key)
             return
         known = {name: getattr(file, name) for name in _STORED if getattr(file, name)}
         changed = {"total": batch.total, **known, **fields}
@@ -220,12 +225,18 @@ class BatchWorker:
         return read_lines(read_at, file.bytes, offset=offset, number=number, max_line_bytes=longest)
 
     async def _custom_ids(self, file: BatchFile) -> AsyncIterator[tuple[int, str]]:
-        """Yield number and custom id of each line; where the file is gone, "" for those that were read."""
+        """Yield number and custom id of each line; where the file is gone or damaged, "" for those that were read."""
         number = 0
-        try:
+        with suppress(ObjectMissing, LineTooLong):
             async for line in self._lines(file):
                 number = line.number
-                yield number, str(json.loads(line.data)["custom_id"])
-        except ObjectMissing:
-            for missing in range(number + 1, file.line + 1):
-                yield missing, ""
+                yield number, _custom_id(line.data)
+        for missing in range(number + 1, file.line + 1):
+            yield missing, ""
+
+
+def _custom_id(line: bytes) -> str:
+    try:
+        return str(json.loads(line)["custom_id"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""

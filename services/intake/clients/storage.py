@@ -1,6 +1,7 @@
 """Object storage for the event loop: the blocking client in threads of its own, each wait bounded."""
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -73,16 +74,34 @@ class Storage:
     def _contents(self, sources: Sequence[str | Upload]) -> list[bytes]:
         """Return images in order; of those that are copied, each object is read once."""
         keys = [source for source in sources if isinstance(source, str)]
-        copied = iter(read_images(lambda names: [self._objects.get(name) for name in names], keys))
+        try:
+            copied = iter(read_images(lambda names: [self._objects.get(name) for name in names], keys))
+        except ValueError as error:
+            raise ObjectMissing(str(error)) from error
         return [next(copied) if isinstance(source, str) else source.content() for source in sources]
 
     async def request(self, job: str) -> Request:
         """Return what `job` was asked."""
-        return (await self.run(lambda: read_manifest(self._objects, job), GET_BYTES)).request
+        return (await self._read(f"the request of {job}", lambda: read_manifest(self._objects, job))).request
 
-    async def image(self, job: str, n: int) -> bytes:
-        """Return image `n` of `job` as it was sent."""
-        return await self.run(lambda: read_image(self._objects, job, n), GET_BYTES)
+    async def image(self, job: str, n: int, sha256: str) -> bytes:
+        """Return image `n` of `job` as it was sent, whose digest was `sha256` then."""
+
+        def read() -> bytes:
+            data = read_image(self._objects, job, n)
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise ValueError("it has other bytes than were stored")
+            return data
+
+        return await self._read(f"image {n} of {job}", read)
+
+    async def _read(self, what: str, read: Callable[[], T]) -> T:
+        """Return what `read` returns; an object that was damaged is as good as missing."""
+        try:
+            return await self.run(read, GET_BYTES)
+        except ValueError as error:  # of pydantic's, the text would quote a prompt
+            log.error("stored object can't be read", object=what, error=type(error).__name__)
+            raise ObjectMissing(f"{what} can't be read: the stored object is damaged") from error
 
     async def get(self, key: str) -> bytes:
         """Return an object."""

@@ -41,11 +41,12 @@ async def image(
     job = await context.queries.get(caller.tenant, id)
     if n >= len(job.images):
         raise NotFound(f"the job has {len(job.images)} images, numbered from 0")
-    media_type = job.images[n].media_type
-    if media_type is None:
+    shown = job.images[n]
+    media_type, sha256 = shown.media_type, shown.sha256
+    if media_type is None or sha256 is None:
         raise NotFound("no worker has fetched this image yet")
     try:
-        data = await (context.storage.get(view_key(id, n)) if view else context.storage.image(id, n))
+        data = await (context.storage.get(view_key(id, n)) if view else context.storage.image(id, n, sha256))
     except ObjectMissing as error:
         detail = "no worker has tiled this image yet" if view else "the image is no longer stored"
         raise NotFound(detail) from error

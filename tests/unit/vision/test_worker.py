@@ -53,6 +53,17 @@ def test_a_job_of_a_former_release_is_answered_from_its_objects(worker: WorkerFi
     assert worker.read(job).result == result_key(job.id, 1)  # it has no key with which its end is archived
 
 
+def test_a_job_whose_stored_request_was_damaged_is_tried_again_and_quotes_nothing(worker: WorkerFixture) -> None:
+    job = worker.submit("a secret question", inline=False)
+    key = archive_key(job.id)
+    worker.objects.put(key, worker.objects.get(key).replace(b'"request"', b'"requisition"'), "application/x-tar")
+    worker.handle_hint()
+    error = worker.read(job).error
+    assert error is not None
+    assert error.code == "storage_unavailable"
+    assert error.message.endswith("can't be read")
+
+
 def waiting(worker: WorkerFixture, wait_s: float) -> threading.Thread:
     """Follow a hint in a thread, whose slot waits for `wait_s` after its last job."""
     thread = threading.Thread(target=replace(worker.worker, wait_s=wait_s).handle_hint, args=("hint",))

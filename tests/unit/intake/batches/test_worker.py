@@ -1,12 +1,17 @@
 """A batch of a file, from the upload to the files of its answers, by the steps of the process of batches."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from services.intake.batches.worker import BatchWorker
 from shared.batches import line_job_id
+from shared.files import content_key
+from shared.storage import batch_key
 from shared.store import batches, transitions
 from tests.unit.intake.app_fixture import App, running_app
 from tests.unit.intake.batches.steps import CHAT, RESPONSES, content, created, ended, line, seen, step, upload, worked
@@ -123,6 +128,54 @@ def test_a_batch_whose_file_was_deleted_fails_and_keeps_its_answers(app: App) ->
     assert (body["status"], body["errors"]["data"][0]["code"]) == ("failed", "input_file_missing")
     assert [one["custom_id"] for one in content(app, body["output_file_id"])] == [f"line-{n}" for n in range(15)]
     assert len(content(app, body["error_file_id"])) == 25  # the other jobs: of the rest nothing is known any more
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"\xff" * len(data),
+        lambda data: b"x" * (len(data) - 1) + b"\n",
+        lambda data: b"[1]\n" * (len(data) // 4),
+        lambda data: b"[" * len(data),
+        lambda data: b"",
+    ],
+    ids=["cut", "no text", "one line", "other lines", "nested", "empty"],
+)
+@pytest.mark.parametrize("expires", [False, True])
+def test_a_batch_whose_file_was_damaged_ends_and_keeps_its_answers(
+    app: App, damage: Callable[[bytes], bytes], expires: bool
+) -> None:
+    id = created(app, [line(n) for n in range(60)])
+    worked(app, id, lambda body: body["tileq"]["lines_read"] > 0, answers=False)
+    key = content_key(seen(app, id)["input_file_id"])
+    app.objects.put(key, damage(app.objects.get(key)), "x")
+    for _ in range(15):
+        app.succeed(app.claim())
+    if expires:
+        app.store.client.hset(f"tileq:batch:{id}", "deadline", "1")
+    body = worked(app, id, ended, answers=not expires)
+    answers = [one["custom_id"] for one in content(app, body["output_file_id"])]
+    assert answers[:15] == [f"line-{n}" for n in range(15)]
+    assert body["request_counts"]["completed"] == len(answers)
+
+
+def test_a_line_that_is_longer_than_any_that_was_validated_ends_its_batch(app: App) -> None:
+    id = created(app, [line(n) for n in range(60)])
+    worked(app, id, lambda body: body["tileq"]["lines_read"] > 0, answers=False)
+    worker = BatchWorker(replace(app.context, settings=app.settings.model_copy(update={"max_batch_line_bytes": 10})))
+    for _ in range(20):
+        while job := app.store.run(transitions.claim("tileq-demo", "w", 60)).value:
+            app.succeed(job)
+        app.store.client.zadd("tileq:batches_due", {id: 0}, xx=True)
+        app.call(partial(worker._work_on_next, asyncio.Event()))
+    assert seen(app, id)["status"] == "failed"
+
+
+def test_a_batch_whose_stored_record_was_damaged_ends(app: App) -> None:
+    id = created(app, [line(0)])
+    app.objects.put(batch_key(id), b"{", "application/json")
+    assert worked(app, id, ended)["status"] == "completed"
 
 
 def test_an_older_claim_queues_nothing(app: App) -> None:

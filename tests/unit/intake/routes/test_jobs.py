@@ -1,5 +1,6 @@
 """Telling of jobs, and ending them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from shared.ended import newest_groups, open_line, read_group
 from shared.errors import StorageDown
 from shared.jobs import State
 from shared.request_archive import read_manifest
-from shared.storage import MemoryStorage, job_prefix, result_key
+from shared.storage import MemoryStorage, archive_key, job_prefix, result_key
 from shared.store import transitions
 from shared.store.stats import get_stats
 from shared.views import JobBody
@@ -293,6 +294,29 @@ class TestResult:
         id = intake.accepted()
         intake.http.post(f"/v1/jobs/{id}/cancel")
         assert "cancelled" in problem(intake.http.get(f"/v1/jobs/{id}/result"), 409, "job_failed")["detail"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"<xml/>" * 999]
+)
+def test_a_job_whose_objects_were_damaged_is_shown_and_neither_copied_nor_half_sent(
+    intake: App, damage: Callable[[bytes], bytes]
+) -> None:
+    id = intake.answered("A sign.", PNG)
+    key = archive_key(id)
+    intake.objects.put(key, damage(intake.objects.get(key)), "application/x-tar")
+    assert intake.http.get(f"/v1/jobs/{id}").json()["state"] == "succeeded"
+    problem(intake.http.get(f"/v1/jobs/{id}/images/0"), 404, "not_found")
+    # Where the request can still be read, and its images can't, nothing is accepted either.
+    assert intake.http.post(f"/v1/jobs/{id}/retry").json()["code"] in ("not_found", "storage_unavailable")
+    assert intake.submit("And?", parent=id).json()["code"] in ("unknown_parent", "storage_unavailable")
+
+
+def test_an_image_of_which_a_byte_changed_is_not_sent(intake: App) -> None:
+    id = intake.answered("A sign.", PNG)
+    key = archive_key(id)
+    intake.objects.put(key, intake.objects.get(key).replace(PNG, PNG[:-1] + b"?"), "application/x-tar")
+    problem(intake.http.get(f"/v1/jobs/{id}/images/0"), 404, "not_found")
 
 
 class TestPictures:
