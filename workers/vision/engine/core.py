@@ -30,7 +30,8 @@ from workers.vision.engine.base import (
     OutOfMemory,
 )
 from workers.vision.engine.beam_search import BeamSearch, Continuation
-from workers.vision.engine.detokenize import IncrementalDetokenizer
+from workers.vision.engine.detokenize import detokenizer_of
+from workers.vision.engine.engine_thread import Outcome
 from workers.vision.engine.feature_cache import FeatureCache
 from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.model_runner import Forward, ModelRunner
@@ -47,7 +48,6 @@ from workers.vision.prompts import TEMPLATES
 
 log = structlog.get_logger(__name__)
 NON_FINITE = "the model computed NaN or infinity for this request"
-Outcome = Done | Exception
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Unread:
 
 
 class EngineCore:
-    """All but `sequence` is for the engine's thread only."""
+    """See `Core`."""
 
     def __init__(
         self, parts: Parts, leave: Callable[[RequestHandle, Outcome], None], progress: Callable[[], None]
@@ -135,7 +135,7 @@ class EngineCore:
         """Take a sequence in."""
         self._scheduler.add(sequence)
 
-    def drop_unwanted(self, everything: bool = False) -> None:
+    def drop_unwanted(self, *, everything: bool = False) -> None:
         """End the cancelled sequences, or all of them, and those whose deadline has passed."""
         for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
             if everything or sequence.handle.cancelled:
@@ -143,8 +143,8 @@ class EngineCore:
             elif sequence.handle.late:
                 self._end_sequence(sequence, DeadlineExceeded())
 
-    def sequence(self, handle: RequestHandle, arrival: int) -> Sequence:
-        """Prepare a request, in its caller's thread. Raises `ContextExceeded`."""
+    def prepare(self, handle: RequestHandle, arrival: int) -> Sequence:
+        """The sequence of a request, made in its caller's thread. Raises `ContextExceeded`."""
         request = handle.request
         capacity = min(self._config.context, self._pool.size * PAGE_TOKENS // request.sampling.num_beams - 1)
         room = capacity - len(request.prompt.ids)
@@ -154,9 +154,7 @@ class EngineCore:
                 f"the prompt has {len(request.prompt.ids)} tokens and the {holder} holds {capacity}; send fewer tiles"
             )
         tiles = tile_spans(request, self._config.tokens_per_tile)
-        exact = request.token_mask is not None
-        stops = () if exact else (self._stop, *request.sampling.stop)  # a grammar's answer ends by its token alone
-        text = IncrementalDetokenizer(self._tokenizer, stops, exact)
+        text = detokenizer_of(request, self._tokenizer, self._stop)
         limit = min(room, request.sampling.max_new_tokens)
         sequence = Sequence(handle, tiles, text, limit, arrival)
         if request.sampling.num_beams > 1:
@@ -340,14 +338,11 @@ class EngineCore:
 
     def _finish(self, sequence: Sequence, stopped: bool) -> None:
         sequence.handle.delta(sequence.text.finish(), sequence.count)
-        done = Done(
-            text=sequence.text.text,
-            finish_reason="stop" if stopped else "length",
-            prompt_tokens=sequence.prompt_length,
-            image_tokens=sequence.request.prompt.image_tokens,
-            cached_tokens=sequence.cached_tokens,
+        done = sequence.handle.done(
+            sequence.text.text,
+            stopped=stopped,
             completion_tokens=sequence.count,
-            timings=sequence.handle.timer.stop(),
+            cached_tokens=sequence.cached_tokens,
         )
         self._end_sequence(sequence, done)
 

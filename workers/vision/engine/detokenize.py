@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from shared.tokenization.detokenizer import CLEAN_UP_HORIZON_CHARS
 from shared.tokenization.tokenizer import Tokenizer
+from workers.vision.engine.base import EngineRequest
 
 
 class IncrementalDetokenizer:
@@ -59,6 +60,12 @@ class IncrementalDetokenizer:
         delta = text[len(self.text) :]
         self.text += delta
         return delta
+
+
+def detokenizer_of(request: EngineRequest, tokenizer: Tokenizer, separator: str) -> IncrementalDetokenizer:
+    """The one of a request; `separator`: the template's. The answer of a grammar ends by its token alone."""
+    exact = request.token_mask is not None
+    return IncrementalDetokenizer(tokenizer, () if exact else (separator, *request.sampling.stop), exact)
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -88,7 +88,7 @@ def answers(parts: Parts) -> Tensor:
     none = torch.zeros((0, 1, 1, 3), dtype=torch.uint8).numpy()
     prompt = Prompt([place % parts.config.decoder.vocab for place in range(100, 100 + PROMPT_TOKENS)], (), "")
     asked = [EngineRequest(str(number), prompt, none, sampling) for number, sampling in enumerate(SAMPLINGS)]
-    sequences = [core.sequence(RequestHandle(request), number) for number, request in enumerate(asked)]
+    sequences = [core.prepare(RequestHandle(request), number) for number, request in enumerate(asked)]
     for sequence in sequences:
         core.add(sequence)
     while core.busy:

@@ -53,6 +53,19 @@ class RequestHandle:
         if text:
             self._events.put(Delta(text, completion_tokens))
 
+    def done(self, text: str, *, stopped: bool, completion_tokens: int, cached_tokens: int = 0) -> Done:
+        """The answer: its text and figures; stops the timer."""
+        prompt = self.request.prompt
+        return Done(
+            text=text,
+            finish_reason="stop" if stopped else "length",
+            prompt_tokens=len(prompt.ids),
+            image_tokens=prompt.image_tokens,
+            cached_tokens=cached_tokens,
+            completion_tokens=completion_tokens,
+            timings=self.timer.stop(),
+        )
+
     def end(self, outcome: Done | Exception) -> None:
         """Report the answer, or the error that takes its place."""
         self._events.put(outcome)

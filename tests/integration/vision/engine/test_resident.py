@@ -182,7 +182,7 @@ def test_non_finite_logits_end_only_their_request(
 ) -> None:
     served = start()
     assert isinstance(served.engine, ResidentEngine)
-    forward = served.engine._core._runner.forward
+    forward = served.engine.parts.runner.forward
 
     def broken(chunks: Any) -> Forward:
         found = forward(chunks)
@@ -191,7 +191,7 @@ def test_non_finite_logits_end_only_their_request(
                 found.logits[row, 5] = torch.nan
         return found
 
-    monkeypatch.setattr(served.engine._core._runner, "forward", broken)
+    monkeypatch.setattr(served.engine.parts.runner, "forward", broken)
     healthy = served.engine.submit(asked(served, "healthy", image=1))
     with pytest.raises(NonFiniteLogits):
         list(served.engine.submit(asked(served, "broken", image=2)))
@@ -207,14 +207,14 @@ def test_too_little_memory_makes_steps_smaller_before_it_ends_a_request(
 ) -> None:
     served = start()
     assert isinstance(served.engine, ResidentEngine)
-    forward, largest = served.engine._core._runner.forward, 64
+    forward, largest = served.engine.parts.runner.forward, 64
 
     def small(chunks: Any) -> Forward:
         if sum(chunk.rows for chunk in chunks) > largest:
             raise torch.OutOfMemoryError("no memory")
         return forward(chunks)
 
-    monkeypatch.setattr(served.engine._core._runner, "forward", small)
+    monkeypatch.setattr(served.engine.parts.runner, "forward", small)
     expected = finished(start(), asked(served, tiles=2)).text
     assert finished(served, asked(served, tiles=2)).text == expected
     largest = 0
@@ -228,7 +228,7 @@ def test_a_step_that_fails_ends_its_requests_and_the_engine_goes_on(
     served = start()
     assert isinstance(served.engine, ResidentEngine)
     with monkeypatch.context() as patch:
-        patch.setattr(served.engine._core._runner, "forward", lambda _: 1 / 0)
+        patch.setattr(served.engine.parts.runner, "forward", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             finished(served, asked(served))
     assert finished(served, asked(served)).completion_tokens == 24
@@ -300,7 +300,7 @@ def test_a_watchdog_knows_what_the_part_in_progress_may_take(
 ) -> None:
     served = start()
     assert isinstance(served.engine, ResidentEngine)
-    engine, runner = served.engine, served.engine._core._runner
+    engine, runner = served.engine, served.engine.parts.runner
     seen: list[tuple[float | None, float]] = []
 
     def watched(compute: Callable[[Any], Any]) -> Callable[[Any], Any]:

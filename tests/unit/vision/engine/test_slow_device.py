@@ -88,7 +88,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    engine = ("engine.core", "engine.resident", "engine.scheduler", "engine.handle")
+    engine = ("engine.core", "engine.engine_thread", "engine.scheduler", "engine.handle")
     for module in (*engine, "model.transfers", "watchdog"):
         monkeypatch.setattr(f"workers.vision.{module}.time", clock)
     return clock
@@ -148,7 +148,7 @@ def test_a_layer_that_hangs_is_found(engine: ResidentEngine, runner: SimulatedRu
 
 def test_after_one_step_the_steps_follow_the_measured_speed(engine: ResidentEngine, checkpoint: Checkpoint) -> None:
     list(engine.submit(asked(checkpoint, tiles=1)))
-    budget = engine._core._budget
+    budget = engine.parts.budget
     assert budget.tile_s == pytest.approx(SLOWER * TILE_S)
     assert budget.tiles(decoding=True) == 1
 
