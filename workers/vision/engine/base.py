@@ -48,6 +48,9 @@ class ContextExceeded(EngineError):
 class NonFiniteLogits(EngineError):
     """The model computed NaN or infinity for this request; no token can be chosen."""
 
+    def __init__(self, message: str = "the model computed NaN or infinity for this request") -> None:
+        super().__init__(message)
+
 
 class DeadlineExceeded(EngineError):
     """The request's deadline passed, or passes before its first token could come."""

@@ -1,4 +1,4 @@
-"""The engine's iteration: schedule, launch, settle. Runs in the one thread that owns the device.
+"""The resident engine's step: schedule, launch, settle. Runs in the one thread that owns the device.
 
     plain        schedule 1 ─ launch 1 ─ sample 1 ─ settle 1 ─ schedule 2 ─ launch 2 ─ …
     pipelined    … schedule 2 ─ launch 2 ─ settle 1 ─ sample 2 ─ schedule 3 ─ launch 3 ─ settle 2 ─ …
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
-from workers.vision.engine import sampler
 from workers.vision.engine.base import (
     Cancelled,
     ContextExceeded,
@@ -29,17 +28,18 @@ from workers.vision.engine.base import (
     NonFiniteLogits,
     OutOfMemory,
 )
-from workers.vision.engine.beam_search import BeamSearch, Continuation
+from workers.vision.engine.beam_search import BeamSearch
 from workers.vision.engine.detokenize import detokenizer_of
 from workers.vision.engine.engine_thread import Outcome
 from workers.vision.engine.feature_cache import FeatureCache
 from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.model_runner import Forward, ModelRunner
-from workers.vision.engine.page_pool import OutOfPages, PagePool
-from workers.vision.engine.scheduler import Limits, Schedule, Scheduler, TileWork
-from workers.vision.engine.sequence import Branch, Sequence, tile_spans
+from workers.vision.engine.page_pool import PagePool
+from workers.vision.engine.scheduler import Chunk, Limits, Schedule, Scheduler, TileWork
+from workers.vision.engine.sequence import Sequence, tile_spans
 from workers.vision.engine.step_allowance import HANG_FACTOR
 from workers.vision.engine.step_budget import StepBudget
+from workers.vision.engine.step_timer import StepTimer
 from workers.vision.engine.torch_errors import translate
 from workers.vision.model.fast_path import FastPath
 from workers.vision.model.packed_batch import PAGE_TOKENS
@@ -47,7 +47,6 @@ from workers.vision.model.transfers import Mark, Readback
 from workers.vision.prompts import TEMPLATES
 
 log = structlog.get_logger(__name__)
-NON_FINITE = "the model computed NaN or infinity for this request"
 
 
 @dataclass(frozen=True)
@@ -91,20 +90,15 @@ class EngineCore:
     ) -> None:
         """`leave` is called with each outcome, `progress` whenever a part of a step is over."""
         self._runner, self._config, self._tokenizer = parts.runner, parts.config, parts.tokenizer
+        self._budget, self._paths, self._pipelined = parts.budget, parts.paths, parts.pipelined
         self._pool = PagePool(parts.pages)
         self._features = FeatureCache(parts.feature_bytes)
-        self._budget, self._paths = parts.budget, parts.paths
         self._scheduler = Scheduler(self._pool, self._features, parts.budget, parts.limits)
+        self._timer = StepTimer(parts.budget, waits=parts.pipelined)
         self._stop = TEMPLATES[self._config.template].stop
-        self._end = self._tokenizer.token_id(self._stop)
-        self._leave = leave
-        self._progress = progress
-        self._pipelined = parts.pipelined
+        self._leave, self._progress = leave, progress
         self._unread: Unread | None = None
-        self._device_s = 0.0  # of this step: waited for, or computed in the host's own thread
-        self._expected_s = 0.0  # of the part of the step that is in progress
         self._counts: Counter[str] = Counter()
-        self._seconds = {"vision": 0.0, "prefill": 0.0, "decode": 0.0, "host": 0.0}
 
     @property
     def busy(self) -> bool:
@@ -116,8 +110,7 @@ class EngineCore:
         """One iteration."""
         began = time.perf_counter()
         schedule = self._scheduler.schedule()
-        for sequence in self._scheduler.take_hopeless():
-            self._end_sequence(sequence, DeadlineExceeded())
+        self._refuse_hopeless()
         try:
             launched = self._launch(schedule)
             if self._pipelined:
@@ -128,8 +121,7 @@ class EngineCore:
         except Exception as error:
             self._recover(schedule, translate(error))
         self._counts["steps"] += 1
-        self._seconds["host"] += max(0.0, time.perf_counter() - began - self._device_s)
-        self._device_s = 0.0
+        self._timer.step_over(began)
 
     def add(self, sequence: Sequence) -> None:
         """Take a sequence in."""
@@ -154,18 +146,18 @@ class EngineCore:
                 f"the prompt has {len(request.prompt.ids)} tokens and the {holder} holds {capacity}; send fewer tiles"
             )
         tiles = tile_spans(request, self._config.tokens_per_tile)
-        text = detokenizer_of(request, self._tokenizer, self._stop)
         limit = min(room, request.sampling.max_new_tokens)
+        text = detokenizer_of(request, self._tokenizer, self._stop)
         sequence = Sequence(handle, tiles, text, limit, arrival)
         if request.sampling.num_beams > 1:
-            sequence.beams = BeamSearch(request.sampling, self._end, limit)
+            sequence.beams = BeamSearch(request.sampling, self._tokenizer.token_id(self._stop), limit)
         return sequence
 
     def stats(self) -> EngineStats:
-        """The figures of this moment; what waits outside is not in them."""
+        """The figures of this moment, without what waits outside."""
         return EngineStats(
             running=len(self._scheduler.running),
-            step_allowance=HANG_FACTOR * self._expected_s,
+            step_allowance=HANG_FACTOR * self._timer.expected_s,
             finished=self._counts["finished"],
             generated_tokens=self._counts["tokens"],
             memory_bytes=torch.cuda.memory_allocated() if torch.cuda.is_available() else None,
@@ -182,10 +174,14 @@ class EngineCore:
             steps=self._counts["steps"],
             discarded_rows=self._counts["discarded_rows"],
             computed=dict(self._runner.computed),
-            step_s=dict(self._seconds),
+            step_s=dict(self._timer.seconds),
             fast_paths={path.name: path.state for path in self._paths},
             fast_path_details={path.name: path.detail for path in self._paths},
         )
+
+    def _refuse_hopeless(self) -> None:
+        for sequence in self._scheduler.take_hopeless():
+            self._end_sequence(sequence, DeadlineExceeded())
 
     def _launch(self, schedule: Schedule) -> Launched:
         """Queue a step: features of its tiles, then the logits of its rows."""
@@ -196,17 +192,16 @@ class EngineCore:
         for chunk in schedule.chunks:
             chunk.sequence.enter("prefill")
         if schedule.chunks:
-            self._expected_s = schedule.rows * self._budget.row_s
+            self._timer.expect(rows=schedule.rows)
             forward = self._runner.forward(list(schedule.chunks))
-        launched = Launched(schedule, (began, encoded, self._runner.mark()), forward)
         self._progress()
-        return launched
+        return Launched(schedule, (began, encoded, self._runner.mark()), forward)
 
     def _encode(self, tiles: list[TileWork]) -> None:
         """Give features to the sequences that asked and to the cache, where equal tiles of others find them."""
         for work in tiles:
             work.sequence.enter("vision")
-        self._expected_s = len(tiles) * self._budget.tile_s
+        self._timer.expect(tiles=len(tiles))
         for work, found in zip(tiles, self._runner.encode(tiles), strict=True):
             work.sequence.features[work.tile] = found
             self._features.put(work.key, found)
@@ -214,35 +209,35 @@ class EngineCore:
 
     def _sample(self, launched: Launched) -> None:
         """Choose the next token of each chunk that completes its branch. Only beams are read at once."""
+        chunks = self._still_wanted(launched.schedule)
+        forward = launched.forward
         places: dict[Sequence, list[int]] = {}
-        for place, chunk in enumerate(launched.forward.chunks if launched.forward else ()):
-            places.setdefault(chunk.sequence, []).append(place)
-        self._counts["discarded_rows"] += sum(c.rows for c in launched.schedule.chunks if c.sequence.ended)
-        going = {sequence: at for sequence, at in places.items() if not sequence.ended}
-        plain = [sequence for sequence in going if not sequence.beams]
-        tokens = None
-        if launched.forward and plain:
-            rows = [sequence.row(sequence.branch) for sequence in plain]
-            tokens = self._runner.choose(launched.forward, [going[sequence][0] for sequence in plain], rows)
-        for chunk in launched.schedule.chunks:
+        for place, chunk in enumerate(forward.chunks if forward else ()):
             if not chunk.sequence.ended:
-                chunk.branch.computed = chunk.stop
+                places.setdefault(chunk.sequence, []).append(place)
+        plain = [sequence for sequence in places if not sequence.beams]
+        tokens = self._runner.choose(forward, [places[one][0] for one in plain]) if forward and plain else None
+        for chunk in chunks:
+            chunk.branch.computed = chunk.stop
         for sequence in plain:
             sequence.branch.unread = True
-        for chunk in launched.schedule.chunks:
-            if chunk.sequence.beams and not chunk.sequence.ended:  # before its branch forks
-                self._scheduler.publish(chunk)
         self._unread = Unread(launched, plain, tokens)
-        for sequence in going:
+        for sequence, rows in places.items():
             sequence.features.clear()
-            if launched.forward and sequence.beams:
-                self._search(sequence, sequence.beams, launched.forward.logits[going[sequence]])
+            if forward and sequence.beams:
+                self._search(sequence, sequence.beams, forward.logits[rows])
+
+    def _still_wanted(self, schedule: Schedule) -> list[Chunk]:
+        """The chunks whose sequences have not ended meanwhile; the rows of the others were computed in vain."""
+        chunks = [chunk for chunk in schedule.chunks if not chunk.sequence.ended]
+        self._counts["discarded_rows"] += schedule.rows - sum(chunk.rows for chunk in chunks)
+        return chunks
 
     def _settle(self) -> None:
         """Wait for a step that was sampled; share its pages, hand out its tokens."""
         if (unread := self._unread) is None:
             return
-        self._measure(unread.launched)
+        self._timer.measure(unread.launched.schedule, unread.launched.marks, self._progress)
         tokens = unread.tokens.read() if unread.tokens else []
         for chunk in unread.launched.schedule.chunks:
             self._scheduler.publish(chunk)
@@ -254,43 +249,20 @@ class EngineCore:
         if self._budget.fitted():
             log.info("steps may be larger again", rows=self._budget.most_rows, tiles=self._budget.most_tiles)
 
-    def _measure(self, launched: Launched) -> None:
-        """Wait for the device, and keep what the step's parts took."""
-        schedule, (began, encoded, ended) = launched.schedule, launched.marks
-        self._expected_s = schedule.rows * self._budget.row_s + len(schedule.tiles) * self._budget.tile_s
-        waiting = time.perf_counter()
-        ended.wait()
-        self._device_s += time.perf_counter() - waiting if self._pipelined else ended.since(began)
-        self._progress()
-        if schedule.tiles:
-            self._seconds["vision"] += (seconds := encoded.since(began))
-            self._budget.took_tiles(len(schedule.tiles), seconds)
-        if schedule.chunks:
-            seconds = ended.since(encoded)
-            self._seconds["decode" if schedule.rows == len(schedule.chunks) else "prefill"] += seconds
-            if schedule.rows >= 2 * len(schedule.chunks):  # else it says nothing about prompts
-                self._budget.took_rows(schedule.rows, seconds)
-
     def _accept(self, sequence: Sequence, token: int) -> None:
         """Append a token, hand out its text, end what is complete."""
         if token < 0:
-            self._end_sequence(sequence, NonFiniteLogits(NON_FINITE), forget=True)
+            self._end_sequence(sequence, NonFiniteLogits(), forget=True)
             return
         sequence.enter("decode")
-        sequence.count += 1
-        stopped = token == self._end
-        if not stopped:
-            sequence.branch.tokens.append(token)
-            sequence.handle.delta(sequence.text.push(token), sequence.count)
-            stopped = sequence.text.stopped
-        if stopped or sequence.count >= sequence.limit:
-            self._finish(sequence, stopped)
+        sequence.branch.tokens.append(token)
+        sequence.say(token)
+        if sequence.text.stopped or sequence.count >= sequence.limit:
+            self._finish(sequence)
 
     def _search(self, sequence: Sequence, beams: BeamSearch, logits: Tensor) -> None:
         """One step of a beam search; an error ends this request alone."""
         try:
-            if not logits.isfinite().all():
-                raise NonFiniteLogits(NON_FINITE)
             self._advance(sequence, beams, logits)
         except Exception as error:
             self._end_sequence(sequence, translate(error), forget=True)
@@ -299,50 +271,22 @@ class EngineCore:
         """Go on with the best beams: their text comes at the end, in one piece, because beams change until then."""
         sequence.enter("decode")
         sequence.count += 1
-        rows = [sequence.row(branch) for branch in sequence.branches]
-        scores = sampler.adjust(logits.float().log_softmax(dim=-1), rows)
-        if not beams.sampling.greedy:
-            warped, ids = sampler.warp(scores, rows)
-            scores = torch.full_like(scores, -torch.inf).scatter(1, ids, warped.float())
-        continuations = beams.advance(scores, [sequence.answer(branch) for branch in sequence.branches])
+        continuations = beams.advance(logits, [sequence.row(branch) for branch in sequence.branches])
         if continuations:
-            self._fork(sequence, continuations)
+            for source, target in self._scheduler.fork(sequence, continuations):
+                self._runner.copy_page(source, target)
             return
         sequence.count = 0
         for token in beams.best:
-            sequence.count += 1
-            if token == self._end:
-                break
-            sequence.handle.delta(sequence.text.push(token), sequence.count)
-            if sequence.text.stopped:
-                break
-        self._finish(sequence, token == self._end or sequence.text.stopped)
+            if not sequence.text.stopped:
+                sequence.say(token)
+        self._finish(sequence)
 
-    def _fork(self, sequence: Sequence, continuations: list[Continuation]) -> None:
-        """Replace the branches by their continuations, which share all full pages."""
-        forks: list[Branch] = []
-        try:
-            for continuation in continuations:
-                branch, copied = self._scheduler.fork(sequence.branches[continuation.parent], continuation.token)
-                forks.append(branch)
-                if copied:
-                    self._runner.copy_page(*copied)
-        except OutOfPages:
-            for branch in forks:
-                self._scheduler.release(branch)
-            self._scheduler.preempt(sequence)
-            return
-        for branch in sequence.branches:
-            self._scheduler.release(branch)
-        sequence.branches = forks
-
-    def _finish(self, sequence: Sequence, stopped: bool) -> None:
-        sequence.handle.delta(sequence.text.finish(), sequence.count)
+    def _finish(self, sequence: Sequence) -> None:
+        text = sequence.text
+        sequence.handle.delta(text.finish(), sequence.count)
         done = sequence.handle.done(
-            sequence.text.text,
-            stopped=stopped,
-            completion_tokens=sequence.count,
-            cached_tokens=sequence.cached_tokens,
+            text.text, stopped=text.stopped, completion_tokens=sequence.count, cached_tokens=sequence.cached_tokens
         )
         self._end_sequence(sequence, done)
 

@@ -12,6 +12,7 @@ from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from workers.vision.engine.beam_search import Continuation
 from workers.vision.engine.feature_cache import FeatureCache
 from workers.vision.engine.page_pool import OutOfPages, PagePool
 from workers.vision.engine.sequence import NO_SLOT, Branch, Sequence
@@ -128,31 +129,38 @@ class Scheduler:
             for page, digest in chunk.sequence.publishable(chunk.stop):
                 self._pool.publish(page, digest)
 
-    def fork(self, parent: Branch, token: int) -> tuple[Branch, tuple[int, int] | None]:
-        """A branch that goes on from `parent` with `token`, and the page whose content has to be copied, from and to.
+    def fork(self, sequence: Sequence, continuations: list[Continuation]) -> list[tuple[int, int]]:
+        """Replace the branches by their continuations, which share all full pages; returns pages to copy, from and to.
 
-        Full pages are shared. Raises `OutOfPages`.
+        Where no page is free for them the sequence begins again.
         """
+        forks: list[Branch] = []
+        copies: list[tuple[int, int]] = []
+        try:
+            for continuation in continuations:
+                forks.append(self._fork(sequence.branches[continuation.parent], continuation.token, copies))
+        except OutOfPages:
+            self._release_branches(forks)
+            self.preempt(sequence)
+            return []
+        self._release_branches(sequence.branches)
+        sequence.branches = forks
+        return copies
+
+    def _fork(self, parent: Branch, token: int, copies: list[tuple[int, int]]) -> Branch:
         full = parent.computed // PAGE_TOKENS
-        pages, copied = parent.pages[:full], None
-        if parent.computed % PAGE_TOKENS:
-            (page,) = self._pool.allocate(1)
-            copied = parent.pages[full], page
-            self._pool.acquire(pages)
-            pages = [*pages, page]
-        else:
-            self._pool.acquire(pages)
-        return Branch([*parent.tokens, token], pages, parent.computed), copied
+        own = self._pool.allocate(1) if parent.computed % PAGE_TOKENS else []
+        copies += [(parent.pages[full], page) for page in own]
+        self._pool.acquire(parent.pages[:full])
+        return Branch([*parent.tokens, token], parent.pages[:full] + own, parent.computed)
 
-    def release(self, branch: Branch) -> None:
-        """Let go of a branch's pages."""
-        self._pool.release(branch.pages)
-        branch.pages = []
-
-    def _release(self, sequence: Sequence, *, forget: bool = False) -> None:
-        for branch in sequence.branches:
+    def _release_branches(self, branches: list[Branch], *, forget: bool = False) -> None:
+        for branch in branches:
             self._pool.release(branch.pages, forget=forget)
             branch.pages = []
+
+    def _release(self, sequence: Sequence, *, forget: bool = False) -> None:
+        self._release_branches(sequence.branches, forget=forget)
         if sequence.slot != NO_SLOT:
             self._slots.append(sequence.slot)
             sequence.slot, sequence.opened = NO_SLOT, False

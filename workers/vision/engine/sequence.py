@@ -94,6 +94,11 @@ class Sequence:
         """What the choice of the branch's next token depends on."""
         return Row(self.request, self.answer(branch), self.random)
 
+    def say(self, token: int) -> None:
+        """Count a token and hand out the text that it makes final."""
+        self.count += 1
+        self.handle.delta(self.text.push(token), self.count)
+
     def enter(self, stage: StageName) -> None:
         """Report a stage once, however often the sequence comes by it."""
         if STAGES.index(stage) >= self._stage:

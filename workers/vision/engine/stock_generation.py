@@ -26,19 +26,12 @@ class TokenCallback(StoppingCriteria):
     """Called by `generate` after every token: reports text, and says when to stop."""
 
     def __init__(self, handle: RequestHandle, tokenizer: Tokenizer, stop: str, token_done: Callable[[], None]) -> None:
-        """`stop` is the template's separator, the token that ends an answer."""
+        """`stop` is the template's separator."""
         self._handle = handle
         self._token_done = token_done
         self._beams = handle.request.sampling.num_beams > 1
-        self._text = detokenizer_of(handle.request, tokenizer, stop)
-        self._end = tokenizer.token_id(stop)
+        self.text = detokenizer_of(handle.request, tokenizer, stop)
         self.count = 0
-        self.stopped = False
-
-    @property
-    def text(self) -> str:
-        """The text so far."""
-        return self._text.text
 
     def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Any:
         """Take the newest token. Beams change until the end, so their text comes at once, with `finish`."""
@@ -47,27 +40,22 @@ class TokenCallback(StoppingCriteria):
             self._handle.stage("decode")
         if self._beams:
             self.count = input_ids.shape[1]
-        elif not self.stopped:  # on a GPU the loop may run a step ahead of our word, and takes it back later
+        elif not self.text.stopped:  # on a GPU the loop may run a step ahead of our word, and takes it back later
             self._take(int(input_ids[0, -1]))
-        return torch.full((len(input_ids),), self._handle.cancelled or self.stopped, device=input_ids.device)
+        return torch.full((len(input_ids),), self._handle.cancelled or self.text.stopped, device=input_ids.device)
 
     def finish(self, output: Tensor) -> None:
         """Report the text that is left of `output` (N,)."""
         if self._beams:
             self.count = 0
             for token in output.tolist():
-                self._take(token)
-                if self.stopped:
-                    break
-        self._handle.delta(self._text.finish(), self.count)
+                if not self.text.stopped:
+                    self._take(token)
+        self._handle.delta(self.text.finish(), self.count)
 
     def _take(self, token: int) -> None:
         self.count += 1
-        if token == self._end:
-            self.stopped = True
-            return
-        self._handle.delta(self._text.push(token), self.count)
-        self.stopped = self._text.stopped
+        self._handle.delta(self.text.push(token), self.count)
 
 
 class FiniteCheck(LogitsProcessor):

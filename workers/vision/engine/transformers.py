@@ -140,7 +140,7 @@ class StockCore:
             )
         handle.check()
         callback.finish(output[0])
-        return handle.done(callback.text, stopped=callback.stopped, completion_tokens=callback.count)
+        return handle.done(callback.text.text, stopped=callback.text.stopped, completion_tokens=callback.count)
 
     def _embed(self, handle: RequestHandle) -> Tensor:
         request, loaded = handle.request, self._loaded

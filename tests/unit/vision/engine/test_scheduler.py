@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from workers.vision.engine.base import EngineRequest, Sampling
+from workers.vision.engine.beam_search import Continuation
 from workers.vision.engine.feature_cache import FeatureCache
 from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.page_pool import PagePool
@@ -254,12 +255,24 @@ def test_a_forked_branch_shares_full_pages_and_copies_the_last() -> None:
     parent = sequence(text=40)
     chosen.add(parent)
     run(chosen)
-    branch, copied = chosen.fork(parent.branch, 5)
-    assert branch.pages[:2] == parent.branch.pages[:2]
-    assert copied == (parent.branch.pages[2], branch.pages[2])
-    assert branch.tokens[-1] == 5
-    chosen.release(branch)
-    assert chosen._pool.used == len(parent.branch.pages)
+    before = parent.branch.pages
+    copies = chosen.fork(parent, [Continuation(0, 5), Continuation(0, 6)])
+    first, second = parent.branches
+    assert first.pages[:2] == second.pages[:2] == before[:2]
+    assert copies == [(before[2], first.pages[2]), (before[2], second.pages[2])]
+    assert (first.tokens[-1], second.tokens[-1]) == (5, 6)
+    assert chosen._pool.used == 2 + 2
+    chosen.remove(parent)
+    assert chosen._pool.used == 0
+
+
+def test_a_sequence_without_pages_for_its_forks_begins_again() -> None:
+    chosen = scheduler(pages=3)
+    parent = sequence(text=40)
+    chosen.add(parent)
+    run(chosen)
+    assert chosen.fork(parent, [Continuation(0, 5)]) == []
+    assert (chosen.running, chosen.waiting, chosen._pool.used) == ([], [parent], 0)
 
 
 def test_digests_tell_images_texts_and_salts_apart_and_chain() -> None:

@@ -16,7 +16,6 @@ from workers.vision.engine.base import DeadlineExceeded, Delta, Done, EngineRequ
 from workers.vision.engine.core import Parts
 from workers.vision.engine.model_runner import Forward
 from workers.vision.engine.resident import ResidentEngine
-from workers.vision.engine.sampler import Row
 from workers.vision.engine.scheduler import Chunk, Limits, TileWork
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.transfers import Mark, Readback
@@ -67,7 +66,7 @@ class SimulatedRunner:
         self.seen += [chunk.sequence.request.id for chunk in chunks]
         return Forward([chunk for chunk in chunks if chunk.completes], torch.zeros(0))
 
-    def choose(self, forward: Forward, places: list[int], rows: list[Row]) -> Readback:
+    def choose(self, forward: Forward, places: list[int]) -> Readback:
         return Readback(torch.full((len(places),), TOKEN))
 
     def mark(self) -> Mark:
@@ -88,7 +87,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    engine = ("engine.core", "engine.engine_thread", "engine.scheduler", "engine.handle")
+    engine = ("engine.core", "engine.step_timer", "engine.engine_thread", "engine.scheduler", "engine.handle")
     for module in (*engine, "model.transfers", "watchdog"):
         monkeypatch.setattr(f"workers.vision.{module}.time", clock)
     return clock
