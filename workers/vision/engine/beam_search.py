@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from workers.vision.engine import sampler
-from workers.vision.engine.base import NonFiniteLogits, Sampling
+from workers.vision.engine.base import Sampling
+from workers.vision.engine.errors import NonFiniteLogits
 from workers.vision.engine.sampler import Row
 
 

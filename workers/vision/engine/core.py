@@ -19,24 +19,19 @@ from torch import Tensor
 
 from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
-from workers.vision.engine.base import (
-    Cancelled,
-    ContextExceeded,
-    DeadlineExceeded,
-    Done,
-    EngineStats,
-    NonFiniteLogits,
-    OutOfMemory,
-)
+from workers.vision.engine.base import Done
 from workers.vision.engine.beam_search import BeamSearch
-from workers.vision.engine.detokenize import detokenizer_of
 from workers.vision.engine.engine_thread import Outcome
+from workers.vision.engine.errors import Cancelled, DeadlineExceeded, NonFiniteLogits, OutOfMemory
 from workers.vision.engine.feature_cache import FeatureCache
 from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.model_runner import Forward, ModelRunner
 from workers.vision.engine.page_pool import PagePool
-from workers.vision.engine.scheduler import Chunk, Limits, Schedule, Scheduler, TileWork
-from workers.vision.engine.sequence import Sequence, tile_spans
+from workers.vision.engine.page_tables import PageTables
+from workers.vision.engine.schedule import Chunk, Schedule, TileWork
+from workers.vision.engine.scheduler import Limits, Scheduler
+from workers.vision.engine.sequence import Sequence, make_sequence
+from workers.vision.engine.stats import EngineStats
 from workers.vision.engine.step_allowance import HANG_FACTOR
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.engine.step_timer import StepTimer
@@ -44,7 +39,6 @@ from workers.vision.engine.torch_errors import translate
 from workers.vision.model.fast_path import FastPath
 from workers.vision.model.packed_batch import PAGE_TOKENS
 from workers.vision.model.transfers import Mark, Readback
-from workers.vision.prompts import TEMPLATES
 
 log = structlog.get_logger(__name__)
 
@@ -92,10 +86,10 @@ class EngineCore:
         self._runner, self._config, self._tokenizer = parts.runner, parts.config, parts.tokenizer
         self._budget, self._paths, self._pipelined = parts.budget, parts.paths, parts.pipelined
         self._pool = PagePool(parts.pages)
+        self._tables = PageTables(self._pool)
         self._features = FeatureCache(parts.feature_bytes)
-        self._scheduler = Scheduler(self._pool, self._features, parts.budget, parts.limits)
+        self._scheduler = Scheduler(self._tables, self._features, parts.budget, parts.limits)
         self._timer = StepTimer(parts.budget, waits=parts.pipelined)
-        self._stop = TEMPLATES[self._config.template].stop
         self._leave, self._progress = leave, progress
         self._unread: Unread | None = None
         self._counts: Counter[str] = Counter()
@@ -137,21 +131,8 @@ class EngineCore:
 
     def prepare(self, handle: RequestHandle, arrival: int) -> Sequence:
         """The sequence of a request, made in its caller's thread. Raises `ContextExceeded`."""
-        request = handle.request
-        capacity = min(self._config.context, self._pool.size * PAGE_TOKENS // request.sampling.num_beams - 1)
-        room = capacity - len(request.prompt.ids)
-        if room < 1:
-            holder = "context of the model" if capacity == self._config.context else "key-value cache"
-            raise ContextExceeded(
-                f"the prompt has {len(request.prompt.ids)} tokens and the {holder} holds {capacity}; send fewer tiles"
-            )
-        tiles = tile_spans(request, self._config.tokens_per_tile)
-        limit = min(room, request.sampling.max_new_tokens)
-        text = detokenizer_of(request, self._tokenizer, self._stop)
-        sequence = Sequence(handle, tiles, text, limit, arrival)
-        if request.sampling.num_beams > 1:
-            sequence.beams = BeamSearch(request.sampling, self._tokenizer.token_id(self._stop), limit)
-        return sequence
+        cache_tokens = self._pool.size * PAGE_TOKENS
+        return make_sequence(handle, arrival, self._config, self._tokenizer, cache_tokens)
 
     def stats(self) -> EngineStats:
         """The figures of this moment, without what waits outside."""
@@ -240,7 +221,7 @@ class EngineCore:
         self._timer.measure(unread.launched.schedule, unread.launched.marks, self._progress)
         tokens = unread.tokens.read() if unread.tokens else []
         for chunk in unread.launched.schedule.chunks:
-            self._scheduler.publish(chunk)
+            self._tables.publish(chunk)
         for sequence, token in zip(unread.sequences, tokens, strict=True):
             sequence.branch.unread = False
             if not sequence.ended:

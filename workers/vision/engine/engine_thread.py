@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
-from workers.vision.engine.base import Done, EngineClosed, EngineRequest, EngineStats, Event
+from workers.vision.engine.base import Done, EngineRequest, Event
+from workers.vision.engine.errors import EngineClosed
 from workers.vision.engine.handle import RequestHandle
+from workers.vision.engine.stats import EngineStats
 
 WORK = TypeVar("WORK")
 Outcome = Done | Exception

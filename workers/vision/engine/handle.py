@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Literal
 
-from workers.vision.engine.base import Cancelled, DeadlineExceeded, Delta, Done, EngineRequest, Event, Stage
+from workers.vision.engine.base import Delta, Done, EngineRequest, Event, Stage
+from workers.vision.engine.errors import Cancelled, DeadlineExceeded
 
 StageName = Literal["vision", "prefill", "decode"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from workers.vision.engine import sampler
-from workers.vision.engine.scheduler import Chunk, TileWork
+from workers.vision.engine.schedule import Chunk, TileWork
 from workers.vision.engine.sequence import Sequence
 from workers.vision.model.decode_steps import DecodeSteps
 from workers.vision.model.kv_pages import KVPages

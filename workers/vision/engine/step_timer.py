@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from workers.vision.engine.scheduler import Schedule
+from workers.vision.engine.schedule import Schedule
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.transfers import Mark
 

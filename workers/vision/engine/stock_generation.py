@@ -17,8 +17,9 @@ from transformers.generation.logits_process import (
 )
 
 from shared.tokenization.tokenizer import Tokenizer
-from workers.vision.engine.base import DEFAULT_TOP_K, EngineRequest, NonFiniteLogits, Sampling, TokenMask
+from workers.vision.engine.base import DEFAULT_TOP_K, EngineRequest, Sampling, TokenMask
 from workers.vision.engine.detokenize import detokenizer_of
+from workers.vision.engine.errors import NonFiniteLogits
 from workers.vision.engine.handle import RequestHandle
 
 

@@ -16,9 +16,11 @@ from transformers import StoppingCriteriaList
 
 from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
-from workers.vision.engine.base import Cancelled, ContextExceeded, DeadlineExceeded, Done, EngineStats
+from workers.vision.engine.base import Done
 from workers.vision.engine.engine_thread import EngineThread, Outcome
+from workers.vision.engine.errors import Cancelled, ContextExceeded, DeadlineExceeded
 from workers.vision.engine.handle import RequestHandle
+from workers.vision.engine.stats import EngineStats
 from workers.vision.engine.step_allowance import HANG_FACTOR, decoder_operations, vision_operations
 from workers.vision.engine.stock_generation import TokenCallback, generation_config, global_seed, logits_processors
 from workers.vision.engine.torch_errors import translate

@@ -12,11 +12,13 @@ import torch
 from tests.random_checkpoint import write_random
 from workers.vision.attempt import InFlightJobs
 from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from workers.vision.engine.base import DeadlineExceeded, Delta, Done, EngineRequest, Event, Sampling
+from workers.vision.engine.base import Delta, Done, EngineRequest, Event, Sampling
 from workers.vision.engine.core import Parts
+from workers.vision.engine.errors import DeadlineExceeded
 from workers.vision.engine.model_runner import Forward
 from workers.vision.engine.resident import ResidentEngine
-from workers.vision.engine.scheduler import Chunk, Limits, TileWork
+from workers.vision.engine.schedule import Chunk, TileWork
+from workers.vision.engine.scheduler import Limits
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.transfers import Mark, Readback
 from workers.vision.prompts import ImageSpan, Prompt
