@@ -19,6 +19,7 @@ from workers.vision.prompts import Prompt
 
 #: Takes the ids generated so far, returns (vocab,) of those that may come next.
 TokenMask = Callable[[Sequence[int]], NDArray[np.bool_]]
+StageName = Literal["vision", "prefill", "decode"]
 Tiles = NDArray[np.uint8]  #: (T, side, side, 3), row by row, the thumbnail last; (0, …) for a request without images
 
 
@@ -85,7 +86,7 @@ class EngineRequest:
 class Stage:
     """The request has reached this stage."""
 
-    name: Literal["vision", "prefill", "decode"]
+    name: StageName
 
 
 @dataclass(frozen=True)

@@ -135,13 +135,12 @@ class EngineCore:
         return make_sequence(handle, arrival, self._config, self._tokenizer, cache_tokens)
 
     def stats(self) -> EngineStats:
-        """The figures of this moment, without what waits outside."""
+        """What the core itself knows of this moment."""
         return EngineStats(
             running=len(self._scheduler.running),
             step_allowance=HANG_FACTOR * self._timer.expected_s,
             finished=self._counts["finished"],
             generated_tokens=self._counts["tokens"],
-            memory_bytes=torch.cuda.memory_allocated() if torch.cuda.is_available() else None,
             pages=self._pool.size,
             cache_tokens=self._pool.size * PAGE_TOKENS,
             used_pages=self._pool.used,

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
+import torch
+
 from workers.vision.engine.base import Done, EngineRequest, Event
 from workers.vision.engine.errors import EngineClosed
 from workers.vision.engine.handle import RequestHandle
@@ -40,7 +42,7 @@ class Core(Protocol[WORK]):
         """Compute for a while; leaves with errors of its requests, raises none."""
 
     def stats(self) -> EngineStats:
-        """The figures of this moment, without what waits outside."""
+        """What the core itself knows of this moment."""
 
 
 class EngineThread(Generic[WORK]):
@@ -89,8 +91,12 @@ class EngineThread(Generic[WORK]):
         """The figures of this moment."""
         with self._changed:
             stats = self._core.stats()
-            waiting = max(0, len(self._handles) - stats.running)
-            return replace(stats, waiting=waiting, busy_since=self._busy_since)
+            return replace(
+                stats,
+                waiting=max(0, len(self._handles) - stats.running),
+                busy_since=self._busy_since,
+                memory_bytes=torch.cuda.memory_allocated() if torch.cuda.is_available() else None,
+            )
 
     def close(self) -> None:
         """Cancel everything and end the thread."""

@@ -4,12 +4,9 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import Literal
 
-from workers.vision.engine.base import Delta, Done, EngineRequest, Event, Stage
+from workers.vision.engine.base import Delta, Done, EngineRequest, Event, Stage, StageName
 from workers.vision.engine.errors import Cancelled, DeadlineExceeded
-
-StageName = Literal["vision", "prefill", "decode"]
 
 
 class RequestHandle:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.config import Config
-from workers.vision.engine.base import EngineRequest
+from workers.vision.engine.base import EngineRequest, StageName
 from workers.vision.engine.beam_search import BeamSearch
 from workers.vision.engine.detokenize import IncrementalDetokenizer, detokenizer_of
 from workers.vision.engine.errors import ContextExceeded
-from workers.vision.engine.handle import RequestHandle, StageName
+from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.sampler import Row
 from workers.vision.engine.tile_spans import TileSpans, tile_spans
 from workers.vision.model.packed_batch import PAGE_TOKENS

@@ -111,13 +111,12 @@ class StockCore:
         self._leave(handle, outcome)
 
     def stats(self) -> EngineStats:
-        """The figures of this moment."""
+        """What the core itself knows of this moment."""
         return EngineStats(
             running=int(self._current is not None),
             finished=self._finished,
             generated_tokens=self._tokens,
             step_allowance=HANG_FACTOR * self._expected_s,
-            memory_bytes=torch.cuda.memory_allocated() if torch.cuda.is_available() else None,
         )
 
     def _room(self, handle: RequestHandle) -> int:
