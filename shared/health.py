@@ -5,8 +5,10 @@ readyz  200 while every check passes, else 503: send it no work; the body names 
 """
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -19,6 +21,7 @@ from shared.settings.base import ProcessSettings, SettingsError
 #: Raises with the reason when what it checks is down; bounded by its own time-out.
 Check = Callable[[], object]
 
+HEAD_TIMEOUT_S = 10.0  #: from a connection to the end of its request's head
 _STATUS = {200: "200 OK", 404: "404 Not Found", 405: "405 Method Not Allowed", 503: "503 Service Unavailable"}
 log = structlog.get_logger(__name__)
 
@@ -91,10 +94,40 @@ class HealthServer:
 class _ThreadingServer(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what breaks a connection, which is mostly its client."""
+        del request, client_address
+        log.warning("connection to the health port broken", exc_info=True)
+
 
 class _SilentHandler(WSGIRequestHandler):
+    """One connection, closed where its request has not arrived within `HEAD_TIMEOUT_S`: each occupies a thread."""
+
+    def setup(self) -> None:
+        """Begin to wait for the request."""
+        super().setup()
+        self._head_timer = threading.Timer(HEAD_TIMEOUT_S, self._cut)
+        self._head_timer.daemon = True
+        self._head_timer.start()
+
+    def parse_request(self) -> bool:
+        """Read the rest of the request's head."""
+        try:
+            return super().parse_request()
+        finally:
+            self._head_timer.cancel()
+
+    def finish(self) -> None:
+        """Close the connection."""
+        self._head_timer.cancel()
+        super().finish()
+
     def log_message(self, format: str, *args: Any) -> None:
         """Log no line per probe."""
+
+    def _cut(self) -> None:
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 def _failure(check: Check) -> str | None:

@@ -1,11 +1,14 @@
 """The health port."""
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 
 from services.cli.local.ports import free_ports
+from shared import health
 from shared.health import HealthServer
 from shared.settings.base import ProcessSettings
 
@@ -67,3 +70,14 @@ def test_other_paths_and_methods_are_refused(serve: Make) -> None:
 
 def test_port_0_opens_no_port() -> None:
     assert HealthServer(ProcessSettings(), ready={}).port == 0
+
+
+def test_a_connection_whose_request_does_not_arrive_is_closed(serve: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "HEAD_TIMEOUT_S", 0.1)
+    url = httpx.URL(serve(ready={"slow": lambda: threading.Event().wait(0.3)}))
+    for sent in (b"", b"GET /livez HTTP/1.1\r\nX: "):
+        with socket.create_connection((url.host, url.port or 0), timeout=20) as connection:
+            connection.sendall(sent)
+            while connection.recv(4096):
+                pass
+    assert httpx.get(f"{url}/readyz").status_code == 200  # an answer may take longer
