@@ -15,8 +15,8 @@ from services.intake.schemas.requests import without_nulls
 from services.intake.schemas.uploads import CompleteUpload, CreateUpload
 from services.intake.schemas.validation import read
 from services.intake.submission.body import read_json, refuse_body
-from services.intake.submission.direct_uploads import DirectUpload
 from services.intake.submission.file_store import FileFields
+from services.intake.submission.pending_uploads import PendingUpload
 from shared.errors import (
     BodyTooLarge,
     IdempotencyInProgress,
@@ -79,7 +79,7 @@ async def cancel(request: Request, context: Context, caller: Uploader, id: Id) -
 
 
 def _body(
-    upload: DirectUpload,
+    upload: PendingUpload,
     status: Literal["pending", "completed", "cancelled"],
     file: File | None = None,
     put_url: str | None = None,

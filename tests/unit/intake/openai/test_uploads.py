@@ -170,7 +170,7 @@ def test_a_cancelled_upload_is_gone_and_a_completed_one_is_not_cancelled(sdk: Op
 def test_an_upload_expires(sdk: OpenAI, intake: App, monkeypatch: pytest.MonkeyPatch) -> None:
     upload = begun(sdk)
     put(intake, upload)
-    monkeypatch.setattr("services.intake.submission.direct_uploads.URL_EXPIRES_S", -1)
+    monkeypatch.setattr("services.intake.submission.pending_uploads.URL_EXPIRES_S", -1)
     assert "expired" in str(refused(sdk, upload))
 
 

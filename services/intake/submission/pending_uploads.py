@@ -32,7 +32,7 @@ from shared.store.client import AsyncStore
 URL_EXPIRES_S = 3600  #: as an upload of OpenAI expires
 
 
-class DirectUpload(RecordValue):
+class PendingUpload(RecordValue):
     """An upload that was begun."""
 
     id: str  #: `upload_` and the same characters as the file's
@@ -54,7 +54,7 @@ class DirectUpload(RecordValue):
         return int(created_at(self.id)) + URL_EXPIRES_S
 
 
-class DirectUploads:
+class PendingUploads:
     """Every method that names an upload raises `NotFound`, alike for one of another tenant and for none at all."""
 
     def __init__(self, store: AsyncStore, storage: Storage, files: FileStore, settings: IntakeSettings) -> None:
@@ -63,7 +63,7 @@ class DirectUploads:
         self._files = files
         self._settings = settings
 
-    async def begin(self, tenant: str, fields: FileFields, size: int, sha256: str) -> tuple[DirectUpload, str]:
+    async def begin(self, tenant: str, fields: FileFields, size: int, sha256: str) -> tuple[PendingUpload, str]:
         """Return the upload of a file of `size` bytes, and where to put them.
 
         Raises `UploadsDisabled`, `BodyTooLarge` and `ImageTooLarge`.
@@ -74,7 +74,7 @@ class DirectUploads:
             raise image_too_large(0, self._settings.max_image_bytes)
         if size > self._settings.max_file_bytes:
             raise BodyTooLarge(f"at most {self._settings.max_file_bytes} bytes are allowed", field="bytes")
-        upload = DirectUpload(
+        upload = PendingUpload(
             id=new_id("upload"),
             tenant=tenant,
             purpose=fields.purpose,
@@ -86,7 +86,7 @@ class DirectUploads:
         await self._storage.put(_record_key(upload.id), upload.model_dump_json().encode(), "application/json")
         return upload, await self._storage.presigned_put(_sent_key(upload.id), URL_EXPIRES_S)
 
-    async def complete(self, caller: Principal, id: str, md5: str) -> tuple[DirectUpload, File]:
+    async def complete(self, caller: Principal, id: str, md5: str) -> tuple[PendingUpload, File]:
         """Return the file of an upload whose bytes were put, the same one if it is repeated.
 
         Raises `InvalidField` where the bytes are others than were announced, and what `FileStore.commit` raises.
@@ -109,7 +109,7 @@ class DirectUploads:
         await self._storage.delete(_sent_key(upload.id))
         return upload, file
 
-    async def cancel(self, tenant: str, id: str) -> DirectUpload:
+    async def cancel(self, tenant: str, id: str) -> PendingUpload:
         """Delete what was put of an upload. Raises `InvalidField` for one that was completed."""
         upload = await self._get(tenant, id)
         try:
@@ -119,18 +119,18 @@ class DirectUploads:
             return upload
         raise InvalidField("this upload was completed; delete the file instead", field="upload_id")
 
-    async def _get(self, tenant: str, id: str) -> DirectUpload:
+    async def _get(self, tenant: str, id: str) -> PendingUpload:
         if not is_id("upload", id):
             raise NotFound
         try:
-            upload = DirectUpload.model_validate_json(await self._storage.get(_record_key(id)))
+            upload = PendingUpload.model_validate_json(await self._storage.get(_record_key(id)))
         except ObjectMissing as error:
             raise NotFound from error
         if upload.tenant != tenant:
             raise NotFound
         return upload
 
-    async def _copy(self, upload: DirectUpload, writer: FileWriter, md5: str) -> FileUpload:
+    async def _copy(self, upload: PendingUpload, writer: FileWriter, md5: str) -> FileUpload:
         """Return the bytes as the content of the file, checked."""
         copy, digest = FileUpload(self._storage, writer), hashlib.md5(usedforsecurity=False)
         async for piece in self._sent(upload):
@@ -147,7 +147,7 @@ class DirectUploads:
             raise InvalidField(f"the bytes have the MD5 {digest.hexdigest()}, not the one sent", field="md5")
         return copy
 
-    async def _sent(self, upload: DirectUpload) -> AsyncIterator[bytes]:
+    async def _sent(self, upload: PendingUpload) -> AsyncIterator[bytes]:
         """Yield what was put, up to one piece beyond what was announced."""
         start = 0
         while start <= upload.bytes:
