@@ -54,23 +54,28 @@ class RestartingProcess:
         if not self._started or not (self._was_ready or not self.process.program.awaited):
             return ""
         if self._restart_at is not None:
-            if time.monotonic() >= self._restart_at:
-                self.start()
-            return ""
+            return self._restart() if time.monotonic() >= self._restart_at else ""
         code = self.process.exit_code()
         if code is not None:
-            return self._back_off(code)
+            return self._with_log(self._back_off(_ended(code)))
         if not self._was_ready and time.monotonic() >= self._probe_at:
             self._probe_at = time.monotonic() + _PROBE_INTERVAL_S
             return f"{self.process.name} up in {time.monotonic() - self._started:.1f} s" if self._probe() else ""
         return ""
 
-    def _back_off(self, code: int) -> str:
+    def _restart(self) -> str:
+        try:
+            self.start()
+        except OSError as error:  # a full disk, for example: the others go on, and it is tried again
+            return self._back_off(f"can't start: {error}")
+        return ""
+
+    def _back_off(self, reason: str) -> str:
         self._failures = 0 if time.monotonic() - self._started > _BACKOFF_RESET_S else self._failures
         delay = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**self._failures)
         self._failures += 1
         self._restart_at = time.monotonic() + delay
-        return self._with_log(f"{self.process.name} {_ended(code)}; restarts in {delay:g} s")
+        return f"{self.process.name} {reason}; restarts in {delay:g} s"
 
     def _with_log(self, message: str) -> str:
         tail = self.process.log_tail(6).replace("\n", "\n    ")
