@@ -16,6 +16,7 @@ from services.intake.app import build_app, build_context
 from services.intake.auth import is_loopback
 from services.intake.clients.storage import STORAGE_THREADS
 from services.intake.context import AppContext
+from services.intake.http_protocol import BoundedHttpProtocol
 from services.intake.timeouts import READY_TIMEOUT_S, SHUTDOWN_TIMEOUT_S
 from services.intake.uploads import refuse_unless_writable
 from shared.broker import Hints, make_celery
@@ -143,6 +144,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,  # anybody can send X-Forwarded-For
                 server_header=False,
+                http=BoundedHttpProtocol,
                 ws="none",
                 timeout_keep_alive=settings.keep_alive,
                 timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,

@@ -30,9 +30,10 @@ from tests.waiting import eventually
 from workers.vision.affinity import CachedPrompts
 from workers.vision.attempt import InFlightJobs
 from workers.vision.deltas import DeltaWriter
-from workers.vision.engine.base import Done, Engine, EngineRequest, EngineStats, Event
+from workers.vision.engine.base import Done, Engine, EngineRequest, Event
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.engine.factory import ServedModel
+from workers.vision.engine.stats import EngineStats
 from workers.vision.heartbeat import Heartbeat, WorkerRegistration
 from workers.vision.images.decode import DecodeError
 from workers.vision.images.decoder_pool import TiledImage
@@ -49,11 +50,15 @@ BROKEN = b"no image"
 
 
 class FlakyStore(Store):
-    """A store that is unavailable to the scripts that `away` is true of; remembers the calls it took."""
+    """A store that is unavailable to the scripts that `away` is true of; remembers the calls it took.
+
+    Without `wakes` it is to slots that wait.
+    """
 
     def __init__(self, store: Store) -> None:
         super().__init__(store.client, store.prefix)
         self.away: Callable[[str], bool] = lambda script: False
+        self.wakes = True
         self.calls: list[StoreCommand[Any]] = []
 
     def run(self, call: StoreCommand[Any]) -> Any:
@@ -61,6 +66,11 @@ class FlakyStore(Store):
             raise QueueUnavailable("away")
         self.calls.append(call)
         return super().run(call)
+
+    def run_when_woken(self, command: StoreCommand[Any], slot: str, seconds: float) -> Any:
+        if not self.wakes:
+            raise QueueUnavailable("away")
+        return super().run_when_woken(command, slot, seconds)
 
 
 class FlakyObjects(MemoryStorage):
