@@ -9,7 +9,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from infra import metrics
-from shared.settings import GROUPS, ProcessSettings
+from shared.settings.base import ProcessSettings
+from shared.settings.roles import GROUPS
 
 DOCS = Path(__file__).parent.parent / "docs"
 BEGIN, END = "<!-- begin, written by `python -m infra.docs` -->", "<!-- end -->"

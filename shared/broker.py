@@ -15,7 +15,7 @@ from prometheus_client import Counter
 
 from shared.connections.broker_transport import EndpointTransport
 from shared.connections.redis_client import HEALTH_CHECK_S
-from shared.settings import BrokerSettings
+from shared.settings.roles import BrokerSettings
 
 JOB_AVAILABLE = "tileq.look"  #: (job id) a job of this queue's model waits
 DELIVERY_DUE = "tileq.deliver"  #: (message id) a webhook is due

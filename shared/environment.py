@@ -9,7 +9,8 @@ from typing import Any, TypeVar, overload
 
 from pydantic import ValidationError
 
-from shared.settings import PREFIX, ProcessSettings, Settings, SettingsError, variable_name
+from shared.settings.base import PREFIX, ProcessSettings, SettingsError, variable_name
+from shared.settings.roles import Settings
 
 #: Variables of former releases that are still read → the present name.
 FORMER_NAMES = {"TILEQ_KEEPER_PERIOD": "TILEQ_RECONCILE_PERIOD"}

@@ -3,7 +3,8 @@
 TileqError
 ├── RequestError            what a client hears, as application/problem+json (RFC 9457)
 │   ├── 400 Malformed · 401 MissingKey, InvalidKey · 403 InsufficientScope · 404 NotFound · 405 MethodNotAllowed
-│   ├── 409 IdempotencyInProgress, JobNotEnded, JobFailed · 410 ResultLost · 413 BodyTooLarge, ImageTooLarge
+│   ├── 408 HeadTooSlow · 409 IdempotencyInProgress, JobNotEnded, JobFailed · 410 ResultLost
+│   ├── 413 BodyTooLarge, ImageTooLarge · 431 HeadTooLarge
 │   ├── 415 UnsupportedMediaType, UnsupportedImageType
 │   ├── 422 InvalidField, UnknownModel, UndecodableImage, … WebhookRefused
 │   ├── 429 RateLimited, QuotaExceeded
@@ -102,6 +103,18 @@ class MethodNotAllowed(RequestError):
     """This path does not allow this method."""
 
     status, code, title = 405, "method_not_allowed", "Method not allowed"
+
+
+class HeadTooSlow(RequestError):
+    """The headers of the request did not arrive in time."""
+
+    status, code, title, retryable = 408, "request_timeout", "Request too slow", True
+
+
+class HeadTooLarge(RequestError):
+    """The request line and headers, or the trailers, are too large; large values belong into the body."""
+
+    status, code, title = 431, "headers_too_large", "Headers too large"
 
 
 class IdempotencyInProgress(RequestError):

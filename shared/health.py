@@ -14,7 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
-from shared.settings import ProcessSettings, SettingsError
+from shared.settings.base import ProcessSettings, SettingsError
 
 #: Raises with the reason when what it checks is down; bounded by its own time-out.
 Check = Callable[[], object]

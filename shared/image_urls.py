@@ -2,7 +2,7 @@
 
 from shared.errors import ImageUrlRefused
 from shared.outbound.ssrf import UrlPolicy
-from shared.settings import ImageUrlSettings
+from shared.settings.images import ImageUrlSettings
 
 
 def image_url_policy(settings: ImageUrlSettings) -> UrlPolicy:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # a decoder process has no settings, and they are half of its memory
-    from shared.settings import ImageSettings
+    from shared.settings.images import ImageSettings
 
 ImageMode = Literal["natural", "original"]
 

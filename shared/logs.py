@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from shared.settings import ProcessSettings
+from shared.settings.base import ProcessSettings
 
 
 def configure_logs(settings: ProcessSettings, process: str) -> None:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.settings import ModelSettings
+from shared.settings.vision import ModelSettings
 
 Template = Literal["internlm2-chat", "Hermes-2", "internvl_zh"]
 

@@ -13,7 +13,8 @@ import structlog
 from shared.connections.startup import refuse_unsuitable_servers
 from shared.environment import former_names_in_use, read_settings, service_links, unknown_variables
 from shared.logs import configure_logs
-from shared.settings import ProcessSettings, RedisSettings, SettingsError
+from shared.settings.base import ProcessSettings, SettingsError
+from shared.settings.redis import RedisSettings
 
 EXIT_REFUSED = 2  #: the settings cannot be served; a supervisor that restarts the process gets the same answer
 

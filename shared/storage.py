@@ -28,7 +28,7 @@ from minio.helpers import DictType
 from shared.connections.s3_client import DIGEST_HEADER, MAX_SINGLE_PUT_BYTES, s3_client
 from shared.errors import ObjectMissing, StorageDown
 from shared.object_writers import MemoryWriter, S3Writer
-from shared.settings import StorageSettings
+from shared.settings.storage import StorageSettings
 
 T = TypeVar("T")
 

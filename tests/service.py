@@ -21,7 +21,7 @@ from services.cli.local.process import Program
 from services.cli.local.service import process, whole_service
 from services.cli.local.supervisor import supervised
 from shared.environment import read_settings
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.servers import needed
 
 #: Short waits, so that a test sees in seconds what production sees in minutes.

@@ -100,7 +100,9 @@ def submitting(then: Callable[[ApiClient, Json, bool], None]) -> Command:
 def show_until_end(service: ApiClient, job: Json, as_json: bool) -> None:
     """Show states and text as they arrive, then the answer. Raises `CommandError` where the job has none."""
     live = sys.stdout.isatty() and not as_json
-    tiles = "".join(f", {image['tiles']} tiles" for image in job.get("images") or [] if image["tiles"])
+    tiles = "".join(
+        f", {output.counted(image['tiles'], 'tile')}" for image in job.get("images") or [] if image["tiles"]
+    )
     output.note(f"{job['id']} accepted{tiles}")
     shown, wrote = "", False
     try:

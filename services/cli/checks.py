@@ -22,7 +22,7 @@ from services.cli.remedies import durability_remedy, redis_remedy, storage_remed
 from shared.broker import WEBHOOK_QUEUE, Hints, make_celery
 from shared.connections.redis_client import connect
 from shared.errors import TileqError
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import S3Storage
 from shared.store.client import Store
 from shared.store.cluster import cluster_problem

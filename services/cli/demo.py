@@ -33,7 +33,7 @@ from services.cli.mosaic import mosaic, tile_diagram
 from services.cli.output import clean, failure_line, state_line
 from services.cli.receiver import ReceivedWebhook, Receiver, receiving
 from shared.models import DEMO_MODEL_ID
-from shared.settings import Settings
+from shared.settings.roles import Settings
 
 _MAX_NEW_TOKENS = 48
 _LOAD_TIMEOUT_S = 600.0

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from services.cli.errors import CommandError, UsageError
 
 if TYPE_CHECKING:  # pydantic takes a fifth of a second, and `tileq ask` needs none of it
-    from shared.settings import Settings
+    from shared.settings.roles import Settings
 
 
 def settings() -> "Settings":
     """Return the settings of the environment; `UsageError` names the variables that are wrong, never their values."""
     from shared.environment import read_settings  # noqa: PLC0415
-    from shared.settings import SettingsError  # noqa: PLC0415
+    from shared.settings.base import SettingsError  # noqa: PLC0415
 
     try:
         return read_settings()
@@ -50,7 +50,9 @@ def use_local_service(data: Path | None) -> Path | None:
 
 def address_variables() -> list[str]:
     """Return the variables of addresses, credentials and certificates, which belong to one service and to no other."""
-    from shared.settings import ProcessSettings, RedisSettings, StorageSettings  # noqa: PLC0415
+    from shared.settings.base import ProcessSettings  # noqa: PLC0415
+    from shared.settings.redis import RedisSettings  # noqa: PLC0415
+    from shared.settings.storage import StorageSettings  # noqa: PLC0415
 
     fields = {*RedisSettings.model_fields, *StorageSettings.model_fields, "host", "port"}
     fields -= {*ProcessSettings.model_fields, "redis_prefix", "require_aof", "redis_timeout", "s3_timeout"}

@@ -29,6 +29,11 @@ def as_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 tile`, `7 tiles`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def answer(job: Mapping[str, Any]) -> None:
     """Print the text of a job that succeeded."""
     text = str((job.get("output") or {}).get("text", ""))
@@ -54,9 +59,9 @@ def state_line(job: Mapping[str, Any]) -> str:
         return state
     parts = [f"running: {progress.get('stage') or 'starting'}"]
     if progress.get("tiles"):
-        parts.append(f"{progress['tiles']} tiles")
+        parts.append(counted(progress["tiles"], "tile"))
     if progress.get("prompt_tokens"):
-        parts.append(f"{progress['prompt_tokens']} prompt tokens")
+        parts.append(counted(progress["prompt_tokens"], "prompt token"))
     if job.get("attempt", 1) > 1:
         parts.append(f"attempt {job['attempt']} of {job['max_attempts']}")
     return ", ".join(parts)
@@ -67,7 +72,7 @@ def summary(job: Mapping[str, Any]) -> str:
     usage, timings = job.get("usage") or {}, job.get("timings") or {}
     parts = []
     if usage:
-        parts.append(f"{usage['prompt_tokens']} prompt tokens ({usage['image_tokens']} of images)")
+        parts.append(f"{counted(usage['prompt_tokens'], 'prompt token')} ({usage['image_tokens']} of images)")
         parts.append(f"{usage['completion_tokens']} generated")
     if timings.get("first_token") is not None:
         parts.append(f"first token after {timings['first_token']:.2f} s")
@@ -104,7 +109,7 @@ def job_facts(job: Mapping[str, Any]) -> None:
     ]
     hook = job.get("webhook") or {}
     if hook.get("url"):
-        facts.append(("webhook", f"{hook['state']}, {hook['attempts']} attempts, {hook['url']}"))
+        facts.append(("webhook", f"{hook['state']}, {counted(hook['attempts'], 'attempt')}, {hook['url']}"))
     facts += [(f"metadata {name}", value) for name, value in (job.get("metadata") or {}).items()]
     facts += [(name, job[name]) for name in ("parent", "batch", "retry_of") if job.get(name)]
     if figures := summary(job):
@@ -118,7 +123,7 @@ def job_facts(job: Mapping[str, Any]) -> None:
 
 def _grid(image: Mapping[str, Any]) -> str:
     columns, rows = image["grid"]
-    return f"{columns}x{rows} grid, {image['tiles']} tiles"
+    return f"{columns}x{rows} grid, {counted(image['tiles'], 'tile')}"
 
 
 def _cell(value: object) -> Text:

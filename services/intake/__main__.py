@@ -3,7 +3,7 @@
 import sys
 
 from shared.process import run_process
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 
 def main() -> int:

@@ -38,7 +38,7 @@ from services.intake.submission.service import Submissions
 from shared.broker import Publisher
 from shared.images import ImageLimits
 from shared.imaging.opening import configure_pillow
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.storage import ObjectStorage
 from shared.store.client import AsyncStore
 

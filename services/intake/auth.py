@@ -19,7 +19,7 @@ from services.intake.ttl_cache import TtlCache
 from shared.errors import InvalidKey, MissingKey
 from shared.keys import KEYLESS, ApiKey, digest, tenant_problem
 from shared.limits import TenantLimits
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.store import keys, limits
 from shared.store.client import AsyncStore
 

@@ -26,7 +26,7 @@ def main() -> int:
     # Only now: importing these defines metrics.
     from services.intake import server  # noqa: PLC0415
     from shared.process import run_process  # noqa: PLC0415
-    from shared.settings import IntakeSettings  # noqa: PLC0415
+    from shared.settings.roles import IntakeSettings  # noqa: PLC0415
 
     structlog.contextvars.bind_contextvars(child=number)
     listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]

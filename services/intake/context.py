@@ -30,7 +30,7 @@ from services.intake.submission.service import Submissions
 from shared.errors import InvalidField
 from shared.keys import Scope
 from shared.limits import NO_LIMITS
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.store.client import AsyncStore
 
 #: Calls with query parameters that share a prefix and are otherwise free.

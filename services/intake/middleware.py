@@ -91,8 +91,8 @@ class RequestScope:
         self._receive = receive
         self._send = send
         headers = self.request.headers
-        self._body_left = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
-        length = headers.get("content-length", "")
+        length = headers.get("content-length", "0").lstrip("0")
+        self._body_left = "transfer-encoding" in headers or bool(length)
         self._announced = int(length) if length.isdigit() else LINGER_BYTES
         self._client_waits = headers.get("expect", "").lower() == "100-continue"  # and sends nothing until asked
         self._seconds = 0.0

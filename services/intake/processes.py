@@ -25,7 +25,7 @@ from services.intake.child_process import ChildProcess, NoAnswer
 from services.intake.timeouts import READY_TIMEOUT_S, SHUTDOWN_TIMEOUT_S
 from shared.health import HealthServer
 from shared.process import EXIT_REFUSED
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 WATCH_PERIOD_S = 0.2
 DRAIN_TIMEOUT_S = SHUTDOWN_TIMEOUT_S + 5  #: between SIGTERM and SIGKILL of the children

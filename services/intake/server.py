@@ -17,13 +17,15 @@ from services.intake.app import build_app, build_context
 from services.intake.auth import is_loopback
 from services.intake.clients.storage import STORAGE_THREADS
 from services.intake.context import AppContext
+from services.intake.http_protocol import BoundedHttpProtocol
 from services.intake.timeouts import READY_TIMEOUT_S, SHUTDOWN_TIMEOUT_S
 from services.intake.uploads import refuse_unless_writable
 from shared.broker import Hints, make_celery
 from shared.connections.redis_client import connect_async
 from shared.errors import QueueUnavailable
 from shared.health import HealthServer
-from shared.settings import IntakeSettings, SettingsError
+from shared.settings.base import SettingsError
+from shared.settings.roles import IntakeSettings
 from shared.storage import S3Storage
 from shared.store.client import AsyncStore
 from shared.store.secrets import missing_keys_problem, use_keys
@@ -146,6 +148,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,  # anybody can send X-Forwarded-For
                 server_header=False,
+                http=BoundedHttpProtocol,
                 ws="none",
                 timeout_keep_alive=settings.keep_alive,
                 timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 import structlog
 
 from shared.errors import Overloaded
-from shared.settings import SettingsError
+from shared.settings.base import SettingsError
 
 MAX_IN_MEMORY_BYTES = 1 << 20  #: of one file; a larger one goes to disk while it arrives
 log = structlog.get_logger(__name__)

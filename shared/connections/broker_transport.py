@@ -12,10 +12,11 @@ import structlog
 from kombu.transport import redis as kombu_redis
 from prometheus_client import Counter
 
+from shared.connections.hint_envelope import envelope_problem
 from shared.connections.redis_client import broker_pool
 from shared.connections.redis_endpoint import RedisEndpoint
 
-DROPPED = Counter("tileq_messages_dropped_total", "Messages of the broker that were dropped because they were not JSON")
+DROPPED = Counter("tileq_messages_dropped_total", "Messages of the broker that were dropped because they were no hints")
 log = structlog.get_logger(__name__)
 
 
@@ -47,9 +48,8 @@ class EndpointChannel(kombu_redis.Channel):
         """Take a message off the list; drop one that is not JSON, whose error would end Celery's consumer."""
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        except ValueError as error:
-            DROPPED.inc()
-            log.error("message dropped: it is not JSON", error=str(error))
+        except (ValueError, RecursionError) as error:
+            _drop(f"it is not JSON: {error}")
             raise Empty from error
 
     def _closed_connection(self, connection: Any) -> None:
@@ -62,3 +62,15 @@ class EndpointTransport(kombu_redis.Transport):
 
     Channel = EndpointChannel
     can_parse_url = True
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        """Pass a hint on; drop every other message, which could end Celery's consumer."""
+        if problem := envelope_problem(message, queue):
+            _drop(problem)
+        else:
+            super()._deliver(message, queue)  # type: ignore[no-untyped-call]
+
+
+def _drop(problem: str) -> None:
+    DROPPED.inc()
+    log.error("message dropped: it is no hint", problem=problem)

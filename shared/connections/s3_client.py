@@ -11,7 +11,8 @@ from minio.helpers import DictType
 
 from shared.connections.s3_credentials import credentials_provider
 from shared.connections.s3_endpoint import S3Endpoint
-from shared.settings import SettingsError, StorageSettings
+from shared.settings.base import SettingsError
+from shared.settings.storage import StorageSettings
 
 CONNECT_TIMEOUT_S = 5
 #: Sent in one PUT; a larger object goes in parts, each with a digest of its own (`minio` divides it at the same size).

@@ -9,7 +9,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared.connections.redis_client import connect
-from shared.settings import RedisSettings, SettingsError
+from shared.settings.base import SettingsError
+from shared.settings.redis import RedisSettings
 from shared.store.cluster import cluster_problem
 
 TIMEOUT_S = 2.0  #: for one round trip at start, where TILEQ_REDIS_TIMEOUT allows more

@@ -22,7 +22,7 @@ import httpx
 import structlog
 
 from shared.errors import RequestError
-from shared.settings import Network
+from shared.settings.values import Network
 
 Address = IPv4Address | IPv6Address
 Lookup = Callable[..., Sequence[tuple[Any, ...]]]  #: shaped like socket.getaddrinfo

@@ -61,12 +61,20 @@ class Store:
         except RedisError as error:
             raise _unavailable(command, error) from error
 
-    def await_wake(self, slot: str, seconds: float) -> bool:
-        """Wait until a submission wakes `slot`; False if none did within `seconds`."""
+    def run_when_woken(self, command: StoreCommand[T], slot: str, seconds: float) -> T:
+        """Run `command` once a submission wakes `slot`, or after `seconds`; return its parsed reply.
+
+        It lies at the server meanwhile, which runs it in the same step as the submission: no round trip lies between
+        the two, and one sync of the append-only file keeps both.
+        """
         try:
-            return self.client.blpop([f"{self.prefix}wake:{slot}"], seconds) is not None
+            with self.client.pipeline(transaction=False) as pipe:
+                pipe.blpop([f"{self.prefix}wake:{slot}"], seconds)
+                pipe.evalsha(self._script(command).sha, 1, self.prefix, *map(str, command.args))
+                _, reply = pipe.execute(raise_on_error=False)
         except RedisError as error:
-            raise QueueUnavailable(f"the job store did not answer: {error}; repeat later", retry_after=2) from error
+            raise _unavailable(command, error) from error
+        return self._parsed(command, reply)
 
     def run_together(self, commands: Sequence[StoreCommand[Any]]) -> list[Any]:
         """Run commands that need not be durable in one round trip, each by itself; return their parsed replies."""

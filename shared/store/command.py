@@ -30,6 +30,7 @@ class TransitionResult(Generic[T]):
     messages: tuple[str, ...] = ()
     #: Whether another job of the model may be ready, of a claim whether many are; False only if the store found none.
     more: bool = True
+    waits: bool = False  #: whether the slot waits for another job from now on
 
 
 def hash_to_dict(flat: Sequence[str]) -> dict[str, str]:

@@ -144,11 +144,13 @@ def claim(  # noqa: PLR0917
     window: int = 1,
     slot: str = "",
     wait_s: float = 0,
+    waited: bool = False,
 ) -> StoreCommand[TransitionResult[Job | None]]:
     """Claim the fairest queued job of `model` (priority, tenants in turn, age) for `lease` seconds, or None.
 
     If none is ready, `slot` waits for one for `wait_s` seconds: a submission wakes it instead of asking for a hint. Its
-    wait ends by `Store.await_wake` and `stop_waiting`.
+    wait ends by a claim that `waited` (`Store.run_when_woken`) or by `stop_waiting`. One that waited in vain does not
+    wait again.
 
     Among the oldest `window` jobs of the tenant whose turn it is, one goes first that has an affinity key of `cached`
     (`tenant/key`, or `/key` for any tenant). At most `MAX_PASSES` younger jobs go before one, and none once
@@ -156,12 +158,13 @@ def claim(  # noqa: PLR0917
     """
 
     def parse(answer: Any) -> TransitionResult[Job | None]:
-        record, messages, many = answer
-        return TransitionResult(Job.from_hash(hash_to_dict(record)) if record else None, tuple(messages), bool(many))
+        record, messages, many, waits = answer
+        job = Job.from_hash(hash_to_dict(record)) if record else None
+        return TransitionResult(job, tuple(messages), bool(many), bool(waits))
 
     preferred = cached if window > 1 else ()
     bounds = (MAX_PASSES, MAX_PASSED_S, MANY_READY)
-    return StoreCommand("claim", (model, worker, lease, window, *bounds, slot, wait_s, *preferred), parse)
+    return StoreCommand("claim", (model, worker, lease, window, *bounds, slot, wait_s, int(waited), *preferred), parse)
 
 
 def heartbeat(
@@ -182,7 +185,7 @@ def finish(  # noqa: PLR0917
     return StoreCommand(
         "finish",
         (id, attempt, state.value, json.dumps(hash_of(**fields)), slot, wait_s),
-        lambda answer: TransitionResult(bool(answer[0]), tuple(answer[1]), bool(answer[2])),
+        lambda answer: TransitionResult(bool(answer[0]), tuple(answer[1]), bool(answer[2]), bool(answer[3])),
         durable=True,
     )
 

@@ -4,7 +4,8 @@ from ipaddress import ip_network
 
 from shared.errors import WebhookRefused
 from shared.outbound.ssrf import UrlPolicy
-from shared.settings import Network, WebhookSettings
+from shared.settings.values import Network
+from shared.settings.webhooks import WebhookSettings
 
 LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 

@@ -22,7 +22,7 @@ from services.cli.local.seaweed import S3
 from services.cli.local.service import whole_service
 from services.cli.local.supervisor import supervised
 from shared.ids import new_id
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.store import endpoints
 from shared.store.client import Store
 from tests.acceptance.client import Client

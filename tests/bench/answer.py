@@ -22,7 +22,7 @@ from PIL import Image
 
 from infra.demo_model import seeds
 from infra.demo_model.scenes import page_scene
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.acceptance.client import Client
 from tests.bench.figures import at_most
 from tests.encoded import encoded

@@ -12,7 +12,7 @@ from celery import Celery
 
 from shared.broker import make_celery, queue
 from shared.environment import read_settings
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import S3Storage
 
 QUEUE, TASK = "bare", "bare.run"

@@ -33,7 +33,7 @@ from shared.connections.redis_client import connect
 from shared.errors import QueueUnavailable
 from shared.ids import new_id
 from shared.jobs import Job
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.store import deliveries, transitions
 from shared.store.client import Store
 from shared.store.command import StoreCommand

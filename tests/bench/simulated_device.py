@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from shared.requests import StoredImage
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.tiling import grid, tile_count
 from tests.unit.vision.worker_fixture import WorkerFixture, answer
 from workers.vision.bench.goals import JOBS_PER_SECOND

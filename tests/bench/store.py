@@ -20,7 +20,7 @@ from services.cli.local.supervisor import supervised
 from services.cli.local.valkey import valkey
 from shared.connections.redis_client import connect
 from shared.jobs import State
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.store import transitions
 from shared.store.client import Store
 from tests.bench.accept import machine

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shared.images import ImageLimits
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.tiling import grid, tile_count
 from tests.bench.figures import at_least, at_most
 from tests.bench.simulated_device import serve

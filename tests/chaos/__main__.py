@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults.catalogue import FAULTS
 from tests.chaos.run import chaos
 
 SMOKE_S = 100.0  #: of faults; with start, drain and verdict below three minutes on two cores

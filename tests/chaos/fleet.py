@@ -23,7 +23,7 @@ from services.cli.local.ports import free_ports
 from services.cli.local.process import Process, Program
 from services.cli.local.service import answers, process, whole_service
 from services.cli.local.valkey import valkey
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.chaos.ledger import Ledger
 from tests.chaos.proxy import FaultProxy, Network
 from tests.servers import needed

@@ -11,7 +11,9 @@ from pathlib import Path
 import httpx
 import redis
 
-from tests.chaos.faults import FAULTS, Run, lose_last_hints
+from tests.chaos.faults.base import Run
+from tests.chaos.faults.catalogue import FAULTS
+from tests.chaos.faults.workers import lose_last_hints
 from tests.chaos.fleet import SLOTS, Fleet, wait
 from tests.chaos.ledger import TERMINAL, Facts, Json, Ledger, Submission
 from tests.chaos.proxy import Network

@@ -18,7 +18,7 @@ from shared.errors import QueueUnavailable, StorageDown
 from shared.files import delete_file_objects
 from shared.ids import new_id
 from shared.jobs import State
-from shared.settings import JobSettings
+from shared.settings.jobs import JobSettings
 from shared.storage import ObjectStorage, batch_key, delete_job_objects, endpoint_key
 from shared.store import deliveries, transitions
 from shared.store.client import Store

@@ -20,7 +20,7 @@ from shared.ids import created_at
 from shared.jobs import Job, State, hash_of
 from shared.request_archive import read_manifest
 from shared.results import StoredResult
-from shared.settings import RetentionSettings
+from shared.settings.roles import RetentionSettings
 from shared.storage import (
     BATCHES_PREFIX,
     ENDPOINTS_PREFIX,

@@ -18,7 +18,7 @@ from shared.errors import StorageDown
 from shared.health import HealthServer
 from shared.models import model_id_of
 from shared.process import run_process
-from shared.settings import VisionWorkerSettings
+from shared.settings.roles import VisionWorkerSettings
 from shared.storage import ObjectStorage, S3Storage, tokenizer_key
 from shared.store.client import Store
 from shared.store.health import probe

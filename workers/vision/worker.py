@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import structlog
 from prometheus_client import Counter
@@ -21,7 +21,7 @@ from shared.errors import ObjectMissing, Permanent, QueueUnavailable, StorageDow
 from shared.jobs import Job
 from shared.request_archive import read_manifest
 from shared.requests import Request
-from shared.settings import VisionWorkerSettings
+from shared.settings.roles import VisionWorkerSettings
 from shared.storage import result_key
 from shared.store import transitions
 from shared.store.client import Store
@@ -44,6 +44,14 @@ MAX_JOBS_PER_HINT = 50  #: so that the hint's message is acknowledged in time
 COMMIT_RETRY_DELAY_S = 0.5
 DELTA_FLUSH_TIMEOUT_S = 1.0  #: that a finished job waits for its last deltas; losing them costs no job
 PREVIEW_TIMEOUT_S = 10.0  #: that a finished job waits for its previews to be stored; losing them costs no job
+
+#: What a slot does after a claim: another one, because a job may be ready; wait for one, as the store knows; return to
+#: its hints.
+Next = Literal["claim", "wait", "leave"]
+CLAIM: Next = "claim"
+WAIT: Next = "wait"
+LEAVE: Next = "leave"
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 CLAIMS = Counter("tileq_vision_claims_total", "Claims by result: job, nothing, unavailable", ["outcome"])
@@ -78,17 +86,18 @@ class Worker:
         first claim, and with one after waiting, so that free slots follow although submissions publish none then. It is
         published again at the end, unless the store said that nothing waits, or many hints do.
         """
-        rounds, done, more, pass_on = 0, 0, True, hint
-        while more and rounds < MAX_JOBS_PER_HINT and self._may_begin():
+        slot = f"{self.name}/{threading.get_ident()}" if self.wait_s else ""
+        rounds, done, then = 0, 0, CLAIM
+        while then != LEAVE and rounds < MAX_JOBS_PER_HINT and self._may_begin():
             rounds += 1
-            slot = f"{self.name}/{threading.get_ident()}" if self.wait_s and rounds < MAX_JOBS_PER_HINT else ""
+            wait_s = self.wait_s if rounds < MAX_JOBS_PER_HINT else 0
+            pass_on = hint if rounds == 1 or then == WAIT else ""
             try:
-                processed = self._process_next(slot, pass_on)
+                processed, then = self._process_next(slot, wait_s, then == WAIT, pass_on)
             finally:
                 self.isolation.leave()
-            done += processed in ("last", "more")
-            woken = bool(slot) and processed in ("nothing", "last") and self._woken(slot)
-            more, pass_on = woken or processed == "more", hint if woken else ""
+            done += processed
+        more = then == CLAIM or (then == WAIT and self._woken(slot))
         if more:
             self.hints.job(self.served.model.id, hint, unless_waiting=MANY_READY)
         IDLE_HINTS.inc(not (done or more))
@@ -98,50 +107,62 @@ class Worker:
         return self.storage.over(self.stopping) and self.isolation.enter(self.stopping)
 
     def _woken(self, slot: str) -> bool:
-        """Wait for a submission to wake `slot`, which is registered as waiting; tell whether it is to claim."""
+        """Let `slot` wait no longer; tell whether a submission woke it, which published no hint then."""
         try:
-            if not self.stopping.is_set() and self.store.await_wake(slot, self.wait_s):
-                return True
             return self.store.run(transitions.stop_waiting(self.served.model.id, slot))
         except QueueUnavailable as error:
             log.warning("wait for a job cut short", error=error.detail)
             return True
 
-    def _process_next(self, slot: str = "", pass_on: str = "") -> Literal["unavailable", "nothing", "last", "more"]:
-        """Process a job if one is ready; tell whether more may be, or `slot` waits from now on: `nothing`, `last`."""
+    def _process_next(
+        self, slot: str = "", wait_s: float = 0, waited: bool = False, pass_on: str = ""
+    ) -> tuple[bool, Next]:
+        """Process a job if one is ready, or where `slot` waited, once one is; tell whether one was, and what is next.
+
+        Where no other job is ready, `slot` waits for `wait_s` from the end of this one on.
+        """
         asked = time.monotonic()
         try:
-            job = self._claim(slot, pass_on)
+            claimed = self._claim(slot, wait_s, waited, pass_on)
         except QueueUnavailable as error:
             CLAIMS.labels("unavailable").inc()
             log.warning("claim failed, the reconciler will repeat the hint", error=error.detail)
-            return "unavailable"
+            return False, LEAVE
+        job = claimed.value
         if job is None:
-            return "nothing"
-        with self.jobs.track(job, asked + self.settings.lease, slot, self.wait_s) as attempt, _logged_as(job):
-            more = self._finish(attempt, self._outcome(attempt))
-        return "more" if more else "last"
+            return False, WAIT if claimed.waits else LEAVE
+        with self.jobs.track(job, asked + self.settings.lease, slot, wait_s) as attempt, _logged_as(job):
+            if self.stopping.is_set():  # since the claim was sent
+                attempt.abort("release")
+            return True, self._finish(attempt, self._outcome(attempt))
 
-    def _claim(self, slot: str, pass_on: str) -> Job | None:
+    def _claim(self, slot: str, wait_s: float, waited: bool, pass_on: str) -> TransitionResult[Job | None]:
         """Claim a job, and publish the hint `pass_on` again if many jobs wait. Raises `QueueUnavailable`."""
-        claimed = self.store.run(
-            transitions.claim(
-                self.served.model.id,
-                self.name,
-                self.settings.lease,
-                self.cached.keys(),
-                self.settings.affinity_window,
-                slot,
-                self.wait_s,
-            )
+        command = transitions.claim(
+            self.served.model.id,
+            self.name,
+            self.settings.lease,
+            self.cached.keys(),
+            self.settings.affinity_window,
+            slot,
+            wait_s,
+            waited,
         )
+        claimed = self._run_when_woken(command, slot) if waited else self.store.run(command)
         self.hints.deliveries(*claimed.messages)
         CLAIMS.labels("job" if claimed.value else "nothing").inc()
         if claimed.more and pass_on:
             self.hints.job(self.served.model.id, pass_on)
         if claimed.value:
             self.cached.count_claim(claimed.value)
-        return claimed.value
+        return claimed
+
+    def _run_when_woken(self, command: StoreCommand[T], slot: str) -> T:
+        try:
+            return self.store.run_when_woken(command, slot, self.wait_s)
+        except QueueUnavailable as error:
+            log.warning("wait for a job cut short", error=error.detail)
+            return self.store.run(command)
 
     def _outcome(self, attempt: Attempt) -> Outcome:
         try:
@@ -221,11 +242,11 @@ class Worker:
         self.storage.outlast(attempt, lambda: self.storage.objects.put(key, data, "application/json"))
         return outcomes.succeeded(attempt, result, key)
 
-    def _finish(self, attempt: Attempt, outcome: Outcome) -> bool:
-        """Commit the outcome; tell whether another job may wait for which no hint was published here."""
-        name, more = outcome.name, True
+    def _finish(self, attempt: Attempt, outcome: Outcome) -> Next:
+        """Commit the outcome; tell what the slot does next."""
+        name, then = outcome.name, CLAIM
         if outcome.transition:
-            other, more = self._commit(attempt, outcome.transition)
+            other, then = self._commit(attempt, outcome.transition)
             name = other or name
         if name == "released":
             self.hints.job(self.served.model.id, attempt.job.id)
@@ -235,7 +256,7 @@ class Worker:
             self._archive_end(attempt.job.id)
         ATTEMPTS.labels(name).inc()
         log.info("attempt ended", outcome=name, seconds=round(attempt.age, 3))
-        return more and name != "released"
+        return LEAVE if name == "released" else then
 
     def _archive_end(self, id: str) -> None:
         """Store the end of a job that was not answered; of one that is queued again there is none to store."""
@@ -246,10 +267,10 @@ class Worker:
 
     def _commit(
         self, attempt: Attempt, transition: StoreCommand[TransitionResult[Any]]
-    ) -> tuple[Literal["abandoned", "lease_lost"] | None, bool]:
+    ) -> tuple[Literal["abandoned", "lease_lost"] | None, Next]:
         """Commit a transition, repeating it until the lease expires.
 
-        Returns the outcome if it is another one, and whether another job may wait.
+        Returns the outcome if it is another one, and what the slot does next.
         """
         while True:
             try:
@@ -259,11 +280,12 @@ class Worker:
                     log.error(
                         "could not commit before the lease expired; another worker will retry", error=error.detail
                     )
-                    return "abandoned", True
+                    return "abandoned", CLAIM
                 time.sleep(COMMIT_RETRY_DELAY_S)
             else:
                 self.hints.deliveries(*result.messages)
-                return (None if result.value else "lease_lost"), result.more
+                then = CLAIM if result.more else WAIT if result.waits else LEAVE
+                return (None if result.value else "lease_lost"), then
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from shared.connections.redis_client import connect
 from shared.errors import QueueUnavailable
 from shared.health import HealthServer
 from shared.process import run_process
-from shared.settings import SettingsError, WebhooksSettings
+from shared.settings.base import SettingsError
+from shared.settings.roles import WebhooksSettings
 from shared.storage import S3Storage
 from shared.store.client import Store
 from shared.store.health import probe

@@ -17,7 +17,7 @@ from shared.outbound.connection import (
     tls_context,
 )
 from shared.outbound.ssrf import Lookup, check_url
-from shared.settings import WebhookSettings
+from shared.settings.webhooks import WebhookSettings
 from shared.webhooks.url_policy import webhook_policy
 
 #: Of the response body. The status decides; the body is only for the log of attempts.

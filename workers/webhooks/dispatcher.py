@@ -14,7 +14,7 @@ from shared.deliveries import Delivery
 from shared.encryption import DecryptionFailed
 from shared.errors import NotFound, ObjectMissing, QueueUnavailable, StorageDown
 from shared.keys import KEYLESS
-from shared.settings import WebhooksSettings
+from shared.settings.roles import WebhooksSettings
 from shared.storage import ObjectStorage
 from shared.store import deliveries, endpoints, keys
 from shared.store import secrets as webhook_secrets

@@ -12,7 +12,7 @@ from shared.jobs import Job, State
 from shared.openai.events import batch_data, thin_response
 from shared.openai.responses import response_body
 from shared.results import StoredResult
-from shared.settings import WebhookSettings
+from shared.settings.webhooks import WebhookSettings
 from shared.storage import ObjectStorage
 from shared.store import batches, transitions
 from shared.store.command import StoreCommand

@@ -20,7 +20,7 @@ from services.cli.local.seaweed import seaweed
 from services.cli.local.supervisor import Stages
 from services.cli.local.valkey import valkey
 from shared.encryption import new_key
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.webhooks.signing import new_secret
 
 _SECRET = "TILEQ_WEBHOOK_SECRET"  # noqa: S105  # the variable's name

@@ -18,7 +18,7 @@ from shared.health import HealthServer
 from shared.images import ImageLimits
 from shared.imaging.opening import configure_pillow
 from shared.process import run_process
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.store.health import probe
 
 log = structlog.get_logger(__name__)

@@ -12,7 +12,7 @@ from services.intake.submission.model import Submission
 from services.intake.submission.priority import refuse_above
 from shared.batches import BatchFile
 from shared.errors import InvalidField, Malformed, RequestError, UnsupportedParameter
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 MAX_CUSTOM_ID_CHARACTERS = 512
 _FIELDS = ("custom_id", "method", "url", "body")

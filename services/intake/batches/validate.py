@@ -20,7 +20,7 @@ from services.intake.clients.model_registry import ModelRegistry
 from services.intake.openai.parse import SubmissionBuilder
 from shared.batches import BatchFile
 from shared.errors import UnknownModel
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 MAX_LISTED_ERRORS = 100  #: of a file; the others are only counted
 MAX_MESSAGE_CHARACTERS = 500

@@ -7,7 +7,7 @@ from typing import Any
 from services.intake.ttl_cache import TtlCache
 from shared.errors import UnknownModel
 from shared.models import BY_ID, DEMO_MODEL_ID, Model, model_id_of
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.store.client import AsyncStore
 from shared.store.stats import StoreStats, get_stats
 

@@ -18,7 +18,7 @@ from services.intake.clients.temporary_files import check_temporary_files
 from services.intake.schemas.responses import Dependency, Ready
 from services.intake.ttl_cache import TtlCache
 from shared.errors import Overloaded, QueueUnavailable, RequestError, StorageUnavailable
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.store.client import AsyncStore, UnsuitableServer
 from shared.store.durability import Durability
 from shared.store.health import probe

@@ -9,7 +9,7 @@ from services.intake.clients.storage import Storage
 from services.intake.clients.webhook_urls import WebhookUrlPolicy
 from shared.errors import IdempotencyMismatch, NotFound, RequestError, TooManyEndpoints
 from shared.ids import id_of, is_id, new_id
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.storage import endpoint_key
 from shared.store import endpoints, transitions
 from shared.store.client import AsyncStore

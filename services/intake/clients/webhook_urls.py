@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from services.intake.ttl_cache import TtlCache
 from shared.errors import WebhookRefused
 from shared.outbound.ssrf import Target, UrlPolicy, check_url, refuse_unless_all_permitted, resolve
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.webhooks.url_policy import webhook_policy
 
 RESOLVE_TIMEOUT_S = 2.0  #: a name that does not resolve today may resolve tomorrow

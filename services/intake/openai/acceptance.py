@@ -15,7 +15,7 @@ from services.intake.submission.body import read_json_as
 from services.intake.submission.headers import read_headers
 from services.intake.submission.model import Submission
 from shared.jobs import Job
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 
 async def accept(

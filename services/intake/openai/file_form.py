@@ -7,7 +7,7 @@ from services.intake.submission.file_store import FileFields
 from services.intake.submission.size_errors import image_too_large
 from shared.errors import BodyTooLarge, InvalidField, Malformed, RequestError, UnsupportedParameter
 from shared.files import UPLOAD_PURPOSES, Purpose
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 EXPIRES_AFTER_S = (3600, 2_592_000)  #: least and most, as OpenAI has them

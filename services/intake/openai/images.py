@@ -13,7 +13,7 @@ from services.intake.submission.size_errors import too_many_images
 from services.intake.uploads import FileReference, ImageSource
 from shared.errors import RequestError
 from shared.models import Model
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 
 def resolve(references: Sequence[ImageReference], settings: IntakeSettings) -> list[ImageSource]:

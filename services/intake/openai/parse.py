@@ -17,7 +17,7 @@ from shared.errors import InvalidField, UnsupportedParameter
 from shared.openai.ids import job_id
 from shared.records import OpenAiOptions
 from shared.requests import Generation
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 #: tileq's fields → OpenAI's parameters, for errors.
 _NAMES = {

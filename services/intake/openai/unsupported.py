@@ -8,6 +8,11 @@ from typing import Any
 
 from shared.errors import UnsupportedParameter
 
+#: Libraries that ask for an object by a forced tool have a mode that asks for it by a schema.
+_NO_TOOLS = (
+    "tools are not supported by this service; for an answer that follows a JSON schema "
+    "send it in `response_format` (of /v1/responses: `text.format`)"
+)
 ANY = object()  #: every value is accepted: the parameter changes no answer
 _IGNORED = ("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "parallel_tool_calls")
 _COMMON: Mapping[str, tuple[Any, ...]] = {
@@ -25,7 +30,7 @@ RESPONSES: Mapping[str, tuple[Any, ...]] = {
     **_COMMON,
     "include": ([], ["reasoning.encrypted_content"]),  # the models do not reason apart from the answer
     "truncation": ("disabled",),
-    "reasoning": ({},),
+    "reasoning": ({}, {"effort": "none"}),
     "stream_options": ({}, {"include_obfuscation": False}, {"include_obfuscation": True}),
     "conversation": (),
     "prompt": (),
@@ -62,6 +67,7 @@ def _refuse_unless_neutral(name: str, value: Any, neutral: tuple[Any, ...]) -> N
         return
     if isinstance(value, float) and value == 0 and 0 in neutral:
         return
-    what = "tools are" if "tool" in name or "function" in name else f"`{name}` is"
+    if "tool" in name or "function" in name:
+        raise UnsupportedParameter(_NO_TOOLS, field=name)
     hint = f"leave `{name}` out" + (f", or send {neutral[0]!r}" if neutral else "")
-    raise UnsupportedParameter(f"{what} not supported by this service; {hint}", field=name)
+    raise UnsupportedParameter(f"`{name}` is not supported by this service; {hint}", field=name)

@@ -16,7 +16,7 @@ from services.intake.submission.json_strict import parse_object
 from services.intake.submission.size_errors import image_too_large
 from services.intake.uploads import Upload
 from shared.errors import BodyTooLarge, InvalidField, Malformed, RequestError, UnsupportedMediaType
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 T = TypeVar("T")
 
@@ -204,7 +204,7 @@ def _media_type(request: Request, *accepted: str) -> str:
 
 
 def _has_body(request: Request) -> bool:
-    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
+    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0").strip("0") != ""
 
 
 async def _chunks(
@@ -256,6 +256,7 @@ class _Parts:
         self._text = bytearray()
         self._charset = ""
         self._name = ""
+        self._begun = 0
 
     def callbacks(self) -> dict[str, Callable[..., None]]:
         """Return what `MultipartParser` calls."""
@@ -276,6 +277,9 @@ class _Parts:
         self._value.clear()
 
     def _begin(self) -> None:
+        self._begun += 1
+        if self._begun > self._limits.max_files + self._limits.max_fields:  # also of empty files, which are dropped
+            raise Malformed("the multipart body has too many parts")
         kind, options = parse_options_header(self._headers.get(b"content-disposition"))
         if kind != b"form-data" or b"name" not in options:
             raise Malformed("a part of the multipart body has no `Content-Disposition: form-data; name=…`")

@@ -30,7 +30,7 @@ from shared.errors import (
     StoreRejected,
 )
 from shared.request_archive import is_archived, member_name
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.storage import batch_key, job_prefix
 from shared.store import transitions
 from shared.store.client import AsyncStore

@@ -22,7 +22,7 @@ from shared.json_schema import SchemaError, check_schema
 from shared.models import Model
 from shared.request_archive import placed
 from shared.requests import Generation, Request, StoredImage
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.tiling import grid, tile_count
 
 MIN_TEMPERATURE = 0.001  #: below it logits, divided by it, leave the range of float16 and float32

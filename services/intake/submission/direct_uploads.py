@@ -26,7 +26,7 @@ from shared.errors import (
 from shared.files import RANGE_BYTES, File, FileWriter, Purpose, file_prefix
 from shared.ids import created_at, is_id, new_id
 from shared.records import RecordValue
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.store.client import AsyncStore
 
 URL_EXPIRES_S = 3600  #: as an upload of OpenAI expires

@@ -17,7 +17,7 @@ from shared.batches import Batch, BatchStatus
 from shared.errors import IdempotencyInProgress, InvalidField
 from shared.ids import is_id, new_id
 from shared.keys import Scope
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.storage import batch_key
 from shared.store import batches, files, keys
 from shared.store.client import AsyncStore

@@ -4,7 +4,7 @@ from services.intake.uploads import ImageUrl
 from shared.errors import ImageUrlRefused, ImageUrlsDisabled
 from shared.image_urls import image_url_policy
 from shared.outbound.ssrf import check_url
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 
 def is_url(text: str) -> bool:

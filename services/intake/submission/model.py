@@ -22,7 +22,7 @@ from services.intake.submission.json_body import Reservation
 from services.intake.uploads import ImageSource, Upload
 from shared.errors import InvalidField, RequestError
 from shared.records import OpenAiOptions
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 
 @dataclass(frozen=True)

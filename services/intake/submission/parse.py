@@ -22,7 +22,7 @@ from services.intake.submission.size_errors import too_many_images
 from services.intake.uploads import FileReference, ImageSource, Upload
 from shared.errors import InvalidField
 from shared.requests import Generation
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 
 PLAIN_FIELDS = ("prompt", "model", "tiles", "max_new_tokens", "webhook")
 #: Names that clients give the parts of images.

@@ -26,7 +26,7 @@ from shared.jobs import PRIORITIES, Job, State
 from shared.records import WebhookTarget
 from shared.request_archive import placed
 from shared.requests import Manifest, Request, StoredImage
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.store.transitions import SubmitResult
 from shared.webhooks.events import JOB_ENDS, RESPONSE_ENDS
 

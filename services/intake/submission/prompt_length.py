@@ -12,7 +12,7 @@ from shared.conversation import IMAGE, Message, split_at_images
 from shared.errors import ObjectMissing, PromptTooLong, StorageUnavailable
 from shared.models import Model, model_id_of
 from shared.requests import Request
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.storage import tokenizer_key
 from shared.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 

@@ -23,7 +23,7 @@ from shared.errors import BodyTooLarge, InvalidField, JobNotEnded, RequestError
 from shared.ids import new_id
 from shared.jobs import Job
 from shared.keys import Scope
-from shared.settings import IntakeSettings
+from shared.settings.roles import IntakeSettings
 from shared.store.client import AsyncStore
 
 MAX_COPIES = 16  #: times `max_body_bytes` that a batch's images may come to, each counted for every job that names it

@@ -1,16 +1,18 @@
 -- Claim the fairest queued job of `model` for `worker`: by priority, then tenants in turn, then age. Among the oldest
 -- `window` jobs of the tenant whose turn it is, one that shares a cached prompt of the worker goes first (affinity).
 -- ARGV: model, worker, lease, window, max passes, max seconds since the first pass, number of ready jobs that are many, slot
--- or '' and seconds: where no job is ready the slot waits for one from now on; then for each prompt that the worker has cached
--- 'tenant/key', or '/key' for any tenant.
--- Returns {record or {}, deliveries now due, 1 if many jobs are still ready, else 0}.
+-- or '' and seconds: where no job is ready the slot waits for one from now on, 1 if it waited until now, or 0: then it waits
+-- again only if it was woken; then for each prompt that the worker has cached 'tenant/key', or '/key' for any tenant.
+-- Returns {record or {}, deliveries now due, 1 if many jobs are still ready, else 0, 1 if the slot waits from now on, else 0}.
+local slot = ARGV[8]
+if ARGV[10] == '1' and not stop_waiting(ARGV[1], slot) then slot = '' end
 promote()
 local cached -- set of the prompts, made once there is a choice
 
 local function shares(tenant, affinity)
   if not cached then
     cached = {}
-    for i = 10, #ARGV do cached[ARGV[i]] = true end
+    for i = 11, #ARGV do cached[ARGV[i]] = true end
   end
   for key in string.gmatch(affinity, '%S+') do
     if cached[tenant .. '/' .. key] or cached['/' .. key] then return true end
@@ -21,7 +23,7 @@ end
 -- The next job of a tenant, and the older ones that it overtakes. A job that was passed over often enough, or for the first
 -- time long enough ago, is overtaken no more, so at most `max passes` younger jobs ever go before one.
 local function choose(ready, tenant)
-  local ids = call('ZRANGE', ready, 0, ARGV[10] and tonumber(ARGV[4]) - 1 or 0)
+  local ids = call('ZRANGE', ready, 0, ARGV[11] and tonumber(ARGV[4]) - 1 or 0)
   if not ids[2] then return ids[1], {} end
   local passed = {}
   for i, id in ipairs(ids) do
@@ -72,10 +74,9 @@ for priority = 0, 2 do
       call('ZADD', P .. 'deadlines', stamp(tonumber(j.run_by) + 5), id)
       move(id, j, 'running')
       append(due, create_job_deliveries(id, j, 'started'))
-      return {call('HGETALL', key), due, fewer_ready(ARGV[1], tonumber(ARGV[7])) and 0 or 1}
+      return {call('HGETALL', key), due, fewer_ready(ARGV[1], tonumber(ARGV[7])) and 0 or 1, 0}
     end
     tenant = call('ZRANGE', turns, 0, 0)[1]
   end
 end
-wait_for_job(ARGV[1], ARGV[8], ARGV[9])
-return {{}, due, 0}
+return {{}, due, 0, wait_for_job(ARGV[1], slot, ARGV[9])}

@@ -112,8 +112,17 @@ local function fewer_ready(model, limit)
 end
 
 -- Let `slot`, unless it is '', wait for a job of `model` for some seconds, since none is ready: a submission wakes it.
+-- Returns 1 if it waits, else 0.
 local function wait_for_job(model, slot, seconds)
-  if slot ~= '' then call('ZADD', P .. 'waiting:' .. model, stamp(now + tonumber(seconds)), slot) end
+  if slot == '' or tonumber(seconds) <= 0 then return 0 end
+  call('ZADD', P .. 'waiting:' .. model, stamp(now + tonumber(seconds)), slot)
+  return 1
+end
+
+-- End the wait of a slot for a job of `model`; return whether it was woken meanwhile.
+local function stop_waiting(model, slot)
+  call('DEL', P .. 'wake:' .. slot)
+  return call('ZREM', P .. 'waiting:' .. model, slot) == 0
 end
 
 -- Wake a slot that waits for a job of `model`, so that no hint is needed; return whether there was one. It waits no longer

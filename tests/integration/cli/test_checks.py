@@ -15,7 +15,7 @@ from services.cli.local.ports import free_ports
 from services.cli.local.seaweed import S3
 from services.cli.remedies import durability_remedy
 from shared.ids import new_id
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.store import transitions
 from shared.store.client import Store
 from shared.store.durability import judge_durability

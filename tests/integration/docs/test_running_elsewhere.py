@@ -21,7 +21,7 @@ import yaml
 
 from services.cli.local.ports import free_ports
 from services.cli.local.seaweed import S3
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.certificates import Authority
 from tests.integration.docs.page import ROOT, Block, blocks, run
 from tests.receiver import Receiver, receiver

@@ -17,7 +17,7 @@ from services.cli.local.ports import free_ports
 from services.cli.local.seaweed import S3
 from services.cli.local.service import answers
 from shared.connections.redis_client import connect
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.store.client import Store
 from tests.waiting import eventually
 

@@ -20,7 +20,7 @@ from services.cli.local.supervisor import supervised
 from services.cli.local.valkey import valkey
 from shared.errors import StorageDown
 from shared.jobs import Job
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import S3Storage
 from tests.servers import needed
 from tests.unit.packaging.compose import compose, filled

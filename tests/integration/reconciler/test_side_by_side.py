@@ -15,7 +15,7 @@ from shared.connections.redis_client import connect
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.records import WebhookTarget
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import MemoryStorage
 from shared.store import batches, transitions
 from shared.store.client import Store

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from shared.broker import DELIVERY_DUE, JOB_AVAILABLE, WEBHOOK_QUEUE, Hints, make_celery, vision_queue
-from shared.settings import Settings
+from shared.settings.roles import Settings
 
 
 @dataclass

@@ -14,7 +14,7 @@ from services.cli.local.valkey import valkey
 from shared.broker import Hints, make_celery
 from shared.connections.redis_client import connect, connect_async
 from shared.jobs import Job
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.store import transitions
 from shared.store.client import AsyncStore, Store
 from shared.store.command import StoreCommand

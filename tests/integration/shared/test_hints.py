@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +13,11 @@ from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.store import transitions
 from shared.store.client import Store
+from shared.store.command import TransitionResult
 from shared.store.transitions import MANY_READY
 from tests.integration.shared.model import hints
 from tests.integration.shared.model.hints import Rules
+from tests.waiting import eventually
 
 LONG = 600.0
 
@@ -106,6 +109,12 @@ def ended(store: Store, slot: str, wait_s: float = LONG) -> bool:
     return store.run(transitions.finish(job.id, job.attempt, State.SUCCEEDED, {}, slot, wait_s)).more
 
 
+def after_wait(store: Store, slot: str, seconds: float = 5) -> TransitionResult[Job | None]:
+    """Claim once `slot` is woken, or after `seconds`."""
+    claim = transitions.claim("m", "w", LONG, slot=slot, wait_s=LONG, waited=True)
+    return store.run_when_woken(claim, slot, seconds)
+
+
 def test_a_slot_that_waits_is_woken_once_and_then_a_hint_is_asked_for(store: Store) -> None:
     hinted(store, a_job())
     assert not ended(store, "w/1")
@@ -114,8 +123,8 @@ def test_a_slot_that_waits_is_woken_once_and_then_a_hint_is_asked_for(store: Sto
         (False,),
         (True,),
     ]
-    assert store.await_wake("w/1", 5)
-    assert not store.await_wake("w/1", 0.01)
+    assert store.client.llen(f"{store.prefix}wake:w/1") == 1
+    assert after_wait(store, "w/1").value
 
 
 def test_a_batch_wakes_as_many_slots_as_wait(store: Store) -> None:
@@ -123,7 +132,6 @@ def test_a_batch_wakes_as_many_slots_as_wait(store: Store) -> None:
     assert ended(store, "w/1")  # another job is ready, so that this slot claims it and does not wait
     assert not ended(store, "w/2")
     hinted(store, a_job())
-    assert store.await_wake("w/2", 5)
     assert not ended(store, "w/1")
     hinted(store, a_job())
     assert not ended(store, "w/2")
@@ -136,6 +144,39 @@ def test_a_slot_that_waited_long_enough_is_not_woken(store: Store) -> None:
     assert hinted(store, a_job()) == (True,)
 
 
+def test_a_submission_makes_the_claim_of_the_slot_that_it_wakes(store: Store) -> None:
+    hinted(store, a_job())
+    ended(store, "w/1")
+    with ThreadPoolExecutor(1) as threads:
+        claimed = threads.submit(after_wait, store, "w/1", LONG)
+        eventually(lambda: store.client.info("clients")["blocked_clients"])
+        job = a_job()
+        hinted(store, job)
+        state = store.client.hget(f"{store.prefix}job:{job.id}", "state")  # the reply to the submission was all it took
+        value = claimed.result(10).value
+    assert (state, value and value.id) == ("running", job.id)
+
+
+@pytest.mark.parametrize("woken", [True, False])
+def test_a_slot_that_finds_no_job_waits_again_only_if_it_was_woken(store: Store, woken: bool) -> None:
+    hinted(store, a_job())
+    ended(store, "w/1")
+    if woken:
+        hinted(store, a_job())
+        store.run(transitions.claim("m", "another", LONG))
+    after = after_wait(store, "w/1", 0.01)
+    assert (after.value, after.waits) == (None, woken)
+    assert hinted(store, a_job()) == (not woken,)
+
+
+def test_a_claim_after_a_wait_runs_on_a_server_that_lost_the_scripts(store: Store) -> None:
+    hinted(store, a_job())
+    ended(store, "w/1")
+    hinted(store, a_job())
+    store.client.script_flush()
+    assert after_wait(store, "w/1").value
+
+
 def test_a_slot_that_stops_waiting_learns_whether_it_was_woken(store: Store) -> None:
     hinted(store, a_job())
     ended(store, "w/1")
@@ -144,4 +185,4 @@ def test_a_slot_that_stops_waiting_learns_whether_it_was_woken(store: Store) -> 
     ended(store, "w/1")
     hinted(store, a_job())
     assert store.run(transitions.stop_waiting("m", "w/1"))
-    assert not store.await_wake("w/1", 0.01)
+    assert not store.client.exists(f"{store.prefix}wake:w/1")

@@ -11,7 +11,7 @@ import redis
 from shared.broker import WEBHOOK_QUEUE, Hints, make_celery
 from shared.connections.redis_client import NotPrimary, connect, connect_async
 from shared.connections.redis_endpoint import RedisEndpoint
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.certificates import Authority
 from tests.tcp_proxy import TcpProxy, tcp_proxy
 from tests.valkeys import Server, sentinel, valkeys

@@ -13,7 +13,7 @@ from shared.connections.s3_client import DIGEST_HEADER, MAX_SINGLE_PUT_BYTES
 from shared.errors import ObjectMissing, StorageDown
 from shared.ids import new_id
 from shared.object_writers import PART_BYTES
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import MemoryStorage, ObjectStorage, S3Storage
 
 

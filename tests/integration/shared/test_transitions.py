@@ -13,7 +13,7 @@ from shared.errors import QueueUnavailable
 from shared.ids import new_id
 from shared.jobs import TRANSITIONS, Job, State
 from shared.records import JobError, JobOutput, WebhookTarget
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.store import batches, transitions
 from shared.store.client import Store, memory_store
 from shared.store.stats import StoreStats, get_stats

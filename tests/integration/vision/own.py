@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from shared.conversation import IMAGE, Message
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.encoded import encoded
 from tests.integration.vision import cases
 from tests.random_checkpoint import write_random

@@ -14,12 +14,17 @@ from shared.ids import new_id
 from shared.jobs import State
 from shared.models import DEMO_MODEL_ID
 from tests.integration.vision.test_process import Backends, backends
+from tests.unit.shared.connections.test_hint_envelope import HINT
 from tests.waiting import eventually
 
 __all__ = ["backends"]
 pytestmark = pytest.mark.integration
 QUEUE = vision_queue(DEMO_MODEL_ID)
-NO_MESSAGES = (b"\xff\xfe garbage", b"not JSON", b"{}", json.dumps({"body": "x", "headers": {}}).encode())
+NO_MESSAGES = (
+    *(b"\xff\xfe garbage", b"not JSON", b"{}", b"[]", b"null", b"1", b'"x"', b'{"a":' * 50_000, b"[" * 50_000),
+    *(json.dumps(message).encode() for message in ({"body": "x", "headers": {}}, HINT | {"headers": None})),
+    json.dumps(HINT | {"properties": {"delivery_tag": None}}).encode(),
+)
 #: A worker that is killed where kombu has taken a message off the list and not yet written it to `unacked`.
 KILLED_WHILE_IT_TAKES_A_MESSAGE = """
 import os, runpy, signal

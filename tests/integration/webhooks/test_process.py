@@ -25,7 +25,7 @@ from shared.deliveries import Delivery
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.records import WebhookTarget
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.store import deliveries, transitions
 from shared.store import secrets as webhook_secrets
 from shared.store.client import Store

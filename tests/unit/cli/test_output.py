@@ -19,6 +19,11 @@ def test_a_running_job_tells_its_stage_and_the_attempt_if_it_is_not_the_first() 
     assert output.state_line(job("running", progress=progress, attempt=2)) == f"{line}, attempt 2 of 3"
 
 
+def test_one_is_counted_in_the_singular() -> None:
+    progress = {"stage": "vision", "tiles": 1, "prompt_tokens": 217}
+    assert output.state_line(job("running", progress=progress)) == "running: vision, 1 tile, 217 prompt tokens"
+
+
 def test_an_ended_job_without_an_answer_tells_why() -> None:
     error = {"code": "undecodable_image", "message": "it is torn", "retryable": False, "image": 1}
     assert output.failure_line(job("failed", error=error)) == f"{JOB} failed: undecodable_image: it is torn (image 1)"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from services.cli.local.service import WholeService, whole_service
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.servers import needed
 
 

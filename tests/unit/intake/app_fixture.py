@@ -15,7 +15,7 @@ from services.intake.context import AppContext
 from shared.deliveries import DeliveryOutcome
 from shared.events import TextDelta, stream_key
 from shared.jobs import Job, State
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import MemoryStorage, result_key, view_key
 from shared.store import deliveries, transitions
 from shared.store.client import AsyncStore, Store

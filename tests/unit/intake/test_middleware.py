@@ -96,3 +96,10 @@ def test_a_client_that_falls_silent_is_left(monkeypatch: pytest.MonkeyPatch) -> 
     connection = Silent(chunks=1)
     served(connection, content_length="5000000")
     assert len(connection.received) == 3
+
+
+@pytest.mark.parametrize("length", ["0" * 5000, "000"])
+def test_a_length_of_many_zeros_is_no_body(intake: App, length: str) -> None:
+    answer = intake.http.get("/healthz", headers={"Content-Length": length})
+    assert answer.status_code == 200
+    assert "connection" not in answer.headers

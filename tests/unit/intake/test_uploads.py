@@ -7,7 +7,7 @@ import pytest
 
 from services.intake import uploads
 from services.intake.uploads import Upload, refuse_unless_writable
-from shared.settings import SettingsError
+from shared.settings.base import SettingsError
 from tests.unit.intake.app_fixture import App, problem
 from tests.unit.intake.image_files import picture
 

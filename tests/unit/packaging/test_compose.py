@@ -14,7 +14,7 @@ from services.cli.local.seaweed import find_weed
 from services.intake.processes import DRAIN_TIMEOUT_S
 from services.intake.timeouts import SHUTDOWN_TIMEOUT_S
 from shared.environment import read_settings
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.unit.packaging.compose import RequiredVariableError, compose, example, filled, named
 from tests.unit.packaging.dockerfile import last, stages, variables
 from tests.unit.packaging.tree import ROOT

@@ -12,7 +12,7 @@ from shared.ended import newest_groups, read_group
 from shared.errors import StorageDown
 from shared.ids import new_id
 from shared.jobs import Job, State
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import MemoryStorage, batch_key, image_key
 from shared.store import batches, deliveries, transitions
 from shared.store.client import Store, memory_store

@@ -15,7 +15,7 @@ from shared.jobs import Job, State
 from shared.records import JobImage, JobOutput, WebhookTarget
 from shared.request_archive import MANIFEST, manifest_bytes, pack, replace_manifest
 from shared.requests import Manifest, Request
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import (
     MemoryStorage,
     archive_key,

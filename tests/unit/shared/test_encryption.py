@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from shared.encryption import MARKER, DecryptionFailed, Keyring, new_key
-from shared.settings import SecretsSettings
+from shared.settings.secrets import SecretsSettings
 
 OLD, NEW = new_key(), new_key()
 SECRET = "whsec_c2VjcmV0"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from shared.environment import read_settings, service_links, unknown_variables
-from shared.settings import IntakeSettings, ReconcilerSettings, SettingsError, VisionWorkerSettings
+from shared.settings.base import SettingsError
+from shared.settings.roles import IntakeSettings, ReconcilerSettings, VisionWorkerSettings
 
 
 @pytest.fixture(autouse=True)

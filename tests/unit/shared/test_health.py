@@ -7,7 +7,7 @@ import pytest
 
 from services.cli.local.ports import free_ports
 from shared.health import HealthServer
-from shared.settings import ProcessSettings
+from shared.settings.base import ProcessSettings
 
 Make = Callable[..., str]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from shared.images import MEDIA_TYPES, ImageLimits, sniff
-from shared.settings import Settings
+from shared.settings.roles import Settings
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 SCRIPT = """
 import sys
 from shared.process import run_process
-from shared.settings import ReconcilerSettings, SettingsError
+from shared.settings.base import SettingsError
+from shared.settings.roles import ReconcilerSettings
 
 def serve(settings):
     if settings.reconcile_period == 9:

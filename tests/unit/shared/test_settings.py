@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from shared.settings import GROUPS, Settings
+from shared.settings.roles import GROUPS, Settings
 
 
 def test_results_must_outlive_the_webhook_retries() -> None:

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from shared.jobs import Job
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.unit.vision.worker_fixture import ScriptedEngine, WorkerFixture, answer
 from workers.vision.affinity import MAX_KEYS, CachedPrompts
 
@@ -48,8 +48,8 @@ def test_rounds_of_alternating_conversations_land_where_their_prompts_are(
         order = "ab" if round_ % 2 == 0 else "ba"  # by age alone each would change its worker every round
         for name in order:
             conversations[name].append(left.submit(f"{name} {round_}", record={"affinity": name}).id)
-        assert left.worker._process_next() in ("last", "more")
-        assert right.worker._process_next() in ("last", "more")
+        assert left.worker._process_next()[0]
+        assert right.worker._process_next()[0]
     assert (asked(left), asked(right)) == (conversations["a"], conversations["b"])
     assert (counted("hit") - hits, counted("miss") - misses) == (2 * (ROUNDS - 1), 2)
 
@@ -57,11 +57,11 @@ def test_rounds_of_alternating_conversations_land_where_their_prompts_are(
 def test_a_worker_that_starts_anew_has_no_preference(workers: tuple[WorkerFixture, WorkerFixture]) -> None:
     left, _ = workers
     left.submit("a", record={"affinity": "a"})
-    assert left.worker._process_next() in ("last", "more")
+    assert left.worker._process_next()[0]
     left.worker = left.with_cache(CachedPrompts(100_000))  # its process died, and with it the cache and its keys
     oldest = left.submit("b", record={"affinity": "b"})
     left.submit("a again", record={"affinity": "a"})
-    assert left.worker._process_next() in ("last", "more")
+    assert left.worker._process_next()[0]
     assert asked(left)[-1] == oldest.id
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shared.jobs import State
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.store import transitions
 from tests.unit.vision.worker_fixture import PER_TILE, WorkerFixture
 from tests.waiting import eventually

@@ -13,7 +13,7 @@ from shared.jobs import Job, State
 from shared.records import JobError
 from shared.request_archive import pack, unpack
 from shared.requests import Generation
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import result_key
 from shared.store import transitions
 from shared.tokenization.tokenizer import load_tokenizer

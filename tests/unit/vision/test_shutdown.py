@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from shared.jobs import State
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.unit.vision.worker_fixture import WorkerFixture
 from tests.waiting import eventually
 from workers.vision import shutdown as module

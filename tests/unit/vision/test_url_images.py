@@ -12,7 +12,7 @@ from shared.images import sniff
 from shared.jobs import Job, State
 from shared.outbound.connection import Deadline
 from shared.records import JobImage
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import image_key
 from shared.store import transitions
 from tests.metrics import sample

@@ -67,10 +67,11 @@ def test_a_slot_that_waits_takes_a_job_for_which_no_hint_is_published(worker: Wo
     second = worker.submit("two")  # publishes no hint
     eventually(lambda: worker.state(second) is State.SUCCEEDED)
     worker.shutdown.stopping.set()
-    third = worker.submit("three")  # wakes the slot, which stops
+    third = worker.submit("three")  # wakes the slot, whose worker stops
     thread.join(10)
     assert not thread.is_alive()
-    assert (worker.state(third), worker.hints.jobs) == (State.QUEUED, ["hint"])
+    assert (worker.state(third), worker.hints.jobs) == (State.QUEUED, [third.id])
+    assert worker.read(third).charged == 0
 
 
 def test_a_slot_that_waited_in_vain_returns_to_its_hints(worker: WorkerFixture) -> None:
@@ -83,11 +84,26 @@ def test_a_slot_that_waited_in_vain_returns_to_its_hints(worker: WorkerFixture) 
 
 
 def test_a_slot_whose_store_is_away_while_it_waits_claims_and_returns(worker: WorkerFixture) -> None:
-    worker.submit("one")
-    worker.store.away = lambda script: script == "stop_waiting"
-    thread = waiting(worker, 0.05)
+    job = worker.submit("one")
+    worker.store.wakes = False
+    thread = waiting(worker, 30)
     thread.join(10)
     assert not thread.is_alive()
+    assert worker.state(job) is State.SUCCEEDED
+
+
+def test_a_slot_whose_worker_stops_does_not_keep_waiting_in_the_store(worker: WorkerFixture) -> None:
+    def stop_at_the_end(script: str) -> bool:
+        if script == "finish":
+            worker.shutdown.stopping.set()
+        return False
+
+    worker.store.away = stop_at_the_end
+    worker.submit("one")
+    thread = waiting(worker, 30)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert worker.store.client.zcard(f"{worker.store.prefix}waiting:{MODEL}") == 0
 
 
 STAGES = ("queue", "fetch", "tile", "engine_wait", "vision", "prefill", "decode")

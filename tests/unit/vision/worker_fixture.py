@@ -20,7 +20,7 @@ from shared.models import BY_ID
 from shared.outbound.connection import Deadline
 from shared.request_archive import MANIFEST, pack, placed
 from shared.requests import Generation, Manifest, Request, StoredImage
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import MemoryStorage, archive_key, image_key
 from shared.store import transitions
 from shared.store.client import Store, memory_store
@@ -49,11 +49,15 @@ BROKEN = b"no image"
 
 
 class FlakyStore(Store):
-    """A store that is unavailable to the scripts that `away` is true of; remembers the calls it took."""
+    """A store that is unavailable to the scripts that `away` is true of; remembers the calls it took.
+
+    Without `wakes` it is to slots that wait.
+    """
 
     def __init__(self, store: Store) -> None:
         super().__init__(store.client, store.prefix)
         self.away: Callable[[str], bool] = lambda script: False
+        self.wakes = True
         self.calls: list[StoreCommand[Any]] = []
 
     def run(self, call: StoreCommand[Any]) -> Any:
@@ -61,6 +65,11 @@ class FlakyStore(Store):
             raise QueueUnavailable("away")
         self.calls.append(call)
         return super().run(call)
+
+    def run_when_woken(self, command: StoreCommand[Any], slot: str, seconds: float) -> Any:
+        if not self.wakes:
+            raise QueueUnavailable("away")
+        return super().run_when_woken(command, slot, seconds)
 
 
 class FlakyObjects(MemoryStorage):

@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from shared.outbound.ssrf import Lookup
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests import bad_receivers
 from tests.bad_receivers import Behave, answers, bad_receiver, drips, floods, hangs_up, is_silent, says
 from tests.connect_proxy import connect_proxy

@@ -18,7 +18,7 @@ from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.keys import KEYLESS, ApiKey
 from shared.records import WebhookTarget
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import MemoryStorage
 from shared.store import deliveries, keys, transitions
 from shared.store import secrets as webhook_secrets

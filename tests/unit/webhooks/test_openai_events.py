@@ -15,7 +15,7 @@ from shared.jobs import Job, State
 from shared.openai.events import OpenAiEvent
 from shared.openai.ids import response_id
 from shared.records import OpenAiOptions, WebhookTarget
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import MemoryStorage, result_key
 from shared.store import secrets as webhook_secrets
 from shared.store import transitions

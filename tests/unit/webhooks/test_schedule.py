@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shared.settings import WEBHOOK_SCHEDULE
+from shared.settings.webhooks import WEBHOOK_SCHEDULE
 from workers.webhooks.schedule import Decision, decide, parse_retry_after, window
 
 NOW = 1_795_000_000.0

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from prometheus_client import Counter, Gauge
 
 from shared.images import ImageLimits
-from shared.settings import VisionWorkerSettings
+from shared.settings.roles import VisionWorkerSettings
 from shared.tiling import TILE
 from workers.vision.images.decode import DecodeError
 from workers.vision.images.resampler import library_or_none

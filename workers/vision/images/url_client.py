@@ -24,7 +24,7 @@ from shared.outbound.connection import (
     tls_context,
 )
 from shared.outbound.ssrf import Lookup, Target, check_url
-from shared.settings import VisionWorkerSettings
+from shared.settings.roles import VisionWorkerSettings
 
 FAILED = "image_fetch_failed"  #: code of a job whose image was not served
 MAX_REDIRECTS = 5

@@ -20,7 +20,7 @@ from shared.images import SNIFF_BYTES, sniff
 from shared.outbound.connection import Deadline
 from shared.records import JobImage
 from shared.requests import StoredImage
-from shared.settings import VisionWorkerSettings
+from shared.settings.roles import VisionWorkerSettings
 from workers.vision.attempt import Attempt
 from workers.vision.images.abortable_map import abortable_map
 from workers.vision.storage_outages import StorageOutages

@@ -13,10 +13,12 @@ from workers.vision.model.attention import attend_padded, attend_segment
 from workers.vision.model.cpu_library import HEAD_MULTIPLE, CpuLibrary, Format
 from workers.vision.model.decoder import PLAIN_KERNELS, DecoderKernels
 from workers.vision.model.fast_path import FastPath, choose
-from workers.vision.model.linear import ALL_ROWS, LANES, MULTIPLES, Linear, MakeLinear, PackedLinear, PlainLinear
+from workers.vision.model.linear import ALL_ROWS, Activation, Linear, MakeLinear, PackedLinear, PlainLinear
+from workers.vision.model.norm import Norm
 from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables, Segment
+from workers.vision.model.packed_weights import LANES, MULTIPLES
 from workers.vision.model.rotary import KV, RotaryTable, Rotate, rotate_and_store
-from workers.vision.model.vision_encoder import attend_tile
+from workers.vision.model.vision_encoder import attend_tiles
 
 FORMATS: dict[Quantised | None, Format] = {None: Format.BF16, "int8": Format.INT8, "int4": Format.INT4}
 ROWS = (1, 16, 256)  # for which a linear layer is compared: an answer, several, a prompt
@@ -53,11 +55,12 @@ def _linear(library: CpuLibrary, form: Format, report: Report) -> tuple[MakeLine
     random = torch.Generator().manual_seed(0)
     outputs, inputs = shape = SHAPE if form is Format.BF16 else QUANTISED_SHAPE
     weight = _drawn(random, *shape).mul_(0.02)
-    packed = PackedLinear(weight, None, form, library, gated=True)
-    twin: Linear = PlainLinear(weight, None, gated=True) if form is Format.BF16 else packed.twin
+    packed = PackedLinear(weight, None, form, library, activation=Activation.GATED)
+    twin: Linear = PlainLinear(weight, None, Activation.GATED) if form is Format.BF16 else packed.twin
     paths, most_rows = [], 0
     for rows in ROWS:
-        arguments = _drawn(random, rows, inputs), _drawn(random, inputs), 1e-5, _drawn(random, rows, outputs // 2)
+        norm = Norm(_drawn(random, inputs), None, 1e-5)
+        arguments = _drawn(random, rows, inputs), norm, _drawn(random, rows, outputs // 2)
         name = f"{form.name.lower()} linear layers, {rows} rows"
         _, path = choose(name, lambda: packed, twin, arguments, report, tolerance=TOLERANCES[form])
         paths.append(path)
@@ -68,12 +71,18 @@ def _linear(library: CpuLibrary, form: Format, report: Report) -> tuple[MakeLine
 
 
 def _maker(form: Format, library: CpuLibrary | None, most_rows: int) -> MakeLinear:
-    def make(weight: Tensor, bias: Tensor | None, *, gated: bool = False) -> Linear:
-        fits = weight.shape[1] % MULTIPLES[form] == 0 and not (gated and len(weight) % (2 * LANES))
-        usable = fits and (form is not Format.BF16 or most_rows == ALL_ROWS)
-        if not usable:
-            return PlainLinear(weight, bias, gated)
-        return PackedLinear(weight, bias, form, library, gated=gated, most_rows=most_rows)
+    def make(
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        activation: Activation = Activation.NONE,
+        scale: Tensor | None = None,
+    ) -> Linear:
+        halves = activation is not Activation.GATED or len(weight) % (2 * LANES) == 0
+        usable = form is not Format.BF16 or most_rows == ALL_ROWS
+        if weight.shape[1] % MULTIPLES[form] or not (halves and usable):
+            return PlainLinear(weight, bias, activation, scale)
+        return PackedLinear(weight, bias, form, library, activation=activation, scale=scale, most_rows=most_rows)
 
     return make
 
@@ -94,7 +103,7 @@ def _with_attention(
     pages = torch.randperm(32, generator=random)
     tables = DecodeTables(torch.arange(2), torch.stack((pages[:20], pages[10:30])), torch.tensor([300, 40]))
     segment = Segment(0, 64, 300, tuple(pages.tolist()[:19]))
-    tile = _drawn(random, 300, 3 * heads, config.head).chunk(3, dim=1)
+    tiles = _drawn(random, 1, 300, 3 * heads, config.head).chunk(3, dim=2)
     compare = partial(choose, report=report)
     turn = partial(_stored, library.rotate_and_store)
     kv = keys, values, torch.arange(8)
@@ -103,14 +112,14 @@ def _with_attention(
     _, answers = compare("attention of answers", lambda: library.attend_rows, attend_padded, asked)
     prompt = queries, keys, values, segment
     _, prompts = compare("attention of prompts", lambda: library.attend_prompt, attend_segment, prompt)
-    _, tiles = compare("attention of tiles", lambda: library.attend_all, attend_tile, tile)
+    _, towers = compare("attention of tiles", lambda: library.attend_tiles, attend_tiles, tiles)
     return replace(
         kernels,
         rotate=library.rotate_and_store if rotated.state == "used" else rotate_and_store,
         attend_rows=library.attend_rows if answers.state == "used" else None,
         attend_prompt=library.attend_prompt if prompts.state == "used" else None,
-        attend_tile=library.attend_all if tiles.state == "used" else None,
-        paths=(*kernels.paths, rotated, answers, prompts, tiles),
+        attend_tiles=library.attend_tiles if towers.state == "used" else None,
+        paths=(*kernels.paths, rotated, answers, prompts, towers),
     )
 
 

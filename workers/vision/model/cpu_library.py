@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workers.vision.compiler import X86_64_V3, compiled_library
+from workers.vision.model.norm import Norm
 from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables, Segment
 from workers.vision.model.rotary import KV, HeadNorms, RotaryTable
 
@@ -38,10 +39,16 @@ class Matrix(ctypes.Structure):
     """`matrix` of `linear.c`. Holds addresses only: whoever makes it keeps the tensors."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("weight", "scales", "table", "bias")),
+        *((name, ctypes.c_void_p) for name in ("weight", "scales", "table", "bias", "layer_scale")),
         *((name, ctypes.c_long) for name in ("outputs", "inputs")),
-        *((name, ctypes.c_int32) for name in ("format", "gated")),
+        *((name, ctypes.c_int32) for name in ("format", "activation")),
     )
+
+
+class CNorm(ctypes.Structure):
+    """`norm` of `linear.c`."""
+
+    _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_float))
 
 
 class Cache(ctypes.Structure):
@@ -62,16 +69,16 @@ class CpuLibrary:
         loaded = ctypes.CDLL(f"/proc/self/fd/{compiled_library(SOURCES, FLAGS, PREBUILT)}")
         self._linear, self._rotate = loaded.linear, loaded.rotate_and_store
         self._rows, self._prompt = loaded.attend_rows, loaded.attend_prompt
-        self._linear.argtypes = [at, at, at, real, at, at, size]
+        self._linear.argtypes = [at, at, at, at, at, size]
         self._rotate.argtypes = [*[at] * 6, real, at, at, *[size] * 4]
         self._rows.argtypes = [at, size, *[at] * 5, *[size] * 6]
         self._prompt.argtypes = [at, size, at, at, *[size] * 5]
 
-    def linear(
-        self, matrix: Matrix, x: Tensor, y: Tensor, norm: Tensor | None, eps: float, *, residual: Tensor | None
-    ) -> None:
+    def linear(self, matrix: Matrix, x: Tensor, y: Tensor, norm: Norm | None, residual: Tensor | None) -> None:
         """Write what `Linear` gives for `x` to `y`."""
-        self._linear(ctypes.byref(matrix), _at(x), _at(norm), eps, _at(residual), _at(y), x.numel() // x.shape[-1])
+        before = CNorm(_at(norm.weight), _at(norm.bias), norm.eps) if norm else CNorm()
+        inputs = _at(x), ctypes.byref(before), _at(residual)
+        self._linear(ctypes.byref(matrix), *inputs, _at(y), x.numel() // x.shape[-1])
 
     def rotate_and_store(self, qkv: Tensor, rotary: RotaryTable, norms: HeadNorms | None, eps: float, kv: KV) -> Tensor:
         """`Rotate`, in place."""
@@ -98,21 +105,30 @@ class CpuLibrary:
 
     def attend_prompt(self, queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
         """`AttendPrompt`."""
-        return self._attend(queries, keys, values, segment.table(keys.device), segment.context, causal=True)
-
-    def attend_all(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Each of (N, heads, head) over all N, without pages."""
-        return self._attend(queries, keys, values, None, len(keys), causal=False)
-
-    def _attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, table: Tensor | None, context: int, *, causal: bool
-    ) -> Tensor:
-        rows, heads, head = queries.shape
         y = torch.empty(queries.shape, dtype=torch.bfloat16)
-        cache = Cache(_at(keys), _at(values), _at(table), keys.stride(0), head, PAGE_TOKENS)
-        sizes = rows, context, heads, keys.shape[1], causal
-        self._prompt(_at(queries), queries.stride(0), ctypes.byref(cache), _at(y), *sizes)
+        self._attend(queries, keys, values, y, segment.table(keys.device), segment.context)
         return y
+
+    def attend_tiles(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """`AttendTiles`."""
+        y = torch.empty(queries.shape, dtype=torch.bfloat16)
+        for tile in zip(queries, keys, values, y, strict=True):
+            self._attend(*tile)
+        return y
+
+    def _attend(  # noqa: PLR0917 - what is read and written, and of a prompt where
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        y: Tensor,
+        table: Tensor | None = None,
+        context: int | None = None,
+    ) -> None:
+        rows, heads, head = queries.shape
+        cache = Cache(_at(keys), _at(values), _at(table), keys.stride(0), head, PAGE_TOKENS)
+        sizes = rows, context or rows, heads, keys.shape[1], context is not None
+        self._prompt(_at(queries), queries.stride(0), ctypes.byref(cache), _at(y), *sizes)
 
 
 def _at(tensor: Tensor | None) -> int | None:

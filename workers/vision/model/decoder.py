@@ -16,7 +16,8 @@ from workers.vision.checkpoint.config import DecoderConfig
 from workers.vision.model.attention import AttendPrompt, AttendRows, attend, attend_padded
 from workers.vision.model.fast_path import FastPath
 from workers.vision.model.kv_pages import KVPages
-from workers.vision.model.linear import Linear, MakeLinear, PlainLinear
+from workers.vision.model.linear import Activation, Linear, MakeLinear, PlainLinear
+from workers.vision.model.norm import Norm
 from workers.vision.model.packed_batch import PackedBatch
 from workers.vision.model.rotary import HeadNorms, RotaryTable, Rotate, rotary_table, rotate_and_store
 
@@ -31,9 +32,8 @@ class DecoderKernels:
     rotate: Rotate = rotate_and_store
     attend_rows: AttendRows | None = None
     attend_prompt: AttendPrompt | None = None
-    attend_tile: Callable[[Tensor, Tensor, Tensor], Tensor] | None = (
-        None  #: queries, keys, values (tokens, heads, head)
-    )
+    #: Takes queries, keys and values (tiles, tokens, heads, head), gives the same.
+    attend_tiles: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     paths: tuple[FastPath, ...] = ()  #: that were compared with plain torch on this device
 
 
@@ -45,11 +45,11 @@ class DecoderLayer:
     """Weights of one layer, q|k|v in one and gate|up in one."""
 
     device: torch.device
-    norm: Tensor
+    norm: Norm
     qkv: Linear
     head_norms: HeadNorms | None
     out: Linear
-    mlp_norm: Tensor
+    mlp_norm: Norm
     gate_up: Linear
     down: Linear
 
@@ -68,8 +68,8 @@ class Decoder:
         self._rotate = kernels.rotate
         self._attend_rows, self._attend_prompt = kernels.attend_rows, kernels.attend_prompt
         self.embedding = take("decoder.embedding.weight")
-        self.layers = [_layer_weights(index, weights, kernels.linear) for index in range(config.layers)]
-        self.norm = take("decoder.norm.weight")
+        self.layers = [_layer_weights(index, weights, kernels.linear, config.eps) for index in range(config.layers)]
+        self.norm = Norm(take("decoder.norm.weight"), None, config.eps)
         self.head = kernels.head(take("decoder.output.weight"), None)
         self._tables = {
             device: rotary_table(config, self.embedding.dtype, device) for device in dict.fromkeys(self.devices)
@@ -98,7 +98,7 @@ class Decoder:
             self.layer_done()
         if hidden.device.type != "cpu" and batch.wanted is not None:  # else the last layer has left out the other rows
             hidden = hidden[batch.wanted]
-        return self.head(hidden, self.norm, self.config.eps)
+        return self.head(hidden, self.norm)
 
     def _embed(self, batch: PackedBatch) -> Tensor:
         """(N, hidden), image features where they stand in place of ids."""
@@ -108,10 +108,10 @@ class Decoder:
         return hidden
 
     def _layer(self, index: int, hidden: Tensor, batch: PackedBatch, pages: KVPages, rotary: RotaryTable) -> Tensor:
-        layer, eps = self.layers[index], self.config.eps
-        qkv = layer.qkv(hidden, layer.norm, eps).view(len(hidden), -1, self.config.head)
+        layer = self.layers[index]
+        qkv = layer.qkv(hidden, layer.norm).view(len(hidden), -1, self.config.head)
         kv = pages.keys[index], pages.values[index], batch.slots
-        queries = self._rotate(qkv, rotary, layer.head_norms, eps, kv)
+        queries = self._rotate(qkv, rotary, layer.head_norms, self.config.eps, kv)
         last = index == len(self.layers) - 1
         if last and hidden.device.type == "cpu" and batch.wanted is not None:  # where finding rows costs no transfer
             queries, hidden, batch = queries[batch.wanted], hidden[batch.wanted], batch.wanted_rows
@@ -119,24 +119,25 @@ class Decoder:
             return hidden
         attended = attend(queries, batch, pages, index, self._attend_rows, attend_prompt=self._attend_prompt)
         hidden = layer.out(attended.flatten(1), residual=hidden)
-        return layer.down(layer.gate_up(hidden, layer.mlp_norm, eps), residual=hidden)
+        return layer.down(layer.gate_up(hidden, layer.mlp_norm), residual=hidden)
 
 
-def _layer_weights(index: int, weights: dict[str, Tensor], make_linear: MakeLinear) -> DecoderLayer:
+def _layer_weights(index: int, weights: dict[str, Tensor], make_linear: MakeLinear, eps: float) -> DecoderLayer:
     at = f"decoder.layers.{index}"
 
-    def linear(name: str, *, gated: bool = False) -> Linear:
-        return make_linear(weights.pop(f"{at}.{name}.weight"), weights.pop(f"{at}.{name}.bias", None), gated=gated)
+    def linear(name: str, activation: Activation = Activation.NONE) -> Linear:
+        weight, bias = weights.pop(f"{at}.{name}.weight"), weights.pop(f"{at}.{name}.bias", None)
+        return make_linear(weight, bias, activation=activation)
 
     q_norm, k_norm = (weights.pop(f"{at}.attention.{name}_norm.weight", None) for name in "qk")
     norm = weights.pop(f"{at}.attention_norm.weight")
     return DecoderLayer(
         device=norm.device,
-        norm=norm,
+        norm=Norm(norm, None, eps),
         qkv=linear("attention.qkv"),
         head_norms=None if q_norm is None or k_norm is None else (q_norm, k_norm),
         out=linear("attention.output"),
-        mlp_norm=weights.pop(f"{at}.mlp_norm.weight"),
-        gate_up=linear("mlp.gate_up", gated=True),
+        mlp_norm=Norm(weights.pop(f"{at}.mlp_norm.weight"), None, eps),
+        gate_up=linear("mlp.gate_up", Activation.GATED),
         down=linear("mlp.down"),
     )

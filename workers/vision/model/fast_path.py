@@ -18,10 +18,10 @@ State = Literal["used", "missing", "failed", "wrong", "slower"]
 Way = Callable[..., Tensor]
 WAY = TypeVar("WAY")
 
-REPETITIONS, MAX_REPETITIONS = 4, 16  # both sides in turn, the best of each
-CALLS = 10  # in a row for one timing, as far as they fit into the time of a round
-MAX_ROUND_S = 0.01
-CLEAR_SPEEDUP = 4  # after which a twin, which may take seconds, is not timed again
+ROUNDS, MAX_ROUNDS = 4, 32  # both sides by turns; more than the first only while a path seems slower
+CALLS = 10  # timed one by one in a round, as far as they fit into its time
+ROUND_S = 0.01
+CLEAR_SPEEDUP, CLEAR_ROUNDS = 4, 2  # after which a twin, which may take seconds, is not timed again
 MIN_SPEEDUP = 0.9  # below it the twin is used; nearer to 1 the noise of a timing would decide
 #: Largest difference as a part of the largest output: sums in another order differ by less.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
@@ -84,17 +84,18 @@ def _compared(name: str, fast: Way, twin: Way, arguments: Sequence[object], tole
 
 
 def _speedup(fast: Way, twin: Way, arguments: Sequence[object], device: torch.device) -> float:
-    """Times as fast as the twin by the best of each side, in turn.
+    """Times as fast as the twin, by the best call of each.
 
-    One round is enough where no noise could change the choice; a path that seems slower gets more of them, because
-    other work on the machine may have taken its threads' cores.
+    Other work on the machine can only lengthen a call. So two rounds are enough where the difference is clear, and a
+    path that seems slower gets many more, until both sides had a call that nobody disturbed.
     """
-    slow_s, quick_s, speedup = float("inf"), float("inf"), 0.0
-    for turn in range(MAX_REPETITIONS):
-        slow_s = min(slow_s, _seconds(twin, arguments, device))
-        quick_s = min(quick_s, _seconds(fast, arguments, device))
-        speedup = slow_s / quick_s
-        if speedup > CLEAR_SPEEDUP or (turn + 1 >= REPETITIONS and speedup >= MIN_SPEEDUP):
+    sides, best_s, speedup = [(0, twin), (1, fast)], [float("inf")] * 2, 0.0
+    for turn in range(1, MAX_ROUNDS + 1):
+        for side, way in sides:
+            best_s[side] = min(best_s[side], _seconds(way, arguments, device))
+        sides.reverse()
+        speedup = best_s[0] / best_s[1]
+        if turn >= (CLEAR_ROUNDS if speedup > CLEAR_SPEEDUP else ROUNDS) and speedup >= MIN_SPEEDUP:
             break
     return speedup
 
@@ -108,17 +109,21 @@ def deviation_of(found: Tensor, expected: Tensor) -> float:
 
 
 def _seconds(way: Way, arguments: Sequence[object], device: torch.device) -> float:
-    """Of one call, from several in a row, fewer if they take long; one before them warms up."""
-    calls = CALLS
-    for take in ("warm up", "measure"):
+    """Of the best call of a round; on a GPU of the best few in a row, whose launches are hidden behind one another."""
+    fastest, in_a_row, ends = float("inf"), 1, time.perf_counter() + ROUND_S
+    for _ in range(CALLS):
         _synchronise(device)
         began = time.perf_counter()
-        for _ in range(calls if take == "measure" else 1):
+        for _ in range(in_a_row):
             way(*arguments)
         _synchronise(device)
-        seconds = time.perf_counter() - began
-        calls = max(1, min(CALLS, int(MAX_ROUND_S / max(seconds, 1e-9)))) if take == "warm up" else calls
-    return seconds / calls
+        now = time.perf_counter()
+        fastest = min(fastest, (now - began) / in_a_row)
+        if now >= ends:
+            break
+        if device.type == "cuda":
+            in_a_row = max(1, min(CALLS, int((ends - now) / max(fastest, 1e-9))))
+    return fastest
 
 
 def _synchronise(device: torch.device) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -91,9 +91,9 @@ def _watched(kernels: DecoderKernels, total: int, quantised: Quantised | None, r
     done, reported_at = 0, time.monotonic()
 
     def watched(make: MakeLinear) -> MakeLinear:
-        def made(weight: Tensor, bias: Tensor | None, *, gated: bool = False) -> Linear:
+        def made(weight: Tensor, bias: Tensor | None, **options: Any) -> Linear:
             nonlocal done, reported_at
-            layer = make(weight, bias, gated=gated)
+            layer = make(weight, bias, **options)
             done += weight.numel()
             if time.monotonic() >= reported_at + PROGRESS_INTERVAL_S:
                 reported_at = time.monotonic()

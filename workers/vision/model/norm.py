@@ -1,6 +1,7 @@
-"""RMSNorm (arXiv 1910.07467) as Llama and InternViT-6B compute it."""
+"""RMSNorm (arXiv 1910.07467) as Llama and InternViT-6B compute it, and LayerNorm."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,3 +20,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def joined_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The same in one operation, which a GPU computes by one kernel and rounds once, at its end."""
     return functional.rms_norm(x, weight.shape, weight, eps)
+
+
+class Norm(NamedTuple):
+    """LayerNorm where there is a bias, else RMSNorm."""
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+
+    def __call__(self, x: Tensor, rms: Normalise = rms_norm) -> Tensor:
+        """Normalise the last dimension."""
+        if self.bias is None:
+            return rms(x, self.weight, self.eps)
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)

@@ -15,29 +15,14 @@ from torch.nn import functional
 
 from workers.vision.checkpoint.config import Config, VisionConfig
 from workers.vision.model.cpu_library import HEAD_MULTIPLE
-from workers.vision.model.linear import Linear, MakeLinear
-from workers.vision.model.norm import rms_norm
+from workers.vision.model.linear import Activation, Linear, MakeLinear
+from workers.vision.model.norm import Norm
 from workers.vision.model.pixels import normalise
 
-#: Takes queries, keys and values of a tile, each (tokens, heads, head), and gives the same.
-AttendTile = Callable[[Tensor, Tensor, Tensor], Tensor]
+#: Takes queries, keys and values, each (tiles, tokens, heads, head), and gives the same.
+AttendTiles = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 PROJECTOR_EPS = 1e-5  # nn.LayerNorm's default, which mlp1 is built with
-
-
-@dataclass(frozen=True)
-class Norm:
-    """LayerNorm where there is a bias, else RMSNorm."""
-
-    weight: Tensor
-    bias: Tensor | None
-    eps: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
-        if self.bias is None:
-            return rms_norm(x, self.weight, self.eps)
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 @dataclass(frozen=True)
@@ -49,22 +34,24 @@ class EncoderLayer:
     q_norm: Norm | None  #: over all heads together
     k_norm: Norm | None
     out: Linear
-    scale: Tensor
     mlp_norm: Norm
     fc1: Linear
     fc2: Linear
-    mlp_scale: Tensor
 
 
 class VisionEncoder:
     """See the module."""
 
     def __init__(
-        self, config: Config, weights: dict[str, Tensor], make_linear: MakeLinear, attend_tile: AttendTile | None = None
+        self,
+        config: Config,
+        weights: dict[str, Tensor],
+        make_linear: MakeLinear,
+        attend_tiles: AttendTiles | None = None,
     ) -> None:
         """Take the encoder's and the projector's entries out of `weights` (names of `fused.py`)."""
         take = weights.pop
-        self._config, self._attend_tile = config, attend_tile
+        self._config, self._attend_tiles = config, attend_tiles
         self.side = config.vision.image  #: of a tile, pixels
         self.layer_done: Callable[[], None] = lambda: None  # called after each layer
         self._class_token = take("vision.embeddings.class_token")
@@ -73,8 +60,8 @@ class VisionEncoder:
         self._layers = [_layer(config.vision, index, weights, make_linear) for index in range(config.used_layers)]
         self._projector_norm = Norm(take("projector.norm.weight"), take("projector.norm.bias"), PROJECTOR_EPS)
         self._projector = [
-            make_linear(take(f"projector.{name}.weight"), take(f"projector.{name}.bias"))
-            for name in ("linear_1", "linear_2")
+            make_linear(take(f"projector.{name}.weight"), take(f"projector.{name}.bias"), activation=activation)
+            for name, activation in (("linear_1", Activation.GELU), ("linear_2", Activation.NONE))
         ]
 
     @property
@@ -95,12 +82,11 @@ class VisionEncoder:
         """(T, 3, side, side) normalised pixels to (T, tokens of a tile, hidden)."""
         hidden = self._embed(pixels)
         for layer in self._layers:
-            hidden = torch.addcmul(hidden, self._attention(layer, layer.norm(hidden)), layer.scale)
-            activated = functional.gelu(layer.fc1(layer.mlp_norm(hidden)))
-            hidden = torch.addcmul(hidden, layer.fc2(activated), layer.mlp_scale)
+            hidden = layer.out(self._attention(layer, hidden), residual=hidden)
+            hidden = layer.fc2(layer.fc1(hidden, layer.mlp_norm), residual=hidden)
             self.layer_done()
         first, second = self._projector
-        return second(functional.gelu(first(self._projector_norm(self._shuffle(hidden[:, 1:])))))
+        return second(first(self._shuffle(hidden[:, 1:]), self._projector_norm))
 
     def _embed(self, pixels: Tensor) -> Tensor:
         weight, bias = self._patch
@@ -108,16 +94,15 @@ class VisionEncoder:
         tokens = patches.flatten(2).transpose(1, 2)
         return torch.cat((self._class_token.expand(len(tokens), -1, -1), tokens), dim=1) + self._positions
 
-    def _attention(self, layer: EncoderLayer, x: Tensor) -> Tensor:
-        queries, keys, values = layer.qkv(x).chunk(3, dim=-1)
+    def _attention(self, layer: EncoderLayer, hidden: Tensor) -> Tensor:
+        queries, keys, values = layer.qkv(hidden, layer.norm).chunk(3, dim=-1)
         if layer.q_norm and layer.k_norm:
             queries, keys = layer.q_norm(queries), layer.k_norm(keys)
-        shape = (*x.shape[:-1], self._config.vision.heads, -1)
+        shape = (*hidden.shape[:-1], self._config.vision.heads, -1)
         queries, keys, values = (part.view(shape) for part in (queries, keys, values))
-        if self._attend_tile and not (queries.shape[-1] % HEAD_MULTIPLE or keys.stride(1) != values.stride(1)):
-            tiles = zip(queries, keys, values, strict=True)
-            return layer.out(torch.stack([self._attend_tile(*tile) for tile in tiles]).flatten(2))
-        return layer.out(attend_tile(queries, keys, values).flatten(2))
+        fits = queries.shape[-1] % HEAD_MULTIPLE == 0 and keys.stride(1) == values.stride(1)
+        attend = self._attend_tiles if self._attend_tiles and fits else attend_tiles
+        return attend(queries, keys, values).flatten(2)
 
     def _shuffle(self, patches: Tensor) -> Tensor:
         """(T, patches, C) to (T, patches / 4, 4C): each token is four neighbours, (row, column) parity outermost.
@@ -130,8 +115,8 @@ class VisionEncoder:
         return grid.permute(*order).reshape(len(patches), side * side, -1)
 
 
-def attend_tile(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """`AttendTile` in plain torch, also for several tiles at once."""
+def attend_tiles(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """`AttendTiles` in plain torch."""
     queries, keys, values = (part.transpose(-3, -2) for part in (queries, keys, values))
     return functional.scaled_dot_product_attention(queries, keys, values).transpose(-3, -2)
 
@@ -139,8 +124,9 @@ def attend_tile(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def _layer(config: VisionConfig, index: int, weights: dict[str, Tensor], make_linear: MakeLinear) -> EncoderLayer:
     at = f"vision.layers.{index}"
 
-    def linear(name: str) -> Linear:
-        return make_linear(weights.pop(f"{at}.{name}.weight"), weights.pop(f"{at}.{name}.bias", None))
+    def linear(name: str, activation: Activation = Activation.NONE, scale: Tensor | None = None) -> Linear:
+        weight, bias = weights.pop(f"{at}.{name}.weight"), weights.pop(f"{at}.{name}.bias", None)
+        return make_linear(weight, bias, activation=activation, scale=scale)
 
     def norm(name: str) -> Norm:
         return Norm(weights.pop(f"{at}.{name}.weight"), weights.pop(f"{at}.{name}.bias", None), config.eps)
@@ -150,10 +136,8 @@ def _layer(config: VisionConfig, index: int, weights: dict[str, Tensor], make_li
         qkv=linear("attention.qkv"),
         q_norm=norm("attention.q_norm") if config.qk_norm else None,
         k_norm=norm("attention.k_norm") if config.qk_norm else None,
-        out=linear("attention.output"),
-        scale=weights.pop(f"{at}.attention_scale"),
+        out=linear("attention.output", scale=weights.pop(f"{at}.attention_scale")),
         mlp_norm=norm("mlp_norm"),
-        fc1=linear("mlp.up"),
-        fc2=linear("mlp.down"),
-        mlp_scale=weights.pop(f"{at}.mlp_scale"),
+        fc1=linear("mlp.up", Activation.GELU),
+        fc2=linear("mlp.down", scale=weights.pop(f"{at}.mlp_scale")),
     )

@@ -24,7 +24,7 @@ def build_model(
 
     `weights` is emptied on the way, so that a repacked weight does not stay beside its source.
     """
-    encoder = VisionEncoder(config, weights, kernels.encoder_linear, kernels.attend_tile)
+    encoder = VisionEncoder(config, weights, kernels.encoder_linear, kernels.attend_tiles)
     model = VisionLanguageModel(encoder, Decoder(config.decoder, weights, kernels))
     if weights:
         raise ValueError(f"no place for {next(iter(weights))} and {len(weights) - 1} more weights")

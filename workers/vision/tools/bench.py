@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table as Lines
 
 from shared.environment import read_settings
-from shared.settings import SettingsError
+from shared.settings.base import SettingsError
 from workers.vision.bench import goals, random_model
 from workers.vision.bench.device_facts import device_facts
 from workers.vision.bench.measure import Requests

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from shared.environment import read_settings
-from shared.settings import SettingsError
+from shared.settings.base import SettingsError
 from workers.vision.checkpoint.checkpoint import Checkpoint
 from workers.vision.checkpoint.checksums import compute_checksums
 from workers.vision.checkpoint.fields import CheckpointError

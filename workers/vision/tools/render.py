@@ -10,7 +10,8 @@ from pathlib import Path
 
 from shared.conversation import ConversationError, Message
 from shared.environment import read_settings
-from shared.settings import Settings, SettingsError
+from shared.settings.base import SettingsError
+from shared.settings.roles import Settings
 from workers.vision.checkpoint.fields import CheckpointError
 from workers.vision.engine.factory import find_checkpoint
 from workers.vision.images.decode import DecodeError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from shared.conversation import Message
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.random_checkpoint import write_random
 from workers.vision.engine.base import (
     Cancelled,

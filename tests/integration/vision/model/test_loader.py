@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shared.conversation import Message
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.integration.vision import cases
 from tests.random_checkpoint import write_random
 from workers.vision.checkpoint.checkpoint import open_checkpoint

@@ -43,6 +43,7 @@ BROKEN = {
     "Infinity": b'{"prompt": "?", "start_within": -Infinity}',
     "1e999": b'{"prompt": "?", "start_within": 1e999}',
     "many digits": b'{"prompt": "?", "tiles": ' + b"9" * 5000 + b"}",
+    "more than float() takes": b'{"prompt": "?", "generation": {"max_new_tokens": ' + b"9" * 309 + b"}}",
     "deep lists": b'{"prompt": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
     "deep objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
     "half a surrogate": b'{"prompt": "\\ud800"}',
@@ -131,6 +132,8 @@ MULTIPART = {
     "a header of a megabyte": part("prompt", headers=b"X-A: " + b"a" * (1 << 20) + b"\r\n") + END,
     "a thousand headers": part("prompt", headers=b"X-A: a\r\n" * 1000) + END,
     "ten thousand fields": b"".join(part(f"f{n}") for n in range(10_000)) + END,
+    "ten thousand empty files": b'--b\r\nContent-Disposition: form-data; name="image"; filename=""\r\n\r\n\r\n' * 10_000
+    + END,
     "a name that is no UTF-8": b'--b\r\nContent-Disposition: form-data; name="\xff"\r\n\r\n?\r\n' + END,
     "a prompt that is no UTF-8": part("prompt", b"\xff") + END,
     "a request that is no JSON": part("request", b"{") + END,

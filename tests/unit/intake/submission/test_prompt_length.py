@@ -11,7 +11,7 @@ from services.intake.submission.compose import ParentContext, compose
 from services.intake.submission.prompt_length import overhead
 from shared.conversation import Message
 from shared.models import BY_ID, MODELS, Model
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.storage import tokenizer_key
 from shared.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.unit.intake.app_fixture import App, problem, running_app

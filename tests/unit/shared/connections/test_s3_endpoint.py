@@ -5,7 +5,8 @@ from pydantic import ValidationError
 
 from shared.connections.s3_endpoint import S3Endpoint, normal_prefix, parse_s3_url
 from shared.environment import read_settings
-from shared.settings import Settings, SettingsError
+from shared.settings.base import SettingsError
+from shared.settings.roles import Settings
 from shared.storage import S3Storage
 
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from shared.outbound.proxy import ProxyEndpoint, parse_proxy_url
-from shared.settings import Settings
+from shared.settings.roles import Settings
 
 
 def test_host_port_and_credentials_are_read() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from shared.errors import WebhookRefused
 from shared.outbound.ssrf import Lookup, Target, check_url, permitted, refuse_unless_all_permitted, resolve
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from shared.webhooks.url_policy import webhook_policy
 
 SETTINGS = Settings()

@@ -44,8 +44,9 @@ def test_it_leaves_when_cancelled() -> None:
 
 def test_a_worker_with_it_needs_no_torch() -> None:
     program = (
-        "import sys; from shared.settings import Settings; from workers.vision.engine.factory import make_engine; "
-        "import workers.vision.images.decoder_pool; make_engine(Settings(engine='echo')); print('torch' in sys.modules)"
+        "import sys; from shared.settings.roles import Settings; import workers.vision.images.decoder_pool; "
+        "from workers.vision.engine.factory import make_engine; make_engine(Settings(engine='echo')); "
+        "print('torch' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"

@@ -12,7 +12,7 @@ import pytest
 
 from shared.errors import Permanent, Transient
 from shared.outbound.connection import Deadline
-from shared.settings import Settings
+from shared.settings.roles import Settings
 from tests.bad_receivers import LINE, BadReceiver, Behave, answers, bad_receiver, drips, floods, hangs_up, is_silent
 from tests.connect_proxy import connect_proxy
 from tests.outbound import LEADS_HOME, Answers, Nat, fails, spied_connections, takes_too_long

@@ -16,7 +16,7 @@ from workers.vision.model.cpu_library import CpuLibrary
 from workers.vision.model.kv_pages import KVPages
 from workers.vision.model.packed_batch import PAGE_TOKENS, PackedBatch, Segment
 from workers.vision.model.rotary import RotaryTable, rotate_and_store
-from workers.vision.model.vision_encoder import attend_tile
+from workers.vision.model.vision_encoder import attend_tiles
 
 CONFIG = DecoderConfig("llama", 32, 1, 8, 2, 64, 100, 1e-5, False, 1e4, 1.0, 4096)  # 8 heads of 4, 2 kv heads
 CPU = torch.device("cpu")
@@ -141,8 +141,8 @@ def test_the_kernel_of_prompts_computes_what_torch_does(
 
 
 def test_the_kernel_of_tiles_computes_what_torch_does(library: CpuLibrary) -> None:
-    tile = drawn(77, 12, 64).chunk(3, dim=1)
-    assert torch.allclose(library.attend_all(*tile).float(), attend_tile(*tile).float(), atol=0.02)
+    tiles = drawn(2, 77, 12, 64).chunk(3, dim=2)
+    assert torch.allclose(library.attend_tiles(*tiles).float(), attend_tiles(*tiles).float(), atol=0.02)
 
 
 def test_a_broken_score_reaches_its_own_row_only(library: CpuLibrary) -> None:

@@ -1,6 +1,6 @@
 """A path is used only if it is there, right and not slower; else plain torch takes its place, and it is said why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -14,13 +14,40 @@ from workers.vision.model.packed_batch import DecodeTables
 
 CONFIG = DecoderConfig("llama", 32, 1, 8, 2, 64, 100, 1e-5, False, 1e4, 1.0, 4096)
 INPUT = torch.linspace(-1, 1, 64)
-Way = Callable[[Tensor], Tensor]
+Way = Callable[..., Tensor]
+
+
+class Clock:
+    """Time passes in calls only: of the ways by name, and of a neighbour that lengthens some of them."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: dict[str, int] = {}
+        self.seconds = {"slow": 10.0, "slow_attention": 10.0}
+        self.delay: Callable[[str, int], float] = lambda _name, _call: 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def took(self, name: str) -> None:
+        self.calls[name] = self.calls.get(name, 0) + 1
+        self.now += self.seconds.get(name, 1.0) + self.delay(name, self.calls[name])
 
 
 @pytest.fixture(autouse=True)
-def scripted_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is called slow takes ten times as long; the rest takes the same."""
-    monkeypatch.setattr(fast_path, "_seconds", lambda way, *_: 10.0 if way is slow or way is slow_attention else 1.0)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made, seconds = Clock(), fast_path._seconds
+
+    def scripted(way: Way, arguments: Sequence[object], device: torch.device) -> float:
+        def timed(*arguments: object) -> Tensor:
+            made.took(getattr(way, "__name__", "?"))
+            return way(*arguments)
+
+        return seconds(timed, arguments, device)
+
+    monkeypatch.setattr(fast_path, "time", made)
+    monkeypatch.setattr(fast_path, "_seconds", scripted)
+    return made
 
 
 def twin(x: Tensor) -> Tensor:
@@ -96,3 +123,31 @@ def test_the_attention_of_a_gpu_is_compared_before_it_is_used(
         "norm": "used",
     }
     assert kernels.attend_rows is (fast if state == "used" else attend_padded)
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "fast", "state"), [("twin", right, "used"), ("right", right, "used"), ("slow", slow, "slower")]
+)
+def test_a_neighbour_that_lengthens_nearly_all_calls_of_one_side_decides_nothing(
+    clock: Clock, disturbed: str, fast: Way, state: State
+) -> None:
+    """It is there nine calls out of ten, and in all of the first rounds."""
+    clock.delay = lambda name, call: 100.0 if name == disturbed and call % 10 else 0.0
+    _, path = choose("doubling", lambda: fast, DOUBLING, (INPUT,), lambda _: None)
+    assert path.state == state
+    assert clock.calls[disturbed] > fast_path.ROUNDS or disturbed == "twin"
+
+
+def test_a_path_that_is_clearly_faster_is_not_timed_for_long(clock: Clock) -> None:
+    clock.seconds["twin"] = 50.0
+    _, path = choose("doubling", lambda: right, DOUBLING, (INPUT,), lambda _: None)
+    assert path.speedup == 50.0
+    assert clock.calls == {"twin": 2, "right": 2}
+
+
+def test_short_calls_are_timed_one_by_one_so_that_one_of_them_is_undisturbed(clock: Clock) -> None:
+    clock.seconds.update(twin=1e-4, right=1e-4)
+    clock.delay = lambda name, call: 0.0 if name == "twin" or call % 7 == 0 else 1e-3
+    _, path = choose("doubling", lambda: right, DOUBLING, (INPUT,), lambda _: None)
+    assert path.speedup == pytest.approx(1)
+    assert max(clock.calls.values()) <= fast_path.ROUNDS * fast_path.CALLS

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from workers.vision.checkpoint.config import DecoderConfig
 from workers.vision.compiler import CompilerUnavailable, compile_library
@@ -13,7 +14,9 @@ from workers.vision.model import cpu_library
 from workers.vision.model.cpu_kernels import cpu_kernels
 from workers.vision.model.cpu_library import FLAGS, SOURCES, CpuLibrary, Format
 from workers.vision.model.decoder import PLAIN_KERNELS
-from workers.vision.model.linear import GROUP, NF4, Linear, PackedLinear, PlainLinear
+from workers.vision.model.linear import Activation, Linear, PackedLinear, PlainLinear
+from workers.vision.model.norm import Norm
+from workers.vision.model.packed_weights import GROUP, NF4
 
 SPAN = 256  #: inputs that share a scale, of int8 weights
 CONFIG = DecoderConfig("llama", 512, 1, 8, 2, 64, 100, 1e-5, False, 1e4, 1.0, 4096)
@@ -40,31 +43,47 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
+RMS_NORM = Norm(drawn(640, seed=3), None, 1e-5)
+LAYER_NORM = Norm(drawn(640, seed=3), drawn(640, seed=6), 1e-5)
+
+
 def near(found: Tensor, expected: Tensor, share: float = 0.02) -> bool:
     return float((found.float() - expected.float()).abs().max()) <= share * float(expected.float().abs().max())
 
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("form", list(Format))
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("activation", list(Activation))
 def test_the_kernel_computes_what_its_expanded_weight_does(
-    library: CpuLibrary, form: Format, rows: int, gated: bool
+    library: CpuLibrary, form: Format, rows: int, activation: Activation
 ) -> None:
     """With a number of outputs that fills no panel where that may be, and all that stands before and after a layer."""
+    gated = activation is Activation.GATED
     outputs = 96 if gated else 99
-    weight, x, bias = drawn(outputs, 640), drawn(rows, 640, seed=1), drawn(outputs, seed=2)
-    norm, residual = drawn(640, seed=3), drawn(rows, outputs // (1 + gated), seed=4)
-    layer = PackedLinear(weight, bias, form, library, gated=gated)
-    twin = PlainLinear(layer.expanded(torch.bfloat16), bias, gated)
+    weight, x, bias = drawn(outputs, 640), drawn(rows, 640, seed=1) + 3, drawn(outputs, seed=2)
+    residual, scale = drawn(rows, outputs // (1 + gated), seed=4), None if gated else drawn(outputs, seed=5)
+    layer = PackedLinear(weight, bias, form, library, activation=activation, scale=scale)
+    twin = PlainLinear(layer.expanded(torch.bfloat16), bias, activation, scale)
     share = 0.02 if form is Format.BF16 else 0.05
     assert near(layer(x), twin(x), share)
-    assert near(layer(x, norm, 1e-5, residual), twin(x, norm, 1e-5, residual), share)
-    assert torch.equal(layer.twin(x, norm, 1e-5, residual), twin(x, norm, 1e-5, residual))
+    for norm in (RMS_NORM, LAYER_NORM):
+        assert near(layer(x, norm, residual), twin(x, norm, residual), share)
+        assert torch.equal(layer.twin(x, norm, residual), twin(x, norm, residual))
+
+
+def test_gelu_is_torchs_as_near_as_bfloat16_tells(library: CpuLibrary) -> None:
+    """Everywhere, and what is broken stays broken."""
+    x = torch.linspace(-9, 9, 32 * 512).bfloat16().view(-1, 32)
+    x[0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    layer = PackedLinear(torch.eye(32).bfloat16(), None, Format.BF16, library, activation=Activation.GELU)
+    expected = functional.gelu(x[1:])
+    assert torch.allclose(layer(x)[1:], expected, rtol=2**-7, atol=1e-6)
+    assert not layer(x)[0].isfinite().any()
 
 
 def test_a_packed_weight_comes_back_as_it_was() -> None:
-    for gated in (False, True):
-        layer = PackedLinear(drawn(64, 32), None, Format.BF16, None, gated=gated)
+    for activation in Activation:
+        layer = PackedLinear(drawn(64, 32), None, Format.BF16, None, activation=activation)
         assert torch.equal(layer.expanded(torch.bfloat16), drawn(64, 32))
 
 
@@ -127,9 +146,9 @@ def test_quantised_kernels_pass_broken_inputs_on(library: CpuLibrary, form: Form
 
 def test_a_layer_of_a_float32_model_keeps_what_stands_around_it_in_float32(library: CpuLibrary) -> None:
     layer = PackedLinear(drawn(64, 256), None, Format.INT8, library)
-    x, norm, residual = drawn(3, 256, seed=1).float(), drawn(256, seed=2).float(), torch.full((3, 64), 1e6)
-    assert torch.equal(layer(x, norm, 1e-5, residual), residual + layer(x, norm, 1e-5))
-    assert near(layer(x, norm, 1e-5), layer.twin(x, norm, 1e-5), 0.05)
+    x, norm, residual = drawn(3, 256, seed=1).float(), Norm(drawn(256).float(), None, 1e-5), torch.full((3, 64), 1e6)
+    assert torch.equal(layer(x, norm, residual), residual + layer(x, norm))
+    assert near(layer(x, norm), layer.twin(x, norm), 0.05)
 
 
 def made(quantised: str | None, said: list[str]) -> Linear:

@@ -6,9 +6,12 @@
 #include "vectors.h"
 #include <omp.h>
 
-#define COLUMNS 32    /* of a product: positions, or dimensions of a head */
-#define QUERIES 12    /* rows of a product: 24 sums fit the registers */
-#define POSITIONS 128 /* that are scored before their values are added, a multiple of COLUMNS */
+#define QUERIES 48    /* of a block: the lanes of VECTORS of scores, the rows of 4 products with values */
+#define VECTORS (QUERIES / LANES)
+#define POSITIONS 128 /* that are scored before their values are added */
+#define KEYS 8        /* and ROWS, COLUMNS: KEYS by VECTORS, or ROWS by COLUMNS, are the 24 sums that fit the registers */
+#define ROWS 12
+#define COLUMNS 2
 #define AHEAD 8       /* positions: those of one page lie together, but the processor can't foresee the next page */
 #define TOGETHER 4    /* positions whose values are added at a time, a divisor of LANES */
 
@@ -130,66 +133,93 @@ void attend_rows(const bf16 *q, long q_stride, const bf16 *keys, const bf16 *val
     }
 }
 
-/* to[r][.] += x, of which pair k of row r lies at r * row + k * step, times a panel (pairs, COLUMNS) of bfloat16 pairs. */
-INLINE void multiply(floats (*to)[2], const uint32_t *x, long row, long step, const uint32_t *panel, long pairs) {
-    floats s[QUERIES][2];
-    for (int r = 0; r < QUERIES; r++) s[r][0] = to[r][0], s[r][1] = to[r][1];
-    for (long k = 0; k < pairs; k++, panel += COLUMNS) {
-        const words low = words_at(panel), high = words_at(panel + LANES);
-        for (int r = 0; r < QUERIES; r++) {
-            const words pair = x[r * row + k * step] + (words){};
-            s[r][0] = dot_bf16(s[r][0], low, pair), s[r][1] = dot_bf16(s[r][1], high, pair);
-        }
+/* to[r][v] = shrink[r] to[r][v] (0 without `shrink`) + x, of which pair k of row r lies at r row + k step, times a panel
+ * (pairs, columns LANES) of bfloat16 pairs; the rows of `to` and of the panel are `width` numbers apart. */
+INLINE void multiply(float *to, const float *shrink, const uint32_t *x, long row, long step, const uint32_t *panel,
+                     long width, long pairs, const int rows, const int columns) {
+    floats s[ROWS][VECTORS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < columns; v++) s[r][v] = shrink ? floats_at(to + r * width + v * LANES) * shrink[r] : all(0);
+    for (long k = 0; k < pairs; k++, x += step, panel += width) {
+        words part[VECTORS];
+        for (int v = 0; v < columns; v++) part[v] = words_at(panel + v * LANES);
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < columns; v++) s[r][v] = dot_bf16(s[r][v], part[v], x[r * row] + (words){});
     }
-    for (int r = 0; r < QUERIES; r++) to[r][0] = s[r][0], to[r][1] = s[r][1];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < columns; v++) store_floats(to + r * width + v * LANES, s[r][v]);
 }
 
-INLINE uint32_t pair(bf16 low, bf16 high) { return low | (uint32_t)high << 16; }
-
-/* The positions from t0 on of one kv head as panels of products: keys (head / 2, COLUMNS), values by COLUMNS dimensions
- * (COLUMNS / 2, COLUMNS), `stride` words apart. What lies behind the context may be anything and becomes 0. */
-static void pack_positions(const cache *c, long kv, long t0, long context, uint32_t *keys, uint32_t *values, long stride) {
-    const long head = c->head;
-    for (long t = 0; t < COLUMNS; t++) {
-        const int inside = t0 + t < context;
-        const bf16 *key = c->keys + (inside ? slot_of(c->table, c->page, t0 + t) * c->stride + kv * head : 0);
-        for (long d = 0; d < head / 2; d++) keys[d * COLUMNS + t] = inside ? pair(key[2 * d], key[2 * d + 1]) : 0;
+/* A position and the next of one kv head: keys as they are, values (head,) as pairs of both. What lies behind the context
+ * may be anything and becomes 0. */
+static void pack_positions(const cache *c, long kv, long t, long context, bf16 *keys, uint32_t *values) {
+    const bf16 zeros[512] = {};
+    const bf16 *key[2], *value[2];
+    for (int i = 0; i < 2; i++) {
+        const long at = t + i < context ? slot_of(c->table, c->page, t + i) * c->stride + kv * c->head : -1;
+        key[i] = at < 0 ? zeros : c->keys + at, value[i] = at < 0 ? zeros : c->values + at;
     }
-    for (long t = 0; t < COLUMNS; t += 2) {
-        const int both = t0 + t + 1 < context, one = t0 + t < context;
-        const bf16 *value = c->values + (one ? slot_of(c->table, c->page, t0 + t) * c->stride + kv * head : 0);
-        const bf16 *next = c->values + (both ? slot_of(c->table, c->page, t0 + t + 1) * c->stride + kv * head : 0);
-        for (long d = 0; d < head; d++)
-            values[d / COLUMNS * stride + t / 2 * COLUMNS + d % COLUMNS] = pair(one ? value[d] : 0, both ? next[d] : 0);
+    for (long d = 0; d < c->head; d += LANES) {
+        for (int i = 0; i < 2; i++) memcpy(keys + i * c->head + d, key[i] + d, LANES * sizeof(bf16));
+        const words pairs = (words)widen(value[0] + d) >> 16 | (words)widen(value[1] + d);
+        memcpy(values + d, &pairs, sizeof pairs);
     }
 }
 
-typedef struct { /* of QUERIES rows, after the positions so far (online softmax: Milakov and Gimelshein, 2018) */
-    float most[QUERIES], total[QUERIES];
-    floats sums[][QUERIES][2]; /* by COLUMNS dimensions */
-} state;
-
-/* Scores of POSITIONS positions to weights (QUERIES, POSITIONS) in bfloat16; row r sees positions below seen + r step. */
-static void weigh(floats (*scores)[QUERIES][2], uint32_t *weights, state *s, long seen, long step, float scale, long head) {
-    for (int r = 0; r < QUERIES; r++) {
-        floats found[POSITIONS / LANES], most = all(s->most[r]), total = all(0);
-        const ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-        for (int i = 0; i < POSITIONS / LANES; i++) {
-            found[i] = scores[i / 2][r][i % 2] * scale;
-            if (seen + r * step < (i + 1) * LANES) found[i] = choose(lane + i * LANES < (int)(seen + r * step), found[i], all(-INFINITY));
-            most = larger(found[i], most);
-        }
-        const float before = s->most[r], now = largest_of(most);
-        for (int i = 0; i < POSITIONS / LANES; i++) {
-            const floats weight = exponential(found[i] - now);
-            total += weight;
-            store_bf16((bf16 *)(weights + r * POSITIONS / 2) + i * LANES, weight);
-        }
-        const float shrink = expf(before - now);
-        s->most[r] = now;
-        s->total[r] = s->total[r] * shrink + sum_of(total);
-        for (long d = 0; d < head / COLUMNS; d++) s->sums[d][r][0] *= shrink, s->sums[d][r][1] *= shrink;
+/* Scores (positions, QUERIES) to weights (positions / 2, QUERIES) in bfloat16 pairs: 2 to the `scale` times what they lie
+ * under the largest so far (online softmax: Milakov and Gimelshein, 2018). A query sees the first `seen` positions;
+ * `shrink` (QUERIES) is what the sums so far have to be multiplied with. */
+INLINE void weigh(float *scores, uint32_t *weights, long positions, const ints *seen, float scale, floats *most,
+                  floats *total, float *shrink) {
+#define EACH_SCORE                            \
+    for (long p = 0; p < positions; p++)      \
+        for (int v = 0; v < VECTORS; v++)
+#define SCORE(p) (scores + (p) * QUERIES + v * LANES)
+    if (seen[0][0] < positions) EACH_SCORE store_floats(SCORE(p), choose(seen[v] > (int)p, floats_at(SCORE(p)), all(-INFINITY)));
+    floats now[VECTORS], less[VECTORS];
+    for (int v = 0; v < VECTORS; v++) now[v] = most[v];
+    EACH_SCORE now[v] = larger(floats_at(SCORE(p)), now[v]);
+    for (int v = 0; v < VECTORS; v++) {
+        less[v] = now[v] * scale;
+        const floats before = power_of_2(most[v] * scale - less[v]);
+        most[v] = now[v], total[v] *= before;
+        store_floats(shrink + v * LANES, before);
     }
+    for (long p = 0; p < positions; p += 2)
+        for (int v = 0; v < VECTORS; v++) {
+            const floats low = power_of_2(floats_at(SCORE(p)) * scale - less[v]);
+            const floats high = power_of_2(floats_at(SCORE(p + 1)) * scale - less[v]);
+            const words pair = ((words)low + 0x8000) >> 16 | (((words)high + 0x8000) & 0xffff0000); /* rounded */
+            memcpy(weights + p / 2 * QUERIES + v * LANES, &pair, sizeof pair);
+            total[v] += low + high;
+        }
+}
+
+/* A block of queries (head / 2, QUERIES) of pairs over the `end` first positions, of which the first query sees `seen`
+ * and each of the others `step` more than the one before it: sums (QUERIES, head) of values, and of weights. */
+static void attend_block(const uint32_t *queries, const uint32_t *keys, const uint32_t *values, long head, long end,
+                         long seen, long step, float *sums, float *totals) {
+    const float scale = 1 / sqrtf((float)head) * (float)M_LOG2E;
+    float scores[POSITIONS * QUERIES], shrink[QUERIES];
+    uint32_t weights[POSITIONS / 2 * QUERIES];
+    floats most[VECTORS], total[VECTORS] = {};
+    ints visible[VECTORS];
+    for (int v = 0; v < VECTORS; v++) {
+        most[v] = all(-INFINITY);
+        for (int i = 0; i < LANES; i++) visible[v][i] = (int)(seen + (v * LANES + i) * step);
+    }
+    memset(sums, 0, (size_t)(QUERIES * head) * sizeof *sums);
+    for (long t = 0; t < end; t += POSITIONS) {
+        const long left = (end - t + KEYS - 1) / KEYS * KEYS, positions = left < POSITIONS ? left : POSITIONS;
+        for (long p = 0; p < positions; p += KEYS)
+            multiply(scores + p * QUERIES, NULL, keys + (t + p) * head / 2, head / 2, 1, queries, QUERIES, head / 2, KEYS, VECTORS);
+        weigh(scores, weights, positions, visible, scale, most, total, shrink);
+        for (long d = 0; d < head; d += COLUMNS * LANES)
+            for (long q = 0; q < QUERIES; q += ROWS)
+                multiply(sums + q * head + d, shrink + q, weights + q, 1, QUERIES, values + t / 2 * head + d, head, positions / 2, ROWS, COLUMNS);
+        for (int v = 0; v < VECTORS; v++) visible[v] -= POSITIONS;
+    }
+    memcpy(totals, total, sizeof total);
 }
 
 /* The `rows` last positions of a context of one sequence over all of it, causally, or each over all of it.
@@ -198,41 +228,27 @@ static void weigh(floats (*scores)[QUERIES][2], uint32_t *weights, state *s, lon
  */
 void attend_prompt(const bf16 *q, long q_stride, const cache *c, bf16 *y, long rows, long context, long heads,
                    long kv_heads, long causal) {
-    const long head = c->head, padded = (context + POSITIONS - 1) / POSITIONS * POSITIONS, size = padded * head / 2;
-    const long blocks = (rows + QUERIES - 1) / QUERIES, panels = head / COLUMNS, stride = padded / 2 * COLUMNS;
-    const float scale = 1 / sqrtf((float)head);
+    const long head = c->head, padded = (context + KEYS - 1) / KEYS * KEYS, size = padded * head / 2;
+    const long blocks = (rows + QUERIES - 1) / QUERIES;
     uint32_t *keys = workspace((size_t)(2 * kv_heads * size) * sizeof *keys), *values = keys + kv_heads * size;
     _Pragma("omp parallel") {
         _Pragma("omp for collapse(2)") for (long kv = 0; kv < kv_heads; kv++)
-            for (long t = 0; t < padded; t += COLUMNS)
-                pack_positions(c, kv, t, context, keys + kv * size + t * head / 2, values + kv * size + t / 2 * COLUMNS, stride);
-        state *s = aligned_alloc(64, sizeof *s + (size_t)panels * sizeof *s->sums);
-        uint32_t queries[head / 2 * QUERIES], weights[POSITIONS / 2 * QUERIES];
+            for (long t = 0; t < padded; t += 2)
+                pack_positions(c, kv, t, context, (bf16 *)(keys + kv * size + t * head / 2), values + kv * size + t / 2 * head);
+        uint32_t *queries = aligned_alloc(64, (size_t)(QUERIES * head / 2 * 3) * sizeof *queries);
+        float *sums = (float *)(queries + QUERIES * head / 2), totals[QUERIES];
         /* Head by head, whose keys and values stay in the cache; the last rows, which see the most, first. */
         _Pragma("omp for schedule(dynamic, 1)") for (long task = 0; task < blocks * heads; task++) {
             const long h = task / blocks, first = (blocks - 1 - task % blocks) * QUERIES, kv = h / (heads / kv_heads);
-            for (long r = 0; r < QUERIES; r++)
-                for (long d = 0; d < head / 2; d++) {
-                    const bf16 *from = q + (first + r) * q_stride + h * head + 2 * d;
-                    queries[d * QUERIES + r] = first + r < rows ? pair(from[0], from[1]) : 0;
-                }
-            memset(s, 0, sizeof *s + (size_t)panels * sizeof *s->sums);
-            for (int r = 0; r < QUERIES; r++) s->most[r] = -INFINITY;
-            const long last = first + QUERIES < rows ? first + QUERIES : rows;
-            const long seen = causal ? context - rows + first + 1 : context, end = causal ? context - rows + last : context;
-            for (long t = 0; t < end; t += POSITIONS) {
-                floats scores[POSITIONS / COLUMNS][QUERIES][2] = {};
-                for (int i = 0; i < POSITIONS / COLUMNS; i++)
-                    multiply(scores[i], queries, 1, QUERIES, keys + kv * size + (t + i * COLUMNS) * head / 2, head / 2);
-                weigh(scores, weights, s, seen - t, causal, scale, head);
-                for (long d = 0; d < panels; d++)
-                    multiply(s->sums[d], weights, POSITIONS / 2, 1, values + kv * size + d * stride + t / 2 * COLUMNS, POSITIONS / 2);
-            }
+            const long last = first + QUERIES < rows ? first + QUERIES : rows, seen = causal ? context - rows + first + 1 : context;
+            memset(queries, 0, (size_t)(QUERIES * head / 2) * sizeof *queries);
             for (long r = 0; r < last - first; r++)
-                for (long d = 0; d < panels; d++)
-                    for (int half = 0; half < 2; half++)
-                        store_bf16(y + ((first + r) * heads + h) * head + d * COLUMNS + half * LANES, s->sums[d][r][half] / s->total[r]);
+                for (long d = 0; d < head / 2; d++) memcpy(queries + d * QUERIES + r, q + (first + r) * q_stride + h * head + 2 * d, 4);
+            attend_block(queries, keys + kv * size, values + kv * size, head, causal ? context - rows + last : context, seen, causal, sums, totals);
+            for (long r = 0; r < last - first; r++)
+                for (long d = 0; d < head; d += LANES)
+                    store_bf16(y + ((first + r) * heads + h) * head + d, floats_at(sums + r * head + d) * (1 / totals[r]));
         }
-        free(s);
+        free(queries);
     }
 }

@@ -21,13 +21,15 @@
 #define AHEAD 4096 /* numbers, or pairs of 4-bit ones: how far few rows ask for weights beforehand */
 
 typedef enum { BF16, INT8, INT4 } format;
+typedef enum { NONE, GATED, GELU } activation; /* a panel is 16 gates and their 16 values: y = silu(gate) value */
 
 typedef struct {
     const void *weight, *scales, *table;
-    const bf16 *bias; /* (out,) or NULL, in the order of `weight` */
+    const bf16 *bias;        /* (out,) or NULL, in the order of `weight`, */
+    const bf16 *layer_scale; /* and what y is multiplied with before the residual is added */
     long out, in;
     int32_t format;
-    int32_t gated; /* a panel is 16 gates and their 16 values: y = silu(gate) value */
+    int32_t activation;
 } matrix;
 
 typedef struct { /* a block of rows, in the order in which they are read */
@@ -100,7 +102,7 @@ INLINE void multiply(floats (*sums)[2], const matrix *m, long panel, block b, co
 
 /* `sums` of a panel and `count` rows to y (rows, out), or (rows, out / 2) if gated. */
 static void finish_block(floats (*sums)[2], const matrix *m, long panel, long count, const bf16 *residual, bf16 *y) {
-    const int width = m->gated ? LANES : OUTS;
+    const int gated = m->activation == GATED, width = gated ? LANES : OUTS;
     const long out = m->out / (OUTS / width), first = panel * width, left = out - first < width ? out - first : width;
     bf16 padded[2 * LANES];
     for (long r = 0; r < count; r++, residual += residual ? out : 0, y += out) {
@@ -109,25 +111,39 @@ static void finish_block(floats (*sums)[2], const matrix *m, long panel, long co
             if (m->format == INT8) sums[r][half] *= floats_at((const float *)m->scales + o);
             if (m->bias) sums[r][half] += widen(m->bias + o);
             sums[r][half] = rounded(sums[r][half]);
+            if (m->activation == GELU) sums[r][half] = gelu(sums[r][half]);
         }
-        if (m->gated) sums[r][0] = rounded(sums[r][0] / (1 + exponential(-sums[r][0]))) * sums[r][1];
+        if (gated) sums[r][0] = rounded(sums[r][0] / (1 + exponential(-sums[r][0]))) * sums[r][1];
         for (int half = 0; half < width / LANES; half++) store_bf16(padded + half * LANES, sums[r][half]);
         if (residual) {
             bf16 old[2 * LANES];
             memcpy(old, residual + first, (size_t)left * sizeof(bf16));
-            for (int half = 0; half < width / LANES; half++)
-                store_bf16(padded + half * LANES, widen(old + half * LANES) + widen(padded + half * LANES));
+            for (int half = 0; half < width / LANES; half++) {
+                floats added = widen(padded + half * LANES);
+                if (m->layer_scale) added *= widen(m->layer_scale + first + half * LANES);
+                store_bf16(padded + half * LANES, widen(old + half * LANES) + added);
+            }
         }
         memcpy(y + first, padded, (size_t)left * sizeof(bf16));
     }
 }
 
-/* RMSNorm as `norm.py`: in float32, rounded, then scaled. */
-static void normalise(const bf16 *x, const bf16 *weight, float eps, long in, bf16 *to) {
-    floats squares = all(0);
-    for (long k = 0; k < in; k += LANES) squares += widen(x + k) * widen(x + k);
-    const float scale = 1 / sqrtf(sum_of(squares) / (float)in + eps);
-    for (long k = 0; k < in; k += LANES) store_bf16(to + k, rounded(widen(x + k) * scale) * widen(weight + k));
+typedef struct {
+    const bf16 *weight, *bias;
+    float eps;
+} norm;
+
+/* As `norm.py`: RMSNorm in float32, rounded, then scaled, or LayerNorm, rounded at its end. */
+static void normalise(const bf16 *x, const norm *n, long in, bf16 *to) {
+    floats sums = all(0), squares = all(0);
+    for (long k = 0; n->bias && k < in; k += LANES) sums += widen(x + k);
+    const float mean = sum_of(sums) / (float)in;
+    for (long k = 0; k < in; k += LANES) squares += (widen(x + k) - mean) * (widen(x + k) - mean);
+    const float scale = 1 / sqrtf(sum_of(squares) / (float)in + n->eps);
+    for (long k = 0; k < in; k += LANES) {
+        const floats normal = (widen(x + k) - mean) * scale, weight = widen(n->weight + k);
+        store_bf16(to + k, n->bias ? normal * weight + widen(n->bias + k) : rounded(normal) * weight);
+    }
 }
 
 static void quantise(const bf16 *x, long count, int8_t *to, float *scale, int32_t *minus) {
@@ -155,16 +171,16 @@ static void quantise(const bf16 *x, long count, int8_t *to, float *scale, int32_
     *scale = largest / 127; /* infinity and NaN go on from here */
 }
 
-/* `count` rows, normalised if there is `norm`, as a block of `rows`, the missing ones zeros. */
-static void pack_block(const bf16 *x, const bf16 *norm, float eps, const matrix *m, long count, const int rows, block to) {
+/* `count` rows, normalised if there is a norm, as a block of `rows`, the missing ones zeros. */
+static void pack_block(const bf16 *x, const norm *n, const matrix *m, long count, const int rows, block to) {
     const long in = m->in, words = m->format == BF16 ? in / 2 : in / 4;
     bf16 normal[ROWS * in];
     for (long r = 0; r < rows; r++) {
         bf16 *row = normal + r * in;
         if (r >= count)
             memset(row, 0, (size_t)in * sizeof(bf16));
-        else if (norm)
-            normalise(x + r * in, norm, eps, in, row);
+        else if (n->weight)
+            normalise(x + r * in, n, in, row);
         else
             memcpy(row, x + r * in, (size_t)in * sizeof(bf16));
         if (m->format == BF16) continue;
@@ -177,10 +193,10 @@ static void pack_block(const bf16 *x, const bf16 *norm, float eps, const matrix 
         for (int r = 0; r < rows; r++) memcpy((uint32_t *)to.x + k * rows + r, normal + r * in + 2 * k, 4);
 }
 
-/* x (rows, in), norm (in,) or NULL, residual like y or NULL. */
-void linear(const matrix *m, const bf16 *x, const bf16 *norm, float eps, const bf16 *residual, bf16 *y, long rows) {
+/* x (rows, in), weight of the norm (in,) or NULL, residual like y or NULL. */
+void linear(const matrix *m, const bf16 *x, const norm *n, const bf16 *residual, bf16 *y, long rows) {
     const long blocks = (rows + ROWS - 1) / ROWS, in = m->in, scales = in / GROUP;
-    const long out = m->gated ? m->out / 2 : m->out;
+    const long out = m->activation == GATED ? m->out / 2 : m->out;
     const size_t each = (size_t)(blocks * ROWS * in) * (m->format == BF16 ? 2 : 1);
     const size_t tail = m->format == BF16 ? 0 : (size_t)(blocks * ROWS * scales) * 4;
     char *memory = workspace(each + 2 * tail);
@@ -191,7 +207,7 @@ void linear(const matrix *m, const bf16 *x, const bf16 *norm, float eps, const b
         _Pragma("omp for schedule(dynamic, 1)") for (long b = 0; b < blocks; b++) {
             const long count = rows - b * ROWS < ROWS ? rows - b * ROWS : ROWS;
             const block to = BLOCK(b);
-            pack_block(x + b * ROWS * in, norm, eps, m, count, block_rows(count), to);
+            pack_block(x + b * ROWS * in, n, m, count, block_rows(count), to);
         }
         /* Many panels in a row, which the processor foresees, then fewer: no thread waits long for one that lost its core. */
         _Pragma("omp for schedule(guided)") for (long panel = 0; panel < (m->out + OUTS - 1) / OUTS; panel++)

@@ -82,14 +82,20 @@ INLINE void store_bf16(bf16 *to, floats value) {
     memcpy(to, &out, 32);
 }
 
-/* e to the x as 2^n times a polynomial on half of ln 2: 3e-6 of it off at most. NaN stays NaN; from -87 on down it is 1e-38. */
-INLINE floats exponential(floats x) {
-    const floats magic = all(0x1.8p23f); /* adding it rounds to a whole number */
-    const floats low = -larger(-larger(all(-87), x), all(-88)), shifted = low * 0x1.715476p0f + magic, n = shifted - magic;
-    const floats r = low - n * 0x1.63p-1f - n * -0x1.bd0106p-13f;
-    floats series = all(1 / 120.0f);
-    for (int i = 4, factorial = 24; i >= 0; factorial /= i ? i : 1, i--) series = series * r + 1.0f / (float)factorial;
-    return series * (floats)(((ints)shifted - (ints)magic + 127) << 23);
+/* 2 to the x, which is below 128: 2^n times a polynomial on half a step around n, 7e-6 of it off at most. NaN stays NaN;
+ * from -126 on down it is 1e-38. Adding `magic` rounds to a whole number, whose lowest bits are then the exponent of 2^n. */
+INLINE floats power_of_2(floats x) {
+    const floats magic = all(0x1.8p23f + 127), low = larger(all(-126), x), shifted = low + magic, r = low - (shifted - magic);
+    const floats series = (((0.00966637f * r + 0.05583834f) * r + 0.24022349f) * r + 0.69313673f) * r + 1;
+    return series * (floats)((words)shifted << 23);
+}
+INLINE floats exponential(floats x) { return power_of_2(-larger(all(-127), x * -(float)M_LOG2E)); }
+/* x times the share of a normal distribution below it (Abramowitz and Stegun, 7.1.26, for its error function). */
+INLINE floats gelu(floats x) {
+    const floats t = 1 / (1 + 0.23164189f * (floats)((words)x & 0x7fffffff));
+    const floats series = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    const floats tail = series * power_of_2(x * x * (-0.5f * (float)M_LOG2E)) * 0.5f;
+    return x * choose(x > 0, 1 - tail, tail);
 }
 
 /* s[i] + w[2i] x[2i] + w[2i + 1] x[2i + 1], of bfloat16. */
