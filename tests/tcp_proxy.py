@@ -5,10 +5,14 @@ which a failover puts another server. It can also lose an answer on its way.
 """
 
 import asyncio
+import socket
 import ssl
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+_CLOSE_BY_RESET = struct.pack("ii", 1, 0)  #: on, 0 s: unsent data is thrown away
 
 
 class TcpProxy:
@@ -40,6 +44,12 @@ class TcpProxy:
         """Close the open connections; new ones are accepted."""
         for writer in list(self._writers):
             self._loop.call_soon_threadsafe(writer.transport.abort)
+
+    def reset(self) -> None:
+        """Close them so that both sides get a reset."""
+        for writer in list(self._writers):
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _CLOSE_BY_RESET)
+        self.cut()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -169,6 +169,12 @@ class _AsyncPrimaryLink:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
         await super().send_packed_command(command, check_health)  # type: ignore[misc]
 
+    async def _send_packed_command(self, command: Any) -> None:
+        try:
+            await super()._send_packed_command(command)  # type: ignore[misc]
+        except RuntimeError as error:  # uvloop's, where the peer has reset the connection; asyncio's is an OSError
+            raise ConnectionError(f"the connection was closed: {error}") from error
+
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
             return await super().read_response(*args, **options)  # type: ignore[misc]

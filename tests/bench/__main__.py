@@ -63,7 +63,7 @@ BENCHMARKS = (
     Benchmark("tiles", 2, f"--processes {os.cpu_count()} --rounds 1 --images 12"),
     Benchmark("answer", 1, "--rounds 8"),
     Benchmark("growth", 6, "--most 32"),
-    Benchmark("engine", 20, "--rounds 1 --short --sides transformers resident resident-int8 resident-int4"),
+    Benchmark("engine", 20, "--rounds 1 --sides transformers resident resident-int8 resident-int4"),
 )
 LIMIT_FACTOR, LEAST_LIMIT_S = 5, 120  # a busy machine may take so many times the minutes before a benchmark is ended
 

@@ -1,8 +1,8 @@
 """`make bench-engine`: what the engines take for vision, prefill, decoding, many requests and second rounds.
 
-Mini's shapes with random weights, tileq's engines over the same ones, one after the other in one process, then the
-peers that are asked for, each in its own environment. The figures depend on the machine and on what else runs on it:
-the load is printed beside them.
+Mini's shapes with random weights; tileq's engines and the peers that are asked for, each in a process of its own. All
+of them stay loaded and measure in turn, a figure each, so that what disturbs the machine for a minute disturbs every
+side. The figures depend on the machine and on what else runs on it: the load is printed beside them.
 
     python -m tests.bench.engine --sides resident-int8                 one side alone, quantised
     make bench-engine PEERS=1 ARGS='--sides resident resident-int4'    beside vLLM, llama.cpp and OpenVINO
@@ -10,6 +10,7 @@ the load is printed beside them.
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Iterator
 
@@ -17,12 +18,11 @@ import torch
 
 from tests.bench.accept import machine
 from tests.bench.engine_peers import environments, stages
-from tests.bench.engine_peers.environments import PEERS, Peer, PeerUnavailable
-from tests.bench.engine_peers.stages import Plan, Precision
+from tests.bench.engine_peers.environments import PEERS, Figure, Peer, PeerUnavailable
+from tests.bench.engine_peers.stages import PARTS, Plan, Precision
 from tests.bench.figures import at_least
-from tests.bench.measured_engine import MeasuredEngine, Taken
-from workers.vision.bench.random_model import MINI, Kind, make_engine, shapes
-from workers.vision.prompts import IMAGE_CONTEXT
+from tests.bench.measured_engine import Taken
+from workers.vision.bench.random_model import MINI, Kind
 
 OURS: dict[str, tuple[Kind, Precision]] = {
     "transformers": ("transformers", "bfloat16"),
@@ -47,60 +47,43 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--tiles", type=int, default=7, help="of the large image")
-    parser.add_argument("--short", action="store_true", help="of quantised sides what depends on it only")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; all takes long")
     chosen = parser.parse_args()
     precisions = {OURS[side][1] for side in chosen.sides if side in OURS}
-    chosen.text = chosen.peers or bool(set(chosen.sides) & set(THEIRS))  # as peers without a tower serve them
+    chosen.text = chosen.peers or bool(set(chosen.sides) & set(THEIRS))  # prompts as peers without a tower serve them
     peers = [name for name, (_, precision) in THEIRS.items() if chosen.peers and precision in precisions]
     print(f"{time.strftime('%d %B %Y')}, {machine()}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
-    found: dict[str, Taken] = {}
-    missing: list[str] = []
-    for name in dict.fromkeys([*chosen.sides, *peers]):
-        try:
-            found[name] = _ours(name, chosen) if name in OURS else _theirs(name, chosen)
-        except PeerUnavailable as error:
-            found[name] = {}
-            missing.append(f"{name}: {error}")
-        print(f"{name} done, load {os.getloadavg()[0]:.1f}", flush=True)
-    print("\n".join([*table(found), *missing]))
+    found = in_turn({name: side(name, chosen) for name in dict.fromkeys([*chosen.sides, *peers])})
+    print("\n".join(table(found)))
     if "transformers" in found:
         note_goals(found, chosen.requests, chosen.tiles)
 
 
-def _ours(name: str, chosen: argparse.Namespace) -> Taken:
-    """Figures of one of tileq's engines, in memory no longer than it is measured."""
+def side(name: str, chosen: argparse.Namespace) -> Iterator[Figure]:
+    """The figures of one of tileq's engines or of a peer. Raises `PeerUnavailable`."""
+    sizes = (chosen.requests, chosen.rounds, chosen.tiles, os.cpu_count() or 1, list(chosen.parts))
+    if name in THEIRS:
+        peer, precision = THEIRS[name]
+        return environments.measure(peer, Plan(MINI, peer.folder / "models", precision, *sizes))
     kind, precision = OURS[name]
-    quantised = None if precision == "bfloat16" else precision
-    engine = make_engine(kind, MINI, torch.device(chosen.device), getattr(torch, chosen.dtype), quantised)
-    measured = MeasuredEngine(engine, shapes(MINI)[1].token_id(IMAGE_CONTEXT))
-    try:
-        run_stages(measured, chosen, short=chosen.short and quantised is not None)
-    finally:
-        engine.close()
-    return measured.taken
+    plan = Plan(MINI, environments.ROOT, precision, *sizes)
+    command = [sys.executable, "-m", "tests.bench.engine_side", plan.written(), kind, chosen.device, chosen.dtype]
+    return environments.figures([*command, *["--text"] * chosen.text], plan.folder / f"{name}.txt")
 
 
-def _theirs(name: str, chosen: argparse.Namespace) -> Taken:
-    """Figures of a peer. Raises `PeerUnavailable`."""
-    peer, precision = THEIRS[name]
-    sizes = (chosen.requests, chosen.rounds, chosen.tiles, os.cpu_count() or 1)
-    return environments.measure(peer, Plan(MINI, peer.folder / "models", precision, *sizes))
-
-
-def run_stages(measured: MeasuredEngine, chosen: argparse.Namespace, *, short: bool) -> None:
-    """Run the stages; the first single request warms up."""
-    measured.ask(measured.request(1, 4))
-    for _ in range(chosen.rounds):
-        measured.single(1)
-    if not short:
-        measured.single(chosen.tiles, 16)
-        measured.second_round(chosen.tiles)
-        measured.together(chosen.requests)
-    if measured.engine.slots > 1:
-        for _ in range(chosen.rounds):
-            measured.decode_together(chosen.requests)
-        if chosen.text:
-            measured.together_text(chosen.requests)
+def in_turn(sides: dict[str, Iterator[Figure]]) -> dict[str, Taken]:
+    """A figure of each side, then the next one of each, until all have ended. What can't be measured says why."""
+    found: dict[str, Taken] = {name: {} for name in sides}
+    while sides:
+        for name, figures in list(sides.items()):
+            try:
+                stage, value = next(figures)
+            except (StopIteration, PeerUnavailable) as end:
+                del sides[name]
+                print(f"{name} done {end}, load {os.getloadavg()[0]:.1f}", flush=True)
+            else:
+                found[name].setdefault(stage, []).append(value)
+    return found
 
 
 def note_goals(found: dict[str, Taken], requests: int, tiles: int) -> None:
@@ -119,12 +102,13 @@ def note_goals(found: dict[str, Taken], requests: int, tiles: int) -> None:
         ("resident-int4", stages.decode(small)): 6.0,
     }
     for (side, stage), bound in bounds.items():
-        if stage in found.get(side, {}):
+        if stage in found.get(side, {}) and stage in found["transformers"]:
             ours, theirs = best(stage, found[side][stage]), best(stage, found["transformers"][stage])
             faster = ours / theirs if stages.is_rate(stage) else theirs / ours
             at_least(f"{side} beside transformers, {stage.rpartition(':')[0]}", faster, bound)
-    if "resident" in found:
-        stage, alone = stages.decode_together(requests), max(found["transformers"][stages.decode(small)])
+    stage = stages.decode_together(requests)
+    if stage in found.get("resident", {}):
+        alone = max(found["transformers"][stages.decode(small)])
         at_least(
             f"resident, {stage.rpartition(':')[0]} beside one of transformers",
             max(found["resident"][stage]) / alone,

@@ -18,7 +18,10 @@ def create(http: httpx.Client, lines: int) -> str:
 
 def is_answered(http: httpx.Client, id: str, lines: int) -> bool:
     """Tell whether a batch has completed and has one answer to each of its `lines`, in their order."""
-    batch = _read(http.get(f"/v1/batches/{id}"))
+    answer = http.get(f"/v1/batches/{id}")
+    if answer.is_error:  # a 503; the ledger knows of any other
+        return False
+    batch = answer.json()
     if batch["status"] != "completed" or batch["error_file_id"]:
         return False
     answers = http.get(f"/v1/files/{batch['output_file_id']}/content").raise_for_status().text.splitlines()

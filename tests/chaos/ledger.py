@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import httpx
+
 Json = dict[str, Any]
 Kind = Literal["plain", "image", "slow", "cancel", "poison", "hang"]
 TERMINAL = ("succeeded", "failed", "cancelled", "expired")
@@ -67,6 +69,7 @@ class Facts:
     residue: dict[str, int]  #: what is left in outbox, leases, hooks and the broker's queues
     listed: dict[int, list[str]] = field(default_factory=dict)  #: ids of each request's jobs, as the service lists them
     refused: list[int] = field(default_factory=list)  #: requests that were not accepted even after the last fault
+    server_errors: list[str] = field(default_factory=list)  #: answers of 5xx other than 503
     stranded: int = 0  #: messages in the broker's `unacked`
     stranded_allowed: int = 0  #: how many the injected hard kills explain
 
@@ -79,8 +82,18 @@ class Ledger:
         self.arrivals: list[Arrival] = []
         self.faults: list[Fault] = []
         self.deaths: list[str] = []
+        self.server_errors: list[str] = []
         self._seen: dict[str, list[Json]] = defaultdict(list)
         self._lock = threading.Lock()
+
+    def client(self, base_url: str = "", timeout: float = 6) -> httpx.Client:
+        """Return an HTTP client whose every answer is looked at."""
+        return httpx.Client(base_url=base_url, timeout=timeout, event_hooks={"response": [self._answered]})
+
+    def _answered(self, answer: httpx.Response) -> None:
+        if answer.is_server_error and answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            with self._lock:
+                self.server_errors.append(f"{answer.status_code} to {answer.request.method} {answer.url}")
 
     def submit(self, number: int, kind: Kind, prompt: str) -> Submission:
         """Write down that a request is about to be sent for the first time."""

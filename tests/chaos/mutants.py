@@ -36,7 +36,7 @@ class Mutant:
 
 
 FENCE = "if j.state == 'running' and j.attempt == attempt then return j end"
-FINISH = "if j.state ~= 'running' or j.attempt ~= ARGV[2] then return {0, {}, 1} end"
+FINISH = "if j.state ~= 'running' or j.attempt ~= ARGV[2] then return {0, {}, 1, 0} end"
 REARM = "call('ZADD', P .. 'outbox', stamp(now + math.min(60, tonumber(ARGV[1]) * 2 ^ (hints - 1))), id)"
 
 MUTANTS = (
@@ -51,7 +51,7 @@ MUTANTS = (
         "no fencing of finish",
         f"{LUA}/finish.lua",
         FINISH,
-        "if j.state ~= 'running' then return {0, {}, 1} end",
+        "if j.state ~= 'running' then return {0, {}, 1, 0} end",
         (STORE,),
     ),
     Mutant(

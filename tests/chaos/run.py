@@ -1,6 +1,7 @@
 """One run: start, traffic, faults after a seeded schedule, drain, verdict, report."""
 
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,13 +51,14 @@ def chaos(
 ) -> Verdict:
     """Run for `seconds`, or until every fault was injected `rounds` times; return the verdict.
 
-    Data and logs are in `folder`, which then stays, or in a temporary one.
+    Data and logs are in `folder`, which then stays, or in a temporary one, which goes once the verdict is green.
     """
     rng = random.Random(seed)
+    temporary, folder = folder is None, folder or Path(tempfile.mkdtemp(prefix="tileq-chaos-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    say(f"data and logs: {folder}")
     with ExitStack() as stack:
         began = time.monotonic()
-        folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tileq-chaos-")))
-        folder.mkdir(parents=True, exist_ok=True)
         network = stack.enter_context(Network())
         ledger = Ledger()
         fleet = stack.enter_context(Fleet(folder, network, ledger))
@@ -75,6 +77,8 @@ def chaos(
         verdict = judge(facts)
         report(run, facts, verdict, say)
         say(f"whole run: {time.monotonic() - began:.0f} s")
+    if temporary and not verdict.violations:
+        shutil.rmtree(folder)
     return verdict
 
 
@@ -97,7 +101,7 @@ def _inject(run: Run, seconds: float, say: Say, names: Sequence[str], rounds: in
 def drain(run: Run, say: Say) -> Facts:
     """Wait until everything has ended, or time is up; return what is to be judged."""
     began = time.monotonic()
-    with httpx.Client(timeout=10) as http:
+    with run.ledger.client(timeout=10) as http:
         for url in run.traffic.urls:
             eventually(lambda url=url: not run.fleet.probe(url)(), 60, 0.1)  # type: ignore[misc]
         refused = [one for one in list(run.ledger.submissions.values()) if not one.ids and not _taken(run, http, one)]
@@ -121,6 +125,7 @@ def drain(run: Run, say: Say) -> Facts:
         arrivals=list(run.ledger.arrivals),
         faults=run.ledger.faults,
         deaths=run.ledger.deaths,
+        server_errors=run.ledger.server_errors,
         residue=_residue(run),
         listed=listed,
         refused=[one.number for one in refused],

@@ -85,7 +85,7 @@ class Traffic:
         return True
 
     def _submit_on(self, client: int) -> None:
-        with httpx.Client(timeout=6) as http:
+        with self.ledger.client() as http:
             while not self._stop.wait(PAUSE_S):
                 with self._lock:
                     kind: Kind = self._kinds.choices(("plain", "image", "cancel"), (7, 2, 1))[0]
@@ -104,7 +104,7 @@ class Traffic:
                 self.ledger.see(answer.json()["job"])
 
     def _look_on(self, rng: random.Random) -> None:
-        with httpx.Client(timeout=6) as http:
+        with self.ledger.client() as http:
             while not self._stop.wait(0.1):
                 if ids := self.ledger.accepted():
                     self.look(rng.choice(ids[-50:]), http, rng.choice(self.urls))

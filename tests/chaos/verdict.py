@@ -49,6 +49,7 @@ def judge(facts: Facts) -> Verdict:
         _right_answers,
         _webhooks,
         _repetitions,
+        _server_errors,
         _processes_and_faults,
         _residue,
     )
@@ -163,6 +164,11 @@ def _met(facts: Facts, job: Json) -> list[Fault]:
 
 def _near(fault: Fault, begun: float, ended: float) -> bool:
     return fault.begun <= ended and fault.ended + AFTERMATH_S >= begun
+
+
+def _server_errors(facts: Facts, verdict: Verdict) -> Iterator[str]:
+    for answer in facts.server_errors:
+        yield f"server error: {answer}; a fault outside of intake is answered 503"
 
 
 def _processes_and_faults(facts: Facts, verdict: Verdict) -> Iterator[str]:

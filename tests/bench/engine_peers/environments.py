@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 from typing import Literal
 
 from tests.bench.engine_peers.stages import MARK, Plan, Precision
@@ -22,7 +23,8 @@ _library = torch.library.Library("torchvision", "DEF")
 for _name in ("nms", "qnms"):
     _library.define(_name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
-RUN_WITHIN_S, INSTALL_WITHIN_S = 1200, 3600
+INSTALL_WITHIN_S = 3600
+Figure = tuple[str, float]  #: stage and value
 
 
 class PeerUnavailable(Exception):
@@ -51,13 +53,31 @@ class Peer:
         return (self.folder / "bin" / "python").absolute()
 
 
-def measure(peer: Peer, plan: Plan) -> dict[str, list[float]]:
-    """Figures by stage. Raises `PeerUnavailable`."""
+def measure(peer: Peer, plan: Plan) -> Iterator[Figure]:
+    """Its figures. Raises `PeerUnavailable`."""
     install(peer)
-    taken: dict[str, list[float]] = {}
-    for stage, value in _figures([str(peer.python), "-m", peer.module, *plan.arguments()], plan.folder):
-        taken.setdefault(stage, []).append(value)
-    return taken
+    yield from figures([str(peer.python), "-m", peer.module, plan.written()], plan.folder / "log.txt")
+
+
+def figures(command: list[str], log: Path) -> Iterator[Figure]:
+    """What the process reports, which waits while nobody asks for the next figure; its other output goes to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=output, text=True) as process,
+    ):
+        assert process.stdin
+        assert process.stdout
+        for line in process.stdout:
+            if not line.startswith(MARK):
+                output.write(line)
+                continue
+            stage, value = json.loads(line.removeprefix(MARK))
+            yield stage, value
+            process.stdin.write("\n")
+            process.stdin.flush()
+    if process.returncode:
+        print(f"it ended with {process.returncode} before all stages were measured, see {log}", flush=True)
 
 
 def install(peer: Peer) -> None:
@@ -137,22 +157,6 @@ def _pip(peer: Peer, command: str, *arguments: str) -> None:
 
 def _call(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_WITHIN_S)
-
-
-def _figures(command: list[str], folder: Path) -> Iterator[tuple[str, float]]:
-    """What the script prints, up to where it fails; all of its output stays in a file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "log.txt"
-    with log.open("w") as output:
-        status = subprocess.run(
-            command, stdout=output, stderr=subprocess.STDOUT, timeout=RUN_WITHIN_S, check=False
-        ).returncode
-    for line in log.read_text().splitlines():
-        if line.startswith(MARK):
-            stage, value = json.loads(line.removeprefix(MARK))
-            yield stage, value
-    if status:
-        print(f"it ended with {status} before all stages were measured, see {log}", flush=True)
 
 
 def _reason(error: Exception) -> str:

@@ -33,18 +33,21 @@ def main() -> None:
     model, tower = decoder_file(plan), tower_file(plan)
     small, large = plan.prompts
     common = ["-m", str(model), "-t", str(plan.threads), "-r", str(plan.rounds), "-o", "json"]
-    for tokens in plan.prompts:
+    for part, tokens, tiles in (("one", small, 1), ("large", large, plan.tiles)):
+        if part not in plan.parts:
+            continue
+        report(stages.vision(tiles), vision_s(plan, model, tower, tiles))
         report(stages.prefill(tokens), best(bench(*common, "-p", str(tokens), "-n", "0")))
         report(stages.decode(tokens), best(bench(*common, "-p", "0", "-n", "32", "-d", str(tokens))))
-    fresh = best(bench(*common, "-p", str(stages.TEXT), "-n", "0", "-d", str(large - stages.TEXT)))
-    report(stages.second_round(plan.tiles), stages.TEXT / fresh)
+    if "second" in plan.parts:
+        fresh = best(bench(*common, "-p", str(stages.TEXT), "-n", "0", "-d", str(large - stages.TEXT)))
+        report(stages.second_round(plan.tiles), stages.TEXT / fresh)
+    if not {"requests", "answers"} & set(plan.parts):
+        return
     whole_s, decode_rate = batched(plan, model, small)
+    report(stages.together(plan.requests), whole_s + plan.requests * vision_s(plan, model, tower, 1))
     report(stages.decode_together(plan.requests), decode_rate)
     report(stages.together_text(plan.requests), whole_s)
-    tile_s = vision_s(plan, model, tower, 1)
-    report(stages.vision(1), tile_s)
-    report(stages.vision(plan.tiles), vision_s(plan, model, tower, plan.tiles))
-    report(stages.together(plan.requests), whole_s + plan.requests * tile_s)
 
 
 def bench(*arguments: str) -> list[float]:

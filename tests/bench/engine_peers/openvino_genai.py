@@ -8,7 +8,6 @@ quantisation, on random tiles) for both. A request with an image is timed as its
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +41,28 @@ def main() -> None:
     """Convert what is missing, then measure."""
     plan = Plan.from_arguments()
     properties = {"INFERENCE_NUM_THREADS": plan.threads, "INFERENCE_PRECISION_HINT": "bf16"}
-    tile_s = tower(plan, properties)
+    compiled = ov.Core().compile_model(tower_file(plan), "CPU", properties)
     pipeline = Pipeline(decoder_folder(plan), properties)
     pipeline.seconds([stages.text_ids(0, 64)], 4)  # warms up
     small, large = plan.prompts
-    for seed in range(plan.rounds):
+    tile_s = vision_s(compiled, 1)
+    for seed in range(plan.rounds if "one" in plan.parts else 0):
+        report(stages.vision(1), tile_s := vision_s(compiled, 1))
         one(pipeline, stages.text_ids(10 + seed, small), stages.NEW)
     ids = stages.text_ids(1, large)
-    one(pipeline, ids, 16)
-    first_s, _ = pipeline.seconds([[*ids[: -stages.TEXT], *stages.text_ids(2, stages.TEXT)]], 4)
-    report(stages.second_round(plan.tiles), first_s)
-    for seed in range(plan.rounds):
+    if "large" in plan.parts:
+        report(stages.vision(plan.tiles), vision_s(compiled, plan.tiles))
+        one(pipeline, ids, 16)
+    if "second" in plan.parts:
+        pipeline.seconds([ids], 4)
+        first_s, _ = pipeline.seconds([[*ids[: -stages.TEXT], *stages.text_ids(2, stages.TEXT)]], 4)
+        report(stages.second_round(plan.tiles), first_s)
+    for seed in range(plan.rounds if {"requests", "answers"} & set(plan.parts) else 0):
         prompts = [stages.text_ids(100 * (seed + 1) + number, small) for number in range(plan.requests)]
         first_s, whole_s = pipeline.seconds(prompts, stages.NEW)
-        report(stages.together_text(plan.requests), whole_s)
         report(stages.together(plan.requests), whole_s + plan.requests * tile_s)
         report(stages.decode_together(plan.requests), plan.requests * (stages.NEW - 1) / (whole_s - first_s))
+        report(stages.together_text(plan.requests), whole_s)
 
 
 class Pipeline:
@@ -92,15 +97,12 @@ def one(pipeline: Pipeline, ids: list[int], new: int) -> None:
     report(stages.decode(len(ids)), (new - 1) / (whole_s - first_s))
 
 
-def tower(plan: Plan, properties: dict[str, Any]) -> float:
-    """Report the seconds of one image and of a large one; returns those of one tile."""
-    compiled = ov.Core().compile_model(tower_file(plan), "CPU", properties)
-    best = {}
-    for tiles in (1, plan.tiles):
-        pixels = np.random.default_rng(tiles).standard_normal((tiles, 3, stages.SIDE, stages.SIDE), np.float32)
-        best[tiles] = min(_seconds(partial(compiled, pixels)) for _ in range(plan.rounds + 1))
-        report(stages.vision(tiles), best[tiles])
-    return best[1]
+def vision_s(compiled: Callable[[Any], object], tiles: int) -> float:
+    """Seconds of an image of `tiles`."""
+    pixels = np.random.default_rng(tiles).standard_normal((tiles, 3, stages.SIDE, stages.SIDE), np.float32)
+    began = time.perf_counter()
+    compiled(pixels)
+    return time.perf_counter() - began
 
 
 def tower_file(plan: Plan) -> Path:
@@ -176,12 +178,6 @@ def _bytes_tokenizer() -> PreTrainedTokenizerFast:
     bare = Tokenizer(models.BPE(vocab={sign: number for number, sign in enumerate([*alphabet, "</s>"])}, merges=[]))
     bare.pre_tokenizer, bare.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="</s>")  # type: ignore[no-untyped-call]
-
-
-def _seconds(act: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    act()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import json
 import random
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +13,18 @@ TEXT = 30  #: tokens before and after the image
 NEW = 64
 MARK = "figure: "
 Precision = Literal["bfloat16", "int8", "int4"]
+PARTS = (
+    "one",  #: request of 1 tile
+    "large",  #: request
+    "second",  #: question about the large image
+    "requests",  #: together
+    "answers",  #: together
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a peer is to measure. `sizes` are the model's, as in `random_model.MINI`."""
+    """What a side is to measure. `sizes` are the model's, as in `random_model.MINI`."""
 
     sizes: dict[str, Any]
     folder: Path  #: for files of the model, kept from run to run
@@ -25,18 +33,25 @@ class Plan:
     rounds: int
     tiles: int  #: of the large image
     threads: int
+    parts: list[str]  #: of PARTS, those to measure
 
     @staticmethod
     def from_arguments() -> "Plan":
-        """The plan that `arguments` wrote on the command line."""
+        """The plan on the command line."""
         parser = argparse.ArgumentParser()
-        parser.add_argument("plan", type=json.loads)
-        fields = parser.parse_args().plan
+        parser.add_argument("plan", type=Plan.read)
+        plan: Plan = parser.parse_args().plan
+        return plan
+
+    @staticmethod
+    def read(text: str) -> "Plan":
+        """The plan that `written` wrote."""
+        fields = json.loads(text)
         return Plan(**fields | {"folder": Path(fields["folder"])})
 
-    def arguments(self) -> list[str]:
-        """The command line of a script that follows the plan."""
-        return [json.dumps(self.__dict__ | {"folder": str(self.folder)})]
+    def written(self) -> str:
+        """The plan for a command line."""
+        return json.dumps(self.__dict__ | {"folder": str(self.folder)})
 
     @property
     def prompts(self) -> tuple[int, int]:
@@ -96,5 +111,6 @@ def is_rate(stage: str) -> bool:
 
 
 def report(stage: str, value: float) -> None:
-    """Print a figure for the process that started this one."""
+    """Print a figure for the process that started this one, and wait until it is this one's turn again."""
     print(MARK + json.dumps([stage, value]), flush=True)
+    sys.stdin.readline()

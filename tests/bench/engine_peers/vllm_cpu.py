@@ -54,14 +54,20 @@ def main() -> None:
     )
     requests = Requests(llm)
     requests.seconds([requests.text(0, 64)], 4)  # warms up
-    vision(llm, plan)
     small, large = plan.prompts
-    for seed in range(plan.rounds):
+    if "one" in plan.parts:
+        vision(llm, 1, plan.rounds)
+    for seed in range(plan.rounds if "one" in plan.parts else 0):
         one(requests, small, requests.text(10 + seed, small), stages.NEW)
-    one(requests, large, requests.text(1, large), 16)
-    requests.seconds([requests.image(plan.tiles, image=1, question=1)], 4)
-    first_s, _ = requests.seconds([requests.image(plan.tiles, image=1, question=2)], 4)
-    report(stages.second_round(plan.tiles), first_s)
+    if "large" in plan.parts:
+        vision(llm, plan.tiles, plan.rounds)
+        one(requests, large, requests.text(1, large), 16)
+    if "second" in plan.parts:
+        requests.seconds([requests.image(plan.tiles, image=1, question=1)], 4)
+        first_s, _ = requests.seconds([requests.image(plan.tiles, image=1, question=2)], 4)
+        report(stages.second_round(plan.tiles), first_s)
+    if not {"requests", "answers"} & set(plan.parts):
+        return
     for seed in range(plan.rounds):
         numbers = [100 * (seed + 1) + number for number in range(plan.requests)]
         first_s, whole_s = requests.seconds([requests.text(number, small) for number in numbers], stages.NEW)
@@ -115,10 +121,10 @@ def one(requests: Requests, tokens: int, prompt: dict[str, Any], new: int) -> No
     report(stages.decode(tokens), (new - 1) / (whole_s - first_s))
 
 
-def vision(llm: LLM, plan: Plan) -> None:
+def vision(llm: LLM, tiles: int, rounds: int) -> None:
     """Report the seconds of the tower and the projector."""
 
-    def encode(model: Any, tiles: int) -> float:
+    def encode(model: Any) -> float:
         pixels = torch.randn(tiles, 3, stages.SIDE, stages.SIDE, dtype=torch.bfloat16)
         given = {"image_num_patches": torch.tensor([tiles]), "image_token_id": model.config.image_token_id}
         began = time.perf_counter()
@@ -126,9 +132,7 @@ def vision(llm: LLM, plan: Plan) -> None:
             model.embed_multimodal(pixel_values=pixels, **given)
         return time.perf_counter() - began
 
-    for tiles in (1, plan.tiles):
-        taken = [llm.apply_model(lambda model: encode(model, tiles))[0] for _ in range(plan.rounds + 1)]  # noqa: B023
-        report(stages.vision(tiles), min(taken))
+    report(stages.vision(tiles), min(llm.apply_model(encode)[0] for _ in range(rounds + 1)))
 
 
 def write_folder(plan: Plan) -> None:

@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from tests.chaos.fleet import WORKERS, Fleet, wait
 from tests.chaos.ledger import Fault, Kind, Ledger
 from tests.chaos.proxy import FaultProxy, Network
@@ -49,13 +47,13 @@ class Run:
 
     def submit(self, kind: Kind, patience_s: float = 20) -> str:
         """Submit one job beside the traffic; its id, or "" where it was not taken."""
-        with httpx.Client(timeout=6) as http:
+        with self.ledger.client() as http:
             submission = self.traffic.submit(kind, http, patience_s=patience_s)
         return next(iter(submission.ids), "")
 
     def state(self, id: str) -> str:
         """The state of a job, or "" where there is no answer."""
-        with httpx.Client(timeout=6) as http:
+        with self.ledger.client() as http:
             job = self.traffic.look(id, http, self.rng.choice(self.traffic.urls))
         return job["state"] if job else ""
 

@@ -5,8 +5,6 @@ import signal
 from pathlib import Path
 from typing import Literal
 
-import httpx
-
 from tests.chaos.faults.base import Run, is_command, kill, within
 from tests.chaos.fleet import INTAKE_PROCESSES, INTAKES
 from tests.chaos.proxy import Trigger
@@ -49,7 +47,7 @@ def kill_intake_at(run: Run, name: str, step: int, when: Literal["before", "afte
     trigger = Trigger(lambda data: is_command(data) and next(exchanges) >= step, lambda: kill(run, name), when)
     proxies = run.fleet.proxies_of("redis", name) + run.fleet.proxies_of("s3", name)
     submission = run.traffic.new("image")
-    with httpx.Client(timeout=6) as http:
+    with run.ledger.client() as http:
         for proxy in proxies:
             proxy.trigger = trigger
         run.traffic.send(submission, http, url)

@@ -1,6 +1,7 @@
 """Faults of reconcilers, of the webhook dispatcher and of the process of batches."""
 
 import signal
+from contextlib import suppress
 from itertools import count
 from typing import Literal
 
@@ -57,7 +58,11 @@ def kill_dispatcher(run: Run) -> None:
 
 def kill_batches(run: Run) -> None:
     """SIGKILL the process of batches at exchanges with Redis and S3: every line of a file is answered once."""
-    with run.ledger.fault("kill_batches", "batches") as fault, httpx.Client(base_url=run.traffic.urls[0]) as http:
+    with (
+        run.ledger.fault("kill_batches", "batches") as fault,
+        run.ledger.client(run.traffic.urls[0]) as http,
+        suppress(httpx.HTTPError),  # refused, because the fault before still acts: this one is tried again
+    ):
         id = batches.create(http, BATCH_LINES)
         kills = sum(_kill_batches_at(run, run.rng.randrange(1, 12)) for _ in range(BATCH_KILLS))
         if kills and within(BATCH_S, lambda: batches.is_answered(http, id, BATCH_LINES)):

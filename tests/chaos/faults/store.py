@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import httpx
 import redis
 
 from tests.chaos.faults.base import Run, within
@@ -100,7 +99,7 @@ def crash_over(run: Run) -> None:
 
 def _takes_ten(run: Run, url: str) -> bool:
     """Tell whether an intake takes ten jobs one after the other, and the last one is answered."""
-    with httpx.Client(timeout=6) as http:
+    with run.ledger.client() as http:
         some = [run.traffic.new("plain") for _ in range(10)]
         taken = [run.traffic.send(submission, http, url) for submission in some]
     return all(taken) and within(10, lambda: run.state(next(iter(some[-1].ids))) == "succeeded")

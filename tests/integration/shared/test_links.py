@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+import uvloop
 
 from shared.broker import WEBHOOK_QUEUE, Hints, make_celery
 from shared.connections.redis_client import NotPrimary, connect, connect_async
@@ -152,6 +153,29 @@ def test_verification_is_off_only_where_the_url_says_so(server: Server, authorit
         url = f"rediss://127.0.0.1:{proxy.port}/0?ssl_cert_reqs=none"
         use_every_link(Settings(redis_url=url, redis_prefix="off:"))
     assert keys_of(server, "off:") == WRITTEN
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_is_reset_before_a_command_ends_with_the_error_that_clients_retry(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], server: Server
+) -> None:
+    async def ping_after_a_reset(proxy: TcpProxy) -> None:
+        async with connect_async(RedisEndpoint(host="127.0.0.1", port=proxy.port)) as client:
+            link: Any = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            await link.send_command("PING")
+            await link.read_response()
+            proxy.reset()
+            async with asyncio.timeout(10):
+                while not link._writer.is_closing():
+                    await asyncio.sleep(0)
+            await link.send_command("PING")
+
+    with (
+        tcp_proxy(server.port) as proxy,
+        asyncio.Runner(loop_factory=new_loop) as runner,
+        pytest.raises(redis.ConnectionError),
+    ):
+        runner.run(ping_after_a_reset(proxy))
 
 
 # --- Failover

@@ -98,6 +98,10 @@ def a_cancelled_job_that_was_answered() -> Facts:
     return facts(submissions=[cancelled])
 
 
+def an_internal_error() -> Facts:
+    return facts(server_errors=["500 to GET http://127.0.0.1:8000/v1/jobs/job_1"])
+
+
 def no_webhook() -> Facts:
     return facts(arrivals=[])
 
@@ -151,6 +155,7 @@ def stranded_hints() -> Facts:
         (an_unexplained_failure, "not answered: job_1"),
         (a_poisonous_job_that_ran_too_often, "poison: job_1"),
         (a_cancelled_job_that_was_answered, "cancelled, yet: job_1"),
+        (an_internal_error, "server error: 500 to GET"),
         (no_webhook, "webhook missing: job_1"),
         (two_ids_of_one_webhook, "webhook under two ids: job_1"),
         (an_unsigned_webhook, "webhook not verified: msg_1"),

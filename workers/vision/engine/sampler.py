@@ -37,8 +37,9 @@ class Row:
 
 def sample(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     """Choose a token for each row of (M, vocab) logits: (M,) int64, -1 where a logit is NaN or infinite."""
-    finite = logits.isfinite().all(dim=-1)
-    scores = adjust(logits.float(), rows)
+    scores = logits.float()
+    finite = scores.amin(dim=-1).isfinite() & scores.amax(dim=-1).isfinite()  # both are NaN where one logit is
+    scores = adjust(scores, rows)
     chosen = scores.argmax(dim=-1)
     drawing = [place for place, row in enumerate(rows) if not row.sampling.greedy]
     if drawing:
