@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,11 @@ from tests.s3_stub import Request, S3Stub, refusal, role_credentials, s3_stub
 
 pytestmark = pytest.mark.integration
 
-KEYS = {"s3_access_key": "KEY", "s3_secret_key": "secret"}
+KEYS: dict[str, Any] = {"s3_access_key": "KEY", "s3_secret_key": "secret"}
 LARGE = bytes(MAX_LOOP_BYTES)
 
 
-def store(stub: S3Stub, data: bytes = b"image", times: int = 1, **settings: str) -> None:
+def store(stub: S3Stub, data: bytes = b"image", times: int = 1, **settings: Any) -> None:
     """Store archives that hold `data`, one after the other."""
     read = Settings.model_validate({"s3_url": stub.url, **settings})
 
