@@ -48,6 +48,8 @@ class SurfaceRoute(APIRoute):
             raise TypeError(f"{endpoint.__qualname__} has {problem}, which the routes of a surface don't serve")
         self.app = self._serve
         self._query_defaults = {field.name: field.default for field in self.dependant.query_params}
+        fields = [field.field_info for field in self.dependant.path_params]
+        self._path_is_text = all(info.annotation is str and not info.metadata for info in fields)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
@@ -63,8 +65,9 @@ class SurfaceRoute(APIRoute):
         values: dict[str, Any] = {one.name: await one.call(request) for one in of.dependencies}  # type: ignore[misc]
         if of.request_param_name:
             values[of.request_param_name] = request
-        read = [request_params_to_args(of.path_params, request.path_params)]
-        if request.scope["query_string"]:
+        path, query = request.path_params, request.scope["query_string"]
+        read = [(path, []) if self._path_is_text else request_params_to_args(of.path_params, path)]
+        if query:
             read.append(request_params_to_args(of.query_params, request.query_params))
         else:
             values |= self._query_defaults
