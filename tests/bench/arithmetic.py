@@ -38,7 +38,7 @@ from workers.vision.engine.core import EngineCore, Parts
 from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.scheduler import Limits
-from workers.vision.engine.step_allowance import vision_layer_operations
+from workers.vision.engine.step_allowance import vision_operations
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.attention import attend_biased
 from workers.vision.model.decode_steps import DecodeSteps
@@ -207,7 +207,7 @@ class Steps:
             for count in split(tiles):
                 encoder.encode(torch.empty((count, side, side, 3), dtype=torch.uint8, device=META))
         features = self.config.tokens_per_tile
-        products = self.config.used_layers * vision_layer_operations(self.config, 1)
+        products = vision_operations(self.config, 1)
         products += 2 * self.patches * self.patch + 2 * features * self.projector
         least = Work()
         moved = 2 * self.tower + tiles * (3 * side**2 + 2 * features * self.config.decoder.hidden)
@@ -244,7 +244,7 @@ def queued_by_host(sequences: int) -> int:
     core = EngineCore(parts, lambda *_: None, lambda: None)
     for number in range(sequences):
         prompt, none = Prompt(text_ids(number, 20), (), ""), np.zeros((0, 1, 1, 3), np.uint8)
-        core.add(core.sequence(RequestHandle(EngineRequest(str(number), prompt, none, Sampling())), number))
+        core.add(core.prepare(RequestHandle(EngineRequest(str(number), prompt, none, Sampling())), number))
     with patch.object(model_runner, "Readback", TokensOfNoDevice):
         for _ in range(3):  # the prompts, and the first steps, which open the sequences' slots
             core.step()

@@ -44,7 +44,7 @@ def step_ms(sequences: int, prompt: int, steps: int, *, graphs: bool) -> tuple[f
         ids = np.random.default_rng(number).integers(300, 400, prompt).tolist()
         none = np.zeros((0, 448, 448, 3), np.uint8)
         request = EngineRequest(str(number), Prompt(ids, (), ""), none, Sampling(max_new_tokens=900))
-        core.add(core.sequence(RequestHandle(request), number))
+        core.add(core.prepare(RequestHandle(request), number))
     core.step()
     taken = []
     for _ in range(steps):

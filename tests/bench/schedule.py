@@ -47,7 +47,7 @@ def served(jobs: int, tiles: int, new: int, *, fast: bool) -> tuple[float, float
     parts = Parts(runner, CONFIG, TOKENIZER, pages, 1 << 30, Limits(jobs, 256), budget, pipelined=fast)
     core = EngineCore(parts, lambda *_: None, lambda: None)
     for number in range(jobs):
-        core.add(core.sequence(RequestHandle(_request(number, tiles, new)), number))
+        core.add(core.prepare(RequestHandle(_request(number, tiles, new)), number))
     began = time.perf_counter()
     while core.busy:
         core.step()

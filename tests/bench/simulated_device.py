@@ -14,7 +14,8 @@ from shared.settings.roles import Settings
 from shared.tiling import grid, tile_count
 from tests.unit.vision.worker_fixture import WorkerFixture, answer
 from workers.vision.bench.goals import JOBS_PER_SECOND
-from workers.vision.engine.base import EngineRequest, EngineStats, Event, Stage
+from workers.vision.engine.base import EngineRequest, Event, Stage
+from workers.vision.engine.stats import EngineStats
 from workers.vision.images.decoder_pool import DecoderOptions, DecoderPool
 from workers.vision.images.pipeline import ImagePipeline
 

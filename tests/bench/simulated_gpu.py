@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workers.vision.bench.random_model import MINI, shapes
 from workers.vision.engine.model_runner import ModelRunner
-from workers.vision.engine.step_allowance import decoder_layer_operations, vision_layer_operations
+from workers.vision.engine.step_allowance import decoder_operations, vision_operations
 from workers.vision.model.decode_steps import Row
 from workers.vision.model.kv_pages import page_bytes
 from workers.vision.model.packed_batch import PAGE_TOKENS, PackedBatch
@@ -23,8 +23,8 @@ from workers.vision.model.transfers import to_device
 FLOPS, BYTES_PER_S = 989e12 / 2, 4.8e12 * 0.7
 DECODER_BYTES = 3.4e9  # that a step reads of bf16 weights: all but the embeddings
 CONFIG, TOKENIZER = shapes(MINI)
-TILE_S = CONFIG.used_layers * vision_layer_operations(CONFIG, 1) / FLOPS
-ROW_S = CONFIG.decoder.layers * decoder_layer_operations(CONFIG, 1) / FLOPS
+TILE_S = vision_operations(CONFIG, 1) / FLOPS
+ROW_S = decoder_operations(CONFIG, 1) / FLOPS
 SCORE_S = 4 * CONFIG.decoder.layers * CONFIG.decoder.heads * CONFIG.decoder.head / FLOPS  #: a row's, of one position
 POSITION_S = page_bytes(CONFIG.decoder, torch.bfloat16) / PAGE_TOKENS / BYTES_PER_S
 VOCAB, TOKEN = 512, 100  # what arg-max takes over more is the device's time

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from shared import results
 from workers.vision.engine import echo
-from workers.vision.engine.base import EngineRequest, EngineStats, Event
+from workers.vision.engine.base import EngineRequest, Event
+from workers.vision.engine.stats import EngineStats
 
 SLOW_S = 1.0
 

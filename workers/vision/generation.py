@@ -12,21 +12,15 @@ from shared.requests import Request
 from workers.vision.affinity import PrefixSharing
 from workers.vision.attempt import Attempt, AttemptAborted
 from workers.vision.deltas import DeltaBuffer
-from workers.vision.engine.base import (
+from workers.vision.engine.base import Delta, Done, Engine, EngineRequest, Sampling, Stage, TokenMask
+from workers.vision.engine.errors import (
     Cancelled,
     ContextExceeded,
     DeadlineExceeded,
-    Delta,
-    Done,
-    Engine,
     EngineError,
     EngineFailed,
-    EngineRequest,
     NonFiniteLogits,
     OutOfMemory,
-    Sampling,
-    Stage,
-    TokenMask,
 )
 from workers.vision.engine.factory import ServedModel
 from workers.vision.images.decoder_pool import TiledImage

@@ -21,18 +21,16 @@ from tests.metrics import sample
 from tests.unit.vision.worker_fixture import BROKEN, MODEL, ScriptedEngine, WorkerFixture, answer
 from tests.waiting import eventually
 from workers.vision import generation
-from workers.vision.engine.base import (
+from workers.vision.engine.base import EngineRequest, Event, Stage
+from workers.vision.engine.echo import EchoEngine
+from workers.vision.engine.errors import (
     ContextExceeded,
     DeadlineExceeded,
     DeviceLost,
     EngineClosed,
-    EngineRequest,
-    Event,
     NonFiniteLogits,
     OutOfMemory,
-    Stage,
 )
-from workers.vision.engine.echo import EchoEngine
 from workers.vision.engine.factory import BUNDLED
 from workers.vision.images.decoder_pool import DecoderUnavailable
 from workers.vision.json_mask import JsonMasks

@@ -30,9 +30,10 @@ from tests.waiting import eventually
 from workers.vision.affinity import CachedPrompts
 from workers.vision.attempt import InFlightJobs
 from workers.vision.deltas import DeltaWriter
-from workers.vision.engine.base import Done, Engine, EngineRequest, EngineStats, Event
+from workers.vision.engine.base import Done, Engine, EngineRequest, Event
 from workers.vision.engine.echo import EchoEngine
 from workers.vision.engine.factory import ServedModel
+from workers.vision.engine.stats import EngineStats
 from workers.vision.heartbeat import Heartbeat, WorkerRegistration
 from workers.vision.images.decode import DecodeError
 from workers.vision.images.decoder_pool import TiledImage

@@ -56,7 +56,7 @@ def measure(  # noqa: PLR0917 - what, how much, where to
     many: dict[int, Taken] = {}
     with _running(start, "resident", requests) as engine:
         if isinstance(engine, ResidentEngine):
-            table.paths = engine.paths
+            table.paths = engine.parts.paths
         for count in tiles:
             say(f"resident engine, jobs {_of(count)}: one, then {load.jobs}")
             alone[count] = serve(engine, [requests.one(count, load.new)])

@@ -15,7 +15,7 @@ from workers.vision.engine.device_paths import checked_pipelining, checked_steps
 from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.resident import ResidentEngine
 from workers.vision.engine.scheduler import Limits
-from workers.vision.engine.step_allowance import decoder_layer_operations, vision_layer_operations
+from workers.vision.engine.step_allowance import decoder_operations, vision_operations
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.decode_steps import DecodeSteps
 from workers.vision.model.decoder import Decoder
@@ -107,8 +107,8 @@ def default_slots(device: torch.device) -> int:
 def step_budget(config: Config, dtype: torch.dtype, device: torch.device) -> StepBudget:
     """What a step may do; on a CPU a tile takes seconds, on a GPU milliseconds."""
     each = seconds_per_operation(dtype, device)
-    row_s = each * config.decoder.layers * decoder_layer_operations(config, 1)
-    tile_s = each * config.used_layers * vision_layer_operations(config, 1)
+    row_s = each * decoder_operations(config, 1)
+    tile_s = each * vision_operations(config, 1)
     if device.type == "cuda":
         return StepBudget(4096, 16, pause_s=0.1, longest_s=5.0, row_s=row_s, tile_s=tile_s)
     return StepBudget(512, 8, pause_s=1.0, longest_s=5.0, row_s=row_s, tile_s=tile_s)

@@ -5,64 +5,26 @@
     cancel ────────────────────────────────────────────────────────────> raises Cancelled
 
 The texts of all deltas of a request, joined, are exactly `Done.text`.
-
-EngineError
-├── Cancelled, DeadlineExceeded, OutOfMemory, ContextExceeded, NonFiniteLogits    this request only
-└── EngineFailed: EngineClosed, DeviceLost                                        this and every later request
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.vision.engine.stats import EngineStats
 from workers.vision.prompts import Prompt
 
 #: Takes the ids generated so far, returns (vocab,) of those that may come next.
 TokenMask = Callable[[Sequence[int]], NDArray[np.bool_]]
+StageName = Literal["vision", "prefill", "decode"]
 Tiles = NDArray[np.uint8]  #: (T, side, side, 3), row by row, the thumbnail last; (0, …) for a request without images
 
 
 DEFAULT_TOP_K = 50  #: of transformers' GenerationConfig, and so of generation under the card's code
 MIN_TEMPERATURE = 1e-3  #: below it logits divided by it may leave float32, and the draw is the most likely token anyway
-
-
-class EngineError(Exception):
-    """The engine could not answer a request."""
-
-
-class Cancelled(EngineError):
-    """The request was cancelled and has left the engine."""
-
-
-class OutOfMemory(EngineError):
-    """The device had no memory for this request beside its neighbours; later it may."""
-
-
-class ContextExceeded(EngineError):
-    """The prompt leaves no room for an answer in the model's context."""
-
-
-class NonFiniteLogits(EngineError):
-    """The model computed NaN or infinity for this request; no token can be chosen."""
-
-
-class DeadlineExceeded(EngineError):
-    """The request's deadline passed, or passes before its first token could come."""
-
-
-class EngineFailed(EngineError):
-    """The engine answers no request any more; its process has to end."""
-
-
-class EngineClosed(EngineFailed):
-    """The engine was closed and takes no further request."""
-
-
-class DeviceLost(EngineFailed):
-    """The device reported an error after which every call to it fails."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +86,7 @@ class EngineRequest:
 class Stage:
     """The request has reached this stage."""
 
-    name: Literal["vision", "prefill", "decode"]
+    name: StageName
 
 
 @dataclass(frozen=True)
@@ -149,35 +111,6 @@ class Done:
 
 
 Event = Stage | Delta | Done
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """A moment's figures, for metrics and the watchdog."""
-
-    running: int = 0
-    waiting: int = 0
-    finished: int = 0
-    generated_tokens: int = 0
-    busy_since: float | None = None  #: `time.monotonic()` at which the step in progress began; None: idle
-    step_allowance: float = 0.0  #: seconds that this step may take at the device's measured speed; 0: unknown
-    memory_bytes: int | None = None  #: held on the device; None: unknown
-    pages: int = 0  #: of keys and values; this and what follows is of the resident engine
-    cache_tokens: int = 0  #: whose keys and values all pages hold together
-    used_pages: int = 0  #: by requests
-    shared_pages: int = 0  #: whose content other requests can find
-    feature_bytes: int = 0  #: of image features kept
-    encoded_tiles: int = 0
-    feature_hits: int = 0  #: tiles whose features were kept
-    prompt_tokens: int = 0  #: of finished requests
-    cached_tokens: int = 0  #: of these, found in the cache
-    preemptions: int = 0  #: requests that had to begin again for want of pages
-    steps: int = 0
-    discarded_rows: int = 0  #: computed for requests that had ended; at most one of an answer that its tokens end
-    computed: Mapping[tuple[str, str], int] = field(default_factory=dict)  #: by unit and use, see `ModelRunner`
-    step_s: Mapping[str, float] = field(default_factory=dict)  #: seconds spent in all steps, by part
-    fast_paths: Mapping[str, str] = field(default_factory=dict)  #: state of each path compared with plain torch
-    fast_path_details: Mapping[str, str] = field(default_factory=dict)  #: how they compared, or why one is not used
 
 
 class Engine(Protocol):

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.vision.engine import sampler
 from workers.vision.engine.base import Sampling
+from workers.vision.engine.errors import NonFiniteLogits
+from workers.vision.engine.sampler import Row
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class BeamSearch:
 
     def restart(self) -> None:
         """Begin anew."""
-        self._scores = [0.0]  # of the running beams, best first
+        self._totals = [0.0]  # scores of the running beams, best first
         self._finished: list[tuple[float, list[int]]] = []  # best first
         self._generator = torch.Generator()
         if self.sampling.seed is None:
@@ -46,25 +49,36 @@ class BeamSearch:
         """Ids of the best finished beam."""
         return self._finished[0][1]
 
-    def advance(self, scores: Tensor, answers: Sequence[list[int]]) -> list[Continuation]:
-        """Take (beams, vocab) log probabilities and each beam's answer, return the next beams.
+    def advance(self, logits: Tensor, rows: Sequence[Row]) -> list[Continuation]:
+        """Take each beam's (beams, vocab) logits, return the next beams; none when the search is over.
 
-        None come back when the search is over.
+        Raises `NonFiniteLogits`.
         """
-        count = len(answers[0]) + 1
+        scores = self._scores_of(logits, rows)
+        count = len(rows[0].generated) + 1
         running: list[tuple[float, Continuation]] = []
         for rank, (score, continuation) in enumerate(self._likeliest(scores)):
             if continuation.token != self._end and count < self._limit:
                 running.append((score, continuation))
             elif rank < self.sampling.num_beams:
-                self._finish(score / count, [*answers[continuation.parent], continuation.token])
+                self._finish(score / count, [*rows[continuation.parent].generated, continuation.token])
         del running[self.sampling.num_beams :]
-        self._scores = [score for score, _ in running]
+        self._totals = [total for total, _ in running]
         return [] if self._over(count) else [continuation for _, continuation in running]
+
+    def _scores_of(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
+        """Log probabilities (beams, vocab), minus infinity where sampling cuts off."""
+        if not logits.isfinite().all():
+            raise NonFiniteLogits
+        scores = sampler.adjust(logits.float().log_softmax(dim=-1), rows)
+        if self.sampling.greedy:
+            return scores
+        warped, ids = sampler.warp(scores, rows)
+        return torch.full_like(scores, -torch.inf).scatter(1, ids, warped.float())
 
     def _likeliest(self, scores: Tensor) -> list[tuple[float, Continuation]]:
         """The best 2 * beams continuations of all beams, with their summed scores."""
-        totals = (scores.cpu() + torch.tensor(self._scores).unsqueeze(1)).flatten()
+        totals = (scores.cpu() + torch.tensor(self._totals).unsqueeze(1)).flatten()
         keep = min(2 * self.sampling.num_beams, int(totals.isfinite().sum()))
         if not self.sampling.greedy:
             places = torch.multinomial(totals.softmax(dim=-1), keep, generator=self._generator)
@@ -81,7 +95,7 @@ class BeamSearch:
 
     def _over(self, count: int) -> bool:
         """Whether no running beam can still beat the worst finished one."""
-        if not self._scores:
+        if not self._totals:
             return True
         full = len(self._finished) == self.sampling.num_beams
-        return full and self._scores[0] / count <= self._finished[-1][0]
+        return full and self._totals[0] / count <= self._finished[-1][0]

@@ -7,7 +7,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from workers.vision.engine.base import Engine, EngineStats
+from workers.vision.engine.base import Engine
+from workers.vision.engine.stats import EngineStats
 
 
 class EngineCollector(Collector):

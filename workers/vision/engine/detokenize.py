@@ -9,34 +9,42 @@ from collections.abc import Sequence
 
 from shared.tokenization.detokenizer import CLEAN_UP_HORIZON_CHARS
 from shared.tokenization.tokenizer import Tokenizer
+from workers.vision.engine.base import EngineRequest
 
 
 class IncrementalDetokenizer:
     """Turns the ids of one answer into text piece by piece. `text` is what was handed out so far."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], exact: bool = False) -> None:
-        """With `exact` no space is swallowed: the text is what a grammar allowed."""
+    def __init__(
+        self, tokenizer: Tokenizer, stops: Sequence[str], *, exact: bool = False, end: int | None = None
+    ) -> None:
+        """With `exact` no space is swallowed: the text is what a grammar allowed. `end`: the token that ends it."""
         self._tokenizer = tokenizer
         self._swallows = tokenizer.rules.clean_up and not exact
         self._decoder = tokenizer.decoder()
         self._stops = tuple(stops)
         self.text = ""
-        self.stopped = False  #: a stop string was reached
+        self._end = end
+        self._cut = False  # at a stop string
+        self.stopped = False  #: the end or a stop string was reached
 
     def push(self, token: int) -> str:
         """Take one id; return the text that became final."""
+        if token == self._end:
+            self.stopped = True
+            return ""
         self._decoder.push([token])
         raw = self._decoder.text
         clean = self._tidy(raw)
         end = self._stop(clean)
         if end is not None:
-            self.stopped = True
+            self.stopped = self._cut = True
             return self._hand_out(clean[:end].strip())
         return self._hand_out(self._certain(raw, clean).lstrip())
 
     def finish(self) -> str:
         """Return what was held back: the ids are all there."""
-        if self.stopped:
+        if self._cut:
             return ""
         clean = self._tidy(self._decoder.text + self._decoder.pending)
         return self._hand_out(clean[: self._stop(clean)].strip())
@@ -59,6 +67,13 @@ class IncrementalDetokenizer:
         delta = text[len(self.text) :]
         self.text += delta
         return delta
+
+
+def detokenizer_of(request: EngineRequest, tokenizer: Tokenizer, separator: str) -> IncrementalDetokenizer:
+    """The one of a request; `separator`: the template's, whose token ends an answer, and alone that of a grammar."""
+    exact = request.token_mask is not None
+    stops = () if exact else (separator, *request.sampling.stop)
+    return IncrementalDetokenizer(tokenizer, stops, exact=exact, end=tokenizer.token_id(separator))
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -19,7 +19,7 @@ from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.model_runner import Encode
 from workers.vision.model.decode_steps import DecodeSteps
 from workers.vision.model.decoder import Decoder
-from workers.vision.model.fast_path import FastPath, choose
+from workers.vision.model.fast_path import FastPath, Way, choose
 from workers.vision.model.graph import GraphPool
 from workers.vision.model.kv_pages import KVPages
 from workers.vision.model.packed_batch import PAGE_TOKENS
@@ -41,7 +41,7 @@ def checked_tower(encoder: VisionEncoder, pool: GraphPool, report: Report) -> tu
     tiles = staging((max(TILE_COUNTS), encoder.side, encoder.side, 3), encoder.device)
     tiles.random_(generator=torch.Generator().manual_seed(0))
 
-    def by_count(encode: Encode) -> Encode:
+    def by_count(encode: Encode) -> Way:
         return lambda tiles: torch.cat([encode(tiles[:count]) for count in TILE_COUNTS])
 
     twin: Encode = encoder.encode
@@ -65,7 +65,7 @@ def checked_steps(
             made.open(slot, both)
         return made
 
-    def by_size(steps: DecodeSteps) -> Encode:
+    def by_size(steps: DecodeSteps) -> Way:
         rows = [(slot, PAGE_TOKENS + slot % PAGE_TOKENS, both[1]) for slot, both in enumerate(owned)]
         return lambda _: torch.cat([steps(rows[:size])[0].clone() for size in steps.sizes])
 
@@ -75,7 +75,7 @@ def checked_steps(
 def checked_pipelining(parts: Parts, report: Report) -> tuple[Parts, FastPath]:
     """`parts` pipelined or, if that is no good, as they are. A few requests are answered both ways."""
 
-    def tokens(parts: Parts) -> Encode:
+    def tokens(parts: Parts) -> Way:
         return lambda _: answers(parts)
 
     return choose("pipelining", lambda: replace(parts, pipelined=True), parts, (torch.empty(0),), report, tokens)
@@ -88,7 +88,7 @@ def answers(parts: Parts) -> Tensor:
     none = torch.zeros((0, 1, 1, 3), dtype=torch.uint8).numpy()
     prompt = Prompt([place % parts.config.decoder.vocab for place in range(100, 100 + PROMPT_TOKENS)], (), "")
     asked = [EngineRequest(str(number), prompt, none, sampling) for number, sampling in enumerate(SAMPLINGS)]
-    sequences = [core.sequence(RequestHandle(request), number) for number, request in enumerate(asked)]
+    sequences = [core.prepare(RequestHandle(request), number) for number, request in enumerate(asked)]
     for sequence in sequences:
         core.add(sequence)
     while core.busy:

@@ -4,7 +4,9 @@ import threading
 import time
 from collections.abc import Iterator
 
-from workers.vision.engine.base import Cancelled, Delta, Done, EngineRequest, EngineStats, Event, Stage
+from workers.vision.engine.base import Delta, Done, EngineRequest, Event, Stage
+from workers.vision.engine.errors import Cancelled
+from workers.vision.engine.stats import EngineStats
 
 MAX_QUESTION_CHARACTERS = 200  #: of the question that come back
 

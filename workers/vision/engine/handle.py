@@ -4,11 +4,9 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import Literal
 
-from workers.vision.engine.base import Cancelled, DeadlineExceeded, Delta, Done, EngineRequest, Event, Stage
-
-StageName = Literal["vision", "prefill", "decode"]
+from workers.vision.engine.base import Delta, Done, EngineRequest, Event, Stage, StageName
+from workers.vision.engine.errors import Cancelled, DeadlineExceeded
 
 
 class RequestHandle:
@@ -52,6 +50,19 @@ class RequestHandle:
         """Report final text; an empty one is not reported."""
         if text:
             self._events.put(Delta(text, completion_tokens))
+
+    def done(self, text: str, *, stopped: bool, completion_tokens: int, cached_tokens: int = 0) -> Done:
+        """The answer: its text and figures; stops the timer."""
+        prompt = self.request.prompt
+        return Done(
+            text=text,
+            finish_reason="stop" if stopped else "length",
+            prompt_tokens=len(prompt.ids),
+            image_tokens=prompt.image_tokens,
+            cached_tokens=cached_tokens,
+            completion_tokens=completion_tokens,
+            timings=self.timer.stop(),
+        )
 
     def end(self, outcome: Done | Exception) -> None:
         """Report the answer, or the error that takes its place."""

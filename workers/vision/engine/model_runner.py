@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from workers.vision.engine import sampler
-from workers.vision.engine.sampler import Row
-from workers.vision.engine.scheduler import Chunk, TileWork
+from workers.vision.engine.schedule import Chunk, TileWork
 from workers.vision.engine.sequence import Sequence
 from workers.vision.model.decode_steps import DecodeSteps
 from workers.vision.model.kv_pages import KVPages
@@ -91,9 +90,10 @@ class ModelRunner:
                 self.computed["positions", "padding"] += batch.padded_positions - wanted
         return Forward([chunk for chunk in chunks if chunk.completes], self._model.decoder(batch, self._pages))
 
-    def choose(self, forward: Forward, places: list[int], rows: list[Row]) -> Readback:
+    def choose(self, forward: Forward, places: list[int]) -> Readback:
         """Choose the next tokens of `places`, one chunk of a sequence each, and keep them for the next step."""
         chosen = [forward.chunks[place].sequence for place in places]
+        rows = [sequence.row(sequence.branch) for sequence in chosen]
         everyone = len(places) == len(forward.chunks)
         at = None if everyone else to_device(places, torch.int64, forward.logits.device)
         if forward.likeliest is not None and all(row.plain for row in rows):

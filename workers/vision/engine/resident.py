@@ -1,109 +1,14 @@
-"""The resident engine: many requests in one batch, a token of each running answer a step.
+"""The resident engine: many requests in one batch, a token of each running answer a step. Its step is `core`'s."""
 
-    submit ──> inbox ──> one thread: take in ─> step ─> take in ─> step … ──> events of each request
-
-The thread owns the device. Between two steps it takes in what came and lets go of what was cancelled.
-"""
-
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import replace
-
-from workers.vision.engine.base import EngineClosed, EngineRequest, EngineStats, Event
-from workers.vision.engine.core import EngineCore, Outcome, Parts
-from workers.vision.engine.handle import RequestHandle
+from workers.vision.engine.core import EngineCore, Parts
+from workers.vision.engine.engine_thread import EngineThread
 from workers.vision.engine.sequence import Sequence
 
 
-class ResidentEngine:
+class ResidentEngine(EngineThread[Sequence]):
     """See `Engine`."""
 
     def __init__(self, parts: Parts) -> None:
-        self.slots = parts.limits.sequences
-        self.paths = parts.paths  #: what came of each fast path
-        self._core = EngineCore(parts, self._leave, self._progress)
+        self.parts = parts
         parts.runner.after_each_layer(self._progress)
-        self._changed = threading.Condition()  # guards what follows
-        self._inbox: list[Sequence] = []
-        self._handles: dict[str, RequestHandle] = {}
-        self._arrivals = 0
-        self._closed = False
-        self._busy_since: float | None = None
-        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
-        self._thread.start()
-
-    def submit(self, request: EngineRequest) -> Iterator[Event]:
-        """Queue the request at once; its events come as they are read."""
-        handle = RequestHandle(request)
-        with self._changed:
-            if self._closed:
-                raise EngineClosed
-            self._handles[request.id] = handle
-            self._arrivals += 1
-            arrival = self._arrivals
-        try:
-            sequence = self._core.sequence(handle, arrival)
-        except Exception as error:
-            self._leave(handle, error)
-            return handle.events()
-        with self._changed:
-            self._inbox.append(sequence)
-            self._changed.notify()
-        return handle.events()
-
-    def cancel(self, request_id: str) -> None:
-        """Make the request leave: its reader hears of it at once, its pages are free within one step."""
-        with self._changed:
-            if handle := self._handles.get(request_id):
-                handle.cancel()
-                self._changed.notify()
-
-    def stats(self) -> EngineStats:
-        """The figures of this moment."""
-        with self._changed:
-            stats = self._core.stats()
-            waiting = max(0, len(self._handles) - stats.running)
-            return replace(stats, waiting=waiting, busy_since=self._busy_since)
-
-    def close(self) -> None:
-        """Cancel everything and end the thread."""
-        with self._changed:
-            self._closed = True
-            for handle in self._handles.values():
-                handle.cancel()
-            self._changed.notify()
-        self._thread.join()
-
-    def _serve(self) -> None:
-        while self._take_in():
-            self._core.step()
-        self._core.drop_unwanted(everything=True)
-
-    def _take_in(self) -> bool:
-        """Wait for work and sort out what is no longer wanted; False: the engine closes."""
-        with self._changed:
-            while not (self._closed or self._inbox or self._core.busy):
-                self._busy_since = None
-                self._changed.wait()
-            for sequence in self._inbox:
-                self._core.add(sequence)
-            self._inbox.clear()
-            self._busy_since = time.monotonic()
-        self._core.drop_unwanted()
-        return not self._closed
-
-    def _progress(self) -> None:
-        """A layer or a part of a step is over: a watchdog counts from here."""
-        with self._changed:
-            self._busy_since = time.monotonic()
-
-    def _leave(self, handle: RequestHandle, outcome: Outcome) -> None:
-        """Report the outcome; before the reader hears of it the request is in no figure."""
-        with self._changed:
-            # An id given twice: the later one stays cancellable.
-            if self._handles.get(handle.request.id) is handle:
-                del self._handles[handle.request.id]
-            if not self._handles:
-                self._busy_since = None
-        handle.end(outcome)
+        super().__init__(EngineCore(parts, self._leave, self._progress), parts.limits.sequences)

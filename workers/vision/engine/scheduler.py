@@ -12,65 +12,16 @@ from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from workers.vision.engine.beam_search import Continuation
 from workers.vision.engine.feature_cache import FeatureCache
-from workers.vision.engine.page_pool import OutOfPages, PagePool
-from workers.vision.engine.sequence import NO_SLOT, Branch, Sequence
+from workers.vision.engine.page_pool import OutOfPages
+from workers.vision.engine.page_tables import PageTables
+from workers.vision.engine.schedule import Chunk, Schedule, TileWork
+from workers.vision.engine.sequence import NO_SLOT, Sequence
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.packed_batch import PAGE_TOKENS
 
 HOPELESS_FACTOR = 2.0  #: by which the measured speed may be wrong before a deadline counts as out of reach
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """The next `rows` tokens of a branch."""
-
-    sequence: Sequence
-    branch: Branch
-    start: int
-    rows: int
-
-    @property
-    def stop(self) -> int:
-        """The token behind its last one."""
-        return self.start + self.rows
-
-    @property
-    def completes(self) -> bool:
-        """Whether it reaches the last token, so that the next one can be chosen."""
-        return self.stop == self.branch.length
-
-
-@dataclass(frozen=True)
-class TileWork:
-    """A tile to encode."""
-
-    sequence: Sequence
-    tile: int
-
-    @property
-    def key(self) -> bytes:
-        """What identifies its pixels."""
-        return self.sequence.tiles.keys[self.tile]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """One step."""
-
-    tiles: tuple[TileWork, ...]
-    chunks: tuple[Chunk, ...]
-
-    @property
-    def rows(self) -> int:
-        """Of all chunks."""
-        return sum(chunk.rows for chunk in self.chunks)
-
-    @property
-    def sequences(self) -> list[Sequence]:
-        """Whom the step is for."""
-        work: tuple[TileWork | Chunk, ...] = (*self.tiles, *self.chunks)
-        return list(dict.fromkeys(one.sequence for one in work))
 
 
 @dataclass(frozen=True)
@@ -84,8 +35,8 @@ class Limits:
 class Scheduler:
     """Used by the engine's thread only."""
 
-    def __init__(self, pool: PagePool, features: FeatureCache, budget: StepBudget, limits: Limits) -> None:
-        self._pool = pool
+    def __init__(self, tables: PageTables, features: FeatureCache, budget: StepBudget, limits: Limits) -> None:
+        self.tables = tables
         self._features = features
         self._budget = budget
         self._limits = limits
@@ -122,37 +73,19 @@ class Scheduler:
         decodes = self._decodes()
         return Schedule(tuple(self._tiles(bool(decodes))), (*decodes, *self._prefills(bool(decodes))))
 
-    def publish(self, chunk: Chunk) -> None:
-        """The chunk's keys and values are in its pages: let others find those that are full."""
-        if chunk.sequence.slot != NO_SLOT:  # else it has lost its pages meanwhile
-            for page, digest in chunk.sequence.publishable(chunk.stop):
-                self._pool.publish(page, digest)
+    def fork(self, sequence: Sequence, continuations: list[Continuation]) -> list[tuple[int, int]]:
+        """Replace the branches by their continuations; returns the pages whose content has to be copied, from and to.
 
-    def fork(self, parent: Branch, token: int) -> tuple[Branch, tuple[int, int] | None]:
-        """A branch that goes on from `parent` with `token`, and the page whose content has to be copied, from and to.
-
-        Full pages are shared. Raises `OutOfPages`.
+        Where no page is free for them the sequence begins again.
         """
-        full = parent.computed // PAGE_TOKENS
-        pages, copied = parent.pages[:full], None
-        if parent.computed % PAGE_TOKENS:
-            (page,) = self._pool.allocate(1)
-            copied = parent.pages[full], page
-            self._pool.acquire(pages)
-            pages = [*pages, page]
-        else:
-            self._pool.acquire(pages)
-        return Branch([*parent.tokens, token], pages, parent.computed), copied
-
-    def release(self, branch: Branch) -> None:
-        """Let go of a branch's pages."""
-        self._pool.release(branch.pages)
-        branch.pages = []
+        try:
+            return self.tables.fork(sequence, continuations)
+        except OutOfPages:
+            self.preempt(sequence)
+            return []
 
     def _release(self, sequence: Sequence, *, forget: bool = False) -> None:
-        for branch in sequence.branches:
-            self._pool.release(branch.pages, forget=forget)
-            branch.pages = []
+        self.tables.release(sequence.branches, forget=forget)
         if sequence.slot != NO_SLOT:
             self._slots.append(sequence.slot)
             sequence.slot, sequence.opened = NO_SLOT, False
@@ -173,23 +106,17 @@ class Scheduler:
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self._limits.sequences:
             sequence = self.waiting[0]
-            branch = sequence.branch
-            if branch.unread:  # of a sequence preempted just now: its prompt is one token longer in a moment
+            if sequence.branch.unread:  # preempted just now: its prompt is one token longer in a moment
                 return
-            shared = self._pool.find(sequence.digests((len(branch.tokens) - 1) // PAGE_TOKENS))
-            needed = pages_for(len(branch.tokens) + 1) - len(shared)
-            if self._is_hopeless(sequence, len(shared) * PAGE_TOKENS):
+            prefix = self.tables.find_prefix(sequence)
+            if self._is_hopeless(sequence, len(prefix) * PAGE_TOKENS):
                 self._hopeless.append(self.waiting.pop(0))
                 continue
-            spare = len(self.running)  # one page for each answer that may grow meanwhile
-            if self.running and needed + self._pool.idle_among(shared) + spare > self._pool.available:
+            one_for_each = len(self.running)  # of the answers, which may grow meanwhile
+            if self.running and not self.tables.fits(sequence, prefix, spare=one_for_each):
                 return
-            self._pool.acquire(shared)
-            branch.pages = shared + self._pool.allocate(needed, after=shared[-1] if shared else None)
-            branch.computed = len(shared) * PAGE_TOKENS
+            self.tables.open(sequence, prefix)
             sequence.slot = self._slots.pop()
-            if not sequence.admitted:
-                sequence.admitted, sequence.cached_tokens = True, branch.computed
             insort(self.running, self.waiting.pop(0), key=lambda running: running.order)
 
     def _decodes(self) -> list[Chunk]:
@@ -202,16 +129,15 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence) -> bool:
         """Give each branch the page for its next row, if need be that of the last in order; False: it was the last."""
-        for branch in sequence.branches:
-            while len(branch.pages) < pages_for(branch.length):
-                try:
-                    branch.pages += self._pool.allocate(1, after=branch.pages[-1])
-                except OutOfPages:
-                    victim = self.running[-1]
-                    self.preempt(victim)
-                    if victim is sequence:
-                        return False
-        return True
+        while True:
+            try:
+                for branch in sequence.branches:
+                    self.tables.grow(branch, branch.length)
+                return True
+            except OutOfPages:
+                self.preempt(victim := self.running[-1])
+                if victim is sequence:
+                    return False
 
     def _tiles(self, decoding: bool) -> Iterator[TileWork]:
         """The next tiles of each sequence; equal tiles once, known ones not at all."""
@@ -278,24 +204,5 @@ class Scheduler:
 
     def _ready(self, sequence: Sequence) -> bool:
         """Whether its tiles are encoded; what a neighbour has computed meanwhile is taken over first."""
-        self._take_over(sequence)
+        self.tables.take_over(sequence)
         return not sequence.needed_tiles()
-
-    def _take_over(self, sequence: Sequence) -> None:
-        branch = sequence.branch
-        while branch.computed % PAGE_TOKENS == 0 and branch.missing > PAGE_TOKENS:
-            index = branch.computed // PAGE_TOKENS
-            found = self._pool.find(sequence.digests(index + 1)[index:])
-            if not found:
-                return
-            self._pool.acquire(found)
-            self._pool.release([branch.pages[index]])
-            branch.pages[index] = found[0]
-            branch.computed += PAGE_TOKENS
-            if not sequence.count:
-                sequence.cached_tokens += PAGE_TOKENS
-
-
-def pages_for(tokens: int) -> int:
-    """Pages that hold so many tokens."""
-    return -(-tokens // PAGE_TOKENS)

@@ -2,18 +2,22 @@
 
 import hashlib
 import random
-from bisect import bisect_right
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
-from workers.vision.engine.base import EngineRequest
+from shared.tokenization.tokenizer import Tokenizer
+from workers.vision.checkpoint.config import Config
+from workers.vision.engine.base import EngineRequest, StageName
 from workers.vision.engine.beam_search import BeamSearch
-from workers.vision.engine.detokenize import IncrementalDetokenizer
-from workers.vision.engine.handle import RequestHandle, StageName
+from workers.vision.engine.detokenize import IncrementalDetokenizer, detokenizer_of
+from workers.vision.engine.errors import ContextExceeded
+from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.sampler import Row
+from workers.vision.engine.tile_spans import TileSpans, tile_spans
 from workers.vision.model.packed_batch import PAGE_TOKENS
+from workers.vision.prompts import TEMPLATES
 
 NO_SLOT = -1
 STAGES: tuple[StageName, ...] = ("vision", "prefill", "decode")
@@ -43,7 +47,14 @@ class Sequence:
     """Where a request stands. Made by the caller's thread, then touched by the engine's only."""
 
     def __init__(
-        self, handle: RequestHandle, tiles: "TileSpans", text: IncrementalDetokenizer, limit: int, arrival: int
+        self,
+        handle: RequestHandle,
+        tiles: TileSpans,
+        text: IncrementalDetokenizer,
+        limit: int,
+        arrival: int,
+        *,
+        beams: BeamSearch | None = None,
     ) -> None:
         request = handle.request
         self.handle = handle
@@ -61,7 +72,7 @@ class Sequence:
         self.slot = NO_SLOT  #: in what the device keeps of running sequences
         self.opened = False  #: its page table is in its slot
         self.random = random.Random(request.sampling.seed)
-        self.beams: BeamSearch | None = None
+        self.beams = beams
         self._stage = 0
         self._published = 0
         self._digests: list[bytes] = []
@@ -93,6 +104,11 @@ class Sequence:
     def row(self, branch: Branch) -> Row:
         """What the choice of the branch's next token depends on."""
         return Row(self.request, self.answer(branch), self.random)
+
+    def say(self, token: int) -> None:
+        """Count a token and hand out the text that it makes final."""
+        self.count += 1
+        self.handle.delta(self.text.push(token), self.count)
 
     def enter(self, stage: StageName) -> None:
         """Report a stage once, however often the sequence comes by it."""
@@ -140,37 +156,15 @@ class Sequence:
         self.features.clear()
 
 
-@dataclass(frozen=True)
-class TileSpans:
-    """Where each tile's tokens stand in the prompt, and what the tile holds."""
-
-    starts: list[int]
-    tokens: int  #: of one tile
-    keys: list[bytes]  #: sha256 over the request's salt and the tile's pixels: features are shared as prefixes are
-
-    def after(self, position: int) -> range:
-        """The tiles with a token at `position` or later."""
-        return range(bisect_right(self.starts, position - self.tokens), len(self.starts))
-
-    def overlapping(self, start: int, stop: int) -> list[int]:
-        """The tiles with a token from `start` up to `stop`."""
-        return [tile for tile in self.after(start) if self.starts[tile] < stop]
-
-    def content(self, start: int, stop: int) -> bytes:
-        """What the pixels say about the positions from `start` up to `stop`."""
-        return b"".join(
-            self.keys[tile] + (start - self.starts[tile]).to_bytes(8, "little", signed=True)
-            for tile in self.overlapping(start, stop)
-        )
-
-
-def tile_spans(request: EngineRequest, tokens_per_tile: int) -> TileSpans:
-    """Find each tile's tokens, and hash its pixels (about 1 ms a tile)."""
-    starts = [span.offset + tile * tokens_per_tile for span in request.prompt.images for tile in range(span.tiles)]
-    salted = hashlib.sha256(request.cache_salt.encode())
-    keys = []
-    for tile in request.tiles:
-        digest = salted.copy()
-        digest.update(np.ascontiguousarray(tile).data)
-        keys.append(digest.digest())
-    return TileSpans(starts, tokens_per_tile, keys)
+def make_sequence(handle: RequestHandle, arrival: int, config: Config, tokenizer: Tokenizer, cache: int) -> Sequence:
+    """The sequence of a request beside a cache of so many tokens. Raises `ContextExceeded`."""
+    request, sampling, prompt = handle.request, handle.request.sampling, len(handle.request.prompt.ids)
+    capacity = min(config.context, cache // sampling.num_beams - 1)
+    if prompt >= capacity:
+        holder = "context of the model" if capacity == config.context else "key-value cache"
+        raise ContextExceeded(f"the prompt has {prompt} tokens and the {holder} holds {capacity}; send fewer tiles")
+    separator = TEMPLATES[config.template].stop
+    limit = min(capacity - prompt, sampling.max_new_tokens)
+    beams = BeamSearch(sampling, tokenizer.token_id(separator), limit) if sampling.num_beams > 1 else None
+    spans = tile_spans(request, config.tokens_per_tile)
+    return Sequence(handle, spans, detokenizer_of(request, tokenizer, separator), limit, arrival, beams=beams)

@@ -2,7 +2,7 @@
 
 import torch
 
-from workers.vision.engine.base import DeviceLost, OutOfMemory
+from workers.vision.engine.errors import DeviceLost, OutOfMemory
 
 CUDA_ERROR_MEMORY_ALLOCATION = 2  # cudaError_t; the one accelerator error after which the device goes on
 

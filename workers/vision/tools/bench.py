@@ -28,7 +28,8 @@ from workers.vision.bench.measure import Requests
 from workers.vision.bench.random_model import MINI, SMALL, Kind, shapes
 from workers.vision.bench.table import Load, Table, measure
 from workers.vision.checkpoint.fields import CheckpointError
-from workers.vision.engine.base import Engine, EngineError, OutOfMemory
+from workers.vision.engine.base import Engine
+from workers.vision.engine.errors import EngineError, OutOfMemory
 from workers.vision.engine.factory import find_checkpoint, make_engine
 from workers.vision.engine.torch_errors import translate
 from workers.vision.model.device import choose_device, choose_dtype

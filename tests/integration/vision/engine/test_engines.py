@@ -15,16 +15,8 @@ import pytest
 from shared.conversation import Message
 from shared.settings.roles import Settings
 from tests.random_checkpoint import write_random
-from workers.vision.engine.base import (
-    Cancelled,
-    ContextExceeded,
-    Delta,
-    Done,
-    EngineClosed,
-    EngineRequest,
-    Sampling,
-    Stage,
-)
+from workers.vision.engine.base import Delta, Done, EngineRequest, Sampling, Stage
+from workers.vision.engine.errors import Cancelled, ContextExceeded, EngineClosed
 from workers.vision.engine.factory import ServedModel, make_engine
 
 EngineName = Literal["resident", "transformers"]

@@ -14,7 +14,8 @@ from tests.random_checkpoint import write_random
 from tests.waiting import eventually
 from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from workers.vision.engine.assembly import resident_engine
-from workers.vision.engine.base import Cancelled, DeadlineExceeded, Delta, NonFiniteLogits
+from workers.vision.engine.base import Delta
+from workers.vision.engine.errors import Cancelled, DeadlineExceeded, NonFiniteLogits
 from workers.vision.engine.factory import ServedModel
 from workers.vision.engine.model_runner import Forward
 from workers.vision.engine.resident import ResidentEngine

@@ -17,7 +17,8 @@ from tests.random_checkpoint import write_random
 from tests.waiting import eventually
 from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from workers.vision.engine.assembly import resident_engine
-from workers.vision.engine.base import Delta, Done, EngineRequest, NonFiniteLogits, OutOfMemory, Sampling, Stage
+from workers.vision.engine.base import Delta, Done, EngineRequest, Sampling, Stage
+from workers.vision.engine.errors import NonFiniteLogits, OutOfMemory
 from workers.vision.engine.factory import ServedModel
 from workers.vision.engine.model_runner import Forward
 from workers.vision.engine.resident import ResidentEngine
@@ -182,7 +183,7 @@ def test_non_finite_logits_end_only_their_request(
 ) -> None:
     served = start()
     assert isinstance(served.engine, ResidentEngine)
-    forward = served.engine._core._runner.forward
+    forward = served.engine.parts.runner.forward
 
     def broken(chunks: Any) -> Forward:
         found = forward(chunks)
@@ -191,7 +192,7 @@ def test_non_finite_logits_end_only_their_request(
                 found.logits[row, 5] = torch.nan
         return found
 
-    monkeypatch.setattr(served.engine._core._runner, "forward", broken)
+    monkeypatch.setattr(served.engine.parts.runner, "forward", broken)
     healthy = served.engine.submit(asked(served, "healthy", image=1))
     with pytest.raises(NonFiniteLogits):
         list(served.engine.submit(asked(served, "broken", image=2)))
@@ -207,14 +208,14 @@ def test_too_little_memory_makes_steps_smaller_before_it_ends_a_request(
 ) -> None:
     served = start()
     assert isinstance(served.engine, ResidentEngine)
-    forward, largest = served.engine._core._runner.forward, 64
+    forward, largest = served.engine.parts.runner.forward, 64
 
     def small(chunks: Any) -> Forward:
         if sum(chunk.rows for chunk in chunks) > largest:
             raise torch.OutOfMemoryError("no memory")
         return forward(chunks)
 
-    monkeypatch.setattr(served.engine._core._runner, "forward", small)
+    monkeypatch.setattr(served.engine.parts.runner, "forward", small)
     expected = finished(start(), asked(served, tiles=2)).text
     assert finished(served, asked(served, tiles=2)).text == expected
     largest = 0
@@ -228,7 +229,7 @@ def test_a_step_that_fails_ends_its_requests_and_the_engine_goes_on(
     served = start()
     assert isinstance(served.engine, ResidentEngine)
     with monkeypatch.context() as patch:
-        patch.setattr(served.engine._core._runner, "forward", lambda _: 1 / 0)
+        patch.setattr(served.engine.parts.runner, "forward", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             finished(served, asked(served))
     assert finished(served, asked(served)).completion_tokens == 24
@@ -300,7 +301,7 @@ def test_a_watchdog_knows_what_the_part_in_progress_may_take(
 ) -> None:
     served = start()
     assert isinstance(served.engine, ResidentEngine)
-    engine, runner = served.engine, served.engine._core._runner
+    engine, runner = served.engine, served.engine.parts.runner
     seen: list[tuple[float | None, float]] = []
 
     def watched(compute: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -12,7 +12,7 @@ from tests.integration.vision.engine.test_engines import answer, asked
 from tests.random_checkpoint import write_random
 from tests.waiting import eventually
 from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from workers.vision.engine.base import Cancelled, NonFiniteLogits
+from workers.vision.engine.errors import Cancelled, NonFiniteLogits
 from workers.vision.engine.factory import ServedModel
 from workers.vision.engine.transformers import Loaded, TransformersEngine
 from workers.vision.model.hf_model import StockModel

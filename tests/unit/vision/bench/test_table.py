@@ -9,7 +9,9 @@ from workers.vision.bench.figure import Figure
 from workers.vision.bench.measure import Requests, Taken, serve
 from workers.vision.bench.random_model import SMALL, Kind, shapes
 from workers.vision.bench.table import Load, Table, measure
-from workers.vision.engine.base import Done, EngineRequest, EngineStats, Event, OutOfMemory
+from workers.vision.engine.base import Done, EngineRequest, Event
+from workers.vision.engine.errors import OutOfMemory
+from workers.vision.engine.stats import EngineStats
 from workers.vision.prompts import IMAGE_CONTEXT
 
 CONFIG, TOKENIZER = shapes(SMALL)

@@ -5,8 +5,8 @@ import time
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.unit.vision.worker_fixture import ScriptedEngine
-from workers.vision.engine.base import EngineStats
 from workers.vision.engine.collector import EngineCollector
+from workers.vision.engine.stats import EngineStats
 
 
 class MeasuredEngine(ScriptedEngine):

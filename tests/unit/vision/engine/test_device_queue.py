@@ -16,7 +16,8 @@ from tests.meta_model import META, meta_model
 from workers.vision.bench.random_model import SMALL, shapes
 from workers.vision.engine import model_runner
 from workers.vision.engine.base import Done, EngineRequest, Sampling
-from workers.vision.engine.core import EngineCore, Outcome, Parts
+from workers.vision.engine.core import EngineCore, Parts
+from workers.vision.engine.engine_thread import Outcome
 from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.scheduler import Limits
@@ -102,7 +103,7 @@ def test_no_step_of_tiles_prompts_or_answers_waits_for_the_device(
     outcomes: list[Outcome] = []
     parts = Parts(runner, CONFIG, TOKENIZER, PAGES, 1 << 20, Limits(SLOTS, 100), budget, pipelined=True)
     core = EngineCore(parts, lambda _, outcome: outcomes.append(outcome), lambda: None)
-    sequences = [core.sequence(RequestHandle(request), number) for number, request in enumerate(REQUESTS)]
+    sequences = [core.prepare(RequestHandle(request), number) for number, request in enumerate(REQUESTS)]
     with NoWaiting():  # type: ignore[no-untyped-call]
         for sequence in sequences:
             core.add(sequence)

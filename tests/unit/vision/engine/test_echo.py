@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from shared.conversation import Message
-from workers.vision.engine.base import Cancelled, Delta, Done, EngineRequest, Sampling, Stage
+from workers.vision.engine.base import Delta, Done, EngineRequest, Sampling, Stage
 from workers.vision.engine.echo import EchoEngine
+from workers.vision.engine.errors import Cancelled
 from workers.vision.prompts import plain
 
 

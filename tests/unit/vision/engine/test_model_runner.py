@@ -7,7 +7,7 @@ import torch
 
 from tests.unit.vision.engine.test_scheduler import sequence
 from workers.vision.engine.model_runner import ModelRunner
-from workers.vision.engine.scheduler import Chunk, TileWork
+from workers.vision.engine.schedule import Chunk, TileWork
 
 
 def runner(*, pads: bool) -> ModelRunner:

@@ -9,12 +9,16 @@ import numpy as np
 import torch
 
 from workers.vision.engine.base import EngineRequest, Sampling
+from workers.vision.engine.beam_search import Continuation
 from workers.vision.engine.feature_cache import FeatureCache
 from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.page_pool import PagePool
-from workers.vision.engine.scheduler import Limits, Schedule, Scheduler
-from workers.vision.engine.sequence import Sequence, tile_spans
+from workers.vision.engine.page_tables import PageTables
+from workers.vision.engine.schedule import Schedule
+from workers.vision.engine.scheduler import Limits, Scheduler
+from workers.vision.engine.sequence import Sequence
 from workers.vision.engine.step_budget import StepBudget
+from workers.vision.engine.tile_spans import tile_spans
 from workers.vision.prompts import ImageSpan, Prompt
 
 TILE_TOKENS = 32
@@ -33,7 +37,7 @@ def sequence(text: int = 40, tiles: int = 0, image: int = 0, first: int = 100, *
 
 def scheduler(pages: int = 100, rows: int = 64, tiles: int = 2, sequences: int = 8, held: int = 100) -> Scheduler:
     budget = StepBudget(rows, tiles, pause_s=1.0, longest_s=1.0, row_s=1e-9, tile_s=1e-9)
-    return Scheduler(PagePool(pages), FeatureCache(1 << 20), budget, Limits(sequences, held))
+    return Scheduler(PageTables(PagePool(pages)), FeatureCache(1 << 20), budget, Limits(sequences, held))
 
 
 def run(scheduler: Scheduler) -> Schedule:
@@ -44,7 +48,7 @@ def run(scheduler: Scheduler) -> Schedule:
         scheduler._features.put(work.key, FEATURES)
     for chunk in schedule.chunks:
         chunk.branch.computed = chunk.stop
-        scheduler.publish(chunk)
+        scheduler.tables.publish(chunk)
         if not chunk.branch.missing:
             chunk.branch.tokens.append(1)
             chunk.sequence.count += 1
@@ -131,7 +135,7 @@ def test_a_request_whose_deadline_is_out_of_reach_is_not_started() -> None:
     chosen, asked = measured(30, text=100)
     assert not run(chosen).sequences
     assert chosen.take_hopeless() == [asked]
-    assert (chosen.waiting, chosen.running, chosen.take_hopeless(), chosen._pool.used) == ([], [], [], 0)
+    assert (chosen.waiting, chosen.running, chosen.take_hopeless(), chosen.tables._pool.used) == ([], [], [], 0)
 
 
 def test_a_deadline_that_may_be_met_is_tried() -> None:
@@ -254,12 +258,24 @@ def test_a_forked_branch_shares_full_pages_and_copies_the_last() -> None:
     parent = sequence(text=40)
     chosen.add(parent)
     run(chosen)
-    branch, copied = chosen.fork(parent.branch, 5)
-    assert branch.pages[:2] == parent.branch.pages[:2]
-    assert copied == (parent.branch.pages[2], branch.pages[2])
-    assert branch.tokens[-1] == 5
-    chosen.release(branch)
-    assert chosen._pool.used == len(parent.branch.pages)
+    before = parent.branch.pages
+    copies = chosen.fork(parent, [Continuation(0, 5), Continuation(0, 6)])
+    first, second = parent.branches
+    assert first.pages[:2] == second.pages[:2] == before[:2]
+    assert copies == [(before[2], first.pages[2]), (before[2], second.pages[2])]
+    assert (first.tokens[-1], second.tokens[-1]) == (5, 6)
+    assert chosen.tables._pool.used == 2 + 2
+    chosen.remove(parent)
+    assert chosen.tables._pool.used == 0
+
+
+def test_a_sequence_without_pages_for_its_forks_begins_again() -> None:
+    chosen = scheduler(pages=3)
+    parent = sequence(text=40)
+    chosen.add(parent)
+    run(chosen)
+    assert chosen.fork(parent, [Continuation(0, 5)]) == []
+    assert (chosen.running, chosen.waiting, chosen.tables._pool.used) == ([], [parent], 0)
 
 
 def test_digests_tell_images_texts_and_salts_apart_and_chain() -> None:

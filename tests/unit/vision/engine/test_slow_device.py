@@ -12,12 +12,13 @@ import torch
 from tests.random_checkpoint import write_random
 from workers.vision.attempt import InFlightJobs
 from workers.vision.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from workers.vision.engine.base import DeadlineExceeded, Delta, Done, EngineRequest, Event, Sampling
+from workers.vision.engine.base import Delta, Done, EngineRequest, Event, Sampling
 from workers.vision.engine.core import Parts
+from workers.vision.engine.errors import DeadlineExceeded
 from workers.vision.engine.model_runner import Forward
 from workers.vision.engine.resident import ResidentEngine
-from workers.vision.engine.sampler import Row
-from workers.vision.engine.scheduler import Chunk, Limits, TileWork
+from workers.vision.engine.schedule import Chunk, TileWork
+from workers.vision.engine.scheduler import Limits
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.transfers import Mark, Readback
 from workers.vision.prompts import ImageSpan, Prompt
@@ -67,7 +68,7 @@ class SimulatedRunner:
         self.seen += [chunk.sequence.request.id for chunk in chunks]
         return Forward([chunk for chunk in chunks if chunk.completes], torch.zeros(0))
 
-    def choose(self, forward: Forward, places: list[int], rows: list[Row]) -> Readback:
+    def choose(self, forward: Forward, places: list[int]) -> Readback:
         return Readback(torch.full((len(places),), TOKEN))
 
     def mark(self) -> Mark:
@@ -88,7 +89,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    engine = ("engine.core", "engine.resident", "engine.scheduler", "engine.handle")
+    engine = ("engine.core", "engine.step_timer", "engine.engine_thread", "engine.scheduler", "engine.handle")
     for module in (*engine, "model.transfers", "watchdog"):
         monkeypatch.setattr(f"workers.vision.{module}.time", clock)
     return clock
@@ -148,7 +149,7 @@ def test_a_layer_that_hangs_is_found(engine: ResidentEngine, runner: SimulatedRu
 
 def test_after_one_step_the_steps_follow_the_measured_speed(engine: ResidentEngine, checkpoint: Checkpoint) -> None:
     list(engine.submit(asked(checkpoint, tiles=1)))
-    budget = engine._core._budget
+    budget = engine.parts.budget
     assert budget.tile_s == pytest.approx(SLOWER * TILE_S)
     assert budget.tiles(decoding=True) == 1
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from workers.vision.engine.base import DeviceLost, OutOfMemory
+from workers.vision.engine.errors import DeviceLost, OutOfMemory
 from workers.vision.engine.torch_errors import translate
 
 
