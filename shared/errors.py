@@ -243,12 +243,6 @@ class ImageUrlRefused(RequestError):
     status, code, title = 422, "image_url_refused", "Image URL refused"
 
 
-class UploadsDisabled(RequestError):
-    """This service has no address for direct uploads (TILEQ_S3_PUBLIC_URL): send the file to POST /v1/files."""
-
-    status, code, title = 422, "uploads_disabled", "Direct uploads are off"
-
-
 class IdempotencyMismatch(RequestError):
     """This Idempotency-Key was used for another request; use a new key."""
 

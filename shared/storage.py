@@ -123,6 +123,9 @@ class ObjectStorage(Protocol):
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys that begin with `prefix`, in order."""
 
+    def sizes(self, prefix: str) -> Iterator[int]:
+        """Yield the bytes of each object whose key begins with `prefix`, in the order of `keys`."""
+
     def delete(self, prefix: str) -> int:
         """Delete everything under `prefix`; return how many objects went."""
 
@@ -230,20 +233,28 @@ class S3Storage:
         )
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """See `ObjectStorage.keys`. Listed in pages, so that a failed request is repeated from the last key."""
+        """See `ObjectStorage.keys`."""
+        return (key for key, _ in self._listed(prefix))
+
+    def sizes(self, prefix: str) -> Iterator[int]:
+        """See `ObjectStorage.sizes`."""
+        return (size for _, size in self._listed(prefix))
+
+    def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield (key, bytes), listed in pages, so that a failed request is repeated from the last key."""
         last: str | None = None
         while True:
             page = self._try(f"LIST {prefix}", partial(self._page, prefix, last))
             yield from page
             if len(page) < PAGE_KEYS:
                 return
-            last = page[-1]
+            last, _ = page[-1]
 
-    def _page(self, prefix: str, after: str | None) -> list[str]:
+    def _page(self, prefix: str, after: str | None) -> list[tuple[str, int]]:
         start = None if after is None else self._prefix + after
         entries = self.client.list_objects(self.bucket, self._prefix + prefix, recursive=True, start_after=start)
-        names = [entry.object_name for entry in islice(entries, PAGE_KEYS) if entry.object_name]
-        return [name.removeprefix(self._prefix) for name in names]
+        named = [(entry.object_name, entry.size or 0) for entry in islice(entries, PAGE_KEYS) if entry.object_name]
+        return [(name.removeprefix(self._prefix), size) for name, size in named]
 
     def delete(self, prefix: str) -> int:
         """See `ObjectStorage.delete`."""
@@ -339,6 +350,10 @@ class MemoryStorage:
     def keys(self, prefix: str) -> Iterator[str]:
         """See `ObjectStorage.keys`."""
         yield from sorted(key for key in list(self._objects) if key.startswith(prefix))
+
+    def sizes(self, prefix: str) -> Iterator[int]:
+        """See `ObjectStorage.sizes`."""
+        return (len(self._objects[key]) for key in self.keys(prefix))
 
     def delete(self, prefix: str) -> int:
         """See `ObjectStorage.delete`."""

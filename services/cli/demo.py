@@ -93,13 +93,13 @@ def run() -> None:
     with tempfile.TemporaryDirectory(prefix="tileq-demo-") as name:
         try:
             _run(Path(name), found, Console())
-        except SupervisorError as error:
+        except (SupervisorError, OSError) as error:
             raise CommandError(str(error)) from None
     print(f"\nEverything is stopped, nothing is left behind. {time.monotonic() - began:.0f} s in all.", flush=True)
 
 
 def _run(folder: Path, found: Settings, console: "Console") -> None:
-    console.title("Starting Valkey, SeaweedFS, intake, reconciler, webhooks and a vision worker")
+    console.title("Starting Valkey, SeaweedFS, intake, batches, reconciler, webhooks and a vision worker")
     (port,) = free_ports(1)
     secret = folder / "webhook-secret"
     own = DEMO_SETTINGS | {"TILEQ_WEBHOOK_SECRET_FILE": str(secret)}

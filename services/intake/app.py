@@ -29,9 +29,9 @@ from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
 from services.intake.routes import batches, images, jobs, system, webhooks
 from services.intake.submission.commit import Commit
-from services.intake.submission.direct_uploads import DirectUploads
 from services.intake.submission.file_batches import FileBatches
 from services.intake.submission.file_store import FileStore
+from services.intake.submission.pending_uploads import PendingUploads
 from services.intake.submission.prepare import Preparation
 from services.intake.submission.prompt_length import PromptLengthCheck
 from services.intake.submission.service import Submissions
@@ -113,7 +113,7 @@ def build_context(
         publisher=hints,
         readiness=readiness,
         files=files_,
-        uploads=DirectUploads(store, storage, files_, settings),
+        uploads=PendingUploads(store, storage, files_, settings),
         background=background,
     )
 

@@ -22,9 +22,9 @@ from services.intake.principal import Principal
 from services.intake.queries import JobQueries
 from services.intake.rate_limits import RateLimiter
 from services.intake.submission.commit import Commit
-from services.intake.submission.direct_uploads import DirectUploads
 from services.intake.submission.file_batches import FileBatches
 from services.intake.submission.file_store import FileStore
+from services.intake.submission.pending_uploads import PendingUploads
 from services.intake.submission.prepare import Preparation
 from services.intake.submission.service import Submissions
 from shared.errors import InvalidField
@@ -60,7 +60,7 @@ class AppContext:
     publisher: HintPublisher
     readiness: Readiness
     files: FileStore
-    uploads: DirectUploads
+    uploads: PendingUploads
     background: TaskSet
 
 

@@ -117,6 +117,7 @@ EXTRA_SCHEMAS: tuple[type[BaseModel], ...] = (
     openai_schema.FileForm,
     upload_schema.CreateUpload,
     upload_schema.CompleteUpload,
+    upload_schema.PartForm,
     endpoint_schema.CreateEndpoint,
     endpoint_schema.UpdateEndpoint,
     endpoint_schema.RotateEndpoint,

@@ -1,6 +1,7 @@
 """OpenAI's own SDKs, Python's and Node's, against the whole service."""
 
 import base64
+import hashlib
 import json
 import re
 import shutil
@@ -49,6 +50,16 @@ def test_a_background_response_is_polled_to_its_answer(sdk: OpenAI) -> None:
     id = sdk.responses.create(model="tileq-demo", input=ASKED, background=True).id
     eventually(lambda: sdk.responses.retrieve(id).status == "completed", within=30)
     assert sdk.responses.retrieve(id).output_text == sdk.responses.create(model="tileq-demo", input=ASKED).output_text
+
+
+def test_a_large_file_is_uploaded_in_parts(sdk: OpenAI) -> None:
+    data = bytes(range(256)) * (13 << 12)  # 13 MiB
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    sent: Any = {"filename": "a.bin", "bytes": len(data), "mime_type": "text/plain", "purpose": "user_data"}
+    done = sdk.uploads.upload_file_chunked(file=data, part_size=6 << 20, md5=md5, **sent)
+    assert done.file is not None
+    assert sdk.files.content(done.file.id).read() == data
+    sdk.files.delete(done.file.id)
 
 
 def test_a_stream_that_was_cut_is_resumed_without_a_character_twice(sdk: OpenAI) -> None:

@@ -40,6 +40,8 @@ class StorageOutages:
         self._hold_s = hold_s
         self._retry_interval_s = retry_interval_s
         self._down = threading.Event()
+        self._probing = threading.Lock()
+        self._probe_at = 0.0  # by the monotonic clock: not before
 
     def outlast(self, attempt: Attempt, call: Callable[[], T]) -> T:
         """Return what `call` returns, repeated while it raises `StorageDown`.
@@ -64,15 +66,24 @@ class StorageOutages:
         """
         give_up = time.monotonic() + self._hold_s
         while self._down.is_set():
-            try:
-                self.objects.put(PROBE_KEY, b"probe", "text/plain")
-            except StorageDown as error:
-                log.warning("the object storage is down, no job is claimed", error=error.detail)
-                if stopping.wait(self._retry_interval_s) or time.monotonic() > give_up:
-                    return False
-            else:
-                self._down.clear()
+            self._probe()
+            if self._down.is_set() and (stopping.wait(self._retry_interval_s) or time.monotonic() > give_up):
+                return False
         return True
+
+    def _probe(self) -> None:
+        """Store a small object, unless a thread of this worker does so just now or did within the interval."""
+        if not self._probing.acquire(blocking=False):
+            return
+        try:
+            if time.monotonic() >= self._probe_at:
+                self.objects.put(PROBE_KEY, b"probe", "text/plain")
+                self._down.clear()
+        except StorageDown as error:
+            self._probe_at = time.monotonic() + self._retry_interval_s
+            log.warning("the object storage is down, no job is claimed", error=error.detail)
+        finally:
+            self._probing.release()
 
     def _pause(self, attempt: Attempt, give_up: float) -> None:
         again = time.monotonic() + self._retry_interval_s

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -55,6 +55,24 @@ UNDECRYPTABLE = Counter(
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class _WebhookRequest:
+    """What is sent for a message."""
+
+    delivery: Delivery  #: with the receiver's headers, decrypted
+    message: WebhookMessage
+    headers: dict[str, str]
+    keyless: bool  #: whether it may go to loopback
+
+
+class _EndpointMoved(Exception):
+    """The endpoint of a message has another URL than the message."""
+
+    def __init__(self, endpoint: WebhookEndpoint) -> None:
+        super().__init__(endpoint.url)
+        self.endpoint = endpoint
+
+
 class WebhookDispatcher:
     """Delivers due webhooks. Safe to share between threads; once `stopping` is true it claims no more."""
 
@@ -95,49 +113,61 @@ class WebhookDispatcher:
                 return claims
         return MAX_PER_HINT
 
-    def _deliver(self, delivery: Delivery, claimed: float) -> None:  # noqa: PLR0911  # ways not to send it
+    def _deliver(self, delivery: Delivery, claimed: float) -> None:
         at = time.time()
+        request = self._built(delivery, at, claimed)
+        if request is None:
+            return
+        if request.message.superseded and _is_late(delivery):
+            self._fail(request.delivery, "not sent: the job has ended since", at, claimed)
+        elif time.monotonic() - claimed > BUILD_TIMEOUT_S:
+            self._release(delivery, f"building it took more than {BUILD_TIMEOUT_S:g} s", 0)
+        else:
+            response = self._post(request)
+            self._record(request.delivery, response, self._decide(delivery, response), at, claimed)
+
+    def _built(self, delivery: Delivery, at: float, claimed: float) -> "_WebhookRequest | None":
+        """Return what is to be sent, or None where the message was released or its attempt recorded without it."""
         try:
-            subject, found, keyless = self._read(delivery)
-            if isinstance(found, WebhookEndpoint):
-                if found.url != delivery.url:
-                    self._redirect(delivery, found)
-                    return
-                delivery = replace(delivery, headers=found.headers)
-                secrets = [self._keyring.decrypt(one, "webhook-secret", delivery.tenant) for one in found.secrets]
-            else:
-                secrets = found
-            headers = self._keyring.decrypt_headers(delivery.headers, delivery.tenant)
-            delivery = replace(delivery, headers=headers)
-            message = build_message(delivery, subject, self.objects, self.settings)
-            headers = self._headers(delivery, message, secrets, at)
+            return self._build(delivery, at)
+        except _EndpointMoved as moved:
+            self._redirect(delivery, moved.endpoint)
         except (NotFound, ObjectMissing) as undeliverable:
             log.warning("webhook not sent", error=undeliverable.detail)
-            response = DeliveryResponse(error=undeliverable.detail)
-            self._record(delivery, response, Decision("failed", healthy=True), at, claimed)
-            return
+            self._fail(delivery, undeliverable.detail, at, claimed)
         except (StorageDown, QueueUnavailable) as error:
             self._release(delivery, error.detail, RELEASE_DELAY_S)
-            return
         except DecryptionFailed as error:  # an operator's mistake, so it costs the message no attempt
             UNDECRYPTABLE.inc()
             self._release(delivery, error.detail, DECRYPTION_RETRY_DELAY_S, code="secrets_key_missing")
-            return
         except Exception:  # an unreadable record must use up its schedule instead of being retried for ever
             log.exception("webhook message could not be built")
             decision = replace(self._decide(delivery, DeliveryResponse()), healthy=True)
             self._record(delivery, DeliveryResponse(error="tileq could not build the message"), decision, at, claimed)
-            return
-        if message.superseded and _is_late(delivery):
-            response = DeliveryResponse(error="not sent: the job has ended since")
-            self._record(delivery, response, Decision("failed", healthy=True), at, claimed)
-            return
-        if time.monotonic() - claimed > BUILD_TIMEOUT_S:
-            self._release(delivery, f"building it took more than {BUILD_TIMEOUT_S:g} s", 0)
-            return
+        return None
+
+    def _build(self, delivery: Delivery, at: float) -> "_WebhookRequest":
+        subject, found, keyless = self._read(delivery)
+        if isinstance(found, WebhookEndpoint):
+            if found.url != delivery.url:
+                raise _EndpointMoved(found)
+            secrets = [self._keyring.decrypt(one, "webhook-secret", delivery.tenant) for one in found.secrets]
+            delivery = replace(delivery, headers=found.headers)
+        else:
+            secrets = found
+        delivery = replace(delivery, headers=self._keyring.decrypt_headers(delivery.headers, delivery.tenant))
+        message = build_message(delivery, subject, self.objects, self.settings)
+        return _WebhookRequest(delivery, message, self._headers(delivery, message, secrets, at), keyless)
+
+    def _post(self, request: "_WebhookRequest") -> DeliveryResponse:
         with IN_FLIGHT.track_inprogress():
-            response = self.client.post(delivery.url, message.body.encode(), headers, keyless=keyless)
-        self._record(delivery, response, self._decide(delivery, response), at, claimed)
+            return self.client.post(
+                request.delivery.url, request.message.body.encode(), request.headers, keyless=request.keyless
+            )
+
+    def _fail(self, delivery: Delivery, reason: str, at: float, claimed: float) -> None:
+        """Record that a message is never sent, which tells nothing of its receiver."""
+        self._record(delivery, DeliveryResponse(error=reason), Decision("failed", healthy=True), at, claimed)
 
     def _decide(self, delivery: Delivery, response: DeliveryResponse) -> Decision:
         return decide(

@@ -5,6 +5,7 @@ holds the block by listening on its first port; the system lets go of it when th
 """
 
 import atexit
+import errno
 import random
 import socket
 from collections import deque
@@ -39,11 +40,18 @@ def free_ports(count: int, *, with_grpc: bool = False, host: str = _LOOPBACK) ->
 
 def is_free(port: int, host: str = _LOOPBACK) -> bool:
     """Tell whether `port` can be bound."""
+    return not bind_problem(port, host)
+
+
+def bind_problem(port: int, host: str) -> str:
+    """Return why `port` (0: any) of `host` can't be bound, or ""."""
     try:
         with _listening(host, port):
-            return True
-    except OSError:
-        return False
+            return ""
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return f"port {port} is in use"
+        return f"can't listen on port {port} of {host}: {error.strerror}"
 
 
 @cache

@@ -12,6 +12,7 @@ from typing import IO
 
 from services.cli.local import pdeathsig
 from services.cli.local.forked import ForkedProcess, can_fork
+from services.cli.local.log_lines import readable
 
 #: Environment variable of every supervised process and its children: the folder of its supervisor.
 MARK = "TILEQ_SUPERVISED_IN"
@@ -26,6 +27,9 @@ class Program:
     argv: Sequence[str]
     env: Mapping[str, str | None] = field(default_factory=dict)  #: over the supervisor's own environment; None removes
     probe: Callable[[], str] = lambda: ""  #: returns "" once it is ready, otherwise what is missing
+    stuck: Callable[[], str] = lambda: (
+        ""
+    )  #: asked now and then once it was ready: returns why only a restart helps, or ""
     module: str = ""  #: our own; where the supervisor can fork, its fork runs this in place of `argv`
     metrics_port: int = 0  #: of /metrics, /livez and /readyz; 0: none
     awaited: bool = True  #: its stage waits until it is ready; otherwise it may start later, or fail
@@ -45,9 +49,10 @@ class Process:
         self._folder = folder
         self._popen: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._group_ended = False
+        self._log_start = 0  # bytes of its log that were there before this start
 
     def start(self) -> None:
-        """Start it without waiting until it is ready."""
+        """Start it without waiting until it is ready. Raises `OSError`; nothing of it runs then."""
         self.program.prepare()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > _MAX_LOG_BYTES:
@@ -57,11 +62,14 @@ class Process:
         if self.program.metrics_port:
             environment["TILEQ_METRICS_PORT"] = str(self.program.metrics_port)
         with self.log.open("ab") as log:
+            self._log_start = log.tell()
             self._popen = self._forked(environment, log) or self._executed(environment, log)
         self._group_ended = False
-        self._write_run_file("pid", str(self._popen.pid))
-        if self.program.metrics_port:
-            self._write_run_file("metrics", str(self.program.metrics_port))
+        try:
+            self._write_run_files(self._popen.pid)
+        except OSError:
+            self._kill()
+            raise
 
     def _forked(self, environment: Mapping[str, str], log: IO[bytes]) -> ForkedProcess | None:
         if self.program.module and can_fork():
@@ -97,22 +105,30 @@ class Process:
 
     def finish(self) -> None:
         """Kill it and its children if they still run."""
+        self._kill()
+        self.program.clean()
+
+    def log_tail(self, lines: int = 12) -> str:
+        """Return the last `lines` lines that it logged since its start; of structured ones only warnings and errors."""
+        text = self.log.read_bytes()[self._log_start :][-16_384:].decode(errors="replace") if self.log.exists() else ""
+        return "\n".join([line for line in map(readable, text.splitlines()) if line][-lines:])
+
+    def _kill(self) -> None:
         if self._popen:
             self._popen.kill()
             self._popen.wait()
             self._end_group()
-        self.program.clean()
-
-    def log_tail(self, lines: int = 12) -> str:
-        """Return the last `lines` lines of its log."""
-        text = self.log.read_bytes()[-16_384:].decode(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
 
     def _end_group(self) -> None:
         if self._popen and not self._group_ended:  # once: the pid may be reused later
             self._group_ended = True
             with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
                 os.killpg(self._popen.pid, signal.SIGKILL)
+
+    def _write_run_files(self, pid: int) -> None:
+        self._write_run_file("pid", str(pid))
+        if self.program.metrics_port:
+            self._write_run_file("metrics", str(self.program.metrics_port))
 
     def _write_run_file(self, kind: str, text: str) -> None:
         path = self._folder / "run" / f"{self.name}.{kind}"

@@ -5,6 +5,7 @@ import time
 from services.cli.local.process import Process
 
 _PROBE_INTERVAL_S = 0.5  # of a process that its stage does not wait for
+_STUCK_INTERVAL_S = 10.0  # between two looks at whether only a restart helps
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 30.0
 _BACKOFF_RESET_S = 60.0  # a process that ran this long has its backoff reset
 
@@ -24,11 +25,13 @@ class RestartingProcess:
         self._was_ready = False
         self._missing = ""
         self._probe_at = 0.0
+        self._stuck_at = 0.0
 
     def start(self) -> None:
         """Start the process."""
         self._started = time.monotonic()
         self._restart_at = None
+        self._stuck_at = self._started + _STUCK_INTERVAL_S
         self.process.start()
 
     def ready(self) -> bool:
@@ -54,23 +57,35 @@ class RestartingProcess:
         if not self._started or not (self._was_ready or not self.process.program.awaited):
             return ""
         if self._restart_at is not None:
-            if time.monotonic() >= self._restart_at:
-                self.start()
-            return ""
+            return self._restart() if time.monotonic() >= self._restart_at else ""
         code = self.process.exit_code()
         if code is not None:
-            return self._back_off(code)
+            return self._with_log(self._back_off(_ended(code)))
         if not self._was_ready and time.monotonic() >= self._probe_at:
             self._probe_at = time.monotonic() + _PROBE_INTERVAL_S
             return f"{self.process.name} up in {time.monotonic() - self._started:.1f} s" if self._probe() else ""
+        return self._end_stuck() if self._was_ready and time.monotonic() >= self._stuck_at else ""
+
+    def _end_stuck(self) -> str:
+        self._stuck_at = time.monotonic() + _STUCK_INTERVAL_S
+        if reason := self.process.program.stuck():
+            self.process.terminate()
+            return f"{self.process.name} is stopped, to be started again: {reason}"
         return ""
 
-    def _back_off(self, code: int) -> str:
+    def _restart(self) -> str:
+        try:
+            self.start()
+        except OSError as error:  # a full disk, for example: the others go on, and it is tried again
+            return self._back_off(f"can't start: {error}")
+        return ""
+
+    def _back_off(self, reason: str) -> str:
         self._failures = 0 if time.monotonic() - self._started > _BACKOFF_RESET_S else self._failures
         delay = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**self._failures)
         self._failures += 1
         self._restart_at = time.monotonic() + delay
-        return self._with_log(f"{self.process.name} {_ended(code)}; restarts in {delay:g} s")
+        return f"{self.process.name} {reason}; restarts in {delay:g} s"
 
     def _with_log(self, message: str) -> str:
         tail = self.process.log_tail(6).replace("\n", "\n    ")

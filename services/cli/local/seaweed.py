@@ -15,6 +15,8 @@ from minio.error import MinioException, S3Error
 from services.cli.local.ports import GRPC_OFFSET, free_ports
 from services.cli.local.process import Program
 
+_ROOM_BYTES = 64 << 20  # of a disk that is full no longer
+
 
 @dataclass(frozen=True)
 class S3:
@@ -74,6 +76,7 @@ def seaweed(folder: Path, bucket: str = "tileq") -> tuple[Program, S3]:
         argv,
         environment,
         takes_objects(server),
+        stuck=lambda: refuses_for_good(server, folder),
         stop_within=6,  # usually 1 to 2; what it acknowledged survives a kill
         prepare=lambda: _remove_master_state(folder),
         clean=lambda: _remove_sockets(ports),
@@ -102,6 +105,22 @@ def takes_objects(server: S3) -> Callable[[], str]:
         return ""
 
     return probe
+
+
+def refuses_for_good(server: S3, folder: Path) -> str:
+    """Return the error of a server that refuses every object although its disk has room, otherwise "".
+
+    The filer's LevelDB repeats the error of a write that found the disk full until it is opened again.
+    """
+    if shutil.disk_usage(folder).free < _ROOM_BYTES:
+        return ""
+    try:
+        server.client(timeout=2).put_object(server.bucket, ".ready", io.BytesIO(b"ready"), 5)
+    except S3Error as error:
+        return f"the disk has room, and it answers {error.code}" if error.code == "InternalError" else ""
+    except (MinioException, urllib3.exceptions.HTTPError):
+        return ""
+    return ""
 
 
 def _remove_master_state(folder: Path) -> None:

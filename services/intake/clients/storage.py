@@ -24,7 +24,7 @@ from shared.request_archive import (
 )
 from shared.requests import Request, StoredImage
 from shared.results import StoredResult
-from shared.storage import ObjectStorage, archive_key, delete_job_objects
+from shared.storage import ObjectStorage, ObjectWriter, archive_key, delete_job_objects
 
 T = TypeVar("T")
 
@@ -104,6 +104,14 @@ class Storage:
     def file_writer(self, tenant: str, id: str = "") -> FileWriter:
         """Return what writes a new file; its methods block, and are called by `run`."""
         return FileWriter(self._objects, tenant=tenant, id=id)
+
+    def writer(self, key: str) -> ObjectWriter:
+        """Return what writes an object; its methods block, and are called by `run`."""
+        return self._objects.writer(key, "application/octet-stream")
+
+    async def sizes(self, prefix: str) -> list[int]:
+        """Return the bytes of each object under `prefix`."""
+        return await self.run(lambda: list(self._objects.sizes(prefix)), 0)
 
     async def presigned_put(self, key: str, expires_s: int) -> str:
         """Return a URL to which a client may PUT an object."""

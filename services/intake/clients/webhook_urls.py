@@ -21,10 +21,17 @@ class WebhookUrlPolicy:
         self._settings = settings
         self._accepted: TtlCache[tuple[str, bool], str] = TtlCache(CACHE_TTL_S)
 
-    async def host(self, url: str) -> str:
-        """Return the host and port that deliveries to `url` are counted by. Raises `WebhookRefused`."""
+    async def host(self, url: str, field: str = "url") -> str:
+        """Return the host and port that deliveries to `url` are counted by.
+
+        Raises `WebhookRefused`, which names `field`, the place of the URL in the request.
+        """
         keyless = await self._has_no_keys()
-        return await self._accepted.load((url, keyless), lambda: self._check(url, keyless))
+        try:
+            return await self._accepted.load((url, keyless), lambda: self._check(url, keyless))
+        except WebhookRefused as refused:
+            refused.field = field
+            raise
 
     async def _check(self, url: str, keyless: bool) -> str:
         policy = webhook_policy(self._settings, keyless)

@@ -1,4 +1,4 @@
-"""The form of `POST /v1/files`: `file`, `purpose` and `expires_after[…]`, as OpenAI's SDKs write them."""
+"""The forms of `POST /v1/files` and of the parts of `/v1/uploads`, as OpenAI's SDKs write them."""
 
 from typing import cast
 
@@ -47,6 +47,32 @@ def read_fields(form: Form, settings: IntakeSettings) -> FileFields:
     if len(filename) > MAX_FILENAME_CHARS:
         raise InvalidField(f"the name of the file is longer than {MAX_FILENAME_CHARS} characters", field="file")
     return FileFields(purpose, filename, _expires_after(form))
+
+
+def part_limits(max_bytes: int) -> MultipartLimits:
+    """Return what the body of a part of an upload may hold."""
+    return MultipartLimits(
+        lambda name: name == "data",
+        1,
+        too_many_files=lambda: Malformed("send one `data` in each request", field="data"),
+        check_field=_refuse_beside_data,
+        max_body_bytes=max_bytes + MAX_FORM_BYTES,
+        max_file_bytes=max_bytes,
+        file_too_large=lambda _, limit: BodyTooLarge(f"a part has at most {limit} bytes", field="data"),
+    )
+
+
+def read_part(form: Form) -> None:
+    """Check the form of a part that has arrived. Raises `InvalidField`."""
+    for name in form.fields:
+        _refuse_beside_data(name)
+    if not form.files or form.files[0].size == 0:
+        raise InvalidField("the form has no part `data` with bytes", field="data")
+
+
+def _refuse_beside_data(name: str) -> None:
+    if name != CHARSET_FIELD:
+        raise InvalidField(f"unknown form field {name[:80]!r}: the form holds `data` alone", field=name[:80])
 
 
 def _check_field(name: str) -> None:

@@ -54,7 +54,19 @@ class UploadBody(Body):
     purpose: Purpose
     status: Literal["pending", "completed", "cancelled"]
     file: FileBody | None
-    put_url: Annotated[str | None, Field(description="where to PUT the bytes, while the upload is pending")]
+    put_url: Annotated[
+        str | None,
+        Field(description="where to PUT the whole file in place of parts, while the upload is pending; null: nowhere"),
+    ]
+
+
+class UploadPart(Body):
+    """A part of an upload."""
+
+    id: str
+    object: Literal["upload.part"] = "upload.part"
+    created_at: int
+    upload_id: str
 
 
 def file_body(file: File) -> FileBody:

@@ -15,9 +15,9 @@ from services.intake.openapi import PREFERENCES, Responses, request_body
 from services.intake.principal import Principal
 from services.intake.rendering import json_response
 from services.intake.submission.body import read_form
-from services.intake.submission.file_store import MAX_HELD_BYTES, FileUpload
+from services.intake.submission.file_store import FileUpload
 from services.intake.submission.headers import read_headers
-from services.intake.submission.json_body import body_memory
+from services.intake.submission.streamed_file import memory_reserved
 from shared.errors import (
     BodyTooLarge,
     IdempotencyInProgress,
@@ -67,14 +67,13 @@ _CONTENT: Responses = {
 async def create(request: Request, context: Context, caller: Uploader) -> Response:
     """Upload a file; it is stored while it arrives."""
     headers = read_headers(request)
-    held = body_memory().reserve()
-    held.add(MAX_HELD_BYTES, max(context.settings.max_json_memory, context.settings.max_body_bytes))
-    upload = context.files.begin(caller.tenant)
-    try:
-        file = await _store(request, context, caller, upload, headers.idempotency_key)
-    except BaseException:
-        context.files.discard(upload)
-        raise
+    with memory_reserved(context.settings):
+        upload = context.files.begin(caller.tenant)
+        try:
+            file = await _store(request, context, caller, upload, headers.idempotency_key)
+        except BaseException:
+            context.files.discard(upload)
+            raise
     return json_response(file_body(file))
 
 

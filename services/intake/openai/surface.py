@@ -1,7 +1,8 @@
 """OpenAI's error envelope, `{"error": {"message", "type", "param", "code"}}`, with tileq's codes.
 
-A value that is refused is 400, as OpenAI has it, where the native surface says 422. An error that a repetition can't
-mend carries `x-should-retry: false`, which OpenAI's SDKs obey, so that none of their retries becomes a second job.
+A value that is refused is 400, as OpenAI has it, where the native surface says 422, and 415 for an image of another
+format. An error that a repetition can't mend carries `x-should-retry: false`, which OpenAI's SDKs obey, so that none of
+their retries becomes a second job.
 """
 
 import json
@@ -14,7 +15,7 @@ from fastapi import APIRouter
 from services.intake.native import NATIVE, PROBLEM_JSON, problem
 from services.intake.rendering import to_json
 from services.intake.surface import Surface, route_class
-from shared.errors import RequestError
+from shared.errors import RequestError, UnsupportedImageType
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _REFUSED_VALUE = 422
@@ -24,7 +25,8 @@ _SDK_RETRIES = (408, 409)
 
 def error_status(error: RequestError) -> int:
     """Return the HTTP status of `error`."""
-    return 400 if error.status == _REFUSED_VALUE else error.status
+    refused = error.status == _REFUSED_VALUE or isinstance(error, UnsupportedImageType)
+    return 400 if refused else error.status
 
 
 def envelope(error: RequestError) -> dict[str, object]:

@@ -118,7 +118,10 @@ async def list_jobs(
     | errors(NotFound, StorageUnavailable),
 )
 async def results(context: Context, caller: Reader, id: Id) -> Response:
-    """The ended jobs, one a line, in the order they were given, each with its output."""
+    """The ended jobs, one a line, in the order they were given, each with its output; empty while none has ended.
+
+    Lines of a file that became no job are in the batch's error file alone.
+    """
     await context.queries.get_batch(caller.tenant, id)
     first = await _lines(context.queries, caller.tenant, id, 0)  # what fails here still gets an error status
     lines = _all_lines(context.queries, caller.tenant, id, first)

@@ -207,7 +207,7 @@ class BatchJob(JobRequest):
 class BatchJobJson(BatchJob):
     """One question of a batch, images included."""
 
-    images: list[DataUri | PartRef | UrlRef] = []
+    images: list[DataUri | FileRef | PartRef | UrlRef] = []
     generation: GenerationJson = GenerationJson()
 
 

@@ -2,10 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, WrapValidator
+from pydantic import BaseModel, Field, WrapValidator
 
 from services.intake.schemas.requests import NullableModel, StrictModel
 from services.intake.schemas.validation import worded
+
+MAX_PARTS = 10_000  #: of one upload
 
 
 def _hex(digits: int) -> WrapValidator:
@@ -20,11 +22,11 @@ class ExpiresAfter(StrictModel):
 
 
 class CreateUpload(NullableModel):
-    """A file that is to be put to the object storage."""
+    """A file that is to be sent in parts, or put to the object storage."""
 
     filename: Annotated[str, Field(min_length=1, max_length=255)]
     purpose: Literal["vision", "batch", "user_data"]
-    bytes: Annotated[int, Field(ge=1, description="exactly so many are to be put")]
+    bytes: Annotated[int, Field(ge=1, description="exactly so many are to be sent")]
     mime_type: Annotated[str, Field(max_length=255, description="not looked at: the content decides")] = ""
     expires_after: ExpiresAfter | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="that the bytes must have"), _hex(64)] | None = (
@@ -36,8 +38,14 @@ class CompleteUpload(NullableModel):
     """What the bytes must be, beside what was announced."""
 
     part_ids: Annotated[
-        list[str],
-        Field(max_length=0, description="empty: the bytes are put to `put_url`"),
-        worded("must be []: parts are not served; put the whole file to `put_url`"),
+        list[Annotated[str, Field(max_length=100)]],
+        Field(max_length=MAX_PARTS, description="in the order of the file; empty: it was put to `put_url`"),
+        worded(f"must be a list of at most {MAX_PARTS} ids of parts, `part_…`"),
     ] = Field([])
     md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$"), _hex(32)] | None = None
+
+
+class PartForm(BaseModel):
+    """The form of `POST /v1/uploads/{id}/parts`."""
+
+    data: Annotated[bytes, Field(json_schema_extra={"format": "binary"}, description="at most 64 MiB")]

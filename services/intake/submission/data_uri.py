@@ -59,8 +59,4 @@ def _why(uri: str) -> str:
     start = uri[:40].strip().lower()
     if start.startswith("data:"):
         return "is a data URI without `;base64,`; encode its bytes in base64"
-    if start.startswith(("http://", "https://")):
-        return 'is a URL where a data URI is expected; name it as {"url": "https://…"}'
-    if re.match(r"[a-z][a-z0-9+.-]*://", start):
-        return "is a URL of a scheme that is not fetched; send its bytes as `data:image/…;base64,…`"
     return "is not `data:image/…;base64,…`; put that in front of the base64 of its bytes"

@@ -66,7 +66,9 @@ class FileBatches:
         window_s = self._window_s(asked.completion_window)
         size = await self._file_bytes(principal.tenant, asked.input_file_id)
         refuse_above(principal.limits.max_priority, asked.tileq.priority, "tileq.priority")
-        webhook = await self._preparation.webhook(principal.tenant, asked.tileq.webhook, get_args(BatchEvent))
+        webhook = await self._preparation.webhook(
+            principal.tenant, asked.tileq.webhook, get_args(BatchEvent), "tileq.webhook"
+        )
         now = await self._store.run(keys.server_time())
         record = {
             "id": id,

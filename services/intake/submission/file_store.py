@@ -13,7 +13,8 @@ from services.intake.principal import Principal
 from services.intake.quotas import quota_exceeded
 from services.intake.submission.idempotency import KeyReservation, reserve_key
 from services.intake.submission.size_errors import image_too_large
-from services.intake.uploads import FileReference, StreamedUpload, Upload
+from services.intake.submission.streamed_file import StreamedFile
+from services.intake.uploads import FileReference, Upload
 from shared.errors import (
     IdempotencyInProgress,
     NotFound,
@@ -31,7 +32,6 @@ from shared.object_writers import PART_BYTES
 from shared.store import files, transitions
 from shared.store.client import AsyncStore
 
-MAX_HELD_BYTES = 2 * PART_BYTES  #: of one upload in memory: what arrived, and the part that is being stored
 log = structlog.get_logger(__name__)
 
 
@@ -44,19 +44,13 @@ class FileFields:
     expires_after: float | None  #: seconds; None: as OpenAI has it for the purpose
 
 
-class FileUpload(StreamedUpload):
-    """A file that is stored while it arrives."""
+class FileUpload(StreamedFile):
+    """A file of a request that becomes one of a tenant's."""
 
     def __init__(self, storage: Storage, writer: FileWriter) -> None:
-        super().__init__("file")
+        super().__init__(storage, writer.write)
         self.writer = writer
         self._start = b""
-        self._storage = storage
-
-    def named(self, name: str, filename: str | None) -> "FileUpload":
-        """Return this upload, which is the part `name`."""
-        self.name, self.filename = name, filename
-        return self
 
     def write(self, data: bytes) -> None:
         """Append `data`."""
@@ -67,12 +61,6 @@ class FileUpload(StreamedUpload):
         """Raise `UnsupportedImageType` for a file of the purpose `vision` that is no image of an accepted format."""
         if purpose == "vision" and sniff(self._start) not in accepted_formats():
             raise UnsupportedImageType(f"the file is no image by its content; send {accepted_names()}")
-
-    async def drain(self, least_bytes: int = PART_BYTES) -> None:
-        """Store what is pending, if it is at least `least_bytes`. Raises `StorageUnavailable`."""
-        if self.pending_bytes >= max(least_bytes, 1):
-            data = self.take()
-            await self._storage.run(lambda: self.writer.write(data), len(data))
 
 
 class FileStore:

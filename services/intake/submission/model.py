@@ -16,8 +16,7 @@ from services.intake.schemas.requests import (
 )
 from services.intake.schemas.validation import read
 from services.intake.submission import generation
-from services.intake.submission.data_uri import read_data_uri
-from services.intake.submission.image_url import read_image_url
+from services.intake.submission.image_source import read_image
 from services.intake.submission.json_body import Reservation
 from services.intake.uploads import ImageSource, Upload
 from shared.errors import InvalidField, RequestError
@@ -96,22 +95,8 @@ class BatchSubmission:
         images = [] if job.get("images") is None else job["images"]
         if not isinstance(images, list):
             raise InvalidField("`images` must be a list", field="images")
-        uploads = [self._image(image, n) for n, image in enumerate(images)]
+        uploads = [read_image(image, n, self.settings, self.parts) for n, image in enumerate(images)]
         return Submission(question, uploads, question.custom_id or "")
-
-    def _image(self, image: Any, n: int) -> ImageSource:
-        field = f"images.{n}"
-        match image:
-            case {"part": str(name), **others} if not others:
-                if name in self.parts:
-                    return self.parts[name]
-                raise InvalidField(f"image {n} names the part {name[:80]!r}, which was not sent", field=field, image=n)
-            case {"url": str(url), **others} if not others:
-                return read_image_url(url, n, field, self.settings)
-            case dict():
-                known = 'a data URI, {"part": "name"} or {"url": "https://…"}'
-                raise InvalidField(f"image {n} must be {known}", field=field, image=n)
-        return read_data_uri(image, n, self.settings.max_image_bytes)
 
 
 def custom_id_of(job: Mapping[str, Any]) -> str | None:

@@ -13,13 +13,12 @@ from services.intake.schemas.requests import BatchRequest, JobRequest, without_n
 from services.intake.schemas.validation import read
 from services.intake.submission import generation
 from services.intake.submission.body import CHARSET_FIELD, Form, MultipartLimits, read_body
-from services.intake.submission.data_uri import read_data_uri
-from services.intake.submission.image_url import read_image_url
+from services.intake.submission.image_source import read_image
 from services.intake.submission.json_body import Reservation
 from services.intake.submission.json_strict import parse_object
 from services.intake.submission.model import BatchSubmission, Submission, translated
 from services.intake.submission.size_errors import too_many_images
-from services.intake.uploads import FileReference, ImageSource, Upload
+from services.intake.uploads import ImageSource, Upload
 from shared.errors import InvalidField
 from shared.requests import Generation
 from shared.settings.roles import IntakeSettings
@@ -143,20 +142,7 @@ def _read_images(images: Any, settings: IntakeSettings) -> list[ImageSource]:
         raise InvalidField("`images` must be a list of data URIs, files or URLs", field="images")
     if len(images) > settings.max_images:
         raise too_many_images(len(images), settings.max_images)
-    return [_read_image(image, n, settings) for n, image in enumerate(images)]
-
-
-def _read_image(image: Any, n: int, settings: IntakeSettings) -> ImageSource:
-    field = f"images.{n}"
-    match image:
-        case {"file_id": str(file_id), **others} if not others:
-            return FileReference(field, file_id)
-        case {"url": str(url), **others} if not others:
-            return read_image_url(url, n, field, settings)
-        case dict():
-            known = 'a data URI, {"file_id": "file_…"} or {"url": "https://…"}'
-            raise InvalidField(f"image {n} must be {known}", field=field, image=n)
-    return read_data_uri(image, n, settings.max_image_bytes)
+    return [read_image(image, n, settings) for n, image in enumerate(images)]
 
 
 def _batch_request(body: dict[str, Any], settings: IntakeSettings) -> BatchRequest:

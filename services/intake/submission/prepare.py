@@ -163,15 +163,19 @@ class Preparation:
         return PreparedJob(job, request, copies=copies)
 
     async def webhook(
-        self, tenant: str, asked: Webhook | BatchWebhook | FileBatchWebhook | None, events: Sequence[str]
+        self,
+        tenant: str,
+        asked: Webhook | BatchWebhook | FileBatchWebhook | None,
+        events: Sequence[str],
+        field: str = "webhook",
     ) -> WebhookTarget | None:
         """Return the `webhook` of a record, with `events` where none are named, and its headers encrypted.
 
-        Raises `WebhookRefused`.
+        Raises `WebhookRefused`; `field` is the place of `asked` in the request.
         """
         if asked is None:
             return None
-        host = await self._webhook_urls.host(asked.url)
+        host = await self._webhook_urls.host(asked.url, f"{field}.url")
         return WebhookTarget(
             url=asked.url,
             host=host,

@@ -4,13 +4,14 @@ import io
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
 from minio.error import S3Error
 
 from services.cli.local.ports import free_ports
-from services.cli.local.seaweed import S3, seaweed
+from services.cli.local.seaweed import S3, refuses_for_good, seaweed
 from services.cli.local.supervisor import supervised
 from services.cli.local.valkey import valkey
 from tests.servers import needed
@@ -74,3 +75,18 @@ def test_the_s3_server_listens_on_loopback_only(s3: S3) -> None:
     ]
     assert len(wildcard) == 1
     assert "0100007F:" in wildcard[0]
+
+
+@pytest.mark.parametrize(
+    ("free", "code", "stuck"),
+    [(1 << 30, "InternalError", True), (1 << 20, "InternalError", False), (1 << 30, "SlowDown", False)],
+)
+def test_an_object_storage_that_refuses_although_its_disk_has_room_is_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, code: str, stuck: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise S3Error(None, code, "no", "", "", "")  # type: ignore[arg-type]
+
+    monkeypatch.setattr("services.cli.local.seaweed.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(S3, "client", lambda *_, **__: SimpleNamespace(put_object=refuse))
+    assert bool(refuses_for_good(S3("http://127.0.0.1:1", "", "", "tileq"), tmp_path)) is stuck

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from services.cli.local import restarts
 from services.cli.local.orphans import processes_of
 from services.cli.local.restarts import SupervisorError
 from services.cli.local.supervisor import Supervisor, supervised
@@ -48,7 +49,32 @@ def test_a_process_that_keeps_dying_is_given_more_and_more_time(tmp_path: Path) 
         eventually(lambda: len([line for line in said if "restarts in" in line]) >= 3)
     delays = [line.partition("restarts in ")[2].partition(" s")[0] for line in said if "restarts in" in line]
     assert delays[:3] == ["0.5", "1", "2"]
-    assert "it hurts" in said[-1]
+    assert [line.count("it hurts") for line in said if "restarts in" in line][:3] == [1, 1, 1]
+
+
+def test_a_process_that_only_a_restart_helps_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "_STUCK_INTERVAL_S", 0)
+    said: list[str] = []
+    reasons = iter(["the disk has room, and it answers InternalError"])
+    with supervised(tmp_path, [[python("work", SLEEP, stuck=lambda: next(reasons, ""))]], said.append):
+        eventually(lambda: [line for line in said if "restarts in" in line])
+        second = eventually(lambda: pid if alive(pid := pid_of(tmp_path, "work")) else None)
+    assert second
+    assert "work is stopped, to be started again: the disk has room, and it answers InternalError" in said
+
+
+def test_a_restart_without_room_for_its_files_is_tried_again_and_ends_nothing_else(tmp_path: Path) -> None:
+    said: list[str] = []
+    with supervised(tmp_path, [[python("work", SLEEP), python("other", SLEEP)]], said.append):
+        first, other = pid_of(tmp_path, "work"), pid_of(tmp_path, "other")
+        blocked = tmp_path / "run" / "work.pid.new"
+        blocked.mkdir()
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: [line for line in said if "work can't start: " in line])
+        assert [pid for pid in processes_of(tmp_path) if alive(pid)] == [other]
+        blocked.rmdir()
+        eventually(lambda: pid_of(tmp_path, "work") != first)
+        assert pid_of(tmp_path, "other") == other
 
 
 def test_everything_is_stopped_in_the_opposite_order(tmp_path: Path) -> None:

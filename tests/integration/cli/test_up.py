@@ -105,6 +105,25 @@ def test_a_taken_port_is_told_before_anything_starts(here: Up, tmp_path: Path) -
     assert f"port {port} is in use" in ran.stderr
 
 
+def test_an_address_that_is_not_ours_is_told_before_anything_starts(tmp_path: Path) -> None:
+    ran = tileq("up", "--data", str(tmp_path / "other"), "--port", "0", "--host", "192.0.2.1")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("tileq: can't listen on port 0 of 192.0.2.1: ")
+
+
+def test_a_data_folder_that_can_not_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = tileq("up", "--data", str(tmp_path / "file"), "--port", "0")
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
+    assert f"can't keep data in {tmp_path / 'file'}: " in ran.stderr
+
+
+def test_a_misspelt_setting_is_told_where_the_service_is_started(tmp_path: Path) -> None:
+    env = {"TILEQ_LEESE": "3", "TILEQ_ENGINE": "echo"}
+    with up(tmp_path / "data", "--vision", "0", env=env) as running:
+        assert "TILEQ_LEESE is ignored: there is no such setting; is TILEQ_LEASE meant?" in running.err.read_text()
+
+
 def test_a_killed_process_comes_back_and_the_service_goes_on(here: Up) -> None:
     first = pid_of(here.folder, "reconciler")
     os.kill(first, signal.SIGKILL)

@@ -144,9 +144,10 @@ def test_the_start_of_an_object_is_got(objects: ObjectStorage, place: str, size:
 
 
 def test_keys_are_listed_in_order_and_deleted_by_prefix(objects: ObjectStorage, place: str) -> None:
-    for name in ("b", "a", "c/d"):
-        objects.put(f"{place}{name}", b"x", "text/plain")
+    for name, data in (("b", b"xy"), ("a", b""), ("c/d", b"xyz")):
+        objects.put(f"{place}{name}", data, "text/plain")
     assert list(objects.keys(place)) == [f"{place}a", f"{place}b", f"{place}c/d"]
+    assert list(objects.sizes(place)) == [0, 2, 3]
     assert objects.delete(place) == 3
     assert objects.delete(place) == 0
     assert list(objects.keys(place)) == []

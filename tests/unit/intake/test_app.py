@@ -207,6 +207,7 @@ class TestDocument:
             ("DELETE", "/v1/files/{id}"),
             ("POST", "/v1/uploads"),
             ("POST", "/v1/uploads/{id}/complete"),
+            ("POST", "/v1/uploads/{id}/parts"),
             ("POST", "/v1/uploads/{id}/cancel"),
             ("POST", "/v1/webhook_endpoints"),
             ("GET", "/v1/webhook_endpoints"),

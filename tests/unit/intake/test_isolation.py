@@ -42,6 +42,7 @@ class Call:
     query: str = ""
     body: Mapping[str, Any] | None = field(default=None)
     form: Mapping[str, Any] | None = None  #: fields of a multipart body with a file
+    file: str = "file"  #: name of its part
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}{self.query}" + (f" {json.dumps(self.body)}" if self.body else "")
@@ -64,7 +65,7 @@ class Call:
 
         body = json.loads(named(json.dumps(self.body))) if self.body is not None else None
         headers = {"X-Request-Id": "same"} | (bearer(key) if key else {})
-        files = {"file": ("a.bin", b"0123")} if self.form is not None else None
+        files = {self.file: ("a.bin", b"0123")} if self.form is not None else None
         return app.http.request(
             self.method, named(self.path + self.query), headers=headers, json=body, data=self.form, files=files
         )
@@ -139,6 +140,7 @@ CALLS = (
     Call("DELETE", FILE, 200, 404, Scope.CANCEL),
     Call("POST", "/v1/uploads", 200, scope=Scope.SUBMIT, body=NEW_UPLOAD),
     Call("POST", f"{UPLOAD}/complete", 200, 404, Scope.SUBMIT),
+    Call("POST", f"{UPLOAD}/parts", 200, 404, Scope.SUBMIT, form={}, file="data"),
     Call("POST", f"{UPLOAD}/cancel", 200, 404, Scope.SUBMIT),
 )
 

@@ -1,16 +1,33 @@
 """A worker while the object storage is down: jobs wait, and an outage costs none of them an attempt."""
 
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from shared.errors import StorageDown
 from shared.jobs import Job, State
+from shared.storage import MemoryStorage
 from shared.store import transitions
 from tests.metrics import sample
 from tests.unit.vision.worker_fixture import ScriptedEngine, WorkerFixture, answer
 from tests.waiting import eventually
+from workers.vision.attempt import Attempt, AttemptAborted
+from workers.vision.storage_outages import StorageOutages
 
 Build = Callable[..., WorkerFixture]
+
+
+class DownStorage(MemoryStorage):
+    """An object storage that takes nothing, and counts what it was sent."""
+
+    puts = 0
+
+    def put(self, key: str, data: Any, media_type: str, size: int | None = None, sha256: str = "") -> None:
+        del key, data, media_type, size, sha256
+        self.puts += 1
+        raise StorageDown("503")
 
 
 def failures() -> float:
@@ -74,6 +91,22 @@ def test_no_job_is_claimed_during_an_outage_so_that_none_loses_its_time(build: B
     images_unreadable(worker, False)
     worker.handle_hint()
     assert {worker.state(job) for job in waiting} == {State.SUCCEEDED}
+
+
+def test_the_slots_of_a_worker_probe_the_storage_together_once_an_interval() -> None:
+    objects, stopping = DownStorage(), threading.Event()
+    outages = StorageOutages(objects, hold_s=0, retry_interval_s=3600)
+    with pytest.raises(AttemptAborted):
+        outages.outlast(Attempt(Job("job_1", "t", "m"), 0), lambda: objects.put("a", b"", ""))
+    objects.puts = 0
+    slots = [threading.Thread(target=outages.over, args=(stopping,)) for _ in range(16)]
+    for slot in slots:
+        slot.start()
+    eventually(lambda: objects.puts > 0)
+    stopping.set()
+    for slot in slots:
+        slot.join(10)
+    assert objects.puts == 1
 
 
 def test_a_job_that_waits_for_the_storage_can_be_cancelled(worker: WorkerFixture) -> None:

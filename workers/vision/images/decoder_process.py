@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ def main(arguments: str) -> None:
     configure(limits)
     limit_resources(options["memory_bytes"])
     resampler, problem = load_resampler(options["resampler"])
-    with socket.socket(fileno=options["socket"]) as connection:
+    # The end of the worker is the end of this process, quietly: nobody is left to hear of it.
+    with socket.socket(fileno=options["socket"]) as connection, suppress(ConnectionError):
         _send(connection, {"ready": True, "resampler": problem})
         for request, source, target in _requests(connection):
             limit_cpu(options["timeout_s"])

@@ -90,7 +90,7 @@ def unusual(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.tokenizer.size != config.decoder.vocab:
         yield f"the vocabulary is padded by {config.decoder.vocab - checkpoint.tokenizer.size}"
     if config.tokens_per_tile != 256:
-        yield "a tile is not 256 tokens, as in all released models"
+        yield f"a tile is {config.tokens_per_tile} tokens; in all released models it is 256"
     code = sorted(path.name for path in checkpoint.folder.glob("*.py"))
     if code:
         yield f"{', '.join(code)}: code, never run"

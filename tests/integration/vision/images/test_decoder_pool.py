@@ -316,6 +316,14 @@ def test_the_processes_go_with_their_parent() -> None:
     eventually(lambda: not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
 
 
+def test_a_process_whose_worker_is_killed_ends_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    with decoder_pool() as decoders:
+        decoder = DecoderProcess(decoders._options)
+        decoder._socket.close()  # as it does with the worker, before the process says that it is ready
+        assert decoder._process.wait(60) == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_what_libtiff_prints_about_a_file_does_not_enter_the_workers_log(capfd: pytest.CaptureFixture[str]) -> None:
     fax = bytearray(encoded(Image.effect_noise((64, 64), 90).convert("1"), "TIFF", compression="group4"))
     fax[48:68] = bytes(20)  # in the middle of the pixels, which begin at byte 8

@@ -140,6 +140,32 @@ def test_an_older_claim_queues_nothing(app: App) -> None:
     assert not app.store.run(transitions.read_jobs([line_job_id(id, 1)]))
 
 
+def test_a_file_of_text_in_place_of_an_image_is_a_refused_value_as_the_call_itself_says(app: App) -> None:
+    image = {"type": "input_image", "file_id": upload(app, ["no image"], "user_data")}
+    body = {"input": [{"role": "user", "content": [image]}]}
+    called = app.http.post(RESPONSES, json=body)
+    done = worked(app, created(app, [line(0, RESPONSES, body=body)], endpoint=RESPONSES), ended)
+    [refused] = content(app, done["error_file_id"])
+    assert (refused["response"]["status_code"], called.status_code) == (400, 400)
+    codes = [body["error"]["code"] for body in (refused["response"]["body"], called.json())]
+    assert codes == ["unsupported_image_type"] * 2
+
+
+def test_a_webhook_that_may_not_be_called_is_named_by_its_parameter(app: App) -> None:
+    asked = {"input_file_id": upload(app, [line(0)]), "endpoint": CHAT, "completion_window": "24h"}
+    answer = app.http.post("/v1/batches", json=asked | {"tileq": {"webhook": {"url": "http://10.0.0.1/"}}})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "webhook_refused", "tileq.webhook.url")
+
+
+def test_the_results_of_a_batch_are_empty_where_no_line_became_a_job(app: App) -> None:
+    id = created(app, [line(0)])
+    app.http.post(f"/v1/batches/{id}/cancel")
+    assert worked(app, id, ended)["status"] == "cancelled"
+    answer = app.http.get(f"/v1/batches/{id}/results")
+    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, b"", "application/jsonl")
+
+
 def test_a_line_that_can_not_be_prepared_stands_in_the_error_file(app: App) -> None:
     lost = line(1, RESPONSES, body={"input": "?", "previous_response_id": f"resp_{'0' * 36}"})
     body = worked(app, created(app, [line(0, RESPONSES), lost], endpoint=RESPONSES), ended)

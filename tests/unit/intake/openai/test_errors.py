@@ -32,8 +32,11 @@ OF_STATUS: dict[int, tuple[type[openai.APIStatusError], str]] = {
     503: (openai.InternalServerError, "server_error"),
     504: (openai.InternalServerError, "server_error"),
 }
-#: Statuses that differ from those of the native surface: a value that is refused.
-STATUS = {422: 400}
+
+
+def status_of(error: RequestError) -> int:
+    """The status on OpenAI's surface, which differs for a value that is refused, an image included."""
+    return 400 if error.status == 422 or error.code == "unsupported_image_type" else error.status
 
 
 def kinds(root: type[RequestError] = RequestError) -> Iterator[type[RequestError]]:
@@ -77,7 +80,7 @@ def raising() -> Iterator[OpenAI]:
 @pytest.mark.parametrize("name", KINDS)
 def test_the_sdk_raises_its_own_class_for_every_error(raising: OpenAI, name: str) -> None:
     error = made(name)
-    status = STATUS.get(error.status, error.status)
+    status = status_of(error)
     kind, type_ = OF_STATUS[status]
     with pytest.raises(openai.APIStatusError) as caught:
         raising.get(f"/{name}", cast_to=object)

@@ -100,7 +100,7 @@ def test_a_body_without_a_file_is_refused(intake: App) -> None:
 def test_a_file_for_vision_must_be_an_image_by_its_content(sdk: OpenAI, intake: App, data: bytes) -> None:
     with pytest.raises(openai.APIStatusError, match="no image by its content") as refused:
         created(sdk, data, purpose="vision")
-    assert (refused.value.status_code, refused.value.code) == (415, "unsupported_image_type")
+    assert (refused.value.status_code, refused.value.code) == (400, "unsupported_image_type")
     eventually(lambda: not list(intake.objects.keys("files/")))
 
 
@@ -247,7 +247,7 @@ def test_a_file_that_is_unknown_is_named_by_its_parameter(sdk: OpenAI, id: str) 
 def test_a_file_that_is_no_image_is_refused_as_an_upload_is(sdk: OpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as refused:
         asked_about(sdk, created(sdk, LINES).id)
-    assert (refused.value.status_code, refused.value.code) == (415, "unsupported_image_type")
+    assert (refused.value.status_code, refused.value.code) == (400, "unsupported_image_type")
 
 
 def test_the_same_key_with_another_file_is_another_request(sdk: OpenAI) -> None:

@@ -271,6 +271,12 @@ class TestWebhook:
         assert caught.value.param == "tileq.webhook.events.0"
         problem(intake.submit("?", webhook=webhook), 422, "invalid_field")
 
+    def test_a_refused_url_is_named_by_its_parameter(self, sdk: OpenAI) -> None:
+        extras = {"tileq": {"webhook": {"url": "http://10.0.0.1/"}}}
+        with pytest.raises(openai.BadRequestError) as caught:
+            sdk.responses.create(model="tileq-demo", input="?", background=True, extra_body=extras)
+        assert (caught.value.code, caught.value.param) == ("webhook_refused", "tileq.webhook.url")
+
 
 class TestErrors:
     """Refusals are the SDK's own classes, and name OpenAI's parameters."""

@@ -1,13 +1,15 @@
-"""`/v1/uploads` as OpenAI's own SDK calls it, and the bytes put where `put_url` says."""
+"""`/v1/uploads` as OpenAI's own SDK calls it: parts, and the bytes put where `put_url` says."""
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from openai import OpenAI
 
+from services.intake.schemas.uploads import MAX_PARTS
 from shared.files import content_key, file_prefix
 from shared.object_writers import PART_BYTES
 from tests.unit.intake.app_fixture import App, running_app
@@ -109,9 +111,11 @@ def test_an_upload_that_was_refused_can_be_put_again(sdk: OpenAI, intake: App) -
     assert sdk.uploads.complete(upload.id, part_ids=[]).status == "completed"
 
 
-def test_parts_are_refused_with_what_to_do_instead(sdk: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="parts are not served; put the whole file to `put_url`"):
-        sdk.uploads.complete(begun(sdk).id, part_ids=["part_1"])
+def test_what_is_larger_than_was_announced_is_deleted(sdk: OpenAI, intake: App) -> None:
+    upload = begun(sdk)
+    put(intake, upload, LINES * 100)
+    assert "more than 57 bytes were sent" in str(refused(sdk, upload))
+    assert "nothing was put" in str(refused(sdk, upload))
 
 
 def test_a_file_for_vision_must_be_an_image_by_its_content(sdk: OpenAI, intake: App) -> None:
@@ -139,22 +143,6 @@ def test_a_file_that_is_announced_too_large_gets_no_url(purpose: str, limit: str
         assert (error.value.status_code, error.value.code) == (413, code)
 
 
-def test_without_a_public_address_uploads_are_off() -> None:
-    with running_app() as app:
-        sdk = OpenAI(base_url="http://127.0.0.1/v1", api_key="EMPTY", http_client=app.http, max_retries=0)
-        with pytest.raises(openai.BadRequestError) as error:
-            begun(sdk)
-        assert error.value.code == "uploads_disabled"
-
-
-def test_parts_are_refused(sdk: OpenAI, intake: App) -> None:
-    upload = begun(sdk)
-    put(intake, upload)
-    with pytest.raises(openai.BadRequestError) as error:
-        sdk.uploads.complete(upload.id, part_ids=["part_1"])
-    assert error.value.param == "part_ids"
-
-
 def test_a_cancelled_upload_is_gone_and_a_completed_one_is_not_cancelled(sdk: OpenAI, intake: App) -> None:
     upload, kept = begun(sdk), begun(sdk)
     put(intake, upload)
@@ -167,22 +155,107 @@ def test_a_cancelled_upload_is_gone_and_a_completed_one_is_not_cancelled(sdk: Op
         sdk.uploads.cancel(kept.id)
 
 
+@pytest.mark.parametrize("settings", [{}, {"s3_public_url": "https://storage.example"}])
+def test_the_sdk_uploads_a_file_in_parts(settings: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(LINES)
+    with running_app(**settings) as app:
+        sdk = OpenAI(base_url="http://127.0.0.1/v1", api_key="EMPTY", http_client=app.http, max_retries=0)
+        md5 = hashlib.md5(LINES, usedforsecurity=False).hexdigest()
+        done = sdk.uploads.upload_file_chunked(
+            file=path, mime_type="text/jsonl", purpose="batch", part_size=len(LINES) // 4, md5=md5
+        )
+        assert (done.status, done.filename, done.bytes) == ("completed", "lines.jsonl", len(LINES))
+        assert done.file is not None
+        assert sdk.files.content(done.file.id).read() == LINES
+        assert not list(app.objects.keys(f"{file_prefix(done.file.id)}sent"))
+
+
+def test_the_order_of_the_parts_is_the_one_that_completes(sdk: OpenAI) -> None:
+    upload = begun(sdk, b"first second")
+    second, lost, first = (sdk.uploads.parts.create(upload.id, data=data) for data in (b"second", b"lost", b"first "))
+    assert (first.object, first.upload_id, lost.created_at > 0) == ("upload.part", upload.id, True)
+    file = sdk.uploads.complete(upload.id, part_ids=[first.id, second.id]).file
+    assert file is not None
+    assert sdk.files.content(file.id).read() == b"first second"
+    with pytest.raises(openai.BadRequestError, match="was completed"):
+        sdk.uploads.parts.create(upload.id, data=b"late")
+
+
+@pytest.mark.parametrize(
+    ("parts", "named", "param"),
+    [
+        ([LINES[:-1]], [0], "bytes"),
+        ([LINES, b"x"], [0, 1], "bytes"),
+        ([LINES], ["part_1"], "part_ids"),
+        ([LINES], ["part_01m89rjy4gtm0bfyp5295m72kp4rhf36mkra"], "part_ids"),
+        ([LINES], ["../sent"], "part_ids"),
+        ([LINES], [], "part_ids"),
+        ([LINES], [0] * (MAX_PARTS + 1), "part_ids"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_parts_that_do_not_make_the_file_make_none(
+    sdk: OpenAI, parts: list[bytes], named: list[Any], param: str
+) -> None:
+    upload = begun(sdk)
+    ids = [sdk.uploads.parts.create(upload.id, data=data).id for data in parts]
+    with pytest.raises(openai.BadRequestError) as error:
+        sdk.uploads.complete(upload.id, part_ids=[ids[n] if isinstance(n, int) else n for n in named])
+    assert error.value.param == param
+    assert list(sdk.files.list()) == []
+
+
+def test_parts_of_another_upload_are_none_of_this_one(sdk: OpenAI) -> None:
+    upload, other = begun(sdk), begun(sdk)
+    part = sdk.uploads.parts.create(other.id, data=LINES)
+    with pytest.raises(openai.BadRequestError, match="is no part of this upload"):
+        sdk.uploads.complete(upload.id, part_ids=[part.id])
+
+
+def test_parts_hold_no_more_than_twice_what_was_announced(sdk: OpenAI) -> None:
+    upload = begun(sdk)
+    first, _ = (sdk.uploads.parts.create(upload.id, data=LINES) for _ in range(2))  # the answer to one was lost
+    with pytest.raises(openai.BadRequestError, match="complete it, or begin another one"):
+        sdk.uploads.parts.create(upload.id, data=LINES)
+    assert sdk.uploads.complete(upload.id, part_ids=[first.id]).status == "completed"
+
+
+def test_a_part_is_no_larger_than_its_limit(sdk: OpenAI, intake: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.intake.openai.uploads.MAX_PART_BYTES", 10)
+    upload = begun(sdk)
+    with pytest.raises(openai.APIStatusError) as error:
+        sdk.uploads.parts.create(upload.id, data=bytes(11))
+    assert (error.value.status_code, error.value.code) == (413, "body_too_large")
+    assert not list(intake.objects.keys(f"{file_prefix(f'file_{upload.id[7:]}')}sent"))
+
+
+@pytest.mark.parametrize("form", [{"files": {"data": b""}}, {"files": {"file": b"x"}}])
+def test_a_form_without_the_bytes_of_a_part_is_refused(sdk: OpenAI, intake: App, form: dict[str, Any]) -> None:
+    answer = intake.http.post(f"/v1/uploads/{begun(sdk).id}/parts", **form)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_field")
+
+
 def test_an_upload_expires(sdk: OpenAI, intake: App, monkeypatch: pytest.MonkeyPatch) -> None:
     upload = begun(sdk)
     put(intake, upload)
-    monkeypatch.setattr("services.intake.submission.direct_uploads.URL_EXPIRES_S", -1)
+    monkeypatch.setattr("services.intake.submission.pending_uploads.EXPIRES_S", -1)
     assert "expired" in str(refused(sdk, upload))
+    with pytest.raises(openai.NotFoundError, match="expired"):
+        sdk.uploads.parts.create(upload.id, data=LINES)
 
 
 @pytest.mark.parametrize("id", ["upload_x", "file_1", "upload_01m89rjy4gtm0bfyp5295m72kp4rhf36mkra", "../etc"])
 def test_an_unknown_upload_is_not_found(intake: App, id: str) -> None:
     assert intake.http.post(f"/v1/uploads/{id}/complete").status_code == 404
+    assert intake.http.post(f"/v1/uploads/{id}/parts", files={"data": b"x"}).status_code == 404
 
 
 def test_what_was_never_completed_is_deleted_by_the_reconciler_and_never_restored(sdk: OpenAI, intake: App) -> None:
     upload, kept = begun(sdk), begun(sdk)
     for one in (upload, kept):
         put(intake, one)
+    sdk.uploads.parts.create(upload.id, data=LINES)
     sdk.uploads.complete(kept.id, part_ids=[])
     assert recover_files(intake.store, intake.objects, upload.created_at) == 0
     assert sweep_files(intake.store, intake.objects, upload.created_at + UPLOAD_MAX_S + 60) == 1

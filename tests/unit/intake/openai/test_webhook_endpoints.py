@@ -130,14 +130,21 @@ def test_a_tenant_has_no_more_endpoints_than_it_may() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"url": "http://10.0.0.1/"}, {"event_types": ["x"]}, {"event_types": []}, {"x": 1}]
+    ("changes", "param"),
+    [
+        ({"url": "http://10.0.0.1/"}, "url"),
+        ({"event_types": ["x"]}, "event_types.0"),
+        ({"event_types": []}, "event_types"),
+        ({"x": 1}, "x"),
+    ],
 )
-def test_what_can_not_be_called_or_does_not_exist_is_refused(sdk: OpenAI, changes: dict[str, Any]) -> None:
+def test_what_can_not_be_called_or_does_not_exist_is_refused(sdk: OpenAI, changes: dict[str, Any], param: str) -> None:
     asked: Any = {"name": "a", "url": URL, "event_types": ["job.failed"]}
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.BadRequestError) as created:
         sdk.post("/webhook_endpoints", body=asked | changes, cast_to=object)
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.BadRequestError) as updated:
         sdk.post(f"/webhook_endpoints/{create(sdk).id}", body=changes, cast_to=object)
+    assert (created.value.param, updated.value.param) == (param, param)
 
 
 def test_with_a_key_secrets_and_headers_are_stored_encrypted_only() -> None:

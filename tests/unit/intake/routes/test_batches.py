@@ -56,6 +56,16 @@ def test_parts_are_named_by_many_jobs(intake: App) -> None:
     assert intake.http.get(f"/v1/jobs/{second['id']}/images/1").content == other
 
 
+def test_files_are_named_by_jobs_as_by_a_single_one(intake: App) -> None:
+    file = intake.http.post("/v1/files", data={"purpose": "vision"}, files={"file": PNG}).json()["id"]
+    answer = post(intake, question(0, images=[{"file_id": file}]), question(1, images=[{"file_id": "file_x"}]))
+    [error] = problem(answer, 422, "invalid_field")["errors"]
+    assert (error["index"], error["code"], error["field"]) == (1, "unknown_file", "images.0")
+    batch = post(intake, question(0, images=[{"file_id": file}, URI])).json()["id"]
+    [job] = intake.http.get(f"/v1/batches/{batch}/jobs").json()["data"]
+    assert intake.http.get(f"/v1/jobs/{job['id']}/images/0").content == PNG
+
+
 def test_a_part_that_no_job_names_is_refused_by_its_name(intake: App) -> None:
     asked = {"jobs": [question(0, images=[{"part": "a"}])]}
     answer = intake.http.post(

@@ -138,7 +138,7 @@ class TestTesting:
         with running_app(api_keys=("acme=tq_k",)) as intake:
             headers = {"Authorization": "Bearer tq_k"}
             answer = intake.http.post("/v1/webhooks/test", json={"url": "http://127.0.0.1:6379"}, headers=headers)
-            problem(answer, 422, "webhook_refused")
+            assert problem(answer, 422, "webhook_refused")["field"] == "url"
 
     def test_a_form_is_not_taken(self, intake: App) -> None:
         problem(intake.http.post("/v1/webhooks/test", data={"url": "x"}), 415, "unsupported_media_type")

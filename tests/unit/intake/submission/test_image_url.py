@@ -110,6 +110,22 @@ def test_urls_are_off_unless_the_setting_is_on(intake: App) -> None:
     assert (error.value.code, error.value.param) == ("image_urls_disabled", "messages.0.content.0.image_url")
 
 
+@pytest.mark.parametrize("url", [URL, "ftp://images.example/a.png"])
+def test_a_bare_url_is_refused_by_what_the_settings_allow(app: App, intake: App, url: str) -> None:
+    problem(intake.submit(images=[url]), 422, "image_urls_disabled")
+    if url == URL:
+        assert 'name it as {"url"' in problem(app.submit(images=[url]), 422, "invalid_field")["detail"]
+    else:
+        assert "must begin with https://" in problem(app.submit(images=[url]), 422, "image_url_refused")["detail"]
+
+
+def test_the_sdk_hears_which_schemes_are_fetched(sdk: OpenAI) -> None:
+    part: Any = {"type": "input_image", "image_url": "ftp://images.example/a.png", "detail": "low"}
+    with pytest.raises(openai.BadRequestError, match="must begin with https://") as error:
+        sdk.responses.create(model="tileq-demo", input=[{"role": "user", "content": [part]}])
+    assert error.value.param == "input.0.content.0"
+
+
 @pytest.mark.parametrize("url", REFUSED_BY_TEXT, ids=lambda url: ascii(url)[:60])
 def test_a_url_whose_text_is_wrong_is_refused_without_repeating_it(app: App, url: str) -> None:
     if "\ud800" in url:  # no JSON holds it

@@ -399,7 +399,8 @@ class TestWebhook:
     def test_with_keys_only_public_addresses_pass(self, url: str) -> None:
         with running_app(api_keys=("acme=tq_secret",)) as intake:
             intake.http.headers["Authorization"] = "Bearer tq_secret"
-            problem(intake.submit("?", webhook={"url": url}), 422, "webhook_refused")
+            refused = problem(intake.submit("?", webhook={"url": url}), 422, "webhook_refused")
+            assert refused["field"] == "webhook.url"
 
     def test_without_keys_loopback_is_allowed(self, intake: App) -> None:
         id = intake.accepted(
