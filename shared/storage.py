@@ -25,7 +25,7 @@ from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error
 from minio.helpers import DictType
 
-from shared.connections.s3_client import DIGEST_HEADER, MAX_SINGLE_PUT_BYTES, s3_client
+from shared.connections.s3_client import DIGEST_HEADER, MAX_SINGLE_PUT_BYTES, SignedPut, s3_client
 from shared.errors import ObjectMissing, StorageDown
 from shared.object_writers import MemoryWriter, S3Writer
 from shared.settings.storage import StorageSettings
@@ -108,6 +108,9 @@ class ObjectStorage(Protocol):
         data with another digest; SeaweedFS (4.48) does not compare them.
         """
 
+    def signed_put(self, key: str, data: bytes, media_type: str) -> SignedPut | None:
+        """Return the request that stores `data`, for a caller that sends it itself; None where only `put` can."""
+
     def get(self, key: str, size: int | None = None) -> bytes:
         """Return an object, or its first `size` bytes; raises `ObjectMissing` or `StorageDown`."""
 
@@ -182,6 +185,10 @@ class S3Storage:
             self.client.put_object(self.bucket, name, stream, length, content_type=media_type, metadata=digest)
 
         self._try(f"PUT {key}", send)
+
+    def signed_put(self, key: str, data: bytes, media_type: str) -> SignedPut | None:
+        """See `ObjectStorage.signed_put`."""
+        return self.client.signed_put(self.bucket, self._prefix + key, data, media_type)
 
     def get(self, key: str, size: int | None = None) -> bytes:
         """See `ObjectStorage.get`."""
@@ -327,6 +334,11 @@ class MemoryStorage:
             raise StorageDown(f"PUT {key}: the data have another SHA-256 than was told")
         with self._lock:
             self._objects[key] = data
+
+    def signed_put(self, key: str, data: bytes, media_type: str) -> SignedPut | None:
+        """See `ObjectStorage.signed_put`."""
+        del key, data, media_type  # nothing is sent
+        return None
 
     def get(self, key: str, size: int | None = None) -> bytes:
         """See `ObjectStorage.get`."""
