@@ -18,6 +18,7 @@
 #define ROWS 12   /* rows of a block: 24 sums fit the registers */
 #define GROUP 64  /* inputs for which 4-bit weights share a scale */
 #define SPAN 4    /* groups of inputs that share a scale beside int8 weights; at the end each has its own */
+#define PIECE (4 << 20) /* bytes of rows that meet all weights before the next ones do: beside others' they stay in the L3 */
 #define AHEAD 4096 /* numbers, or pairs of 4-bit ones: how far few rows ask for weights beforehand */
 
 typedef enum { BF16, INT8, INT4 } format;
@@ -193,10 +194,8 @@ static void pack_block(const bf16 *x, const norm *n, const matrix *m, long count
         for (int r = 0; r < rows; r++) memcpy((uint32_t *)to.x + k * rows + r, normal + r * in + 2 * k, 4);
 }
 
-/* x (rows, in), weight of the norm (in,) or NULL, residual like y or NULL. */
-void linear(const matrix *m, const bf16 *x, const norm *n, const bf16 *residual, bf16 *y, long rows) {
+static void multiply_piece(const matrix *m, const bf16 *x, const norm *n, const bf16 *residual, bf16 *y, long rows, long out) {
     const long blocks = (rows + ROWS - 1) / ROWS, in = m->in, scales = in / GROUP;
-    const long out = m->activation == GATED ? m->out / 2 : m->out;
     const size_t each = (size_t)(blocks * ROWS * in) * (m->format == BF16 ? 2 : 1);
     const size_t tail = m->format == BF16 ? 0 : (size_t)(blocks * ROWS * scales) * 4;
     char *memory = workspace(each + 2 * tail);
@@ -226,5 +225,14 @@ void linear(const matrix *m, const bf16 *x, const norm *n, const bf16 *residual,
                 }
                 finish_block(sums, m, panel, count, residual ? residual + b * ROWS * out : NULL, y + b * ROWS * out);
             }
+    }
+}
+
+/* x (rows, in), weight of the norm (in,) or NULL, residual like y or NULL. */
+void linear(const matrix *m, const bf16 *x, const norm *n, const bf16 *residual, bf16 *y, long rows) {
+    const long out = m->activation == GATED ? m->out / 2 : m->out, most = PIECE / 2 / m->in / ROWS * ROWS + ROWS;
+    for (long r = 0; r < rows; r += most) {
+        const long count = rows - r < most ? rows - r : most;
+        multiply_piece(m, x + r * m->in, n, residual ? residual + r * out : NULL, y + r * out, count, out);
     }
 }

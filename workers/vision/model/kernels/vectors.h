@@ -83,9 +83,9 @@ INLINE void store_bf16(bf16 *to, floats value) {
 }
 
 /* 2 to the x, which is below 128: 2^n times a polynomial on half a step around n, 7e-6 of it off at most. NaN stays NaN;
- * from -126 on down it is 1e-38. Adding `magic` rounds to a whole number, whose lowest bits are then the exponent of 2^n. */
+ * from -100 on down it is 1e-30, of which a product is no denormal number: those take long. Adding `magic` rounds to a whole number, whose lowest bits are then the exponent of 2^n. */
 INLINE floats power_of_2(floats x) {
-    const floats magic = all(0x1.8p23f + 127), low = larger(all(-126), x), shifted = low + magic, r = low - (shifted - magic);
+    const floats magic = all(0x1.8p23f + 127), low = larger(all(-100), x), shifted = low + magic, r = low - (shifted - magic);
     const floats series = (((0.00966637f * r + 0.05583834f) * r + 0.24022349f) * r + 0.69313673f) * r + 1;
     return series * (floats)((words)shifted << 23);
 }
