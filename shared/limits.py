@@ -1,6 +1,6 @@
 """What one tenant may use, all its keys together: requests, queued jobs, bytes of images, generated tokens."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import pydantic
@@ -27,8 +27,9 @@ class TenantLimits:
     @property
     def of_submissions(self) -> dict[str, int]:
         """The limits that a submission is held to; empty where there is none."""
-        named = {name: value for name, value in asdict(self).items() if name != "requests"}
-        return named if any(named.values()) else {}
+        if not (self.queued or self.bytes or self.tokens):
+            return {}
+        return {"queued": self.queued, "bytes": self.bytes, "tokens": self.tokens}
 
 
 NO_LIMITS = TenantLimits()

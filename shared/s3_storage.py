@@ -12,7 +12,7 @@ from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error
 from minio.helpers import DictType
 
-from shared.connections.s3_client import DIGEST_HEADER, MAX_SINGLE_PUT_BYTES, s3_client
+from shared.connections.s3_client import DIGEST_HEADER, MAX_SINGLE_PUT_BYTES, SignedPut, s3_client
 from shared.errors import ObjectMissing, StorageDown
 from shared.object_writers import S3Writer
 from shared.settings.storage import StorageSettings
@@ -52,6 +52,10 @@ class S3Storage:
             self.client.put_object(self.bucket, name, stream, length, content_type=media_type, metadata=digest)
 
         self._try(f"PUT {key}", send)
+
+    def signed_put(self, key: str, data: bytes, media_type: str) -> SignedPut | None:
+        """See `ObjectStorage.signed_put`."""
+        return self.client.signed_put(self.bucket, self._prefix + key, data, media_type)
 
     def get(self, key: str, size: int | None = None) -> bytes:
         """See `ObjectStorage.get`."""

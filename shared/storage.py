@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import BinaryIO, Protocol
 
+from shared.connections.s3_client import SignedPut
 from shared.errors import ObjectMissing, StorageDown
 from shared.object_writers import MemoryWriter
 
@@ -91,6 +92,9 @@ class ObjectStorage(Protocol):
         data with another digest; SeaweedFS (4.48) does not compare them.
         """
 
+    def signed_put(self, key: str, data: bytes, media_type: str) -> SignedPut | None:
+        """Return the request that stores `data`, for a caller that sends it itself; None where only `put` can."""
+
     def get(self, key: str, size: int | None = None) -> bytes:
         """Return an object, or its first `size` bytes; raises `ObjectMissing` or `StorageDown`."""
 
@@ -155,6 +159,11 @@ class MemoryStorage:
             raise StorageDown(f"PUT {key}: the data have another SHA-256 than was told")
         with self._lock:
             self._objects[key] = data
+
+    def signed_put(self, key: str, data: bytes, media_type: str) -> SignedPut | None:
+        """See `ObjectStorage.signed_put`."""
+        del key, data, media_type  # nothing is sent
+        return None
 
     def get(self, key: str, size: int | None = None) -> bytes:
         """See `ObjectStorage.get`."""

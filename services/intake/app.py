@@ -14,8 +14,9 @@ from services.intake.clients.changes import POLL_S, Changes
 from services.intake.clients.delta_reader import DeltaReader
 from services.intake.clients.hints import HintPublisher
 from services.intake.clients.model_registry import ModelRegistry
+from services.intake.clients.object_puts import ObjectPuts
 from services.intake.clients.readiness import Readiness
-from services.intake.clients.storage import Storage
+from services.intake.clients.storage import STORAGE_THREADS, Storage
 from services.intake.clients.webhook_endpoints import WebhookEndpoints
 from services.intake.clients.webhook_urls import WebhookUrlPolicy
 from services.intake.context import AppContext
@@ -66,7 +67,8 @@ def build_context(
     poll_s: float = POLL_S,
 ) -> AppContext:
     """Return the objects of a service; `events` is the client of the delta streams where it is not the store's."""
-    storage, background, hints = Storage(objects), TaskSet(), HintPublisher(publisher, settings.redis_timeout + 1)
+    storage = Storage(objects, ObjectPuts(settings, STORAGE_THREADS))
+    background, hints = TaskSet(), HintPublisher(publisher, settings.redis_timeout + 1)
     authenticator = Authenticator(store, settings)
     changes = Changes(store.client, store.prefix, poll_s)
     deltas = DeltaReader(events or store.client, store.prefix)
@@ -166,4 +168,4 @@ async def running(context: AppContext, *, follows_jobs: bool = True) -> AsyncIte
         await asyncio.wait(loops, timeout=2)
         await context.background.cancel_all()
         await asyncio.to_thread(context.publisher.close)
-        context.storage.close()
+        await context.storage.close()

@@ -8,6 +8,7 @@ the store is down     every request is refused: 503
 
 import hmac
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -98,6 +99,7 @@ def fixed_key(entry: str) -> tuple[str, str]:
     return digest(key), tenant
 
 
+@lru_cache(1000)
 def is_loopback(host: str) -> bool:
     """Tell whether `host`, a name or address without port, is this machine's loopback interface."""
     try:

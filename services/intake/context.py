@@ -93,6 +93,8 @@ def requires(scope: Scope, *, stores_file: bool = False) -> Callable[[Request], 
 
 def _refuse_unknown_query(request: Request) -> None:
     """Raise `InvalidField` for a query parameter that the route does not know, and would ignore."""
+    if not request.scope["query_string"]:
+        return
     route: APIRoute = request.scope["route"]
     known = [parameter.alias for parameter in route.dependant.query_params]
     prefix = QUERY_PREFIXES.get((request.method, route.path))

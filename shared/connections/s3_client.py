@@ -1,15 +1,18 @@
 """The client of S3, which is `minio`'s with digests that the caller knows and connections for the caller's threads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import urlunsplit
 
 import urllib3
 from minio import Minio
 from minio.credentials.credentials import Credentials
 from minio.datatypes import Part
 from minio.helpers import DictType
+from minio.signer import sign_v4_s3
 
-from shared.connections.s3_credentials import credentials_provider
+from shared.connections.s3_credentials import RoleProvider, credentials_provider
 from shared.connections.s3_endpoint import S3Endpoint
 from shared.settings.base import SettingsError
 from shared.settings.storage import StorageSettings
@@ -18,6 +21,15 @@ CONNECT_TIMEOUT_S = 5
 #: Sent in one PUT; a larger object goes in parts, each with a digest of its own (`minio` divides it at the same size).
 MAX_SINGLE_PUT_BYTES = 5 << 20
 DIGEST_HEADER = "x-amz-content-sha256"
+
+
+@dataclass(frozen=True)
+class SignedPut:
+    """A request that stores an object."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class S3Client(Minio):
@@ -42,6 +54,25 @@ class S3Client(Minio):
         built["Content-Length"] = str(len(body))
         built[DIGEST_HEADER] = digest
         return built, date
+
+    def signed_put(self, bucket: str, name: str, data: bytes, media_type: str) -> SignedPut | None:
+        """Return the request by which `put_object` stores `data`; None where a role's keys might have to be fetched."""
+        if isinstance(self._provider, RoleProvider) or len(data) > MAX_SINGLE_PUT_BYTES:
+            return None
+        region, keys = self._get_region(bucket), self._provider.retrieve() if self._provider else None
+        url = self._base_url.build(method="PUT", region=region, bucket_name=bucket, object_name=name)
+        headers, date = self._build_headers(url.netloc, {"Content-Type": media_type}, data, keys)
+        if keys:
+            headers = sign_v4_s3(
+                method="PUT",
+                url=url,
+                region=region,
+                headers=headers,
+                credentials=keys,
+                content_sha256=str(headers[DIGEST_HEADER]),
+                date=date,
+            )
+        return SignedPut(urlunsplit(url), {field: str(value) for field, value in headers.items()}, data)
 
     def begin_parts(self, bucket: str, name: str, media_type: str) -> str:
         """Begin a multipart upload; return its id."""

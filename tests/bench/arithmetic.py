@@ -37,7 +37,6 @@ from workers.vision.engine.base import EngineRequest, Sampling
 from workers.vision.engine.core import EngineCore, Parts
 from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.model_runner import ModelRunner
-from workers.vision.engine.scheduler import Limits
 from workers.vision.engine.step_allowance import vision_operations
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.attention import attend_biased
@@ -239,8 +238,8 @@ def queued_by_host(sequences: int) -> int:
     steps._graphs = dict.fromkeys(steps.sizes, graph)
     model: Any = SimpleNamespace(encoder=SimpleNamespace(device=META, encode=None), decoder=decoder)
     runner = ModelRunner(model, pages, newest, steps=steps)
-    limits, budget = Limits(sequences, 100), StepBudget(1 << 20, 8, 1e9, 1e9, 1e-9, 1e-9)
-    parts = Parts(runner, config, tokenizer, pages.scratch, 0, limits, budget, pipelined=True)
+    budget = StepBudget(1 << 20, 8, 1e9, 1e9, 1e-9, 1e-9)
+    parts = Parts(runner, config, tokenizer, pages.scratch, 0, sequences, budget, pipelined=True)
     core = EngineCore(parts, lambda *_: None, lambda: None)
     for number in range(sequences):
         prompt, none = Prompt(text_ids(number, 20), (), ""), np.zeros((0, 1, 1, 3), np.uint8)

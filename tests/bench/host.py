@@ -14,7 +14,6 @@ from tests.bench.simulated_gpu import CONFIG, TOKENIZER, SimulatedRunner
 from workers.vision.engine.base import EngineRequest, Sampling
 from workers.vision.engine.core import EngineCore, Parts
 from workers.vision.engine.handle import RequestHandle
-from workers.vision.engine.scheduler import Limits
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.prompts import Prompt
 
@@ -36,9 +35,9 @@ def main() -> None:
 def step_ms(sequences: int, prompt: int, steps: int, *, graphs: bool) -> tuple[float, float]:
     """Milliseconds of a step in which each of `sequences` has a row, at best and in the median."""
     pages = sequences * (prompt + 1000) // 16
-    limits, budget = Limits(sequences, 100), StepBudget(1 << 20, 8, 1e9, 1e9, 1e-9, 1e-9)
+    budget = StepBudget(1 << 20, 8, 1e9, 1e9, 1e-9, 1e-9)
     runner = SimulatedRunner(sequences, graphs=graphs, speed=1e9)
-    parts = Parts(runner, CONFIG, TOKENIZER, pages, 0, limits, budget, pipelined=graphs)
+    parts = Parts(runner, CONFIG, TOKENIZER, pages, 0, sequences, budget, pipelined=graphs)
     core = EngineCore(parts, lambda *_: None, lambda: None)
     for number in range(sequences):
         ids = np.random.default_rng(number).integers(300, 400, prompt).tolist()

@@ -14,7 +14,6 @@ from workers.vision.bench.goals import JOBS_PER_SECOND
 from workers.vision.engine.base import EngineRequest, Sampling
 from workers.vision.engine.core import EngineCore, Parts
 from workers.vision.engine.handle import RequestHandle
-from workers.vision.engine.scheduler import Limits
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.packed_batch import PAGE_TOKENS
 from workers.vision.prompts import IMAGE_CONTEXT, ImageSpan, Prompt
@@ -44,7 +43,7 @@ def served(jobs: int, tiles: int, new: int, *, fast: bool) -> tuple[float, float
     runner = SimulatedRunner(jobs, graphs=fast)
     budget = StepBudget(4096, 16, pause_s=0.1, longest_s=5.0, row_s=ROW_S, tile_s=TILE_S)
     pages = jobs * (tiles * CONFIG.tokens_per_tile + 400) // PAGE_TOKENS
-    parts = Parts(runner, CONFIG, TOKENIZER, pages, 1 << 30, Limits(jobs, 256), budget, pipelined=fast)
+    parts = Parts(runner, CONFIG, TOKENIZER, pages, 1 << 30, jobs, budget, pipelined=fast)
     core = EngineCore(parts, lambda *_: None, lambda: None)
     for number in range(jobs):
         core.add(core.prepare(RequestHandle(_request(number, tiles, new)), number))

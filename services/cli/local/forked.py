@@ -22,9 +22,12 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
+
 from services.cli.local.pdeathsig import end_with_supervisor
 
-#: What two roles or more import. None opens a connection, starts a thread or has a metric of one role.
+#: What two roles or more import. None opens a connection, starts a thread or has a metric of one role, except `INTAKE`.
 SHARED_IMPORTS = (
     "celery.apps.worker",
     "celery.worker.consumer",
@@ -47,7 +50,9 @@ SHARED_IMPORTS = (
     "shared.tokenization.tokenizer",
     "shared.views",
     "uvicorn",
+    "services.intake.server",
 )
+INTAKE = "services.intake"  #: whose metrics intake and batches alone serve
 _PR_SET_NAME = 15
 _FIRST_OTHER_FD = 3
 _THREADS = Path("/proc/self/task")
@@ -68,6 +73,14 @@ def import_shared() -> None:
     for name in SHARED_IMPORTS:
         import_module(name)
     gc.collect()
+
+
+def drop_metrics_of_others(module: str) -> None:
+    """Unregister the metrics of `INTAKE` unless the role `module` belongs to it."""
+    if module.partition(".batches")[0] != INTAKE:
+        for metric in vars(import_module(f"{INTAKE}.metrics")).values():
+            if isinstance(metric, MetricWrapperBase):
+                REGISTRY.unregister(metric)
 
 
 class ForkedProcess:
@@ -119,4 +132,5 @@ def _become(name: str, module: str, environment: Mapping[str, str], log: int, su
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module]
+    drop_metrics_of_others(module)
     sys.exit(import_module(f"{module}.__main__").main())

@@ -1,12 +1,13 @@
-"""Object storage for the event loop: the blocking client in threads of its own, each wait bounded."""
+"""Object storage for the event loop: small objects are sent on it, all else by threads, and each wait is bounded."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import structlog
 
+from services.intake.clients.object_puts import ObjectPuts
 from services.intake.metrics import LOST_RESULTS
 from services.intake.uploads import Upload
 from shared.errors import ObjectMissing, ResultLost, StorageDown, StorageUnavailable
@@ -33,29 +34,42 @@ BASE_TIMEOUT_S = 5.0  #: of one operation
 MIN_BYTES_PER_S = 4 << 20  #: a large object is allowed more time at this rate
 GET_BYTES = 32 << 20  #: size that the time-out of a read allows for
 RETRY_AFTER_S = 2.0
+MAX_LOOP_BYTES = 512 << 10  #: of an object that is packed, hashed and sent on the event loop
 log = structlog.get_logger(__name__)
 
 
 class Storage:
     """The objects of `shared.storage`, awaited. Raises `StorageUnavailable`; `ObjectMissing` passes through."""
 
-    def __init__(self, objects: ObjectStorage) -> None:
+    def __init__(self, objects: ObjectStorage, puts: ObjectPuts) -> None:
         self._objects = objects
+        self._puts = puts
         # A pool of its own: threads that hang on a dead server are at most this many, and block nothing else.
         self._pool = ThreadPoolExecutor(STORAGE_THREADS, thread_name_prefix="storage")
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store an object."""
-        await self.run(lambda: self._objects.put(key, data, media_type), len(data))
+        sent = self._store(key, lambda: data, media_type, on_loop=len(data) <= MAX_LOOP_BYTES)
+        await self._in_time(sent, len(data))
 
     async def put_archive(self, job: str, manifest: bytes, images: Mapping[str, str | Upload]) -> None:
         """Store the archive of `job`: its manifest, and images by name, from uploads or as copies of stored ones."""
 
-        def send() -> None:
-            archive = pack({MANIFEST: manifest, **dict(zip(images, self._contents([*images.values()]), strict=True))})
-            self._objects.put(archive_key(job), archive, MEDIA_TYPE)
+        def archive() -> bytes:
+            return pack({MANIFEST: manifest, **dict(zip(images, self._contents([*images.values()]), strict=True))})
 
-        await self.run(send, len(manifest) + 2 * MAX_ARCHIVED_BYTES)
+        copied = any(isinstance(image, str) for image in images.values())
+        size = len(manifest) + sum(image.size for image in images.values() if isinstance(image, Upload))
+        sent = self._store(archive_key(job), archive, MEDIA_TYPE, on_loop=not copied and size <= MAX_LOOP_BYTES)
+        await self._in_time(sent, len(manifest) + 2 * MAX_ARCHIVED_BYTES)
+
+    async def _store(self, key: str, make: Callable[[], bytes], media_type: str, *, on_loop: bool) -> None:
+        """Store what `make` returns. What the event loop could not send a thread does, which tells what is wrong."""
+        if on_loop:
+            put = self._objects.signed_put(key, make(), media_type)
+            if put is not None and await self._puts.send(put):
+                return
+        await self._in_thread(lambda: self._objects.put(key, make(), media_type))
 
     async def put_image(self, image: StoredImage, source: str | Upload) -> None:
         """Store an image as an object of its own, from an upload or as a copy of a stored one."""
@@ -145,16 +159,23 @@ class Storage:
             except StorageUnavailable as error:
                 log.warning("objects of a refused request left to the reconciler", prefix=prefix, error=error.detail)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Start no further operation."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        await self._puts.close()
 
     async def run(self, act: Callable[[], T], size: int) -> T:
         """Return what the blocking `act` returns, which moves about `size` bytes."""
+        return await self._in_time(self._in_thread(act), size)
+
+    def _in_thread(self, act: Callable[[], T]) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(self._pool, act)
+
+    async def _in_time(self, operation: Awaitable[T], size: int) -> T:
         timeout_s = BASE_TIMEOUT_S + size / MIN_BYTES_PER_S
         try:
             async with asyncio.timeout(timeout_s):
-                return await asyncio.get_running_loop().run_in_executor(self._pool, act)
+                return await operation
         except (StorageDown, TimeoutError) as error:
             log.warning("object storage operation failed", error=str(error) or f"no answer in {timeout_s:.0f} s")
             raise StorageUnavailable(retry_after=RETRY_AFTER_S) from error

@@ -102,11 +102,28 @@ def test_a_supervisor_in_a_thread_executes_it(tmp_path: Path) -> None:
         assert told(tmp_path)["executed"]
 
 
-def test_shared_imports_start_no_thread_and_bring_no_module_of_one_role_whose_metrics_all_would_serve() -> None:
+def test_shared_imports_start_no_thread_and_bring_of_the_roles_intake_alone() -> None:
     script = (
         "import json, sys; from services.cli.local.forked import *; import_shared();"
-        "of_roles = [name for name in sys.modules if name.startswith(('workers', 'services.intake'))];"
-        "print(json.dumps([can_fork(), of_roles]))"
+        "of_roles = {name.split('.')[1] for name in sys.modules if name.startswith(('workers.', 'services.'))};"
+        "print(json.dumps([can_fork(), sorted(of_roles)]))"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert json.loads(ran.stdout) == [True, []]
+    assert json.loads(ran.stdout) == [True, ["cli", "intake"]]
+
+
+def metrics_of(role: str, *, forked: bool) -> list[str]:
+    """Return the metrics that `role` registers as it is imported, after what a fork of it would do before."""
+    before = "from services.cli.local.forked import *; import_shared(); drop_metrics_of_others(sys.argv[1]);"
+    script = (
+        f"import importlib, json, sys; {before if forked else ''} importlib.import_module(sys.argv[1] + '.__main__');"
+        "from prometheus_client import REGISTRY; print(json.dumps(sorted(one.name for one in REGISTRY.collect())))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, role], capture_output=True, text=True, check=True)
+    names: list[str] = json.loads(ran.stdout)
+    return names
+
+
+@pytest.mark.parametrize("role", ["workers.vision", "workers.webhooks", "services.intake.batches"])
+def test_a_forked_role_serves_the_metrics_of_an_executed_one(role: str) -> None:
+    assert metrics_of(role, forked=True) == metrics_of(role, forked=False)

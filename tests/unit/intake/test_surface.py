@@ -1,8 +1,11 @@
 """Routes of another surface, with its own errors and headers, beside the native ones."""
 
 import json
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI
+import pytest
+from fastapi import APIRouter, Body, Depends, FastAPI, Request, Response
 from starlette.testclient import TestClient
 
 from services.intake.errors import install_handlers
@@ -24,11 +27,11 @@ def served() -> TestClient:
     native, other = native_router("native"), APIRouter(route_class=route_class(OTHER))
 
     @native.get("/native")
-    def refuse_natively() -> None:
+    async def refuse_natively() -> None:
         raise NotFound("gone")
 
     @other.get("/other")
-    def refuse(number: int = 0) -> None:
+    async def refuse(number: int = 0) -> None:
         raise NotFound("gone") if number == 0 else ZeroDivisionError
 
     app.router.routes.extend([*native.routes, *other.routes])
@@ -52,6 +55,28 @@ def test_so_do_invalid_queries_wrong_methods_and_unexpected_errors() -> None:
     assert http.get("/other?number=x").json()["error"]["code"] == "invalid_field"
     assert http.post("/other").json()["error"]["code"] == "method_not_allowed"
     assert http.get("/other?number=1").json()["error"]["code"] == "internal"
+
+
+async def of_another(request: Request, number: Annotated[int, Depends(lambda: 1)]) -> Response:
+    return Response(str(number))
+
+
+async def of_a_query(request: Request, number: int) -> Response:
+    return Response(str(number))
+
+
+async def of_a_body(request: Request, fields: Annotated[dict[str, str], Body()]) -> Response:
+    return Response(str(fields))
+
+
+def of_a_thread(request: Request) -> Response:
+    return Response()
+
+
+@pytest.mark.parametrize("endpoint", [of_another, of_a_query, of_a_body, of_a_thread])
+def test_an_endpoint_whose_signature_the_routes_do_not_serve_is_refused(endpoint: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=f"{endpoint.__name__} has"):
+        native_router("native").add_api_route("/x", endpoint)
 
 
 def test_a_path_that_no_route_has_is_answered_natively() -> None:

@@ -14,7 +14,6 @@ from workers.vision.engine.core import Parts
 from workers.vision.engine.device_paths import checked_pipelining, checked_steps, checked_tower
 from workers.vision.engine.model_runner import ModelRunner
 from workers.vision.engine.resident import ResidentEngine
-from workers.vision.engine.scheduler import Limits
 from workers.vision.engine.step_allowance import decoder_operations, vision_operations
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.decode_steps import DecodeSteps
@@ -69,7 +68,7 @@ def resident_engine(
         tokenizer=tokenizer,
         pages=pages,
         feature_bytes=budget // FEATURE_DIVISOR,
-        limits=Limits(sequences=slots, held_tiles=256),
+        slots=slots,
         budget=step_budget(config, dtype, device),
         paths=paths,
     )

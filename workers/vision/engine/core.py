@@ -29,7 +29,7 @@ from workers.vision.engine.model_runner import Forward, ModelRunner
 from workers.vision.engine.page_pool import PagePool
 from workers.vision.engine.page_tables import PageTables
 from workers.vision.engine.schedule import Chunk, Schedule, TileWork
-from workers.vision.engine.scheduler import Limits, Scheduler
+from workers.vision.engine.scheduler import Scheduler
 from workers.vision.engine.sequence import Sequence, make_sequence
 from workers.vision.engine.stats import EngineStats
 from workers.vision.engine.step_allowance import HANG_FACTOR
@@ -52,7 +52,7 @@ class Parts:
     tokenizer: Tokenizer
     pages: int
     feature_bytes: int
-    limits: Limits
+    slots: int  #: sequences that may run at once
     budget: StepBudget
     paths: tuple[FastPath, ...] = ()
     pipelined: bool = False  #: the host reads a step's tokens while the device computes the next
@@ -88,7 +88,7 @@ class EngineCore:
         self._pool = PagePool(parts.pages)
         self._tables = PageTables(self._pool)
         self._features = FeatureCache(parts.feature_bytes)
-        self._scheduler = Scheduler(self._tables, self._features, parts.budget, parts.limits)
+        self._scheduler = Scheduler(self._tables, self._features, parts.budget, parts.slots)
         self._timer = StepTimer(parts.budget, waits=parts.pipelined)
         self._leave, self._progress = leave, progress
         self._unread: Unread | None = None

@@ -3,8 +3,9 @@
 The token that was chosen for a sequence stays on the device, at the sequence's slot, and enters the next step there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from workers.vision.engine.schedule import Chunk, TileWork
 from workers.vision.engine.sequence import Sequence
 from workers.vision.model.decode_steps import DecodeSteps
 from workers.vision.model.kv_pages import KVPages
-from workers.vision.model.packed_batch import PAGE_TOKENS, PackedBatch, Segment
+from workers.vision.model.packed_batch import PAGE_TOKENS, PackedBatch, Segment, pages_for
 from workers.vision.model.transfers import Mark, Readback, staging, to_device
 from workers.vision.model.vision_language_model import VisionLanguageModel
 
@@ -129,49 +130,42 @@ def decode_row(chunk: Chunk) -> tuple[int, int, int]:
 
 def pack(chunks: list[Chunk], newest: Tensor) -> PackedBatch:
     """Lay the chunks' rows one after the other; what the host has not read is in `newest` at the sequence's slot."""
-    device = newest.device
-    unread: list[tuple[int, int]] = []
-    ids: list[int] = []
-    slots: list[int] = []
-    positions: list[int] = []
-    segments: list[Segment] = []
-    wanted: list[int] = []
-    features: list[tuple[int, Tensor]] = []
-    for chunk in chunks:
-        branch, start = chunk.branch, len(ids)
-        first, stop = chunk.start, chunk.stop
-        ids += branch.tokens[first:stop]
-        if stop > len(branch.tokens):
-            unread.append((len(ids), chunk.sequence.slot))
-            ids.append(0)
-        positions += range(first, stop)
-        slots += (
-            branch.pages[place // PAGE_TOKENS] * PAGE_TOKENS + place % PAGE_TOKENS for place in range(first, stop)
-        )
-        segments.append(Segment(start, chunk.rows, stop, tuple(branch.pages[: -(-stop // PAGE_TOKENS)])))
-        features += _features(chunk, start)
-        if chunk.completes:
-            wanted.append(start + chunk.rows - 1)
-    packed = to_device([ids, positions, slots], torch.int64, device)
+    starts = accumulate((chunk.rows for chunk in chunks[:-1]), initial=0)
+    placed = list(zip(chunks, starts, strict=True))
+    unread = [(start + chunk.rows - 1, chunk.sequence.slot) for chunk, start in placed if chunk.has_unread]
+    numbers = (
+        [token for chunk in chunks for token in chunk.ids],
+        [position for chunk in chunks for position in chunk.positions],
+        [slot for chunk in chunks for slot in _slots(chunk)],
+    )
+    packed = to_device(numbers, torch.int64, newest.device)
     if unread:
-        rows, held = to_device(list(zip(*unread, strict=True)), torch.int64, device)
+        rows, held = to_device(list(zip(*unread, strict=True)), torch.int64, newest.device)
         packed[0, rows] = newest[held]
+    wanted = [start + chunk.rows - 1 for chunk, start in placed if chunk.completes]
     return PackedBatch(
         ids=packed[0],
         positions=packed[1],
         slots=packed[2],
-        segments=tuple(segments),
-        wanted=to_device(wanted, torch.int64, device),
-        features=tuple(features),
+        segments=tuple(
+            Segment(start, chunk.rows, chunk.stop, tuple(chunk.branch.pages[: pages_for(chunk.stop)]))
+            for chunk, start in placed
+        ),
+        wanted=to_device(wanted, torch.int64, newest.device),
+        features=tuple(features for chunk, start in placed for features in _features(chunk, start)),
     )
 
 
-def _features(chunk: Chunk, start: int) -> list[tuple[int, Tensor]]:
+def _slots(chunk: Chunk) -> Iterator[int]:
+    """Where the keys and values of the chunk's rows go."""
+    for position in chunk.positions:
+        yield chunk.branch.pages[position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
+
+
+def _features(chunk: Chunk, start: int) -> Iterator[tuple[int, Tensor]]:
     """The chunk's image features, each with the batch's row at which it begins."""
     tiles, first, stop = chunk.sequence.tiles, chunk.start, chunk.stop
-    found = []
     for tile in tiles.overlapping(first, stop):
         begin = tiles.starts[tile]
         rows = slice(max(0, first - begin), min(tiles.tokens, stop - begin))
-        found.append((start + max(0, begin - first), chunk.sequence.features[tile][rows]))
-    return found
+        yield start + max(0, begin - first), chunk.sequence.features[tile][rows]

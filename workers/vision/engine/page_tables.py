@@ -6,7 +6,7 @@ from workers.vision.engine.beam_search import Continuation
 from workers.vision.engine.page_pool import OutOfPages, PagePool
 from workers.vision.engine.schedule import Chunk
 from workers.vision.engine.sequence import NO_SLOT, Branch, Sequence
-from workers.vision.model.packed_batch import PAGE_TOKENS
+from workers.vision.model.packed_batch import PAGE_TOKENS, pages_for
 
 
 class PageTables:
@@ -89,8 +89,3 @@ class PageTables:
         copies += [(parent.pages[full], page) for page in own]
         self._pool.acquire(parent.pages[:full])
         return Branch([*parent.tokens, token], parent.pages[:full] + own, parent.computed)
-
-
-def pages_for(tokens: int) -> int:
-    """Pages that hold so many tokens."""
-    return -(-tokens // PAGE_TOKENS)

@@ -11,4 +11,4 @@ class ResidentEngine(EngineThread[Sequence]):
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         parts.runner.after_each_layer(self._progress)
-        super().__init__(EngineCore(parts, self._leave, self._progress), parts.limits.sequences)
+        super().__init__(EngineCore(parts, self._leave, self._progress), parts.slots)

@@ -20,6 +20,21 @@ class Chunk:
         return self.start + self.rows
 
     @property
+    def positions(self) -> range:
+        """Of its tokens in the sequence."""
+        return range(self.start, self.stop)
+
+    @property
+    def ids(self) -> list[int]:
+        """Its tokens, with 0 for the one that only the device knows."""
+        return self.branch.tokens[self.start : self.stop] + [0] * self.has_unread
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether its last token is one that only the device knows."""
+        return self.stop > len(self.branch.tokens)
+
+    @property
     def completes(self) -> bool:
         """Whether it reaches the last token, so that the next one can be chosen."""
         return self.stop == self.branch.length

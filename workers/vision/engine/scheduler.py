@@ -10,7 +10,6 @@ Every step first gives each running answer its row, then fills up with prompts, 
 import time
 from bisect import insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from workers.vision.engine.beam_search import Continuation
 from workers.vision.engine.feature_cache import FeatureCache
@@ -21,29 +20,21 @@ from workers.vision.engine.sequence import NO_SLOT, Sequence
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.packed_batch import PAGE_TOKENS
 
+MAX_HELD_TILES = 256  # whose features wait for their prefill; one sequence may have more
 HOPELESS_FACTOR = 2.0  #: by which the measured speed may be wrong before a deadline counts as out of reach
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What may be inside at once."""
-
-    sequences: int
-    held_tiles: int  #: features waiting for their prefill; one sequence may have more
 
 
 class Scheduler:
     """Used by the engine's thread only."""
 
-    def __init__(self, tables: PageTables, features: FeatureCache, budget: StepBudget, limits: Limits) -> None:
+    def __init__(self, tables: PageTables, features: FeatureCache, budget: StepBudget, slots: int) -> None:
         self.tables = tables
         self._features = features
         self._budget = budget
-        self._limits = limits
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.preemptions = 0
-        self._slots = list(reversed(range(limits.sequences)))
+        self._slots = list(reversed(range(slots)))
         self._first_is_next = False
         self._hopeless: list[Sequence] = []
 
@@ -104,7 +95,7 @@ class Scheduler:
         return time.monotonic() + needed_s / HOPELESS_FACTOR > deadline
 
     def _admit(self) -> None:
-        while self.waiting and len(self.running) < self._limits.sequences:
+        while self.waiting and self._slots:
             sequence = self.waiting[0]
             if sequence.branch.unread:  # preempted just now: its prompt is one token longer in a moment
                 return
@@ -148,7 +139,7 @@ class Scheduler:
         for sequence, most in self._allot(wanted, self._budget.tiles(decoding)).items():
             new = [work for work in unknown[sequence] if work.key not in chosen]
             for work in new[:most]:
-                if held < self._limits.held_tiles or sequence is self.running[0]:
+                if held < MAX_HELD_TILES or sequence is self.running[0]:
                     held += 1
                     chosen.add(work.key)
                     yield work

@@ -13,7 +13,7 @@ from torch import Tensor
 from workers.vision.model.decoder import Decoder
 from workers.vision.model.graph import Graph, GraphPool
 from workers.vision.model.kv_pages import KVPages
-from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables, PackedBatch
+from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables, PackedBatch, pages_for
 from workers.vision.model.transfers import to_device
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
@@ -26,7 +26,7 @@ class DecodeSteps:
     def __init__(self, decoder: Decoder, pages: KVPages, newest: Tensor) -> None:
         """`newest` (slots + 1,) int64 holds each sequence's newest token."""
         slots, self._device = len(newest) - 1, newest.device
-        width = min(pages.scratch, -(-decoder.config.positions // PAGE_TOKENS))
+        width = min(pages.scratch, pages_for(decoder.config.positions))
         self._decoder, self._pages, self._newest = decoder, pages, newest
         self._padding = slots, 0, pages.scratch
         self._tables = torch.full((slots + 1, width), pages.scratch, device=self._device)

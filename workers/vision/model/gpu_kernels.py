@@ -12,7 +12,7 @@ from workers.vision.model.decoder import DecoderKernels
 from workers.vision.model.fast_path import choose
 from workers.vision.model.linear import PlainLinear
 from workers.vision.model.norm import joined_rms_norm, rms_norm
-from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables, Segment
+from workers.vision.model.packed_batch import PAGE_TOKENS, DecodeTables, Segment, pages_for
 
 PAGED_ATTENTION = "paged attention"
 CONTEXTS = (1, 17, 700, 2000)  # of the rows that are compared: the shortest, a page begun, long ones
@@ -26,7 +26,7 @@ def gpu_kernels(config: DecoderConfig, dtype: torch.dtype, device: torch.device,
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random).to(device, dtype)
 
-    longest = -(-max(CONTEXTS) // PAGE_TOKENS)
+    longest = pages_for(max(CONTEXTS))
     pages = torch.randperm(len(CONTEXTS) * longest, generator=random).view(len(CONTEXTS), longest)
     pools = [draw(pages.numel() * PAGE_TOKENS, config.kv_heads, config.head) for _ in "kv"]
     tables = (part.to(device) for part in (torch.arange(len(CONTEXTS)), pages, torch.tensor(CONTEXTS)))

@@ -11,6 +11,11 @@ from workers.vision.model.transfers import to_device
 PAGE_TOKENS = 16  #: small enough that prompts which part ways early still share; a tile of 256 tokens is 16 pages
 
 
+def pages_for(tokens: int) -> int:
+    """Pages that hold so many tokens."""
+    return -(-tokens // PAGE_TOKENS)
+
+
 @dataclass(frozen=True)
 class Segment:
     """Consecutive rows of one sequence; the last of them is its position `context - 1`."""
@@ -96,7 +101,7 @@ class PackedBatch:
         for at, row in enumerate([] if self.wanted is None else self.wanted.tolist()):
             segment = next(one for one in self.segments if one.start <= row < one.start + one.rows)
             context = segment.context - (segment.start + segment.rows - 1 - row)
-            segments.append(Segment(at, 1, context, segment.pages[: -(-context // PAGE_TOKENS)]))
+            segments.append(Segment(at, 1, context, segment.pages[: pages_for(context)]))
         return replace(self, segments=tuple(segments))
 
     @cached_property

@@ -4,9 +4,11 @@ import asyncio
 import hashlib
 from typing import Any
 
+from services.intake.clients.object_puts import ObjectPuts
 from services.intake.clients.storage import Storage
 from services.intake.uploads import Upload
 from shared.requests import StoredImage
+from shared.settings.roles import Settings
 from shared.storage import MemoryStorage
 
 
@@ -24,7 +26,7 @@ class Recorded(MemoryStorage):
 
 def test_an_upload_is_stored_with_the_digest_that_was_computed_as_it_arrived() -> None:
     objects = Recorded()
-    storage = Storage(objects)
+    storage = Storage(objects, ObjectPuts(Settings(), connections=1))
     upload = Upload.of("image", b"data")
     image = StoredImage(
         key="k",
@@ -38,6 +40,6 @@ def test_an_upload_is_stored_with_the_digest_that_was_computed_as_it_arrived() -
         tiles=1,
     )
     asyncio.run(storage.put_image(image, upload))
-    storage.close()
+    asyncio.run(storage.close())
     assert objects.digests == [hashlib.sha256(b"data").hexdigest()]
     assert objects.get("k") == b"data"

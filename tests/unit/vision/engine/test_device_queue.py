@@ -20,7 +20,6 @@ from workers.vision.engine.core import EngineCore, Parts
 from workers.vision.engine.engine_thread import Outcome
 from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.model_runner import ModelRunner
-from workers.vision.engine.scheduler import Limits
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.decode_steps import DecodeSteps
 from workers.vision.model.graph import GraphPool
@@ -101,7 +100,7 @@ def test_no_step_of_tiles_prompts_or_answers_waits_for_the_device(
     budget = StepBudget(128, 2, 1.0, 1e9, 1e-9, 1e-9)  # prompts come in chunks beside answers
     runner = ModelRunner(model, pages, newest, encode, steps)
     outcomes: list[Outcome] = []
-    parts = Parts(runner, CONFIG, TOKENIZER, PAGES, 1 << 20, Limits(SLOTS, 100), budget, pipelined=True)
+    parts = Parts(runner, CONFIG, TOKENIZER, PAGES, 1 << 20, SLOTS, budget, pipelined=True)
     core = EngineCore(parts, lambda _, outcome: outcomes.append(outcome), lambda: None)
     sequences = [core.prepare(RequestHandle(request), number) for number, request in enumerate(REQUESTS)]
     with NoWaiting():  # type: ignore[no-untyped-call]

@@ -6,8 +6,10 @@ from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
+import pytest
 import torch
 
+from workers.vision.engine import scheduler as scheduler_module
 from workers.vision.engine.base import EngineRequest, Sampling
 from workers.vision.engine.beam_search import Continuation
 from workers.vision.engine.feature_cache import FeatureCache
@@ -15,7 +17,7 @@ from workers.vision.engine.handle import RequestHandle
 from workers.vision.engine.page_pool import PagePool
 from workers.vision.engine.page_tables import PageTables
 from workers.vision.engine.schedule import Schedule
-from workers.vision.engine.scheduler import Limits, Scheduler
+from workers.vision.engine.scheduler import Scheduler
 from workers.vision.engine.sequence import Sequence
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.engine.tile_spans import tile_spans
@@ -35,9 +37,9 @@ def sequence(text: int = 40, tiles: int = 0, image: int = 0, first: int = 100, *
     return Sequence(RequestHandle(request), tile_spans(request, TILE_TOKENS), Mock(), 100, next(arrivals))
 
 
-def scheduler(pages: int = 100, rows: int = 64, tiles: int = 2, sequences: int = 8, held: int = 100) -> Scheduler:
+def scheduler(pages: int = 100, rows: int = 64, tiles: int = 2, sequences: int = 8) -> Scheduler:
     budget = StepBudget(rows, tiles, pause_s=1.0, longest_s=1.0, row_s=1e-9, tile_s=1e-9)
-    return Scheduler(PageTables(PagePool(pages)), FeatureCache(1 << 20), budget, Limits(sequences, held))
+    return Scheduler(PageTables(PagePool(pages)), FeatureCache(1 << 20), budget, sequences)
 
 
 def run(scheduler: Scheduler) -> Schedule:
@@ -190,8 +192,9 @@ def test_equal_tiles_of_other_salts_are_encoded_again() -> None:
     assert len(run(chosen).tiles) == 4
 
 
-def test_features_that_wait_for_their_prefill_are_bounded() -> None:
-    chosen = scheduler(tiles=8, held=3)
+def test_features_that_wait_for_their_prefill_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler_module, "MAX_HELD_TILES", 3)
+    chosen = scheduler(tiles=8)
     chosen.add(sequence(tiles=4, image=1))  # the first in order may have more
     chosen.add(sequence(tiles=2, image=2))
     assert [work.sequence.tiles.keys[0] for work in run(chosen).tiles] == [chosen.running[0].tiles.keys[0]] * 4

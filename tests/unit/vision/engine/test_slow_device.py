@@ -18,7 +18,6 @@ from workers.vision.engine.errors import DeadlineExceeded
 from workers.vision.engine.model_runner import Forward
 from workers.vision.engine.resident import ResidentEngine
 from workers.vision.engine.schedule import Chunk, TileWork
-from workers.vision.engine.scheduler import Limits
 from workers.vision.engine.step_budget import StepBudget
 from workers.vision.model.transfers import Mark, Readback
 from workers.vision.prompts import ImageSpan, Prompt
@@ -104,7 +103,7 @@ def runner(clock: Clock) -> SimulatedRunner:
 def engine(runner: SimulatedRunner, checkpoint: Checkpoint) -> Iterator[ResidentEngine]:
     budget = StepBudget(512, 8, pause_s=1.0, longest_s=5.0, row_s=ROW_S, tile_s=TILE_S)
     simulated: Any = runner
-    parts = Parts(simulated, checkpoint.config, checkpoint.tokenizer, 2000, 1 << 20, Limits(4, 100), budget)
+    parts = Parts(simulated, checkpoint.config, checkpoint.tokenizer, 2000, 1 << 20, 4, budget)
     engine = ResidentEngine(parts)
     yield engine
     engine.close()
