@@ -22,8 +22,8 @@ from services.cli.remedies import durability_remedy, redis_remedy, storage_remed
 from shared.broker import WEBHOOK_QUEUE, Hints, make_celery
 from shared.connections.redis_client import connect
 from shared.errors import TileqError
+from shared.s3_storage import S3Storage
 from shared.settings.roles import Settings
-from shared.storage import S3Storage
 from shared.store.client import Store
 from shared.store.cluster import cluster_problem
 from shared.store.durability import Durability, judge_durability, not_permitted

@@ -36,7 +36,7 @@ def reencrypt(
     """
     from services.cli.reencrypt import Reencryption  # noqa: PLC0415  # see local_commands.py
     from shared.errors import StorageDown  # noqa: PLC0415
-    from shared.storage import S3Storage  # noqa: PLC0415
+    from shared.s3_storage import S3Storage  # noqa: PLC0415
     from shared.store.secrets import retire_keys, use_keys  # noqa: PLC0415
 
     with open_store(data) as store:

@@ -24,9 +24,9 @@ from shared.broker import Hints, make_celery
 from shared.connections.redis_client import connect_async
 from shared.errors import QueueUnavailable
 from shared.health import HealthServer
+from shared.s3_storage import S3Storage
 from shared.settings.base import SettingsError
 from shared.settings.roles import IntakeSettings
-from shared.storage import S3Storage
 from shared.store.client import AsyncStore
 from shared.store.secrets import missing_keys_problem, use_keys
 

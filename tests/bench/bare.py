@@ -12,8 +12,8 @@ from celery import Celery
 
 from shared.broker import make_celery, queue
 from shared.environment import read_settings
+from shared.s3_storage import S3Storage
 from shared.settings.roles import Settings
-from shared.storage import S3Storage
 
 QUEUE, TASK = "bare", "bare.run"
 SLOTS = 32

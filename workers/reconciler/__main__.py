@@ -15,8 +15,8 @@ from shared.connections.redis_client import connect
 from shared.errors import QueueUnavailable, StorageDown
 from shared.health import HealthServer
 from shared.process import run_process
+from shared.s3_storage import S3Storage
 from shared.settings.roles import ReconcilerSettings
-from shared.storage import S3Storage
 from shared.store.client import Store
 from shared.store.health import probe
 from workers.reconciler.collector import StoreCollector

@@ -18,8 +18,9 @@ from shared.errors import StorageDown
 from shared.health import HealthServer
 from shared.models import model_id_of
 from shared.process import run_process
+from shared.s3_storage import S3Storage
 from shared.settings.roles import VisionWorkerSettings
-from shared.storage import ObjectStorage, S3Storage, tokenizer_key
+from shared.storage import ObjectStorage, tokenizer_key
 from shared.store.client import Store
 from shared.store.health import probe
 from workers.vision.affinity import CachedPrompts

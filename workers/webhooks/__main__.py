@@ -10,9 +10,9 @@ from shared.connections.redis_client import connect
 from shared.errors import QueueUnavailable
 from shared.health import HealthServer
 from shared.process import run_process
+from shared.s3_storage import S3Storage
 from shared.settings.base import SettingsError
 from shared.settings.roles import WebhooksSettings
-from shared.storage import S3Storage
 from shared.store.client import Store
 from shared.store.health import probe
 from shared.store.secrets import missing_keys_problem, use_keys

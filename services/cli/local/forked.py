@@ -40,7 +40,7 @@ SHARED_IMPORTS = (
     "shared.json_schema",
     "shared.process",
     "shared.request_archive",
-    "shared.storage",
+    "shared.s3_storage",
     "shared.store.deliveries",
     "shared.store.endpoints",
     "shared.store.health",

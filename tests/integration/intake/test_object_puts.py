@@ -10,8 +10,8 @@ from services.intake.clients.object_puts import ObjectPuts
 from services.intake.clients.storage import MAX_LOOP_BYTES, Storage
 from services.intake.uploads import Upload
 from shared.errors import StorageUnavailable
+from shared.s3_storage import S3Storage
 from shared.settings.roles import Settings
-from shared.storage import S3Storage
 from tests.certificates import Authority
 from tests.s3_stub import Request, S3Stub, refusal, role_credentials, s3_stub
 

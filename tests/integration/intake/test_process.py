@@ -24,8 +24,8 @@ from services.cli.local.valkey import valkey
 from services.intake.submission.idempotency import LEASE_S
 from shared.events import TextDelta, stream_key
 from shared.jobs import State
+from shared.s3_storage import S3Storage
 from shared.settings.roles import Settings
-from shared.storage import S3Storage
 from shared.store import transitions
 from tests.integration.intake.conftest import Process, started
 from tests.unit.intake.image_files import bomb, gif, picture

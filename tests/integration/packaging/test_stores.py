@@ -20,8 +20,8 @@ from services.cli.local.supervisor import supervised
 from services.cli.local.valkey import valkey
 from shared.errors import StorageDown
 from shared.jobs import Job
+from shared.s3_storage import S3Storage
 from shared.settings.roles import Settings
-from shared.storage import S3Storage
 from tests.servers import needed
 from tests.unit.packaging.compose import compose, filled
 from tests.unit.packaging.tree import ROOT

@@ -21,8 +21,9 @@ from shared.ended import newest_groups, read_group
 from shared.ids import new_id
 from shared.jobs import Job, State
 from shared.requests import Manifest, Request
+from shared.s3_storage import S3Storage
 from shared.settings.roles import Settings
-from shared.storage import S3Storage, manifest_key
+from shared.storage import manifest_key
 from shared.store import transitions
 from shared.store.client import Store
 from shared.store.stats import get_stats

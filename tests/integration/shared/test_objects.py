@@ -8,13 +8,14 @@ import httpx
 import pytest
 
 from services.cli.local.seaweed import S3
-from shared import storage
+from shared import s3_storage
 from shared.connections.s3_client import DIGEST_HEADER, MAX_SINGLE_PUT_BYTES
 from shared.errors import ObjectMissing, StorageDown
 from shared.ids import new_id
 from shared.object_writers import PART_BYTES
+from shared.s3_storage import S3Storage
 from shared.settings.roles import Settings
-from shared.storage import MemoryStorage, ObjectStorage, S3Storage
+from shared.storage import MemoryStorage, ObjectStorage
 
 
 def s3_settings(server: S3, **changes: object) -> Settings:
@@ -157,7 +158,7 @@ def test_keys_are_listed_in_order_and_deleted_by_prefix(objects: ObjectStorage, 
 def test_more_keys_than_one_page_holds_are_all_listed(
     objects: ObjectStorage, place: str, page_keys: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "PAGE_KEYS", page_keys)
+    monkeypatch.setattr(s3_storage, "PAGE_KEYS", page_keys)
     names = [f"{place}{name}" for name in ("a", "b/c", "b/d", "e")]
     for name in names:
         objects.put(name, b"x", "text/plain")

@@ -10,8 +10,8 @@ import pytest
 
 from services.cli.local.seaweed import S3
 from shared.errors import StorageDown
+from shared.s3_storage import S3Storage
 from shared.settings.roles import Settings
-from shared.storage import S3Storage
 from tests.certificates import Authority
 from tests.s3_stub import Request, S3Stub, refusal, role_credentials, s3_stub, takes_everything
 

@@ -28,8 +28,9 @@ from shared.jobs import Job, State
 from shared.models import BY_ID, DEMO_MODEL_ID
 from shared.records import JobOutput
 from shared.requests import Generation, Manifest, Request, StoredImage
+from shared.s3_storage import S3Storage
 from shared.settings.roles import Settings
-from shared.storage import S3Storage, image_key, manifest_key, result_key, tokenizer_key, view_key
+from shared.storage import image_key, manifest_key, result_key, tokenizer_key, view_key
 from shared.store import transitions
 from shared.store.client import Store
 from shared.store.stats import get_stats

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from shared.conversation import Message
 from shared.models import BY_ID, DEMO_MODEL_ID, Model
+from shared.s3_storage import S3Storage
 from shared.settings.roles import VisionWorkerSettings
-from shared.storage import S3Storage
 from shared.tiling import TILE
 from shared.tokenization.tokenizer import Tokenizer
 from workers.vision.checkpoint.cache import Report

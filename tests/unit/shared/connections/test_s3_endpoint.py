@@ -5,9 +5,9 @@ from pydantic import ValidationError
 
 from shared.connections.s3_endpoint import S3Endpoint, normal_prefix, parse_s3_url
 from shared.environment import read_settings
+from shared.s3_storage import S3Storage
 from shared.settings.base import SettingsError
 from shared.settings.roles import Settings
-from shared.storage import S3Storage
 
 
 @pytest.mark.parametrize(
