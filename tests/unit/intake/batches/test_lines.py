@@ -7,7 +7,7 @@ import pytest
 
 from services.intake.batches import lines
 from services.intake.batches.lines import Line, LineTooLong, read_lines
-from shared.errors import StorageUnavailable
+from shared.errors import ObjectMissing
 
 
 def read(data: bytes, *, offset: int = 0, number: int = 0, max_line_bytes: int = 1000) -> list[Line]:
@@ -41,7 +41,7 @@ def test_a_line_that_is_too_long_is_named(monkeypatch: pytest.MonkeyPatch, data:
         read(data, max_line_bytes=8)
 
 
-def test_a_file_that_ends_early_is_read_again_later() -> None:
+def test_a_file_that_was_cut_since_is_no_longer_there() -> None:
     async def nothing(start: int, length: int) -> bytes:
         return b""
 
@@ -49,7 +49,7 @@ def test_a_file_that_ends_early_is_read_again_later() -> None:
         async for _ in read_lines(nothing, 10, max_line_bytes=8):
             pass
 
-    with pytest.raises(StorageUnavailable, match="byte 0 of 10"):
+    with pytest.raises(ObjectMissing, match="byte 0 of 10"):
         asyncio.run(collect())
 
 
