@@ -11,19 +11,51 @@ from typing import Any
 import structlog
 from kombu.transport import redis as kombu_redis
 from prometheus_client import Counter
+from redis.exceptions import RedisError
 
 from shared.connections.hint_envelope import envelope_problem
 from shared.connections.redis_client import broker_pool
 from shared.connections.redis_endpoint import RedisEndpoint
 
 DROPPED = Counter("tileq_messages_dropped_total", "Messages of the broker that were dropped because they were no hints")
+UNACKNOWLEDGED = Counter(
+    "tileq_messages_unacknowledged_total", "Messages whose acknowledgement failed; the broker delivers them again, late"
+)
 log = structlog.get_logger(__name__)
+
+
+class UnacknowledgedQoS(kombu_redis.QoS):
+    """Counts a message as done although its acknowledgement failed; it stays in `unacked` and comes again.
+
+    kombu would count it as in hand for as long as the connection lasts. With every slot's hint in hand the consumer looks
+    at its connection no more, so that it never learned that the connection was lost, and took no hint ever again.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message."""
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as error:
+            self._give_up(delivery_tag, error)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Drop a message, or put it back into its queue."""
+        try:
+            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as error:
+            self._give_up(delivery_tag, error)
+
+    def _give_up(self, delivery_tag: str, error: Exception) -> None:
+        UNACKNOWLEDGED.inc()
+        log.warning("message not acknowledged, the broker delivers it again", error=str(error))
+        self._quick_ack(delivery_tag)
 
 
 class EndpointChannel(kombu_redis.Channel):
     """A channel to `endpoint`, a transport option."""
 
     endpoint: RedisEndpoint
+    QoS = UnacknowledgedQoS
     _pooled_client: Any = None
     from_transport_options: Any = (*kombu_redis.Channel.from_transport_options, "endpoint")
 

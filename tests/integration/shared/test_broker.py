@@ -10,6 +10,10 @@ from shared.broker import DELIVERY_DUE, JOB_AVAILABLE, WEBHOOK_QUEUE, Hints, mak
 from shared.settings.roles import Settings
 
 
+def refuse(*_: object) -> None:
+    raise redis.ConnectionError("reset")
+
+
 @dataclass
 class Broker:
     """The broker as seen from outside."""
@@ -60,6 +64,25 @@ def test_a_channel_makes_one_client_for_its_acknowledgements(settings: Settings)
         with channel.conn_or_acquire() as anew:
             assert anew is not first
             assert anew.connection_pool is channel.pool
+
+
+def test_a_hint_whose_acknowledgement_fails_holds_no_place(
+    settings: Settings, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_celery(settings)
+    for id in ("job_a", "job_b"):
+        assert Hints(app).job("m", id)
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        channel.basic_qos(0, 1, False)
+        name = vision_queue("m")
+        first = channel.basic_get(name)
+        assert not channel.qos.can_consume()
+        with monkeypatch.context() as broken:
+            broken.setattr(channel.qos, "_remove_from_indices", refuse)
+            channel.basic_ack(first.delivery_tag)
+        assert channel.qos.can_consume()
+        channel.basic_ack(channel.basic_get(name).delivery_tag)
+        assert broker.client.hkeys(f"{broker.prefix}mq:unacked") == [first.delivery_tag]
 
 
 def test_a_broker_that_is_gone_costs_a_hint_and_no_exception() -> None:

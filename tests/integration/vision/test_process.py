@@ -36,6 +36,7 @@ from shared.store.client import Store
 from shared.store.stats import get_stats
 from shared.tokenization.tokenizer import Tokenizer
 from tests.encoded import encoded
+from tests.tcp_proxy import tcp_proxy
 from tests.waiting import eventually
 from workers.reconciler.reconcile import Reconciler
 from workers.vision.model.packed_batch import PAGE_TOKENS
@@ -365,6 +366,23 @@ def test_a_store_that_does_not_answer_for_a_while_costs_no_attempt(backends: Bac
         assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
         assert "heartbeat failed" in backends.log()
         assert backends.ended(backends.submit("and then?"), within=60).state is State.SUCCEEDED
+
+
+def test_a_worker_that_lost_its_network_with_every_slot_busy_takes_jobs_again(
+    backends: Backends, valkey_url: str
+) -> None:
+    (unused,) = free_ports(1)
+    server = int(valkey_url.rpartition(":")[2].partition("/")[0])
+    with (
+        tcp_proxy(server) as proxy,
+        backends.worker(TILEQ_REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0", TILEQ_SLOTS="1", TILEQ_ECHO_DELAY="0.1"),
+    ):
+        job = backends.generating(backends.submit(LONG))
+        proxy.target = unused
+        proxy.cut()
+        eventually(lambda: "message not acknowledged" in backends.log(), within=20)
+        proxy.target = server
+        assert backends.ended(job).state is State.SUCCEEDED
 
 
 def test_an_unavailable_events_redis_costs_no_job(backends: Backends) -> None:
