@@ -13,6 +13,7 @@ import redis.asyncio
 import structlog
 from prometheus_client import Counter
 from redis import sentinel
+from redis._parsers import _RESP2Parser
 from redis.asyncio import sentinel as async_sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
@@ -190,7 +191,14 @@ class TcpLink(_PrimaryLink, redis.Connection):
 
 
 class TlsLink(_PrimaryLink, redis.SSLConnection):
-    """Over TCP with TLS."""
+    """Over TCP with TLS.
+
+    Replies are parsed in Python: to hiredis a readable socket has unread data, and the session tickets of TLS 1.3 make it
+    readable; redis-py refuses such a connection as "not ready".
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(parser_class=_RESP2Parser, **options)
 
 
 class SocketLink(_PrimaryLink, redis.UnixDomainSocketConnection):

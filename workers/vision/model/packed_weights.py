@@ -38,6 +38,7 @@ def pack(weight: Tensor, form: Format, *, gated: bool) -> tuple[Tensor, Tensor]:
     words = _on_huge_pages(len(panels), panels.shape[2] // CODES_PER_WORD[form], PANEL)
     each = max(1, CHUNK_WEIGHTS // panels[0].numel())
 
+    @torch.inference_mode()  # a thread does not inherit it, and a tensor made in it may be written in it only
     def pack_chunk(chunk: Tensor, target: Tensor) -> Tensor:
         codes, scales = PACK[form](chunk)
         target.copy_(codes.view(torch.int32).transpose(1, 2))
