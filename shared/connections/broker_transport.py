@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 class UnacknowledgedQoS(kombu_redis.QoS):
     """Counts a message as done although its acknowledgement failed; it stays in `unacked` and comes again.
 
-    kombu would count it as in hand for as long as the connection lasts. With every slot's hint in hand the consumer does
-    not look at its connection, so that it would never learn that it was lost, and take no hint ever again.
+    kombu would count it as in hand for as long as the connection lasts. With every slot's hint in hand the consumer
+    does not look at its connection, so that it would never learn that it was lost, and take no hint ever again.
     """
 
     def ack(self, delivery_tag: str) -> None:

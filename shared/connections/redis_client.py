@@ -193,8 +193,8 @@ class TcpLink(_PrimaryLink, redis.Connection):
 class TlsLink(_PrimaryLink, redis.SSLConnection):
     """Over TCP with TLS.
 
-    Replies are parsed in Python: to hiredis a readable socket has unread data, and the session tickets of TLS 1.3 make it
-    readable; redis-py refuses such a connection as "not ready".
+    Replies are parsed in Python: to hiredis a readable socket has unread data, and the session tickets of TLS 1.3 make
+    it readable; redis-py refuses such a connection as "not ready".
     """
 
     def __init__(self, **options: Any) -> None:

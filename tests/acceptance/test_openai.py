@@ -143,7 +143,9 @@ def test_nodes_sdk_reads_the_same(here: Service, sdk: OpenAI, tmp_path: Path) ->
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed")
     script = shutil.copy(Path(__file__).with_name("openai_sdk.mjs"), tmp_path)
-    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(tmp_path), NODE_SDK]
+    quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
+    patient = ("--fetch-timeout=30000", "--fetch-retries=5")  # npm waits five minutes for a registry that stalls once
+    install = ["npm", "install", *quiet, *patient, "--prefix", str(tmp_path), NODE_SDK]
     subprocess.run(install, check=True, capture_output=True, timeout=280)
     with tcp_proxy(port_of(here.url)) as proxy:
         proxy.answers_to_cut = 1
