@@ -101,8 +101,8 @@ def started(module: str, here: Service, name: str = "", env: Mapping[str, str] |
 
 
 def ended_soon(program: Program) -> Program:
-    """Return `program` as one whose data nobody needs any more: it has a second to stop."""
-    return replace(program, stop_within=1)
+    """Return `program` as one whose data nobody needs any more: it has a second to stop, and is probed no more."""
+    return replace(program, stop_within=1, stuck=lambda: "")
 
 
 def _settings(env: Mapping[str, str]) -> Settings:

@@ -251,7 +251,9 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_id(store: Store, obje
 
 def test_the_start_is_not_announced_again_once_the_job_has_ended(store: Store, objects: MemoryStorage) -> None:
     job = running(store)
-    dispatcher = make_dispatcher(store, objects, DeliveryResponse(status=500), DeliveryResponse(status=200))
+    later = Settings(webhook_schedule=(0.5, 0.01))  # not within the first call
+    answers = DeliveryResponse(status=500), DeliveryResponse(status=200)
+    dispatcher = make_dispatcher(store, objects, *answers, settings=later)
     started, ended = message_id(job.id, "started"), message_id(job.id, "succeeded")
     dispatcher.deliver_due(started)
     store.run(transitions.finish(job.id, 1, State.SUCCEEDED, {"output": {"text": "a", "finish_reason": "stop"}}))
