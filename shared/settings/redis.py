@@ -1,23 +1,27 @@
 """Settings of Redis."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from shared.connections.redis_endpoint import RedisEndpoint, TlsOptions, check_tls_files, parse_redis_url
 from shared.settings.base import ProcessSettings, variable_name
+from shared.settings.values import checked
+
+_RedisUrl = Annotated[str, checked(parse_redis_url)]
+_OtherRedisUrl = Annotated[str, checked(parse_redis_url, or_empty=True)]
 
 
 class RedisSettings(ProcessSettings):
     """Where the job store, the broker and the text deltas are."""
 
-    redis_url: str = Field(
+    redis_url: _RedisUrl = Field(
         "redis://127.0.0.1:6379/0",
         description="job records and outbox; AOF on, noeviction; also `rediss://` (TLS, verified), `unix:///socket?db=0`"
         ", `redis-sentinel://host,host/service/0`, `rediss-sentinel://`",
     )
-    broker_url: str = Field("", description="Celery's Redis; empty: redis_url")
-    events_url: str = Field("", description="Redis for text deltas, may live without AOF; empty: redis_url")
+    broker_url: _OtherRedisUrl = Field("", description="Celery's Redis; empty: redis_url")
+    events_url: _OtherRedisUrl = Field("", description="Redis for text deltas, may live without AOF; empty: redis_url")
     redis_prefix: str = Field(
         "tileq:", description="in front of every Redis key and queue; on a Redis Cluster with a hash tag: `{tileq}:`"
     )
@@ -28,13 +32,6 @@ class RedisSettings(ProcessSettings):
     redis_sentinel_password: SecretStr = Field(SecretStr(""), description="password of the Sentinel nodes")
     require_aof: bool = Field(True, description="take no job while the job store keeps no append-only file")
     redis_timeout: float = Field(5, gt=0, description="for one Redis round trip, connecting included")
-
-    @field_validator("redis_url", "broker_url", "events_url")
-    @classmethod
-    def _readable_redis_url(cls, value: str, info: ValidationInfo) -> str:
-        if value or info.field_name == "redis_url":
-            parse_redis_url(value)
-        return value
 
     @model_validator(mode="after")
     def _usable_tls_files(self) -> Self:

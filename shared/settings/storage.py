@@ -1,19 +1,23 @@
 """Settings of the object storage."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from shared.connections.s3_endpoint import S3Endpoint, check_bucket_name, normal_prefix, parse_s3_url
 from shared.settings.base import ProcessSettings
-from shared.settings.values import CaFile
+from shared.settings.values import CaFile, checked
+
+_S3Url = Annotated[str, checked(parse_s3_url)]
+_OtherS3Url = Annotated[str, checked(parse_s3_url, or_empty=True)]
+_Bucket = Annotated[str, checked(check_bucket_name)]
 
 
 class StorageSettings(ProcessSettings):
     """Where the object storage is."""
 
-    s3_url: str = Field("http://127.0.0.1:9000", description="S3 server, scheme and port included, no path")
-    s3_public_url: str = Field(
+    s3_url: _S3Url = Field("http://127.0.0.1:9000", description="S3 server, scheme and port included, no path")
+    s3_public_url: _OtherS3Url = Field(
         "", description="address of the S3 server for clients, who put uploads there by presigned URLs; empty: none do"
     )
     s3_access_key: str = Field(
@@ -23,7 +27,7 @@ class StorageSettings(ProcessSettings):
     s3_secret_key: SecretStr = Field(SecretStr(""), description="S3 secret key")
     s3_session_token: SecretStr = Field(SecretStr(""), description="session token, where the keys are temporary")
     s3_region: str = Field("", description="S3 region; empty: the one in s3_url, else us-east-1")
-    s3_bucket: str = Field("tileq", description="bucket for images, manifests and results; made if absent")
+    s3_bucket: _Bucket = Field("tileq", description="bucket for images, manifests and results; made if absent")
     s3_prefix: str = Field("", description="in front of every key, for a bucket that is shared: `team/tileq`")
     s3_addressing: Literal["auto", "path", "virtual"] = Field(
         "auto", description="`virtual`: the bucket in the host name; `auto`: at AWS virtual, elsewhere `path`"
@@ -31,23 +35,10 @@ class StorageSettings(ProcessSettings):
     s3_ca_file: CaFile = Field("", description="PEM of the authorities of the S3 server; empty: the system's")
     s3_timeout: float = Field(20, gt=0, description="for one S3 request")
 
-    @field_validator("s3_bucket")
-    @classmethod
-    def _allowed_bucket(cls, value: str) -> str:
-        check_bucket_name(value)
-        return value
-
     @field_validator("s3_prefix")
     @classmethod
     def _normal_prefix(cls, value: str) -> str:
         return normal_prefix(value)
-
-    @field_validator("s3_url", "s3_public_url")
-    @classmethod
-    def _readable_s3_url(cls, value: str, info: ValidationInfo) -> str:
-        if value or info.field_name == "s3_url":
-            parse_s3_url(value)
-        return value
 
     @model_validator(mode="after")
     def _consistent_storage(self) -> Self:
