@@ -1,5 +1,6 @@
 """The forms of `POST /v1/files` and of the parts of `/v1/uploads`, as OpenAI's SDKs write them."""
 
+from collections.abc import Callable
 from typing import cast
 
 from services.intake.submission.body import CHARSET_FIELD, Form, MultipartLimits
@@ -17,16 +18,7 @@ MAX_FORM_BYTES = 1 << 20  #: of the body, beside the file
 
 def upload_limits(settings: IntakeSettings) -> MultipartLimits:
     """Return what the body of an upload may hold; its purpose, which may come behind the file, is not known yet."""
-    most = max(settings.max_file_bytes, settings.max_image_bytes)
-    return MultipartLimits(
-        lambda name: name == "file",
-        1,
-        too_many_files=lambda: Malformed("send one `file` in each request", field="file"),
-        check_field=_check_field,
-        max_body_bytes=most + MAX_FORM_BYTES,
-        max_file_bytes=most,
-        file_too_large=lambda _, limit: _too_large(limit),
-    )
+    return _one_file("file", max(settings.max_file_bytes, settings.max_image_bytes), _check_field, _too_large)
 
 
 def read_fields(form: Form, settings: IntakeSettings) -> FileFields:
@@ -51,14 +43,20 @@ def read_fields(form: Form, settings: IntakeSettings) -> FileFields:
 
 def part_limits(max_bytes: int) -> MultipartLimits:
     """Return what the body of a part of an upload may hold."""
+    return _one_file("data", max_bytes, _refuse_beside_data, _part_too_large)
+
+
+def _one_file(
+    part: str, max_bytes: int, check_field: Callable[[str], None], too_large: Callable[[int], RequestError]
+) -> MultipartLimits:
     return MultipartLimits(
-        lambda name: name == "data",
+        lambda name: name == part,
         1,
-        too_many_files=lambda: Malformed("send one `data` in each request", field="data"),
-        check_field=_refuse_beside_data,
+        too_many_files=lambda: Malformed(f"send one `{part}` in each request", field=part),
+        check_field=check_field,
         max_body_bytes=max_bytes + MAX_FORM_BYTES,
         max_file_bytes=max_bytes,
-        file_too_large=lambda _, limit: BodyTooLarge(f"a part has at most {limit} bytes", field="data"),
+        file_too_large=lambda _, limit: too_large(limit),
     )
 
 
@@ -73,6 +71,10 @@ def read_part(form: Form) -> None:
 def _refuse_beside_data(name: str) -> None:
     if name != CHARSET_FIELD:
         raise InvalidField(f"unknown form field {name[:80]!r}: the form holds `data` alone", field=name[:80])
+
+
+def _part_too_large(limit: int) -> RequestError:
+    return BodyTooLarge(f"a part has at most {limit} bytes", field="data")
 
 
 def _check_field(name: str) -> None:
