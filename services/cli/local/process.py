@@ -27,9 +27,7 @@ class Program:
     argv: Sequence[str]
     env: Mapping[str, str | None] = field(default_factory=dict)  #: over the supervisor's own environment; None removes
     probe: Callable[[], str] = lambda: ""  #: returns "" once it is ready, otherwise what is missing
-    stuck: Callable[[], str] = lambda: (
-        ""
-    )  #: asked now and then once it was ready: returns why only a restart helps, or ""
+    stuck: Callable[[], str] = lambda: ""  #: called now and then once it was ready: why only a restart helps, or ""
     module: str = ""  #: our own; where the supervisor can fork, its fork runs this in place of `argv`
     metrics_port: int = 0  #: of /metrics, /livez and /readyz; 0: none
     awaited: bool = True  #: its stage waits until it is ready; otherwise it may start later, or fail

@@ -76,7 +76,7 @@ def seaweed(folder: Path, bucket: str = "tileq") -> tuple[Program, S3]:
         argv,
         environment,
         takes_objects(server),
-        stuck=lambda: refuses_for_good(server, folder),
+        stuck=refuses_for_good(server, folder),
         stop_within=6,  # usually 1 to 2; what it acknowledged survives a kill
         prepare=lambda: _remove_master_state(folder),
         clean=lambda: _remove_sockets(ports),
@@ -107,20 +107,25 @@ def takes_objects(server: S3) -> Callable[[], str]:
     return probe
 
 
-def refuses_for_good(server: S3, folder: Path) -> str:
-    """Return the error of a server that refuses every object although its disk has room, otherwise "".
+def refuses_for_good(server: S3, folder: Path) -> Callable[[], str]:
+    """Return a probe for the error of a server that refuses every object although its disk has free space.
 
     The filer's LevelDB repeats the error of a write that found the disk full until it is opened again.
     """
-    if shutil.disk_usage(folder).free < _ROOM_BYTES:
+    client = server.client(timeout=2)
+
+    def probe() -> str:
+        if shutil.disk_usage(folder).free < _ROOM_BYTES:
+            return ""
+        try:
+            client.put_object(server.bucket, ".ready", io.BytesIO(b"ready"), 5)
+        except S3Error as error:
+            return f"the disk has room, and it answers {error.code}" if error.code == "InternalError" else ""
+        except (MinioException, urllib3.exceptions.HTTPError):
+            return ""
         return ""
-    try:
-        server.client(timeout=2).put_object(server.bucket, ".ready", io.BytesIO(b"ready"), 5)
-    except S3Error as error:
-        return f"the disk has room, and it answers {error.code}" if error.code == "InternalError" else ""
-    except (MinioException, urllib3.exceptions.HTTPError):
-        return ""
-    return ""
+
+    return probe
 
 
 def _remove_master_state(folder: Path) -> None:

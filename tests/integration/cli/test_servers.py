@@ -89,4 +89,4 @@ def test_an_object_storage_that_refuses_although_its_disk_has_room_is_stuck(
 
     monkeypatch.setattr("services.cli.local.seaweed.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     monkeypatch.setattr(S3, "client", lambda *_, **__: SimpleNamespace(put_object=refuse))
-    assert bool(refuses_for_good(S3("http://127.0.0.1:1", "", "", "tileq"), tmp_path)) is stuck
+    assert bool(refuses_for_good(S3("http://127.0.0.1:1", "", "", "tileq"), tmp_path)()) is stuck
