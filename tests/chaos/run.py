@@ -197,10 +197,7 @@ def _unheard(run: Run, final: dict[str, Json | None]) -> set[str]:
 def _residue(run: Run) -> dict[str, int]:
     try:
         with run.fleet.store() as client:
-            sets = {
-                name: int(client.zcard(f"{run.fleet.prefix}{name}"))
-                for name in ("outbox", "leases", "hooks", "delayed", "unarchived")
-            }
+            sets = {name: int(client.zcard(f"{run.fleet.prefix}{name}")) for name in SETS}
             queues = {key: client.llen(key) for key in client.scan_iter(f"{run.fleet.prefix}mq:*", _type="list")}
     except redis.RedisError:
         return {"store, which does not answer": 1}

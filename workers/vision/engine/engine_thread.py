@@ -81,7 +81,7 @@ class EngineThread(Generic[WORK]):
         return handle.events()
 
     def cancel(self, request_id: str) -> None:
-        """Make the request leave: its reader hears of it at once, the device is free of it within one step."""
+        """Cancel the request: its reader gets the end at once, and the device computes it for one more step at most."""
         with self._changed:
             if handle := self._handles.get(request_id):
                 handle.cancel()
